@@ -1,0 +1,92 @@
+"""What happens on a worker: one run at a time, under a lease, each attempt written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import socket
+import time
+import traceback
+from pathlib import Path
+from typing import Literal
+
+from nextscale.cluster.lease import Lease, LeaseHeld, LeaseLost
+from nextscale.model.config import RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run to be done.
+
+    Attributes:
+        directory: where it lives, on a file system that all workers share.
+        flops: its training FLOPs.
+        shape: runs of equal shape share a compiled program.
+        every_seconds, keep, final: see `nextscale.model.checkpoint.CheckpointPolicy`.
+    """
+
+    run_id: str
+    config: RunConfig
+    directory: str
+    flops: float
+    shape: str
+    every_seconds: float = 30.0
+    keep: int = 2
+    final: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended. `input` is for a person to mend; `error` and `lost` may be tried again; `held` means that
+    another process is at work on the run."""
+
+    status: Literal["finished", "held", "input", "error", "lost"]
+    message: str = ""
+
+
+class Worker:
+    """Trains runs one after another in a warm process: what is compiled for one serves the next of its shape."""
+
+    def __init__(self) -> None:
+        from nextscale.model.train import enable_compilation_cache
+
+        enable_compilation_cache()
+
+    def run(self, job: Job) -> Outcome:
+        """Trains a run to its end, or says why not."""
+        import jax
+        from etils import epath
+
+        from nextscale.model.checkpoint import CheckpointPolicy
+        from nextscale.model.errors import InputError
+        from nextscale.model.record import RunDirectory
+        from nextscale.model.train import train
+
+        directory = RunDirectory(epath.Path(job.directory))
+        try:
+            lease = Lease(Path(job.directory))
+        except LeaseHeld as held:
+            return Outcome("held", str(held))
+        except OSError as error:
+            return Outcome("input", f"{job.directory}: {error.strerror}; make room or name another --out")
+        started = time.time()
+        attempt = {"host": socket.gethostname(), "device": jax.devices()[0].device_kind, "started": started}
+        with lease:
+            if lease.replaced is not None:
+                directory.add_attempt(lease.replaced | {"status": "lost", "message": "the process died"})
+            policy = CheckpointPolicy(job.every_seconds, job.keep, job.final)
+            try:
+                train(job.config, directory, checkpoint=policy, on_progress=lambda tokens: lease.check())
+                outcome = Outcome("finished")
+            except LeaseLost as lost:
+                return Outcome("held", str(lost))
+            except InputError as error:
+                outcome = Outcome("input", str(error))
+            except OSError as error:
+                outcome = Outcome("error", f"{error.filename or job.directory}: {error.strerror or error}")
+            except Exception as error:  # a run that fails must not take its worker, or the sweep, with it
+                attempt["traceback"] = traceback.format_exc()
+                first_line = (str(error).splitlines() or [""])[0]
+                outcome = Outcome("error", f"{type(error).__name__}: {first_line}")
+            attempt |= {"seconds": time.time() - started, "status": outcome.status, "message": outcome.message}
+            directory.add_attempt(attempt)
+        return outcome

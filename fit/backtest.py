@@ -1,0 +1,150 @@
+"""Backtests: fit below a cut in compute, forecast above it, and see. How a law and its window are chosen, and how far
+an extrapolation is to be believed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nextscale.fit.errors import InputError
+from nextscale.fit.estimate import Fit, fit
+from nextscale.fit.isoflop import isoflops, scatter
+from nextscale.fit.laws import LAWS
+from nextscale.fit.table import Runs, as_runs
+
+_RESAMPLES = 200
+_PARTS = 5
+"""Runs that come in no budgets are cut by rising compute into this many equal parts."""
+_WORTH = 2.0
+"""Leaving out the cheapest runs costs precision: it must halve the error of the backtest."""
+_MISFIT = 1.5
+"""In-sample error this many times the noise of a run is the law's own, not the runs'."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Backtest:
+    """How a law, fitted from one budget on, forecast the largest budget from those before it.
+
+    Attributes:
+        law: its name.
+        first_flops: the cheapest run that it is fitted on.
+        error: median absolute relative error over the runs of the largest budget.
+        bias: mean relative error, positive where the runs came out above the forecast.
+        excess: root mean square of the relative error beyond what its resamples allow for, per e-fold of compute.
+    """
+
+    law: str
+    first_flops: float
+    error: float
+    bias: float
+    excess: float
+
+
+def backtest(runs: pd.DataFrame | Runs, laws: Sequence[str] = ("chinchilla",), **options: Any) -> list[Backtest]:
+    """Scores every law, started at every budget, on the largest budget; best first.
+
+    Runs that do not come in budgets of three or more are cut into fifths by rising compute instead.
+
+    Args:
+        options: passed to `fit`.
+
+    Returns:
+        nothing where there are too few runs below the largest budget: two for each parameter of a law.
+    """
+    runs = _as_runs(runs, options)
+    part = _parts(runs)
+    newest = runs.where(part == part.max())
+    options = {**options, "resamples": min(_RESAMPLES, options.get("resamples", _RESAMPLES))}
+    scores = []
+    for law in laws:
+        for first in range(part.max()):
+            window = runs.where(part.between(first, part.max() - 1))
+            if len(window) < 2 * len(LAWS[law].parameters):
+                break
+            try:
+                scores.append(_score(fit(window, law, **options), newest))
+            except InputError:
+                continue  # what this window holds cannot show the law
+    return sorted(scores, key=lambda score: score.error)
+
+
+def fit_backtested(
+    runs: pd.DataFrame | Runs, laws: Sequence[str] = ("chinchilla",), **options: Any
+) -> tuple[Fit, list[Backtest]]:
+    """The law, and the budget to start from, that forecast the largest budget best, now fitted with it.
+
+    Small runs often bend the curve that larger ones follow; whether to leave them out is for a forecast inside the
+    runs to say, and all are kept unless that halves its error. What the forecast missed by, beyond its own
+    interval, widens the intervals of this fit.
+
+    Returns:
+        the fit, and every score; with too few runs for a backtest all are fitted, and a warning says so.
+
+    Raises:
+        InputError: see `fit`.
+    """
+    runs = _as_runs(runs, options)
+    scores = backtest(runs, laws, **options)
+    if not scores:
+        found = fit(runs, laws[0], **options)
+        warning = "too few runs to backtest a forecast among them: the intervals allow for scatter alone"
+        return dataclasses.replace(found, warnings=(*found.warnings, warning)), []
+    good = [score for score in scores if score.error <= _WORTH * scores[0].error]
+    best = min(good, key=lambda score: (score.first_flops, score.error))
+    found = fit(runs.where(runs.table["flops"] >= best.first_flops), best.law, **options)
+    found = dataclasses.replace(found, extrapolation_error=best.excess)
+    return dataclasses.replace(found, warnings=(*found.warnings, *misfit_warnings(found))), scores
+
+
+def misfit_warnings(found: Fit) -> list[str]:
+    """Signs that the law is not the one that the runs follow, in words."""
+    warnings = []
+    noise = scatter(isoflops(found.runs))
+    if noise is not None and found.noise > _MISFIT * noise:
+        warnings.append(
+            f"the law misses its own runs by {found.noise:.2%}, {found.noise / noise:.1f} times the {noise:.2%} by "
+            "which runs of one budget scatter: it is misspecified here, and a forecast may be off by more than it says"
+        )
+    newest = found.residuals[(found.runs.table["budget"] == found.runs.budgets[-1]).to_numpy()]
+    if len(newest) >= 3 and (np.all(newest > 0) or np.all(newest < 0)):
+        side = "above" if newest[0] > 0 else "below"
+        warnings.append(
+            f"all {len(newest)} of the newest runs lie {side} the law, by {np.abs(newest).mean():.2%} on average: "
+            f"the trend is changing, and the next scale will likely lie {side} the forecast too"
+        )
+    return warnings
+
+
+def _score(found: Fit, target: Runs) -> Backtest:
+    table = target.table
+    error = np.log(table["loss"].to_numpy() / found.predict(table["params"], table["tokens"]))
+    draws = np.log(found.predictive(table["params"], table["tokens"], table["flops"]))
+    unexplained = max(0.0, float(np.mean(np.square(error)) - draws.var(axis=0).mean()))
+    reach = np.log(table["flops"].max() / found.runs.table["flops"].max())
+    return Backtest(
+        law=found.law.name,
+        first_flops=float(found.runs.table["flops"].min()),
+        error=float(np.median(np.abs(error))),
+        bias=float(error.mean()),
+        excess=float(np.sqrt(unexplained) / reach),
+    )
+
+
+def _as_runs(runs: pd.DataFrame | Runs, options: dict[str, Any]) -> Runs:
+    if isinstance(runs, Runs):
+        return runs
+    given = {name: options.pop(name) for name in ("columns",) if name in options}
+    return as_runs(runs, convention=options.pop("params", "total"), **given)
+
+
+def _parts(runs: Runs) -> pd.Series:
+    """Which step of rising compute each run belongs to, from 0."""
+    sizes = runs.table.groupby("budget")["flops"].transform("size")
+    if (sizes >= 3).all() and len(runs.budgets) >= 3:
+        return runs.table["budget"].rank(method="dense").astype(int) - 1
+    order = runs.table["flops"].rank(method="first") - 1
+    return (order * _PARTS // len(runs)).astype(int)

@@ -1,0 +1,175 @@
+"""Tables of runs: read from files, columns named, bad rows set aside and counted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nextscale.fit.errors import InputError
+
+CONVENTIONS = {
+    "total": "params",
+    "non_embedding": "params_non_embedding",
+    "active": "params_active",
+}
+"""What N counts, and the column that holds it."""
+
+_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".csv": pd.read_csv,
+    ".json": pd.read_json,
+    ".jsonl": lambda path: pd.read_json(path, lines=True),
+    ".ndjson": lambda path: pd.read_json(path, lines=True),
+    ".parquet": pd.read_parquet,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Where a table keeps what a law needs; None where it does not say."""
+
+    params: str | None = None
+    tokens: str | None = None
+    flops: str | None = None
+    loss: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """Finished runs, ready to be fitted.
+
+    Attributes:
+        table: float columns `params`, `tokens`, `flops` and `loss`; `budget`, the FLOPs of the group of runs of
+            nearly equal cost that a run belongs to; and `run_id`.
+        convention: what `params` counts.
+        notes: what was derived or left out, in words.
+        dropped: the rows left out on purpose (`drop_largest_losses`).
+    """
+
+    table: pd.DataFrame
+    convention: str
+    notes: tuple[str, ...] = ()
+    dropped: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def where(self, kept: pd.Series) -> Runs:
+        """The same with only some of the rows."""
+        return dataclasses.replace(self, table=self.table[kept].reset_index(drop=True))
+
+    @property
+    def budgets(self) -> list[float]:
+        return sorted(self.table["budget"].unique())
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A table of runs from a CSV, JSON, JSONL or Parquet file.
+
+    Raises:
+        InputError: the file is missing, of another kind, or cannot be read as what its name says.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _READERS:
+        raise InputError(f"{path}: cannot read '{path.suffix}' files; give one of {', '.join(sorted(_READERS))}")
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file")
+    try:
+        return _READERS[path.suffix.lower()](path)
+    except ImportError as error:
+        raise InputError(f"{path}: reading Parquet needs pyarrow; install it, or give a CSV") from error
+    except (ValueError, OSError, pd.errors.ParserError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path}: not a readable {path.suffix[1:]} table ({reason})") from error
+
+
+def as_runs(
+    table: pd.DataFrame,
+    *,
+    columns: Columns = Columns(),
+    convention: str = "total",
+    drop_largest_losses: int = 0,
+    where: str = "runs",
+) -> Runs:
+    """A table of any origin as `Runs`.
+
+    Two of parameters, tokens and FLOPs are enough; the third follows from C = 6ND (Kaplan et al. 2020). Rows
+    with a missing, infinite or non-positive value (a run that diverged) and exact duplicates are left out, with a note.
+
+    Args:
+        table: one row per finished run.
+        columns: names of its columns, where they are not `params`, `tokens`, `flops` and `loss`.
+        convention: what N counts, one of `CONVENTIONS`; ignored for a named `columns.params`.
+        drop_largest_losses: leave out this many runs of the largest loss, as some published fits do.
+        where: what to call the table in errors.
+
+    Raises:
+        InputError: a column is missing or not numeric, or no usable row is left.
+    """
+    if convention not in CONVENTIONS:
+        raise InputError(f"params: '{convention}' is not one of {', '.join(CONVENTIONS)}")
+    wanted = {
+        "params": columns.params or CONVENTIONS[convention],
+        "tokens": columns.tokens or "tokens",
+        "flops": columns.flops or "flops",
+        "loss": columns.loss or "loss",
+    }
+    held = ", ".join(map(str, table.columns[:12]))
+    for key in ("params", "tokens", "flops", "loss"):
+        if getattr(columns, key) is not None and wanted[key] not in table:
+            raise InputError(f"{where}: there is no column '{wanted[key]}' for {key}; it has {held}")
+    present = [key for key in ("params", "tokens", "flops") if wanted[key] in table]
+    if wanted["loss"] not in table:
+        raise InputError(f"{where}: there is no column '{wanted['loss']}'; name it with --loss-column (it has {held})")
+    if len(present) < 2:
+        raise InputError(
+            f"{where}: needs two of params, tokens and flops, and has {' and '.join(present) or 'none'}; name them "
+            f"with --params-column, --tokens-column or --flops-column (it has {held})"
+        )
+    numbers = pd.DataFrame({key: _numeric(table[wanted[key]], where) for key in (*present, "loss")})
+    usable = (numbers.gt(0) & numbers.lt(np.inf)).all(axis=1)
+    notes = []
+    if not usable.all():
+        notes.append(f"{(~usable).sum()} of {len(table)} rows left out: a value is missing, infinite or not positive")
+    numbers["run_id"] = table["run_id"].astype(str) if "run_id" in table else [f"row {i}" for i in range(len(table))]
+    if "budget" in table:
+        numbers["budget"] = _numeric(table["budget"], where)
+    numbers = numbers.loc[usable]
+    repeated = numbers.drop(columns="run_id").duplicated()
+    if repeated.any():
+        notes.append(f"{repeated.sum()} rows left out: exact duplicates of another")
+        numbers = numbers.loc[~repeated]
+    for key, factors in {"params": ("flops", "tokens"), "tokens": ("flops", "params"), "flops": ()}.items():
+        if key not in present:
+            if key == "flops":
+                numbers["flops"] = 6 * numbers["params"] * numbers["tokens"]
+            else:
+                numbers[key] = numbers[factors[0]] / (6 * numbers[factors[1]])
+            notes.append(f"{key} follow from C = 6ND")
+    if numbers.empty:
+        raise InputError(f"{where}: no usable row: every one has a missing, infinite or non-positive value")
+    largest = numbers.nlargest(drop_largest_losses, "loss")
+    if len(largest):
+        numbers = numbers.drop(largest.index)
+        notes.append(f"{len(largest)} runs of the largest loss ({largest.loss.min():.3g} and up) left out as asked")
+    numbers = numbers.reset_index(drop=True)
+    if "budget" not in numbers or numbers["budget"].isna().any():
+        numbers["budget"] = _budgets(numbers["flops"])
+    return Runs(numbers, columns.params or convention, tuple(notes), largest)
+
+
+def _numeric(column: pd.Series, where: str) -> pd.Series:
+    values = pd.to_numeric(column, errors="coerce").astype(float)
+    if column.notna().any() and values.isna().all():
+        raise InputError(f"{where}: column '{column.name}' holds no numbers")
+    return values
+
+
+def _budgets(flops: pd.Series, gap: float = 1.1) -> pd.Series:
+    """Groups of runs of nearly equal cost: a new one starts where the next run costs 10 % more than the last."""
+    ordered = flops.sort_values()
+    group = (ordered / ordered.shift(1) > gap).cumsum()
+    return np.exp(np.log(ordered).groupby(group).transform("mean")).reindex(flops.index)

@@ -1,0 +1,95 @@
+"""Checkpoints: orbax behind one small face, with a digest of the bits.
+
+Orbax finds a cut or missing file, but not a flipped byte inside an array: what is read back is compared with a
+digest saved beside it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint.experimental.v1 as ocp
+from etils import epath
+
+from nextscale.model.errors import CorruptCheckpoint
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointPolicy:
+    """When a run saves itself; none of it changes the run's numbers.
+
+    Attributes:
+        every_seconds: least time between two checkpoints.
+        keep: how many of the newest are kept.
+        final: whether the trained model is kept too.
+    """
+
+    every_seconds: float = 30.0
+    keep: int = 2
+    final: bool = True
+
+
+class Checkpoints:
+    """The checkpoints of one run, by position in tokens. Saving is asynchronous; `close` waits for it."""
+
+    def __init__(self, directory: epath.Path, policy: CheckpointPolicy):
+        self.directory = directory
+        self._orbax = ocp.training.Checkpointer(
+            directory.resolve(),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=ocp.training.preservation_policies.LatestN(policy.keep),
+            cleanup_tmp_directories=True,
+        )
+
+    def save(self, position: int, state: PyTree) -> None:
+        """Starts to save; returns when the arrays may be changed again."""
+        self._orbax.save_async(position, {"state": state, "digest": _digest(state)}, overwrite=True)
+
+    def restore(self, state: PyTree) -> tuple[int, PyTree] | None:
+        """The newest checkpoint that reads back whole, as (position, state); None when there never was one.
+
+        Args:
+            state: arrays or shapes of what was saved.
+
+        Raises:
+            CorruptCheckpoint: there are checkpoints, but not one is whole.
+        """
+        wanted = jax.tree.map(_abstract, {"state": state, "digest": jnp.uint32(0)})
+        broken = []
+        for checkpoint in reversed(self._orbax.checkpoints):
+            try:
+                saved = self._orbax.load(checkpoint.step, wanted)
+                whole = bool(saved["digest"] == _digest(saved["state"]))
+            except Exception as error:  # whatever orbax trips over, it is this checkpoint that is unusable
+                logging.getLogger(__name__).info("checkpoint %d: %s", checkpoint.step, error)
+                whole = False
+            if whole:
+                return checkpoint.step, saved["state"]
+            broken.append(str(self.directory / str(checkpoint.step)))
+        if broken:
+            raise CorruptCheckpoint(
+                f"checkpoint {', '.join(broken)} is corrupt and there is no older one to resume from; "
+                f"delete {self.directory} to train this run again from its start"
+            )
+        return None
+
+    def close(self) -> None:
+        self._orbax.close()
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+@jax.jit
+def _digest(state: PyTree) -> jax.Array:
+    """Sum of all bits as 32-bit words, modulo 2^32: any one changed word changes it."""
+    words = [jax.lax.bitcast_convert_type(leaf, jnp.uint32) for leaf in jax.tree.leaves(state)]
+    return sum((jnp.sum(word, dtype=jnp.uint32) for word in words), jnp.uint32(0))

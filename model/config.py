@@ -1,0 +1,199 @@
+"""What one training run is. A `RunConfig` holds everything that can change a run's numbers, and its
+`run_id` is a hash of that meaning: the same question asked twice is the same run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA_VERSION = 1
+"""Raise when a default, or the code behind a field, changes the numbers that a run gives."""
+
+_NOT_SEMANTIC = "not_semantic"
+Path = Annotated[str, Field(min_length=1), _NOT_SEMANTIC]
+"""A place on some machine: where the data lies does not change what a run means."""
+
+
+class Config(BaseModel):
+    """Frozen, and strict about names: an unknown key is an error, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def semantic(self) -> dict[str, Any]:
+        """The fields that change the numbers of a run and are not at their default, as plain JSON types.
+
+        Leaving defaults out lets a later version add an option without renaming the runs made before it.
+        """
+        fields: dict[str, Any] = {}
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            if _NOT_SEMANTIC not in info.metadata and value != info.default:
+                fields[name] = value.semantic() if isinstance(value, Config) else value
+        return fields
+
+
+class MarkovData(Config):
+    """An order-2 Markov source whose entropy rate, the irreducible loss, is known exactly.
+
+    `P(k|i,j) = softmax_k(-zipf·log(k+1) + first·G1[j,k] + second·G2[i,j,k])`, `j` the previous token,
+    `i` the one before it, `G1` and `G2` standard normal draws from `numpy.random.default_rng(seed)`.
+    """
+
+    source: Literal["markov"]
+    vocab: int = Field(64, ge=2, le=256)
+    seed: int = Field(0, ge=0)
+    zipf: float = Field(1.2, ge=0)
+    first: float = Field(1.5, ge=0)
+    second: float = Field(1.5, ge=0)
+
+
+class TextData(Config):
+    """A file, or a folder of files, of text, read as bytes. `python-stdlib` names this Python's own library.
+
+    `vocab` 256 takes bytes as they are. `vocab` 128 is a lossless seven-bit code: ASCII is itself, and a
+    byte above 127 becomes a shift-out mark and its low seven bits.
+    """
+
+    source: Literal["text"]
+    path: Path
+    vocab: Literal[128, 256] = 256
+    fingerprint: str | None = Field(None, description="sha256 of the content; read off the data")
+
+
+class TokenData(Config):
+    """Token files as nanoGPT (headerless uint16) and llm.c (256 x int32 header) write them.
+
+    `path` is one `.bin` file, or a folder of them; in a folder, files with `val` in their name are the
+    held-out split. `bytes_per_token`, where known, gives bits per byte.
+    """
+
+    source: Literal["tokens"]
+    path: Path
+    vocab: int = Field(ge=2, le=2**32)
+    bytes_per_token: float | None = Field(None, gt=0)
+    fingerprint: str | None = Field(None, description="digest of the files; read off the data")
+
+
+DataConfig = Annotated[MarkovData | TextData | TokenData, Field(discriminator="source")]
+
+
+class ModelFamily(Config):
+    """A decoder-only Transformer but for its size: what all models of a sweep share."""
+
+    depth: int = Field(2, ge=1, description="Transformer blocks")
+    heads: int = Field(4, ge=1, description="attention heads; each is width / heads wide")
+    context: int = Field(64, ge=2, description="tokens a prediction can look back on")
+    position: Literal["rope", "alibi", "none"] = "rope"
+    mlp: Literal["gelu", "relu2", "swiglu", "none"] = "gelu"
+    mlp_ratio: float = Field(4.0, gt=0, description="MLP hidden width / width")
+    tied: bool = Field(False, description="the head is the embedding, transposed")
+    norm_scale: bool = Field(False, description="RMSNorm with a learned scale")
+
+    def at(self, width: int, vocab: int) -> ModelConfig:
+        """The member of this family with the given width."""
+        return ModelConfig(**self.model_dump(), width=width, vocab=vocab)
+
+
+class ModelConfig(ModelFamily):
+    """One model: a family's member with its width and vocabulary."""
+
+    width: int = Field(ge=1)
+    vocab: int = Field(ge=2)
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of the MLP's hidden layer; 0 without an MLP."""
+        return 0 if self.mlp == "none" else round(self.width * self.mlp_ratio)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ModelConfig:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width {self.width} cannot be cut into {self.heads} equal heads; use a multiple of {self.heads}"
+            )
+        if self.position == "rope" and self.head_width % 2:
+            raise ValueError(
+                f"position rope turns pairs of features, and width {self.width} over {self.heads} heads is "
+                f"{self.head_width} each; use a multiple of {2 * self.heads}, or position alibi"
+            )
+        if self.mlp != "none" and self.hidden_width < 1:
+            raise ValueError(f"mlp_ratio {self.mlp_ratio} leaves the MLP of width {self.width} empty; raise it")
+        return self
+
+
+class OptimizerConfig(Config):
+    """AdamW and its schedule, but for the peak learning rate and the length."""
+
+    schedule: Literal["linear", "cosine", "wsd", "constant"] = "cosine"
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")
+    cooldown: float = Field(0.2, gt=0, le=1, description="share of the steps of a wsd schedule's cooldown")
+    final_lr: float = Field(0.0, ge=0, le=1, description="last learning rate / peak")
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.98, ge=0, lt=1)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(
+        0.0, ge=0, description="per step, times schedule / peak; independent of the learning rate"
+    )
+    clip: float = Field(1.0, gt=0, description="largest global gradient norm")
+    parametrization: Literal["standard", "mup"] = "mup"
+    base_width: int = Field(32, ge=1, description="the width at which mup and standard agree")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the matrix products; weights stay float32")
+
+
+class TrainingConfig(OptimizerConfig):
+    """How one model is trained. `lr` is the peak learning rate at `base_width`."""
+
+    batch_tokens: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    lr: float = Field(gt=0)
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.batch_tokens
+
+
+class EvaluationConfig(Config):
+    """What the loss of a run is measured on."""
+
+    tokens: int = Field(65536, ge=1, description="held-out tokens; rounded up to whole batches")
+
+
+class RunConfig(Config):
+    """One training run: data, model, training, evaluation and seed."""
+
+    data: DataConfig
+    model: ModelConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = Field(0, ge=0, lt=2**32, description="of the initial weights and the order of the data")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        if self.training.batch_tokens % self.model.context:
+            raise ValueError(
+                f"training.batch_tokens {self.training.batch_tokens} is not a whole number of sequences of "
+                f"model.context {self.model.context}"
+            )
+        if self.model.vocab != self.data.vocab:
+            raise ValueError(f"model.vocab {self.model.vocab} is not data.vocab {self.data.vocab}")
+        return self
+
+    @property
+    def batch_sequences(self) -> int:
+        return self.training.batch_tokens // self.model.context
+
+    @property
+    def run_id(self) -> str:
+        """12 hex digits that name this run by its meaning, on any machine."""
+        if getattr(self.data, "fingerprint", "") is None:
+            raise ValueError("the data has no fingerprint yet; nextscale.model.data.resolve reads it")
+        text = json.dumps({"schema": SCHEMA_VERSION, **self.semantic()}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]

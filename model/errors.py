@@ -1,0 +1,9 @@
+"""What a user can mend: one line that says what, where and how."""
+
+
+class InputError(ValueError):
+    """The data or configuration asked for cannot be used; the message says how to mend it."""
+
+
+class CorruptCheckpoint(InputError):
+    """A checkpoint cannot be read back, or what it holds is not what was saved."""

@@ -1,0 +1,112 @@
+"""The loss of a model on held-out tokens, by position in the context."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from nextscale.model.config import ModelConfig, RunConfig
+from nextscale.model.data import MarkovSource, Source
+from nextscale.model.transformer import Transformer
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What held-out tokens say of a model.
+
+    Attributes:
+        loss: nats per token.
+        bits_per_byte: None where tokens do not stand for bytes.
+        loss_by_position: nats per token at each position of the context that is scored.
+        tokens: how many predictions this rests on.
+    """
+
+    loss: float
+    bits_per_byte: float | None
+    loss_by_position: list[float]
+    tokens: int
+
+    @property
+    def in_context_learning(self) -> float:
+        """Loss late in the context less loss early in it (Olsson et al. 2022): mean of the last against the
+        first eighth of the positions; negative when context helps."""
+        eighth = max(1, len(self.loss_by_position) // 8)
+        return float(np.mean(self.loss_by_position[-eighth:]) - np.mean(self.loss_by_position[:eighth]))
+
+
+def evaluate(config: RunConfig, params: PyTree, source: Source) -> Evaluation:
+    """The loss over `config.evaluation.tokens` held-out tokens.
+
+    Where the source knows its own law, the loss is its entropy plus the mean Kullback-Leibler divergence of
+    the model from the true distribution of the next token: no noise from sampled labels. The first position
+    is then not scored, for one token of context does not determine that law.
+    """
+    B, T = config.batch_sequences, config.model.context
+    available = source.held_out(math.ceil(config.evaluation.tokens / (B * T)) * B)
+    B = min(B, len(available))
+    batches_SxBxT1 = available[: len(available) // B * B].reshape(-1, B, T + 1)
+    if isinstance(source, MarkovSource):
+        law = jnp.asarray(source.chain.conditional, jnp.float32)
+        divergence_SxT = _divergence(config.model, config.training.dtype, params, batches_SxBxT1, law)
+        by_position_T = source.chain.entropy + np.asarray(divergence_SxT, np.float64).mean(axis=0)[1:]
+    else:
+        loss_SxT = _cross_entropy(config.model, config.training.dtype, params, batches_SxBxT1)
+        by_position_T = np.asarray(loss_SxT, np.float64).mean(axis=0)
+    loss = float(by_position_T.mean())
+    per_byte = source.tokens_per_byte
+    return Evaluation(
+        loss=loss,
+        bits_per_byte=None if per_byte is None else loss / math.log(2) * per_byte,
+        loss_by_position=by_position_T.tolist(),
+        tokens=batches_SxBxT1.shape[0] * B * len(by_position_T),
+    )
+
+
+def cross_entropy(logits_BxTxV: jax.Array, labels_BxT: jax.Array) -> jax.Array:
+    """Nats per token, B x T, in float32."""
+    picked_BxT = jnp.take_along_axis(logits_BxTxV, labels_BxT[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits_BxTxV, axis=-1) - picked_BxT
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _cross_entropy(model: ModelConfig, dtype: str, params: PyTree, batches_SxBxT1: jax.Array) -> jax.Array:
+    module = merged(model, dtype, params)
+    return jax.lax.map(lambda x: cross_entropy(module(x[:, :-1]), x[:, 1:]).mean(axis=0), batches_SxBxT1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _divergence(
+    model: ModelConfig, dtype: str, params: PyTree, batches_SxBxT1: jax.Array, law_VxVxV: jax.Array
+) -> jax.Array:
+    """KL(law || model), S x T; position 0, where the token before is unknown, means nothing."""
+    module = merged(model, dtype, params)
+
+    def batch(x_BxT1: jax.Array) -> jax.Array:
+        log_q_BxTxV = jax.nn.log_softmax(module(x_BxT1[:, :-1]))
+        before_BxT = jnp.roll(x_BxT1[:, :-1], 1, axis=1)
+        p_BxTxV = law_VxVxV[before_BxT, x_BxT1[:, :-1]]
+        return (p_BxTxV * (jnp.log(p_BxTxV) - log_q_BxTxV)).sum(axis=-1).mean(axis=0)
+
+    return jax.lax.map(batch, batches_SxBxT1)
+
+
+@functools.lru_cache
+def structure(model: ModelConfig, dtype: str) -> tuple[nnx.GraphDef, PyTree]:
+    """A Transformer without its weights, and the parametrization group of each of them."""
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: Transformer(model, dtype=dtype, rngs=nnx.Rngs(0))))
+    groups = jax.tree.map(lambda weight: weight.group, abstract, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    return graph, nnx.to_pure_dict(groups)
+
+
+def merged(model: ModelConfig, dtype: str, params: PyTree) -> Transformer:
+    """The Transformer that `params` are the weights of."""
+    return nnx.merge(structure(model, dtype)[0], params)

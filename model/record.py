@@ -1,0 +1,100 @@
+"""What a run leaves behind: a directory that is the only truth about it.
+
+config.json      what was asked; written first
+metrics.jsonl    the curve, appended to; a resumed run cuts it back to where it resumes
+checkpoints/     see `checkpoint.py`
+attempts.jsonl   every attempt: where, on what, from which token, how long, how it ended
+record.json      the result; written last, in one piece: its presence is "done"
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import uuid
+from typing import Any
+
+from etils import epath
+
+from nextscale.model.config import RunConfig
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """The directory of one run. Writes of whole files are atomic."""
+
+    path: epath.Path
+
+    @property
+    def checkpoints(self) -> epath.Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics_file(self) -> epath.Path:
+        return self.path / "metrics.jsonl"
+
+    def write_config(self, config: RunConfig) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / "config.json", config.model_dump_json(indent=1) + "\n")
+
+    def config(self) -> RunConfig:
+        return RunConfig.model_validate_json((self.path / "config.json").read_text())
+
+    def metrics(self) -> list[Row]:
+        """The curve so far; a last line cut short by a crash is left out."""
+        return read_rows(self.metrics_file)
+
+    def cut_metrics(self, position: int) -> None:
+        """Forgets the curve after `position` tokens. The file is a new one: a writer of the old one, a worker
+        that was thought dead, no longer reaches it."""
+        kept = [row for row in self.metrics() if row["tokens"] <= position]
+        write_atomically(self.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def attempts(self) -> list[Row]:
+        return read_rows(self.path / "attempts.jsonl")
+
+    def add_attempt(self, attempt: Row) -> None:
+        with (self.path / "attempts.jsonl").open("a") as file:
+            file.write(json.dumps(attempt) + "\n")
+
+    def record(self) -> Row | None:
+        """The result, or None while there is none."""
+        try:
+            return json.loads((self.path / "record.json").read_text())
+        except FileNotFoundError:
+            return None
+
+    def write_record(self, record: Row) -> None:
+        write_atomically(self.path / "record.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+
+
+def write_atomically(path: epath.Path, text: str) -> None:
+    """Whole or not at all, also when power fails."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_rows(path: epath.Path) -> list[Row]:
+    """Rows of a JSONL file; none when it is missing. A line that a crash cut short ends it."""
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -1,0 +1,72 @@
+"""Token files as others write them: nanoGPT's headerless uint16 and llm.c's 256 x int32 header."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from nextscale.model.errors import InputError
+
+_HEADER_BYTES = 256 * 4
+_LLMC_TYPES = {20240520: np.uint16, 20240801: np.uint32}
+_SAMPLE_BYTES, _SAMPLES = 1 << 20, 64
+
+
+def shards(path: str) -> tuple[list[Path], list[Path]]:
+    """The training and the held-out files at `path`: in a folder, files with `val` in their name are held out."""
+    root = Path(path).expanduser()
+    if root.is_file():
+        return [root], []
+    if not root.exists():
+        raise InputError(f"data.path: there is no file or folder {root}; name a .bin file or a folder of them")
+    files = sorted(root.glob("*.bin"))
+    train, held_out = [f for f in files if "val" not in f.name], [f for f in files if "val" in f.name]
+    if not train:
+        raise InputError(f"data.path: {root} holds no .bin file to train on; name a folder that does")
+    return train, held_out
+
+
+def memory_map(file: Path) -> np.ndarray:
+    """The tokens of one file, uint16 or uint32, read on demand.
+
+    Raises:
+        InputError: the file is empty, cut short, or of another version.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        header = np.frombuffer(stream.read(_HEADER_BYTES)[: size // 4 * 4], np.int32)
+    magic = int(header[0]) if len(header) else 0
+    if magic in _LLMC_TYPES:
+        dtype = np.dtype(_LLMC_TYPES[magic])
+        promised = int(header[2]) if len(header) == 256 else 0
+        held = max(size - _HEADER_BYTES, 0) // dtype.itemsize
+        if len(header) < 256 or held < promised:
+            raise InputError(
+                f"data.path: {file} is cut short: its header promises {promised} tokens, it holds {held}; copy it again"
+            )
+        return np.memmap(file, dtype, "r", offset=_HEADER_BYTES, shape=(promised,))
+    if size == 0 or size % 2:
+        raise InputError(
+            f"data.path: {file} is not whole: {size} bytes is no number of uint16 tokens; copy or write it again"
+        )
+    return np.memmap(file, np.uint16, "r")
+
+
+def fingerprint(path: str) -> str:
+    """sha256 over names, sizes and content: all of a file up to 64 MiB, else 64 evenly spaced samples of 1 MiB."""
+    digest = hashlib.sha256()
+    train, held_out = shards(path)
+    for file in train + held_out:
+        memory_map(file)
+        size = file.stat().st_size
+        digest.update(f"{'val' if file in held_out else 'train'}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            if size <= _SAMPLE_BYTES * _SAMPLES:
+                digest.update(stream.read())
+            else:
+                for start in np.linspace(0, size - _SAMPLE_BYTES, _SAMPLES).astype(np.int64):
+                    stream.seek(int(start))
+                    digest.update(stream.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]

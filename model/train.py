@@ -1,0 +1,233 @@
+"""One training run, from its config to its record: jitted, donated, many steps a dispatch, resumable to the bit."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TextIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from nextscale.model import accounting
+from nextscale.model.checkpoint import CheckpointPolicy, Checkpoints
+from nextscale.model.config import ModelConfig, RunConfig
+from nextscale.model.data import Source, open_source
+from nextscale.model.evaluate import Evaluation, cross_entropy, evaluate, merged, structure
+from nextscale.model.optimizer import Hyperparameters, hyperparameters, optimizer, unit_schedule
+from nextscale.model.record import Row, RunDirectory
+from nextscale.model.text import cache_folder
+from nextscale.model.transformer import Transformer
+
+PyTree = Any
+
+_DISPATCH_FLOPS, _DISPATCH_STEPS = 2e10, 128
+"""A dispatch is about a second of one CPU core, and never so many steps that progress cannot be seen."""
+_WORSE_THAN_CHANCE = 1.0
+"""A loss this many nats above that of the uniform distribution, after warm-up, has diverged."""
+
+
+def train(
+    config: RunConfig,
+    directory: RunDirectory,
+    *,
+    checkpoint: CheckpointPolicy = CheckpointPolicy(),
+    on_progress: Callable[[int], None] = lambda tokens: None,
+) -> Row:
+    """Trains one run to its end, from its newest checkpoint if it has one, and writes its record.
+
+    Args:
+        directory: where the run lives; a finished run is returned as it is.
+        on_progress: called with the tokens done so far about once a second; what it raises stops the run.
+
+    Returns:
+        the record, one flat row (see `record_of`).
+
+    Raises:
+        InputError: the data cannot be used, or no checkpoint can be read.
+    """
+    if (record := directory.record()) is not None:
+        return record
+    started = time.perf_counter()
+    source = open_source(config)
+    directory.write_config(config)
+    checkpoints = Checkpoints(directory.checkpoints, checkpoint)
+    try:
+        key = jax.random.key(config.seed)
+        state = _initial_state(config.model, config.training.dtype, key, _hyperparameters(config))
+        restored = checkpoints.restore(state)
+        position, state = restored if restored is not None else (0, state)
+        directory.cut_metrics(position)
+        state, trouble = _steps(config, directory, source, state, position, checkpoints, checkpoint, on_progress)
+        evaluation = None if trouble else evaluate(config, state["params"], source)
+        if evaluation is not None and not math.isfinite(evaluation.loss):
+            evaluation, trouble = None, "the held-out loss is not a number"
+        if checkpoint.final and not trouble:
+            checkpoints.save(config.training.tokens, state)
+    finally:
+        checkpoints.close()
+    record = record_of(config, source, evaluation, trouble)
+    directory.write_record(record | {"seconds": time.perf_counter() - started})
+    return directory.record() or record
+
+
+def steps_per_dispatch(config: RunConfig) -> int:
+    """Steps that one compiled call makes; a function of the shapes alone, so that a curve is always the same."""
+    step_flops = accounting.flops_per_token(config.model) * config.training.batch_tokens
+    return int(np.clip(_DISPATCH_FLOPS / step_flops, 1, _DISPATCH_STEPS))
+
+
+def record_of(config: RunConfig, source: Source, evaluation: Evaluation | None, trouble: str | None) -> Row:
+    """The result of a run as one flat row. Losses are null when the run diverged, and `reason` says how."""
+    model, tokens = config.model, config.training.tokens
+    unique = source.unique_tokens(tokens)
+    return {
+        "run_id": config.run_id,
+        "status": "diverged" if trouble else "done",
+        "reason": trouble,
+        "params": accounting.parameters(model),
+        "params_non_embedding": accounting.non_embedding_parameters(model),
+        "params_active": accounting.parameters(model),
+        "tokens": tokens,
+        "unique_tokens": unique,
+        "epochs": tokens / unique,
+        "flops": accounting.flops_per_token(model) * tokens,
+        "loss": evaluation and evaluation.loss,
+        "bits_per_byte": evaluation and evaluation.bits_per_byte,
+        "loss_by_position": evaluation and evaluation.loss_by_position,
+        "in_context_learning": evaluation and evaluation.in_context_learning,
+        "evaluation_tokens": evaluation and evaluation.tokens,
+        "width": model.width,
+        "depth": model.depth,
+        "steps": config.training.steps,
+        "batch_tokens": config.training.batch_tokens,
+        "lr": config.training.lr,
+        "seed": config.seed,
+        "device": jax.devices()[0].device_kind,
+        "versions": {name: importlib.metadata.version(name) for name in ("nextscale", "jax", "flax", "optax")},
+    }
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs on disk, for this user alone, across processes."""
+    folder = cache_folder() / "xla"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.chmod(0o700)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _steps(
+    config: RunConfig,
+    directory: RunDirectory,
+    source: Source,
+    state: PyTree,
+    position: int,
+    checkpoints: Checkpoints,
+    policy: CheckpointPolicy,
+    on_progress: Callable[[int], None],
+) -> tuple[PyTree, str | None]:
+    """Trains to the end; returns the state and, when the run diverged, what happened."""
+    model, dtype = config.model, config.training.dtype
+    numbers = _hyperparameters(config)
+    saved_at = time.monotonic()
+    unread: _Metrics | None = None
+    with directory.metrics_file.open("a") as curve:
+        for tokens_done, steps, batches, schedule in _dispatches(config, source, position):
+            state, sums = train_steps(model, dtype, state, batches, schedule, steps, numbers)
+            # The metrics of the dispatch before are read while this one runs.
+            if unread and (trouble := unread.log(config, curve)):
+                return state, trouble
+            unread = _Metrics(tokens_done, steps, sums)
+            on_progress(tokens_done)
+            if time.monotonic() - saved_at > policy.every_seconds and tokens_done < config.training.tokens:
+                if trouble := unread.log(config, curve):
+                    return state, trouble
+                unread = None
+                checkpoints.save(tokens_done, state)
+                saved_at = time.monotonic()
+        return state, unread.log(config, curve) if unread else None
+
+
+class _Metrics(NamedTuple):
+    """What a dispatch reported, still on the device."""
+
+    tokens_done: int
+    steps: int
+    sums: dict[str, jax.Array]
+
+    def log(self, config: RunConfig, curve: TextIO) -> str | None:
+        """Appends to the curve; returns what is wrong when the run has diverged."""
+        row = {"tokens": self.tokens_done} | {name: float(total) / self.steps for name, total in self.sums.items()}
+        if not math.isfinite(row["loss"]):
+            return f"the training loss was not a number by token {self.tokens_done}"
+        curve.write(json.dumps(row) + "\n")
+        curve.flush()
+        warm = self.tokens_done > config.training.warmup * config.training.tokens
+        if warm and row["loss"] > math.log(config.model.vocab) + _WORSE_THAN_CHANCE:
+            return f"the training loss was {row['loss']:.3f}, worse than chance, by token {self.tokens_done}"
+        return None
+
+
+def _dispatches(config: RunConfig, source: Source, position: int) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+    """(tokens done after it, steps, batches K x B x (T+1), unit schedule K) of each dispatch from `position` on."""
+    K, B, T = steps_per_dispatch(config), config.batch_sequences, config.model.context
+    first = position // config.training.batch_tokens
+    for start in range(first, config.training.steps, K):
+        steps = min(K, config.training.steps - start)
+        # A short last dispatch is filled up to the compiled shape; the loop never reads the filling.
+        batches = np.zeros((K, B, T + 1), np.int32)
+        batches[:steps] = source.sequences(start * B, steps * B).reshape(steps, B, T + 1)
+        schedule = unit_schedule(config.training, start + np.arange(K))
+        yield (start + steps) * config.training.batch_tokens, steps, batches, schedule
+
+
+def _hyperparameters(config: RunConfig) -> Hyperparameters:
+    _, groups = structure(config.model, config.training.dtype)
+    return hyperparameters(config.training, lr=config.training.lr, groups=groups, width=config.model.width)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _initial_state(model: ModelConfig, dtype: str, key: jax.Array, numbers: Hyperparameters) -> PyTree:
+    params = nnx.to_pure_dict(nnx.state(Transformer(model, dtype=dtype, rngs=nnx.Rngs(key))))
+    return {"params": params, "optimizer": optimizer(numbers, 0.0).init(params)}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def train_steps(
+    model: ModelConfig,
+    dtype: str,
+    state: PyTree,
+    batches_KxBxT1: jax.Array,
+    schedule_K: jax.Array,
+    steps: int,
+    numbers: Hyperparameters,
+) -> tuple[PyTree, dict[str, jax.Array]]:
+    """The first `steps` of K batches, one optimiser step each; `steps` and all numbers are traced.
+
+    Returns:
+        the state after, and the sums over the steps of loss and global gradient norm.
+    """
+
+    def loss_of(params: PyTree, batch_BxT1: jax.Array) -> jax.Array:
+        logits_BxTxV = merged(model, dtype, params)(batch_BxT1[:, :-1])
+        return cross_entropy(logits_BxTxV, batch_BxT1[:, 1:]).mean()
+
+    def step(i: jax.Array, carry: tuple[PyTree, dict[str, jax.Array]]) -> tuple[PyTree, dict[str, jax.Array]]:
+        state, sums = carry
+        loss, gradient = jax.value_and_grad(loss_of)(state["params"], batches_KxBxT1[i])
+        rule = optimizer(numbers, schedule_K[i])
+        updates, moments = rule.update(gradient, state["optimizer"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        sums = {"loss": sums["loss"] + loss, "gradient_norm": sums["gradient_norm"] + optax.global_norm(gradient)}
+        return {"params": params, "optimizer": moments}, sums
+
+    zero = jnp.zeros((), jnp.float32)
+    return jax.lax.fori_loop(0, steps, step, (state, {"loss": zero, "gradient_norm": zero}))

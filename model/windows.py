@@ -1,0 +1,126 @@
+"""Batches out of a fixed stretch of tokens: windows of it in an order that is a pure function of the seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from nextscale.model.errors import InputError
+
+_BLOCK_TOKENS = 16_384
+_HELD_OUT_EVERY = 32
+"""Without files of its own, the held-out split is one block of about 16k tokens in every 32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Windows of `context` + 1 tokens (the last is only predicted), `context` apart, of one or more shards."""
+
+    shards: Sequence[np.ndarray]
+    context: int
+
+    @property
+    def per_shard(self) -> np.ndarray:
+        return np.array([max(len(shard) - 1, 0) // self.context for shard in self.shards])
+
+    @property
+    def count(self) -> int:
+        return int(self.per_shard.sum())
+
+    def gather(self, index: np.ndarray, vocab: int) -> np.ndarray:
+        """The windows at `index`, as int32, index.shape + (context + 1,).
+
+        Raises:
+            InputError: a token is not below `vocab`.
+        """
+        ends = np.cumsum(self.per_shard)
+        shard_of = np.searchsorted(ends, index, side="right")
+        tokens = np.empty((*index.shape, self.context + 1), np.int32)
+        for number in np.unique(shard_of):
+            here = shard_of == number
+            start = (index[here] - (ends[number] - self.per_shard[number])) * self.context
+            tokens[here] = self.shards[number][start[:, None] + np.arange(self.context + 1)]
+        # uint32 tokens above 2^31 turn negative as int32, so both ends are checked.
+        if tokens.size and (tokens.max() >= vocab or tokens.min() < 0):
+            worst = tokens.max() if tokens.min() >= 0 else int(tokens.min()) + 2**32
+            raise InputError(f"data.vocab: is {vocab}, but the data holds token {worst}; set data.vocab above it")
+        return tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Which windows train and which are held out.
+
+    With `held_out` windows of their own (files named `val`), all of `windows` train. Otherwise every 32nd
+    block is held out, so that both splits are drawn from the whole of the text.
+    """
+
+    windows: Windows
+    held_out: Windows | None = None
+
+    @property
+    def _block(self) -> int:
+        """Windows in a block: about 16k tokens, or what makes 32 blocks of a small text."""
+        return max(1, min(_BLOCK_TOKENS // self.windows.context, self.windows.count // _HELD_OUT_EVERY))
+
+    @property
+    def train_count(self) -> int:
+        if self.held_out is not None:
+            return self.windows.count
+        return self.windows.count - self.held_out_count
+
+    @property
+    def held_out_count(self) -> int:
+        if self.held_out is not None:
+            return self.held_out.count
+        return self.windows.count // (self._block * _HELD_OUT_EVERY) * self._block
+
+    def train(self, number: np.ndarray, vocab: int) -> np.ndarray:
+        """Training windows by number, 0 to `train_count`."""
+        if self.held_out is None:
+            trained = self._block * (_HELD_OUT_EVERY - 1)
+            number = number + number // trained * self._block
+        return self.windows.gather(number, vocab)
+
+    def evaluation(self, count: int, vocab: int) -> np.ndarray:
+        """`count` held-out windows (all, if there are fewer), spread evenly over the split."""
+        available = self.held_out_count
+        number = np.arange(min(count, available)) * available // min(count, available)
+        if self.held_out is not None:
+            return self.held_out.gather(number, vocab)
+        period = self._block * _HELD_OUT_EVERY
+        start = number // self._block * period + self._block * (_HELD_OUT_EVERY - 1)
+        return self.windows.gather(start + number % self._block, vocab)
+
+
+def shuffled(number: np.ndarray, count: int, seed: tuple[int, ...]) -> np.ndarray:
+    """Where a seeded permutation of 0..count-1 sends each `number`, without ever building the permutation.
+
+    A four-round Feistel network over the next power of four, walked until it lands inside (Black & Rogaway
+    2002, "Ciphers with arbitrary finite domains").
+    """
+    half = max(1, (int(count - 1).bit_length() + 1) // 2)
+    mask = np.uint64(2**half - 1)
+    shift = np.uint64(half)
+    digest = hashlib.sha256(repr(seed).encode()).digest()
+    keys = np.frombuffer(digest, np.uint64)
+    value = np.asarray(number, np.uint64).copy()
+    outside = np.ones(value.shape, bool)
+    while outside.any():
+        left, right = value[outside] >> shift, value[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        value[outside] = (left << shift) | right
+        outside[outside] = value[outside] >= count
+    return value.astype(np.int64)
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele et al. 2014): every input bit moves every output bit."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,93 @@
+"""Specs from files. Every error is one line: `file:line: key: what, and how to mend it`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from nextscale.sweeps import documents
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.plan import check_enough
+from nextscale.sweeps.spec import SweepSpec
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """Reads a spec and applies `--set` overrides.
+
+    Raises:
+        SpecError: one line, `file:line: key: what, and how to mend it`.
+    """
+    document = documents.read(Path(path))
+    for assignment in overrides:
+        document.set(assignment)
+    try:
+        spec = SweepSpec.model_validate(document.content)
+        check_enough(spec)
+    except ValidationError as error:
+        raise SpecError(_explained(error, document)) from None
+    except SpecError as error:
+        raise SpecError(f"{document.place(error.key)}: {error}") from None
+    return spec
+
+
+def _explained(error: ValidationError, document: documents.Document) -> str:
+    """The first problem, with its place and a way out; and how many more there are."""
+    problems = error.errors()
+    # Unknown keys first: a misspelt one explains the missing one beside it.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    # pydantic names the chosen member of a union (`markov`, `float`); what was written has no such key.
+    key = _written(problem["loc"], document.content)
+    what = _what(problem, key)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{document.place(key)}: {'.'.join(map(str, key)) or 'spec'}: {what}{more}"
+
+
+def _written(location: tuple[int | str, ...], content: Any) -> documents.Key:
+    key: list[str | int] = []
+    for i, part in enumerate(location):
+        if isinstance(content, dict) and (part in content or i == len(location) - 1):
+            key.append(part)
+            content = content.get(part)
+        elif isinstance(content, list) and isinstance(part, int) and part < len(content):
+            key.append(part)
+            content = content[part]
+    return tuple(key)
+
+
+def _what(problem: Any, key: documents.Key) -> str:
+    kind, given = problem["type"], problem.get("input")
+    if kind == "extra_forbidden":
+        fields = _known_keys(problem["loc"])
+        close = difflib.get_close_matches(str(key[-1]), fields, n=1)
+        hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(fields)}"
+        return f"unknown key; {hint}"
+    if kind == "missing":
+        return "is missing; add it"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return f"needs `source` to be one of {problem['ctx'].get('expected_tags', 'markov, text, tokens')}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    shown = "" if isinstance(given, dict | list) or kind == "value_error" else f", not {given!r}"
+    return message.replace("input should", "should") + shown
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    """The keys known where an unknown one was found, by walking the JSON Schema along its location."""
+    schema = SweepSpec.model_json_schema()
+    node: Any = schema
+    for part in location[:-1]:
+        inside = node.get("properties", {}).get(part) or node.get("items") or node
+        # A location names the chosen member of a union too; an optional has one member that is a model.
+        options = inside.get("oneOf") or inside.get("anyOf") or []
+        mapping = node.get("discriminator", {}).get("mapping", {})
+        node = {"$ref": mapping[part]} if part in mapping else inside
+        models = [option for option in options if "$ref" in option]
+        if len(models) == 1:
+            node = models[0]
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+    return list(node.get("properties", {}))

@@ -1,0 +1,135 @@
+"""The directory of a sweep's runs, as one tidy table. Files are the only truth; reading them is all a restart takes.
+
+OUT/runs/<run_id>/      see `nextscale.model.record`
+OUT/sweeps/<name>.json  the spec of each sweep, as it was run
+OUT/ledger.jsonl        forecasts and their scores, see `ledger.py`
+OUT/summary.json, report.html, figures/
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from etils import epath
+
+from nextscale.model.record import Row, RunDirectory, read_rows, write_atomically
+from nextscale.sweeps.design import planned_runs
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.spec import SweepSpec
+
+_NOT_COLUMNS = ("loss_by_position", "versions")
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """An output folder."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, root: str | Path) -> Store:
+        """The store at a folder, which is made if need be.
+
+        Raises:
+            SpecError: nothing can be written there.
+        """
+        store = cls(Path(root).expanduser().absolute())
+        try:
+            (store.root / "runs").mkdir(parents=True, exist_ok=True)
+            probe = store.root / f".writable-{os.getpid()}"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise SpecError(f"--out {root}: cannot be written to ({error.strerror}); name another folder") from None
+        return store
+
+    @classmethod
+    def existing(cls, root: str | Path) -> Store:
+        """The store at a folder that a sweep has written to.
+
+        Raises:
+            SpecError: there is none.
+        """
+        store = cls(Path(root).expanduser().absolute())
+        if not (store.root / "runs").is_dir():
+            raise SpecError(
+                f"{root}: holds no sweep (there is no {store.root / 'runs'}); name the --out of `nextscale run`"
+            )
+        return store
+
+    def run(self, run_id: str) -> RunDirectory:
+        return RunDirectory(epath.Path(self.root / "runs" / run_id))
+
+    def record(self, run_id: str) -> Row | None:
+        """The result of a run, None while there is none.
+
+        Raises:
+            SpecError: the file is there but cannot be read.
+        """
+        try:
+            return self.run(run_id).record()
+        except ValueError:
+            path = self.root / "runs" / run_id / "record.json"
+            raise SpecError(f"{path}: is damaged; delete it to have this run's result made again") from None
+
+    def write_spec(self, spec: SweepSpec) -> None:
+        (self.root / "sweeps").mkdir(exist_ok=True)
+        write_atomically(epath.Path(self.root / "sweeps" / f"{spec.name}.json"), spec.model_dump_json(indent=1) + "\n")
+
+    def specs(self) -> list[SweepSpec]:
+        return [SweepSpec.model_validate_json(p.read_text()) for p in sorted((self.root / "sweeps").glob("*.json"))]
+
+
+def load(*roots: str | Path) -> pd.DataFrame:
+    """All runs of one or more output folders, one row each, by rising cost.
+
+    Columns are those of a run's record (`nextscale.model.train.record_of`), with `status` one of done, diverged,
+    failed, unfinished; `reason`; `attempts`; and, for runs of a sweep, its `sweep`, `role` and `budget`.
+
+    Raises:
+        SpecError: a folder holds no sweep, or a record is damaged.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for root in roots:
+        store = Store.existing(root)
+        for directory in sorted((store.root / "runs").iterdir()):
+            if (directory / "config.json").exists():
+                rows.setdefault(directory.name, _row(store, directory.name))
+        for spec in store.specs():
+            for planned in planned_runs(spec):
+                row = rows.get(planned.config.run_id)
+                if row is not None:
+                    row |= {"sweep": spec.name, "role": planned.role, "budget": planned.budget}
+    table = pd.DataFrame(rows.values())
+    return table if table.empty else table.sort_values(["flops", "params"], ignore_index=True)
+
+
+def _row(store: Store, run_id: str) -> dict[str, Any]:
+    attempts = store.run(run_id).attempts()
+    record = store.record(run_id)
+    if record is None:
+        failed = bool(attempts) and attempts[-1]["status"] != "lost"
+        record = _expected(store, run_id) | {
+            "status": "failed" if failed else "unfinished",
+            "reason": attempts[-1]["message"] if attempts else None,
+        }
+    return {k: v for k, v in record.items() if k not in _NOT_COLUMNS} | {"attempts": len(attempts)}
+
+
+def _expected(store: Store, run_id: str) -> dict[str, Any]:
+    """What is known of a run before it is done."""
+    from nextscale.model.accounting import flops_per_token, parameters
+
+    config = store.run(run_id).config()
+    curve = read_rows(store.run(run_id).metrics_file)
+    return {
+        "run_id": run_id,
+        "params": parameters(config.model),
+        "tokens": config.training.tokens,
+        "flops": flops_per_token(config.model) * config.training.tokens,
+        "tokens_done": curve[-1]["tokens"] if curve else 0,
+    }

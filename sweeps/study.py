@@ -1,0 +1,250 @@
+"""The whole loop: train the sweep, fit the law, write the forecast down, train the next scale, score the forecast."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from etils import epath
+
+from nextscale.cluster.backend import Backend, RayBackend
+from nextscale.cluster.controller import Event, run_all
+from nextscale.cluster.worker import Job
+from nextscale.fit.backtest import Backtest, fit_backtested
+from nextscale.fit.errors import InputError
+from nextscale.fit.estimate import Fit
+from nextscale.fit.frontier import TokenCost, frontier
+from nextscale.fit.isoflop import IsoFlop, PowerLaw, isoflops, optimum_interval, optimum_law
+from nextscale.fit.laws import LAWS
+from nextscale.fit.table import CONVENTIONS, as_runs
+from nextscale.model.accounting import flops_per_token, non_embedding_parameters, parameters
+from nextscale.model.data import resolve
+from nextscale.model.record import write_atomically
+from nextscale.sweeps.design import PlannedRun, Role, planned_runs
+from nextscale.sweeps.ledger import Entry, Ledger, digest_of
+from nextscale.sweeps.spec import SweepSpec
+from nextscale.sweeps.store import Store
+
+E_LEVEL = 0.95
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What the fitted runs of a sweep say.
+
+    Attributes:
+        fit: the law, from the budget that a backtest chose.
+        backtests: every law and window tried, best first.
+        curves: the isoFLOP curve of each budget.
+        optimum: the power law through their minima, N*(C); None where fewer than two budgets have one.
+        cost: FLOPs per token of a size of this family.
+    """
+
+    fit: Fit
+    backtests: list[Backtest]
+    curves: list[IsoFlop]
+    optimum: PowerLaw | None
+    cost: TokenCost
+
+
+class Study:
+    """A sweep in its output folder."""
+
+    def __init__(self, spec: SweepSpec, out: str | Path):
+        """
+        Raises:
+            SpecError, InputError: the data is not there, or nothing can be written.
+        """
+        self.spec = spec.model_copy(update={"data": resolve(spec.data)})
+        self.store = Store.at(out)
+        self.planned = planned_runs(self.spec)
+        self.ledger = Ledger(self.store.root / "ledger.jsonl")
+
+    def runs(self, role: Role) -> list[PlannedRun]:
+        return [run for run in self.planned if run.role == role]
+
+    def missing(self, role: Role) -> list[PlannedRun]:
+        """The runs that have no result yet."""
+        return [run for run in self.runs(role) if self.store.record(run.config.run_id) is None]
+
+    def table(self, role: Role) -> pd.DataFrame:
+        """One row per finished run, with its `budget`."""
+        rows = []
+        for run in self.runs(role):
+            record = self.store.record(run.config.run_id)
+            if record is not None:
+                rows.append(record | {"budget": run.budget})
+        return pd.DataFrame(rows)
+
+    def job(self, run: PlannedRun) -> Job:
+        keep = self.spec.checkpoint
+        return Job(
+            run_id=run.config.run_id,
+            config=run.config,
+            directory=str(self.store.root / "runs" / run.config.run_id),
+            flops=run.flops,
+            shape=digest_of([run.config.model.model_dump(), run.config.training.batch_tokens]),
+            every_seconds=keep.every_seconds,
+            keep=keep.keep,
+            final=keep.final,
+        )
+
+    def analyse(self) -> Analysis:
+        """Fits the law and the isoFLOP curves to what is finished.
+
+        Raises:
+            InputError: too few runs finished.
+        """
+        options = self.spec.forecast
+        runs = as_runs(self.table("fit"), convention=options.params, where=f"sweep {self.spec.name}")
+        laws = tuple(LAWS) if options.law == "auto" else (options.law,)
+        fit, backtests = fit_backtested(runs, laws, level=options.level, resamples=options.resamples)
+        curves = isoflops(runs)
+        models = [run.config.model for run in self.planned]
+        sizes = [_count(model, options.params) for model in models]
+        cost = TokenCost.of(sizes, [flops_per_token(model) for model in models])
+        return Analysis(fit, backtests, curves, optimum_law(curves), cost)
+
+    def register(self, analysis: Analysis) -> Entry:
+        """Writes the forecast of the held-out runs to the ledger, unless it stands there already."""
+        assert self.spec.holdout is not None
+        runs, fit = self.runs("holdout"), analysis.fit
+        sizes = [_count(run.config.model, self.spec.forecast.params) for run in runs]
+        tokens, flops = [run.tokens for run in runs], [run.flops for run in runs]
+        predicted = fit.predict(sizes, tokens)
+        low, high = fit.predict_interval(sizes, tokens, flops)
+        fitted = fit.runs.table[["run_id", "params", "tokens", "loss"]].to_dict("records")
+        budget = self.spec.holdout.flops
+        optimum = frontier(fit, [budget], analysis.cost).iloc[0]
+        by_minima = None if analysis.optimum is None else float(analysis.optimum(budget))
+        entry = {
+            "sweep": self.spec.name,
+            "inputs": digest_of([fitted, self.spec.forecast.model_dump()]),
+            "runs": [row["run_id"] for row in fitted],
+            "done_before": [run.config.run_id for run in runs if self.store.record(run.config.run_id) is not None],
+            "law": fit.law.name,
+            "parameters": fit.parameters,
+            "irreducible_interval": list(fit.interval("E", E_LEVEL)),
+            "params_convention": fit.runs.convention,
+            "level": fit.level,
+            "optimal_params": {
+                "flops": budget,
+                "predicted": optimum["params"] if by_minima is None else by_minima,
+                "interval": list(
+                    optimum_interval(analysis.curves, budget, fit.level) or optimum[["params_low", "params_high"]]
+                ),
+                "by": "law" if by_minima is None else "isoflop minima",
+                "by_law": optimum["params"],
+                "by_law_interval": optimum[["params_low", "params_high"]].tolist(),
+            },
+            "targets": [
+                {
+                    "run_id": run.config.run_id,
+                    "flops": run.flops,
+                    "params": run.params,
+                    "tokens": run.tokens,
+                    "predicted": float(predicted[i]),
+                    "interval": [float(low[i]), float(high[i])],
+                }
+                for i, run in enumerate(runs)
+            ],
+            "warnings": list(fit.warnings),
+        }
+        return self.ledger.forecast(entry)
+
+    def score(self, forecast: Entry) -> Entry | None:
+        """Writes to the ledger how a forecast came out; None while a held-out run is missing."""
+        scores = []
+        for target in forecast["targets"]:
+            record = self.store.record(target["run_id"])
+            if record is None:
+                return None
+            measured = record["loss"]
+            low, high = target["interval"]
+            scores.append(
+                {
+                    "run_id": target["run_id"],
+                    "measured": measured,
+                    "error": None if measured is None else target["predicted"] / measured - 1,
+                    "inside": None if measured is None else bool(low <= measured <= high),
+                }
+            )
+        return self.ledger.score(forecast, scores)
+
+
+def run_study(
+    spec: SweepSpec,
+    out: str | Path,
+    *,
+    address: str | None = None,
+    on_phase: Callable[[Role, list[Job], list[Job]], None] = lambda phase, done, todo: None,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> dict[str, Any]:
+    """Runs a sweep to its end, from wherever it stands, and leaves tables, figures and a report in `out`.
+
+    Args:
+        address: of a Ray cluster; None starts one on this machine if anything is left to train.
+        on_phase: called before each of the two rounds of training with what is done and what is left.
+        on_event: see `nextscale.cluster.controller.run_all`.
+
+    Returns:
+        the summary, as written to `out/summary.json`.
+
+    Raises:
+        SpecError, InputError: the spec, data or output folder cannot be used.
+    """
+    from nextscale.sweeps.report import write_report
+    from nextscale.sweeps.summary import summarise
+
+    started = time.perf_counter()
+    study = Study(spec, out)
+    study.store.write_spec(study.spec)
+    failed: dict[str, str] = {}
+    mendable = False
+    reused = sum(study.store.record(run.config.run_id) is not None for run in study.planned)
+    analysis: Analysis | None = None
+    forecast: Entry | None = None
+    problem: str | None = None
+    with contextlib.ExitStack() as stack:
+        backend: Backend | None = None
+
+        def train(role: Role) -> None:
+            nonlocal backend, mendable
+            todo = study.missing(role)
+            done = [study.job(run) for run in study.runs(role) if run not in todo]
+            on_phase(role, done, [study.job(run) for run in todo])
+            if not todo:
+                return
+            if backend is None:
+                backend = stack.enter_context(contextlib.closing(RayBackend(address)))
+            report = run_all([study.job(run) for run in todo], backend, on_event)
+            failed.update(report.failed)
+            mendable |= report.mendable
+
+        train("fit")
+        try:
+            analysis = study.analyse()
+            if study.spec.holdout is not None:
+                forecast = study.register(analysis)
+                train("holdout")
+        except InputError as error:
+            problem = str(error)
+    score = study.score(forecast) if forecast is not None else None
+    summary = summarise(study, analysis, forecast, score, failed=failed, reused=reused)
+    if problem is not None:
+        summary["warnings"].insert(0, problem)
+    summary |= {"seconds": time.perf_counter() - started, "mendable": mendable}
+    write_atomically(epath.Path(study.store.root / "summary.json"), json.dumps(summary, indent=1) + "\n")
+    if analysis is not None:
+        write_report(study, analysis, summary)
+    return summary
+
+
+def _count(model: Any, convention: str) -> int:
+    return {"params": parameters, "params_non_embedding": non_embedding_parameters}[CONVENTIONS[convention]](model)

@@ -1,0 +1,91 @@
+"""What came of a sweep, in one JSON object."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from nextscale.fit.isoflop import IsoFlop, isoflops
+from nextscale.fit.table import as_runs
+from nextscale.model.config import MarkovData
+from nextscale.model.markov import markov
+from nextscale.sweeps.ledger import Entry
+from nextscale.sweeps.study import E_LEVEL, Analysis, Study
+
+
+def summarise(
+    study: Study,
+    analysis: Analysis | None,
+    forecast: Entry | None,
+    score: Entry | None,
+    *,
+    failed: dict[str, str],
+    reused: int,
+) -> dict[str, Any]:
+    """What came of a sweep, for machines: errors are fractions, losses nats per token."""
+    true_entropy = markov(study.spec.data).entropy if isinstance(study.spec.data, MarkovData) else None
+    warnings = [] if analysis is None else list(analysis.fit.warnings)
+    for curve in analysis.curves if analysis else []:
+        if curve.problem:
+            warnings.append(f"no optimum at {curve.flops:.3g} FLOPs: {curve.problem}")
+    for run in study.planned:
+        record = study.store.record(run.config.run_id)
+        if record is not None and record["status"] == "diverged":
+            warnings.append(f"run {run.config.run_id} (width {run.config.model.width}) diverged: {record['reason']}")
+    warnings += [f"run {run_id} failed: {reason}" for run_id, reason in failed.items()]
+    holdout: list[dict[str, Any]] = []
+    optimal: dict[str, Any] | None = None
+    if forecast is not None:
+        floor = true_entropy if true_entropy is not None else forecast["parameters"]["E"]
+        measured = {s["run_id"]: s["measured"] for s in score["targets"]} if score else {}
+        for target in forecast["targets"]:
+            loss: float | None = measured.get(target["run_id"])
+            miss = 0.0 if loss is None else target["predicted"] - loss
+            holdout.append(
+                target
+                | {
+                    "measured": loss,
+                    "error": loss and miss / loss,
+                    "reducible_error": loss and miss / (loss - floor),
+                    "tokens_per_param": target["tokens"] / target["params"],
+                }
+            )
+        table = study.table("holdout")
+        enough = not table.empty and table["loss"].notna().sum() >= 3
+        held_out = isoflops(as_runs(table, convention=study.spec.forecast.params))[-1] if enough else None
+        optimal = _optimal(forecast, analysis, held_out)
+    return {
+        "sweep": study.spec.name,
+        "runs": {
+            "done": sum(study.store.record(run.config.run_id) is not None for run in study.planned),
+            "reused": reused,
+            "failed": len(failed),
+        },
+        "holdout": holdout,
+        "optimal_params": optimal,
+        "irreducible": analysis
+        and {
+            "fitted": analysis.fit.parameters["E"],
+            "interval": list(analysis.fit.interval("E", E_LEVEL)),
+            "true": true_entropy,
+        },
+        "interior_minima": [curve.interior for curve in analysis.curves] if analysis else [],
+        "law": analysis and analysis.fit.to_dict(),
+        "backtests": [dataclasses.asdict(b) for b in analysis.backtests] if analysis else [],
+        "warnings": warnings,
+    }
+
+
+def _optimal(forecast: Entry, analysis: Analysis | None, curve: IsoFlop | None) -> dict[str, Any]:
+    """N* and tokens per parameter at the held-out budget, forecast and measured."""
+    optimal = dict(forecast["optimal_params"])
+    assert analysis is not None
+    flops, size = optimal["flops"], optimal["predicted"]
+    optimal["tokens_per_param"] = float(flops / analysis.cost(np.array([size]))[0] / size)
+    measured = curve.optimum if curve is not None else None
+    optimal["measured"] = measured and measured[0]
+    optimal["measured_tokens_per_param"] = measured and measured[1] / measured[0]
+    optimal["measured_problem"] = curve.problem if curve is not None else "fewer than three held-out runs finished"
+    return optimal

@@ -1,0 +1,150 @@
+"""The tables that people read: one form, for the terminal and for the page."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from rich.table import Table as RichTable
+from rich.text import Text
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of text."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+    def rich(self) -> RichTable:
+        drawn = RichTable(title=self.title, title_justify="left", title_style="bold")
+        for i, column in enumerate(self.columns):
+            drawn.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+        for row in self.rows:
+            drawn.add_row(*(Text(cell) for cell in row))
+        return drawn
+
+
+def tables(summary: dict[str, Any]) -> list[Table]:
+    """What a study found, as `summarise` tells it."""
+    if summary["law"] is None:
+        return []
+    return [*_holdout(summary), *_found(summary), law_table(summary["law"])]
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number as people write it: 2.188, 0.0098, 1.56e+10; a dash for none."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+
+
+def count(value: float | None) -> str:
+    """Parameters or tokens, to three digits: 28.7k, 3.53M, 70B, 1.4T; a dash for none."""
+    if value is None:
+        return "-"
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:
+            return f"{float(f'{value / size:.3g}'):g}{letter}"
+    return f"{value:.3g}"
+
+
+def loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2%}"
+
+
+def interval(bounds: Any, form: Any = loss) -> str:
+    return "-" if bounds is None else f"[{form(bounds[0])}, {form(bounds[1])}]"
+
+
+def _holdout(summary: dict[str, Any]) -> list[Table]:
+    rows = summary["holdout"]
+    if not rows:
+        return []
+    level = f"{summary['law']['level']:.0%} interval"
+    columns = ["parameters", "tokens", "tokens/param", "predicted", level, "measured", "error", "of reducible loss"]
+    return [
+        Table(
+            f"Forecast at {number(rows[0]['flops'], 3)} FLOPs, and what was measured after (nats/token)",
+            columns,
+            [
+                [
+                    count(row["params"]),
+                    count(row["tokens"]),
+                    f"{row['tokens_per_param']:.1f}",
+                    loss(row["predicted"]),
+                    interval(row["interval"]),
+                    loss(row["measured"]),
+                    percent(row["error"]),
+                    percent(row["reducible_error"]),
+                ]
+                for row in rows
+            ],
+        )
+    ]
+
+
+def _found(summary: dict[str, Any]) -> list[Table]:
+    rows = []
+    if optimal := summary["optimal_params"]:
+        rows.append(
+            [
+                "compute-optimal parameters",
+                count(optimal["predicted"]),
+                interval(optimal["interval"], count),
+                count(optimal["measured"]),
+            ]
+        )
+        rows.append(
+            ["  by the parametric law", count(optimal["by_law"]), interval(optimal["by_law_interval"], count), ""]
+        )
+        ratio, measured = optimal["tokens_per_param"], optimal["measured_tokens_per_param"]
+        rows.append(["tokens per parameter there", number(ratio, 3), "", number(measured, 3)])
+    if irreducible := summary["irreducible"]:
+        bounds = interval(irreducible["interval"])
+        rows.append(
+            ["irreducible loss E (95% interval)", loss(irreducible["fitted"]), bounds, loss(irreducible["true"])]
+        )
+    interior = summary["interior_minima"]
+    rows.append(["budgets with an interior minimum", f"{sum(interior)} of {len(interior)}", "", ""])
+    return [Table("What the sweep found", ["", "predicted", "interval", "true or measured"], rows)]
+
+
+def law_table(law: dict[str, Any]) -> Table:
+    """What `Fit.to_dict` tells of a fit."""
+    rows = [
+        [name, number(value), interval(law["intervals"][name], number)] for name, value in law["parameters"].items()
+    ]
+    title = (
+        f"{law['formula']}, fitted to {law['n']} runs from {number(law['diagnostics']['fitted_flops'][0], 3)} FLOPs on"
+    )
+    return Table(title, ["parameter", "value", f"{law['level']:.0%} interval"], rows)
+
+
+def forecast_table(told: dict[str, Any], level: float) -> Table:
+    """What `nextscale.fit.forecast.forecast` returns."""
+    rows = []
+    for target in told["targets"]:
+        rows.append(
+            [
+                number(target["flops"], 3),
+                f"{loss(target['loss'])} {interval(target['loss_interval'])}",
+                f"{count(target['params'])} {interval(target['params_interval'], count)}",
+                f"{count(target['tokens'])} {interval(target['tokens_interval'], count)}",
+                f"{number(target['tokens_per_param'], 3)} {interval(target['tokens_per_param_interval'], _three)}",
+            ]
+        )
+    return Table(
+        f"The best model at each budget, with {level:.0%} intervals",
+        ["FLOPs", "loss (nats/token)", "parameters", "tokens", "tokens/param"],
+        rows,
+    )
+
+
+def _three(value: float) -> str:
+    return number(value, 3)

@@ -1,0 +1,61 @@
+"""Identity: a run's name is its meaning."""
+
+import pytest
+from pydantic import ValidationError
+
+from nextscale.model.config import ModelFamily, RunConfig, TextData
+
+
+def test_path_does_not_name_a_run_but_content_does(tiny_run):
+    def with_data(**data):
+        data = TextData(**{"source": "text", "path": "a", "vocab": 128, "fingerprint": "x"} | data)
+        return tiny_run(data=data).run_id
+
+    assert with_data(path="a") == with_data(path="b")
+    assert with_data(fingerprint="x") != with_data(fingerprint="y")
+
+
+def test_every_field_that_changes_the_numbers_changes_the_name(tiny_run):
+    run = tiny_run()
+    changed = [
+        run.model_copy(update={"seed": 1}),
+        run.model_copy(update={"training": run.training.model_copy(update={"lr": 0.021})}),
+        run.model_copy(update={"model": run.model.model_copy(update={"mlp": "relu2"})}),
+        run.model_copy(update={"data": run.data.model_copy(update={"seed": 1})}),
+        run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"tokens": 513})}),
+    ]
+    assert len({run.run_id, *(other.run_id for other in changed)}) == 1 + len(changed)
+
+
+def test_names_are_those_of_every_machine_and_version(tiny_run):
+    """If this fails, a default or the hashing changed: raise SCHEMA_VERSION, so that old runs are not taken for new."""
+    assert tiny_run().run_id == "PIN"
+
+
+def test_a_config_survives_json(tiny_run):
+    run = tiny_run()
+    assert RunConfig.model_validate_json(run.model_dump_json()) == run
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"width": 9}, "multiple of 2"),
+        ({"width": 6}, "multiple of 4"),
+        ({"batch_tokens": 30}, "whole number of sequences"),
+        ({"lr": -1}, "greater than 0"),
+        ({"leraning_rate": 1}, "Extra inputs"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tiny_run, change, says):
+    with pytest.raises(ValidationError, match=says):
+        tiny_run(**change)
+
+
+def test_data_without_a_fingerprint_cannot_name_a_run(tiny_run):
+    with pytest.raises(ValueError, match="fingerprint"):
+        tiny_run(data=TextData(source="text", path="a", vocab=128)).run_id  # noqa: B018
+
+
+def test_attention_only_models_have_no_hidden_layer():
+    assert ModelFamily(mlp="none").at(16, 32).hidden_width == 0

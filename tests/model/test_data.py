@@ -1,0 +1,192 @@
+"""Batches are a pure function of (data, seed, position); nothing is lost, nothing held out is trained on."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nextscale.model import text, tokens
+from nextscale.model.config import MarkovData, TextData, TokenData
+from nextscale.model.data import open_source, resolve
+from nextscale.model.errors import InputError
+from nextscale.model.markov import alias_tables, markov
+from nextscale.model.windows import Split, Windows, shuffled
+
+
+def llmc_file(path, values, magic=20240520, promised=None):
+    header = np.zeros(256, np.int32)
+    header[:3] = magic, 1, len(values) if promised is None else promised
+    dtype = {20240520: np.uint16, 20240801: np.uint32}[magic]
+    path.write_bytes(header.tobytes() + np.asarray(values, dtype).tobytes())
+    return path
+
+
+class TestMarkov:
+    def test_entropy_agrees_with_monte_carlo(self):
+        chain = markov(MarkovData(source="markov", seed=3))
+        x = chain.sample((0, 1), 0, 20_000, 34)
+        surprise = -np.log(chain.conditional[x[:, :-2], x[:, 1:-1], x[:, 2:]])
+        # Chains are independent, so the mean over chains has a standard error.
+        error = surprise.mean(axis=1).std() / np.sqrt(len(x))
+        assert abs(surprise.mean() - chain.entropy) < 4 * error
+        assert error < 0.002
+
+    @pytest.mark.parametrize("seed, entropy", [(0, 2.18801), (1, 2.20342)])
+    def test_entropy_of_the_known_sources(self, seed, entropy):
+        assert markov(MarkovData(source="markov", seed=seed)).entropy == pytest.approx(entropy, abs=5e-6)
+
+    def test_the_pair_law_is_stationary(self):
+        chain = markov(MarkovData(source="markov", vocab=8))
+        assert chain.stationary.sum() == pytest.approx(1)
+        np.testing.assert_allclose(chain.stationary.sum(axis=0), chain.stationary.sum(axis=1), atol=1e-12)
+
+    def test_sequences_do_not_depend_on_how_they_are_asked_for(self):
+        chain = markov(MarkovData(source="markov", vocab=8))
+        whole = chain.sample((5,), 0, 3000, 9)
+        np.testing.assert_array_equal(whole[1000:1100], chain.sample((5,), 1000, 100, 9))
+        assert not np.array_equal(whole[:100], chain.sample((6,), 0, 100, 9))
+
+    @given(st.integers(0, 1000), st.integers(2, 12))
+    def test_alias_tables_hold_the_distribution(self, seed, size):
+        p = np.random.default_rng(seed).dirichlet(np.full(size, 0.3), size=5)
+        keep, alias = alias_tables(p)
+        rebuilt = keep.copy()
+        for row in range(5):
+            np.add.at(rebuilt[row], alias[row], 1 - keep[row])
+        np.testing.assert_allclose(rebuilt / size, p, atol=1e-12)
+
+
+class TestWindows:
+    @given(st.integers(1, 5000), st.integers(0, 3))
+    def test_shuffling_is_a_permutation(self, count, seed):
+        assert np.array_equal(np.sort(shuffled(np.arange(count), count, (seed,))), np.arange(count))
+
+    def test_shuffling_leaves_no_order(self):
+        order = shuffled(np.arange(100_000), 100_000, (0,))
+        assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.02
+        assert abs(np.corrcoef(order, np.arange(100_000))[0, 1]) < 0.02
+
+    @given(st.integers(264, 3000), st.sampled_from([4, 8]))
+    def test_held_out_windows_are_never_trained_on_and_none_is_lost(self, length, context):
+        split = Split(Windows([np.arange(length)], context))
+        train = split.train(np.arange(split.train_count), 10**9)[:, 0]
+        held_out = split.evaluation(10**9, 10**9)[:, 0]
+        assert split.held_out_count > 0
+        every = np.concatenate([train, held_out])
+        assert np.array_equal(np.sort(every), np.arange(split.windows.count) * context)
+
+    def test_windows_overlap_by_the_token_that_is_only_predicted(self):
+        windows = Windows([np.arange(13), np.arange(100, 109)], 4)
+        np.testing.assert_array_equal(
+            windows.gather(np.arange(windows.count), 200),
+            [
+                [0, 1, 2, 3, 4],
+                [4, 5, 6, 7, 8],
+                [8, 9, 10, 11, 12],
+                [100, 101, 102, 103, 104],
+                [104, 105, 106, 107, 108],
+            ],
+        )
+
+    @pytest.mark.parametrize("token", [50, 2**31 + 7])
+    def test_a_token_beyond_the_vocabulary_is_named(self, token):
+        windows = Windows([np.array([1, 2, token, 3, 4], np.uint32)], 2)
+        with pytest.raises(InputError, match=f"data.vocab: is 50, but the data holds token {token}"):
+            windows.gather(np.arange(2), 50)
+
+
+class TestText:
+    @given(st.binary(max_size=200))
+    def test_the_seven_bit_code_loses_nothing(self, content):
+        codes = text.seven_bit(content)
+        assert (codes < 128).all()
+        assert text.from_seven_bit(codes) == content
+
+    def test_ascii_is_itself(self):
+        assert text.seven_bit(b"def f(): pass\n").tobytes() == b"def f(): pass\n"
+
+    def test_a_folder_is_its_text_files_in_order(self, tmp_path):
+        for name, content in {"b.txt": b"second", "a/x.py": b"first", ".git/c": b"no", "d.bin": b"\0\1"}.items():
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+        data = resolve(TextData(source="text", path=str(tmp_path)))
+        codes, tokens_per_byte = text.tokens(data.path, 256, data.fingerprint)
+        assert bytes(codes) == b"first\0second"
+        assert tokens_per_byte == 1
+
+    def test_content_names_the_data(self, tmp_path):
+        def fingerprint(content):
+            (tmp_path / "t").write_text(content)
+            return text.fingerprint(str(tmp_path))
+
+        assert fingerprint("one") == fingerprint("one") != fingerprint("two")
+
+    def test_the_standard_library_is_there(self):
+        data = resolve(TextData(source="text", path="python-stdlib", vocab=128))
+        codes, tokens_per_byte = text.tokens(data.path, 128, data.fingerprint)
+        assert len(codes) > 5_000_000
+        assert 1 < tokens_per_byte < 1.01
+
+    def test_changed_text_is_refused(self, tmp_path, tiny_run):
+        (tmp_path / "t").write_text("x" * 4000)
+        run = tiny_run(data=resolve(TextData(source="text", path=str(tmp_path), vocab=128)))
+        (tmp_path / "t").write_text("y" * 4000)
+        with pytest.raises(InputError, match="has changed"):
+            open_source(run)
+
+    @pytest.mark.parametrize("content, says", [(None, "there is no file or folder"), ("tiny", "too few")])
+    def test_missing_or_too_little(self, tmp_path, tiny_run, content, says):
+        path = tmp_path / "t"
+        if content:
+            path.write_text(content)
+        with pytest.raises(InputError, match=says):
+            open_source(tiny_run(data=resolve(TextData(source="text", path=str(path), vocab=128))))
+
+
+class TestTokens:
+    @pytest.mark.parametrize("magic", [20240520, 20240801])
+    def test_llmc_files(self, tmp_path, magic):
+        file = llmc_file(tmp_path / "x.bin", [1, 2, 65535], magic)
+        np.testing.assert_array_equal(tokens.memory_map(file), [1, 2, 65535])
+
+    def test_nanogpt_files(self, tmp_path):
+        (tmp_path / "x.bin").write_bytes(np.array([7, 8, 9], np.uint16).tobytes())
+        np.testing.assert_array_equal(tokens.memory_map(tmp_path / "x.bin"), [7, 8, 9])
+
+    @pytest.mark.parametrize(
+        "break_it, says",
+        [
+            (lambda f: llmc_file(f, [1, 2, 3], promised=4), "promises 4 tokens, it holds 3"),
+            (lambda f: f.write_bytes(llmc_file(f, []).read_bytes()[:600]), "cut short"),
+            (lambda f: f.write_bytes(b"abc"), "not whole: 3 bytes"),
+            (lambda f: f.write_bytes(b""), "not whole: 0 bytes"),
+        ],
+    )
+    def test_a_truncated_file_is_named(self, tmp_path, break_it, says):
+        file = tmp_path / "x.bin"
+        break_it(file)
+        with pytest.raises(InputError, match=f"{file}.*{says}"):
+            resolve(TokenData(source="tokens", path=str(file), vocab=100))
+
+    def test_files_named_val_are_held_out(self, tmp_path, tiny_run):
+        llmc_file(tmp_path / "fineweb_train_000001.bin", np.arange(0, 900))
+        llmc_file(tmp_path / "fineweb_train_000002.bin", np.arange(900, 1000))
+        llmc_file(tmp_path / "fineweb_val_000000.bin", np.arange(2000, 2100))
+        data = resolve(TokenData(source="tokens", path=str(tmp_path), vocab=3000, bytes_per_token=4.0))
+        source = open_source(tiny_run(data=data))
+        assert set(source.held_out(12)[:, 0]) == set(range(2000, 2096, 8))
+        assert source.sequences(0, 300).max() < 1000
+        assert source.tokens_per_byte == 0.25
+
+    def test_batches_are_a_pure_function_of_position(self, tmp_path, tiny_run):
+        file = llmc_file(tmp_path / "x.bin", np.arange(5000))
+        run = tiny_run(data=resolve(TokenData(source="tokens", path=str(file), vocab=5000)))
+        source = open_source(run)
+        whole = source.sequences(0, 2000)
+        np.testing.assert_array_equal(whole[777:800], source.sequences(777, 23))
+        epoch = source.split.train_count
+        assert len(np.unique(whole[:epoch, 0])) == epoch
+        assert not np.array_equal(whole[:100], whole[epoch : epoch + 100])
+        assert source.unique_tokens(10**9) == epoch * 8
+        other_seed = open_source(run.model_copy(update={"seed": 1}))
+        assert not np.array_equal(whole[:100], other_seed.sequences(0, 100))
