@@ -19,10 +19,11 @@ from nextscale.fit.table import Runs, as_runs
 _RESAMPLES = 200
 _PARTS = 5
 """Runs that come in no budgets are cut by rising compute into this many equal parts."""
-_WORTH = 2.0
-"""Leaving out the cheapest runs costs precision: it must halve the error of the backtest."""
 _MISFIT = 1.5
 """In-sample error this many times the noise of a run is the law's own, not the runs'."""
+_WORTH = 2.0
+"""Leaving out the cheapest runs costs precision. It must be called for, by a law that misfits with them, and worth it,
+by an error of the backtest this many times smaller."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +35,15 @@ class Backtest:
         first_flops: the cheapest run that it is fitted on.
         error: median absolute relative error over the runs of the largest budget.
         bias: mean relative error, positive where the runs came out above the forecast.
-        excess: root mean square of the relative error beyond what its resamples allow for, per e-fold of compute.
+        misfit: how far its own runs lie from it / how far runs of one budget scatter; 1 where they cannot say.
+        excess: root mean square of the relative error beyond what its resamples expect, per e-fold of compute.
     """
 
     law: str
     first_flops: float
     error: float
     bias: float
+    misfit: float
     excess: float
 
 
@@ -78,8 +81,8 @@ def fit_backtested(
     """The law, and the budget to start from, that forecast the largest budget best, now fitted with it.
 
     Small runs often bend the curve that larger ones follow; whether to leave them out is for a forecast inside the
-    runs to say, and all are kept unless that halves its error. What the forecast missed by, beyond its own
-    interval, widens the intervals of this fit.
+    runs to say: all are kept unless the law misfits with them and half the error can be had without.
+    What the chosen forecast missed by, beyond what it allows for, widens the intervals of this fit.
 
     Returns:
         the fit, and every score; with too few runs for a backtest all are fitted, and a warning says so.
@@ -93,7 +96,7 @@ def fit_backtested(
         found = fit(runs, laws[0], **options)
         warning = "too few runs to backtest a forecast among them: the intervals allow for scatter alone"
         return dataclasses.replace(found, warnings=(*found.warnings, warning)), []
-    good = [score for score in scores if score.error <= _WORTH * scores[0].error]
+    good = [s for s in scores if s.misfit <= _MISFIT or s.error <= _WORTH * scores[0].error]
     best = min(good, key=lambda score: (score.first_flops, score.error))
     found = fit(runs.where(runs.table["flops"] >= best.first_flops), best.law, **options)
     found = dataclasses.replace(found, extrapolation_error=best.excess)
@@ -103,10 +106,10 @@ def fit_backtested(
 def misfit_warnings(found: Fit) -> list[str]:
     """Signs that the law is not the one that the runs follow, in words."""
     warnings = []
-    noise = scatter(isoflops(found.runs))
-    if noise is not None and found.noise > _MISFIT * noise:
+    misfit, noise = _misfit(found)
+    if misfit > _MISFIT:
         warnings.append(
-            f"the law misses its own runs by {found.noise:.2%}, {found.noise / noise:.1f} times the {noise:.2%} by "
+            f"the law misses its own runs by {found.noise:.2%}, {misfit:.1f} times the {noise:.2%} by "
             "which runs of one budget scatter: it is misspecified here, and a forecast may be off by more than it says"
         )
     newest = found.residuals[(found.runs.table["budget"] == found.runs.budgets[-1]).to_numpy()]
@@ -123,15 +126,22 @@ def _score(found: Fit, target: Runs) -> Backtest:
     table = target.table
     error = np.log(table["loss"].to_numpy() / found.predict(table["params"], table["tokens"]))
     draws = np.log(found.predictive(table["params"], table["tokens"], table["flops"]))
-    unexplained = max(0.0, float(np.mean(np.square(error)) - draws.var(axis=0).mean()))
+    square, expected = float(np.mean(np.square(error))), float(draws.var(axis=0).mean())
     reach = np.log(table["flops"].max() / found.runs.table["flops"].max())
     return Backtest(
         law=found.law.name,
         first_flops=float(found.runs.table["flops"].min()),
         error=float(np.median(np.abs(error))),
         bias=float(error.mean()),
-        excess=float(np.sqrt(unexplained) / reach),
+        misfit=_misfit(found)[0],
+        excess=float(np.sqrt(max(0.0, square - expected)) / reach),
     )
+
+
+def _misfit(found: Fit) -> tuple[float, float]:
+    """How many times the scatter of runs around their own budget's curve the law misses them by, and that scatter."""
+    noise = scatter(isoflops(found.runs))
+    return (1.0, found.noise) if noise is None else (found.noise / noise if noise else np.inf, noise)
 
 
 def _as_runs(runs: pd.DataFrame | Runs, options: dict[str, Any]) -> Runs:

@@ -122,7 +122,10 @@ def minimise(problem: Problem, weights: np.ndarray) -> Minimum:
     """The global minimum of the weighted objective (weights: n)."""
     pool = projected_starts(problem, weights)
     scores = huber(log_sum_exp(problem.design, pool)[0] - problem.target, problem.delta) @ weights
-    theta, objective, gradient = polish(problem, pool[np.argsort(scores)[:_STARTS]], weights)
+    theta = pool[np.argsort(scores)[:_STARTS]]
+    for wider in _wider(problem, theta[:1]):
+        theta, _, _ = polish(wider, theta, weights)
+    theta, objective, gradient = polish(problem, theta, weights)
     best = int(objective.argmin())
     same = objective <= objective[best] * (1 + 1e-6) + 1e-15
     return Minimum(
@@ -155,6 +158,14 @@ def minimise_resamples(problem: Problem, weights: np.ndarray, pool: np.ndarray, 
     theta, objective, _ = polish(problem, pool[chosen.ravel()], np.repeat(weights, candidates, axis=0), tolerance=1e-8)
     best = objective.reshape(-1, candidates).argmin(axis=1)
     return theta.reshape(len(weights), candidates, -1)[np.arange(len(weights)), best]
+
+
+def _wider(problem: Problem, theta: np.ndarray) -> list[Problem]:
+    """The same problem with larger deltas, falling tenfold to its own: where residuals dwarf delta the objective is all
+    kinks, and is approached through smoother ones."""
+    residual = np.median(np.abs(log_sum_exp(problem.design, theta)[0] - problem.target))
+    steps = int(np.log10(max(residual / problem.delta, 1)))
+    return [dataclasses.replace(problem, delta=problem.delta * 10.0**k) for k in range(steps, 0, -1)]
 
 
 def projected_starts(problem: Problem, weights: np.ndarray) -> np.ndarray:

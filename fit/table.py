@@ -117,6 +117,7 @@ def as_runs(
         "flops": columns.flops or "flops",
         "loss": columns.loss or "loss",
     }
+    table = table.reset_index(drop=True)
     held = ", ".join(map(str, table.columns[:12]))
     for key in ("params", "tokens", "flops", "loss"):
         if getattr(columns, key) is not None and wanted[key] not in table:
@@ -130,8 +131,15 @@ def as_runs(
             f"with --params-column, --tokens-column or --flops-column (it has {held})"
         )
     numbers = pd.DataFrame({key: _numeric(table[wanted[key]], where) for key in (*present, "loss")})
-    usable = (numbers.gt(0) & numbers.lt(np.inf)).all(axis=1)
     notes = []
+    for key, (over, under) in {"params": ("flops", "tokens"), "tokens": ("flops", "params")}.items():
+        if key not in present:
+            numbers[key] = numbers[over] / (6 * numbers[under])
+            notes.append(f"{key} follow from C = 6ND")
+    if "flops" not in present:
+        numbers["flops"] = 6 * numbers["params"] * numbers["tokens"]
+        notes.append("flops follow from C = 6ND")
+    usable = (numbers.gt(0) & numbers.lt(np.inf)).all(axis=1)
     if not usable.all():
         notes.append(f"{(~usable).sum()} of {len(table)} rows left out: a value is missing, infinite or not positive")
     numbers["run_id"] = table["run_id"].astype(str) if "run_id" in table else [f"row {i}" for i in range(len(table))]
@@ -142,13 +150,6 @@ def as_runs(
     if repeated.any():
         notes.append(f"{repeated.sum()} rows left out: exact duplicates of another")
         numbers = numbers.loc[~repeated]
-    for key, factors in {"params": ("flops", "tokens"), "tokens": ("flops", "params"), "flops": ()}.items():
-        if key not in present:
-            if key == "flops":
-                numbers["flops"] = 6 * numbers["params"] * numbers["tokens"]
-            else:
-                numbers[key] = numbers[factors[0]] / (6 * numbers[factors[1]])
-            notes.append(f"{key} follow from C = 6ND")
     if numbers.empty:
         raise InputError(f"{where}: no usable row: every one has a missing, infinite or non-positive value")
     largest = numbers.nlargest(drop_largest_losses, "loss")

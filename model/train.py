@@ -226,7 +226,7 @@ def train_steps(
         rule = optimizer(numbers, schedule_K[i])
         updates, moments = rule.update(gradient, state["optimizer"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        sums = {"loss": sums["loss"] + loss, "gradient_norm": sums["gradient_norm"] + optax.global_norm(gradient)}
+        sums = {"loss": sums["loss"] + loss, "gradient_norm": sums["gradient_norm"] + optax.tree.norm(gradient)}
         return {"params": params, "optimizer": moments}, sums
 
     zero = jnp.zeros((), jnp.float32)

@@ -24,7 +24,7 @@ def llmc_file(path, values, magic=20240520, promised=None):
 class TestMarkov:
     def test_entropy_agrees_with_monte_carlo(self):
         chain = markov(MarkovData(source="markov", seed=3))
-        x = chain.sample((0, 1), 0, 20_000, 34)
+        x = chain.sample((0, 1), 0, 40_000, 34)
         surprise = -np.log(chain.conditional[x[:, :-2], x[:, 1:-1], x[:, 2:]])
         # Chains are independent, so the mean over chains has a standard error.
         error = surprise.mean(axis=1).std() / np.sqrt(len(x))

@@ -35,7 +35,8 @@ def test_first_steps_of_a_wsd_trunk_do_not_depend_on_its_length_after_warm_up():
 
 def step(config, params, gradient, groups, width=64, unit=1.0):
     numbers = hyperparameters(config, lr=config.lr, groups=groups, width=width)
-    rule = optimizer(numbers, unit)
+    params, gradient = jax.tree.map(np.float32, (params, gradient))
+    rule = optimizer(numbers, np.float32(unit))
     updates, _ = rule.update(gradient, rule.init(params), params)
     return optax.apply_updates(params, updates)
 
