@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import socket
 import time
 from typing import Any, Protocol
 
@@ -68,12 +69,15 @@ class RayBackend:
 
         self._ray = ray
         options: dict[str, Any] = {} if address else {"include_dashboard": False}
+        unreachable = ConnectionError(
+            f"--address {address}: no Ray cluster answers there; start one, or leave it out to use this machine"
+        )
+        if address is not None and not _answers(address):
+            raise unreachable
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
-        except ConnectionError as error:
-            raise ConnectionError(
-                f"--address {address}: no Ray cluster answers there; start one, or leave it out"
-            ) from error
+        except (ConnectionError, ValueError):
+            raise unreachable from None
         resources = ray.cluster_resources()
         self._gpu = resources.get("GPU", 0) >= 1
         count = int(resources.get("GPU" if self._gpu else "CPU", 0))
@@ -117,3 +121,15 @@ class RayBackend:
             return self._ray.remote(Worker).options(num_gpus=1, num_cpus=0).remote()
         environment = {"env_vars": _ONE_THREAD}
         return self._ray.remote(Worker).options(num_cpus=1, runtime_env=environment).remote()
+
+
+def _answers(address: str) -> bool:
+    """Whether anything listens there: Ray itself would go on asking for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return True  # a word such as `auto`, for Ray to understand
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True

@@ -71,6 +71,8 @@ class Worker:
         started = time.time()
         attempt = {"host": socket.gethostname(), "device": jax.devices()[0].device_kind, "started": started}
         with lease:
+            if directory.record() is not None:
+                return Outcome("finished")  # by whoever held it before
             if lease.replaced is not None:
                 directory.add_attempt(lease.replaced | {"status": "lost", "message": "the process died"})
             policy = CheckpointPolicy(job.every_seconds, job.keep, job.final)

@@ -87,8 +87,9 @@ def read(path: Path) -> Document:
 
 
 def _parse(text: str, name: str) -> Document:
-    loader = _Loader(text)
+    loader = None
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         places: dict[Key, str] = {}
         if node is not None:
@@ -104,7 +105,8 @@ def _parse(text: str, name: str) -> Document:
     except (ValueError, RecursionError) as error:
         raise SpecError(f"{name}: not valid YAML: {str(error).splitlines()[0]}") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     return Document(name, content, places)
 
 

@@ -1,24 +1,14 @@
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
-
-PUBLISHED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 LAW = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
 
 
 @pytest.fixture
-def published():
-    """A table of published runs by file name; the test is skipped where they are not at hand."""
-
-    def read(name):
-        if not PUBLISHED.is_dir():
-            pytest.skip(f"published runs are not at hand ({PUBLISHED})")
-        return pd.read_csv(PUBLISHED / name)
-
-    return read
+def published(published_folder):
+    """A table of published runs by file name."""
+    return lambda name: pd.read_csv(published_folder / name)
 
 
 def chinchilla_loss(params, tokens, law=LAW):

@@ -1,4 +1,4 @@
-"""The estimator: published optima reached, known laws recovered, intervals that cover, and a plain word when it cannot."""
+"""The estimator: published optima reached, known laws recovered, intervals that cover, a plain word when it cannot."""
 
 import numpy as np
 import pandas as pd

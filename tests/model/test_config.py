@@ -28,20 +28,39 @@ def test_every_field_that_changes_the_numbers_changes_the_name(tiny_run):
 
 
 def test_names_and_defaults_are_those_of_every_machine_and_version(tiny_run):
-    """Defaults are left out of the name. Where one changes here, or a name does, raise SCHEMA_VERSION: a run made before
-    would be taken for one of another meaning. A new field with a default is added below, and changes no name."""
+    """Defaults are left out of the name. Where one changes here, or a name does, raise SCHEMA_VERSION: a run made
+    before would be taken for one of another meaning. A new field with a default is added below, and changes no name."""
     assert tiny_run().run_id == "34a8df92313d"
     assert tiny_run().model_dump() == {
         "data": {"source": "markov", "vocab": 16, "seed": 0, "zipf": 1.2, "first": 1.5, "second": 1.5},
         "model": {
-            **{"depth": 1, "heads": 2, "context": 8, "width": 8, "vocab": 16},
-            **{"position": "rope", "mlp": "gelu", "mlp_ratio": 4.0, "tied": False, "norm_scale": False},
+            "depth": 1,
+            "heads": 2,
+            "context": 8,
+            "width": 8,
+            "vocab": 16,
+            "position": "rope",
+            "mlp": "gelu",
+            "mlp_ratio": 4.0,
+            "tied": False,
+            "norm_scale": False,
         },
         "training": {
-            **{"batch_tokens": 32, "steps": 40, "lr": 0.02},
-            **{"schedule": "cosine", "warmup": 0.1, "cooldown": 0.2, "final_lr": 0.0},
-            **{"beta1": 0.9, "beta2": 0.98, "eps": 1e-8, "weight_decay": 0.0, "clip": 1.0},
-            **{"parametrization": "mup", "base_width": 32, "dtype": "float32"},
+            "batch_tokens": 32,
+            "steps": 40,
+            "lr": 0.02,
+            "schedule": "cosine",
+            "warmup": 0.1,
+            "cooldown": 0.2,
+            "final_lr": 0.0,
+            "beta1": 0.9,
+            "beta2": 0.98,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "clip": 1.0,
+            "parametrization": "mup",
+            "base_width": 32,
+            "dtype": "float32",
         },
         "evaluation": {"tokens": 512},
         "seed": 0,

@@ -134,7 +134,7 @@ def test_no_readable_checkpoint_is_said_with_the_way_out(tiny_run, run_directory
     for file in Path(run_directory.checkpoints).rglob("*"):
         if file.is_file():
             file.write_bytes(b"rot")
-    with pytest.raises(CorruptCheckpoint, match="is corrupt.*delete") as error:
+    with pytest.raises(CorruptCheckpoint, match=r"is corrupt.*delete") as error:
         train(run, run_directory)
     assert "\n" not in str(error.value)
 

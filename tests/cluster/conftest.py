@@ -1,0 +1,28 @@
+import pytest
+
+from nextscale.cluster.worker import Job
+from nextscale.model.config import MarkovData, ModelFamily, RunConfig, TrainingConfig
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job of a second: `job(seed=..., width=..., steps=...)`."""
+
+    def build(*, seed=0, width=8, steps=40, lr=0.02, **options):
+        run = RunConfig(
+            data=MarkovData(source="markov", vocab=16),
+            model=ModelFamily(depth=1, heads=2, context=8).at(width, 16),
+            training=TrainingConfig(batch_tokens=32, steps=steps, lr=lr),
+            evaluation={"tokens": 256},
+            seed=seed,
+        )
+        return Job(
+            run_id=run.run_id,
+            config=run,
+            directory=str(tmp_path / "runs" / run.run_id),
+            flops=float(width * steps),
+            shape=str(width),
+            **options,
+        )
+
+    return build

@@ -1,0 +1,159 @@
+"""The command: instant where it can be, JSON where asked, one line and exit code 2 for what a user can mend."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nextscale.sweeps.cli import main
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs `nextscale ...` in this process: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def csv(tmp_path):
+    rng = np.random.default_rng(0)
+    budgets = np.repeat([1e19, 3e19, 1e20, 3e20, 1e21], 5)
+    params = np.sqrt(budgets / 120) * np.tile(np.geomspace(1 / 3, 3, 5), 5)
+    tokens = budgets / 6 / params
+    loss = (1.8 + 480 / params**0.35 + 2100 / tokens**0.37) * np.exp(0.002 * rng.standard_normal(25))
+    path = tmp_path / "runs.csv"
+    pd.DataFrame({"N": params, "C": budgets, "final loss": loss}).to_csv(path, index=False)
+    return path
+
+
+NAMED = ("--params-column", "N", "--flops-column", "C", "--loss-column", "final loss")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["plan", "{spec}"], ["schema"]])
+def test_light_commands_import_nothing_heavy(spec_file, arguments):
+    arguments = [a.format(spec=spec_file()) for a in arguments]
+    code = (
+        "import sys\nfrom nextscale.sweeps.cli import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit as e: assert e.code in (0, None), e.code\n"
+        "heavy = {'jax', 'ray', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)\nassert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+class TestPlan:
+    def test_json(self, command, spec_file):
+        code, out, _ = command("plan", spec_file(), "--json")
+        planned = json.loads(out)
+        assert code == 0
+        assert len(planned["runs"]) == 15
+        assert planned["total_flops"] == pytest.approx(sum(run["flops"] for run in planned["runs"]))
+        assert {"run_id", "params", "tokens", "flops"} <= planned["runs"][0].keys()
+
+    def test_table(self, command, spec_file):
+        code, out, _ = command("plan", spec_file())
+        assert code == 0
+        assert "15 runs" in out
+
+
+class TestFit:
+    def test_json_has_the_promised_keys(self, command, csv):
+        code, out, _ = command("fit", csv, *NAMED, "--json")
+        card = json.loads(out)
+        assert code == 0
+        promised = {"law", "n", "objective", "parameters", "intervals", "level", "params_convention", "warnings"}
+        assert promised | {"diagnostics"} <= card.keys()
+        assert card["params_convention"] == "N"
+        for name, value in {"E": 1.8, "alpha": 0.35, "beta": 0.37}.items():
+            low, high = card["intervals"][name]
+            assert low < card["parameters"][name] < high
+            assert card["parameters"][name] == pytest.approx(value, rel=0.15)
+
+    def test_two_columns_are_enough_and_the_third_is_said(self, command, csv):
+        code, out, _ = command("fit", csv, *NAMED)
+        assert code == 0
+        assert "tokens follow from C = 6ND" in out
+        assert "90% interval" in out
+
+    def test_a_figure(self, command, csv, tmp_path):
+        code, _, _ = command("fit", csv, *NAMED, "--plot", tmp_path / "fit.svg")
+        assert code == 0
+        assert (tmp_path / "fit.svg").read_text().lstrip().startswith("<?xml")
+
+    def test_the_published_optimum_from_the_command_line(self, command, published_folder):
+        code, out, _ = command(
+            *("fit", published_folder / "chinchilla_epoch.csv", "--params-column", "Model Size"),
+            *("--flops-column", "Training FLOP", "--drop-largest-losses", 5, "--json"),
+        )
+        card = json.loads(out)
+        assert code == 0
+        assert card["n"] == 240
+        assert card["objective"] <= 0.0010182741
+
+
+class TestForecast:
+    def test_json_has_the_promised_keys(self, command, csv):
+        code, out, _ = command("forecast", csv, *NAMED, "--flops", "1e22", "--flops", "1e23", "--json")
+        told = json.loads(out)
+        assert code == 0
+        keys = {"flops", "loss", "loss_interval", "params", "params_interval", "tokens", "tokens_interval"}
+        assert all(keys | {"tokens_per_param"} <= target.keys() for target in told["targets"])
+        assert [target["flops"] for target in told["targets"]] == [1e22, 1e23]
+        assert any("times the largest run" in warning for warning in told["warnings"])
+
+    def test_no_number_without_its_interval(self, command, csv):
+        code, out, _ = command("forecast", csv, *NAMED, "--flops", "1e22")
+        assert code == 0
+        row = next(line for line in out.splitlines() if "1.00e+22" in line)
+        assert row.count("[") == 4
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        "arguments, says",
+        [
+            (["fit", "missing.csv"], "missing.csv: there is no such file"),
+            (["fit", "{csv}"], "no column 'loss'; name it with --loss-column (it has N, C, final loss)"),
+            (["fit", "{csv}", "--loss-column", "final loss"], "needs two of params, tokens and flops"),
+            (["fit", "{csv}", "--params-column", "M"], "no column 'M' for params"),
+            (["fit", "{csv}", *NAMED, "--law", "chinchila"], "'chinchila' is not one of chinchilla"),
+            (["fit", "{csv}", *NAMED, "--plot", "x.docx"], "cannot draw a '.docx' file"),
+            (["fit", "{csv}", *NAMED, "--drop-largest-losses", "22"], "needs 6 runs or more; got 3"),
+            (["fit", "{folder}"], "holds no sweep"),
+            (["runs", "{folder}"], "holds no sweep"),
+            (["plan", "missing.yaml"], "missing.yaml: there is no such file"),
+            (["plan", "{spec}", "--set", "model.dept=2"], "did you mean `depth`?"),
+            (["run", "{spec}", "--out", "{csv}"], "cannot be written to"),
+            (["run", "{spec}", "--out", "{csv}/below"], "cannot be written to"),
+            (
+                ["plan", "{spec}", "--set", "data={{source: text, path: /nowhere}}"],
+                "there is no file or folder /nowhere",
+            ),
+            (["plan", "{spec}", "--set", "data={{source: tokens, path: {csv}, vocab: 9}}"], "is not whole: "),
+        ],
+    )
+    def test_each_is_one_line_and_exit_code_2(self, command, spec_file, csv, tmp_path, arguments, says):
+        folder = tmp_path / "empty"
+        folder.mkdir()
+        csv.write_text(csv.read_text() + "\n" * (csv.stat().st_size % 2 == 0))  # an odd number of bytes
+        filled = [a.format(csv=csv, folder=folder, spec=spec_file()) if isinstance(a, str) else a for a in arguments]
+        code, out, err = command(*filled)
+        assert code == 2
+        assert out == ""
+        assert says in err
+        assert len(err.strip().splitlines()) == 1
+        assert "Traceback" not in err
+
+    def test_an_unknown_option_is_exit_code_2(self, command):
+        code, _, err = command("fit", "x.csv", "--bogus")
+        assert code == 2
+        assert "--bogus" in err
