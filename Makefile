@@ -5,7 +5,7 @@ COMMA := ,
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := nextscale.cluster nextscale.fit nextscale.model nextscale.sweeps
-SOURCES := cluster fit model sweeps tests
+SOURCES := benchmarks cluster fit model sweeps tests
 
 .PHONY: quickstart test test-slow lint types format clean
 

@@ -1,0 +1,1 @@
+"""Where and when runs execute: the only place that knows Ray."""

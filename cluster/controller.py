@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -10,7 +11,8 @@ from typing import Literal
 from nextscale.cluster.backend import Backend
 from nextscale.cluster.worker import Job
 
-ATTEMPTS = 3
+RETRIES = 3
+"""How often a run that failed is tried again."""
 _POLL = 0.25
 _HELD_AGAIN = 2.0
 """Seconds before asking again for a run that another process holds."""
@@ -40,12 +42,12 @@ class Report:
 def run_all(jobs: Sequence[Job], backend: Backend, on_event: Callable[[Event], None] = lambda event: None) -> Report:
     """Does every job once; returns when each has finished or failed for good.
 
-    A run whose worker died or that raised is tried three times, each time from its newest checkpoint and, for an
-    error, on a fresh worker. A run held by another process is asked for again until that one is done with it.
+    A run whose worker died or that raised is tried again three times, each time from its newest checkpoint and on a
+    fresh worker. A run held by another process is asked for again until that one is done with it.
     """
-    waiting = sorted(jobs, key=lambda job: -job.flops)
+    waiting = sorted(jobs, key=_longest_first)
     held: list[tuple[float, Job]] = []
-    attempts: dict[str, int] = dict.fromkeys((job.run_id for job in jobs), 0)
+    failures: dict[str, int] = dict.fromkeys((job.run_id for job in jobs), 0)
     free = list(backend.workers)
     shape_of: dict[str, str] = {}
     finished: list[str] = []
@@ -53,7 +55,7 @@ def run_all(jobs: Sequence[Job], backend: Backend, on_event: Callable[[Event], N
     mendable = False
     while len(finished) + len(failed) < len(jobs):
         while held and held[0][0] <= time.monotonic():
-            waiting = sorted([*waiting, held.pop(0)[1]], key=lambda job: -job.flops)
+            waiting = sorted([*waiting, held.pop(0)[1]], key=_longest_first)
         while free and waiting:
             worker = free.pop()
             job = _next(waiting, shape_of.get(worker))
@@ -72,12 +74,12 @@ def run_all(jobs: Sequence[Job], backend: Backend, on_event: Callable[[Event], N
                 held.append((time.monotonic() + _HELD_AGAIN, job))
                 on_event(Event("held", job, outcome.message))
                 continue
-            attempts[job.run_id] += 1
+            failures[job.run_id] += 1
             if outcome.status != "input":
                 backend.replace(done.worker)
                 shape_of.pop(done.worker, None)
-                if attempts[job.run_id] < ATTEMPTS:
-                    waiting = sorted([*waiting, job], key=lambda job: -job.flops)
+                if failures[job.run_id] <= RETRIES:
+                    waiting = sorted([*waiting, job], key=_longest_first)
                     on_event(Event("retried", job, outcome.message))
                     continue
             failed[job.run_id] = outcome.message
@@ -85,6 +87,11 @@ def run_all(jobs: Sequence[Job], backend: Backend, on_event: Callable[[Event], N
             on_event(Event("failed", job, outcome.message))
         on_event(Event("tick"))
     return Report(tuple(finished), failed, mendable)
+
+
+def _longest_first(job: Job) -> tuple[float, int]:
+    """Runs of a budget cost the same FLOPs to within a step; the one of most steps takes longest, its being small."""
+    return -round(math.log10(job.flops), 1), -job.steps
 
 
 def _next(waiting: list[Job], shape: str | None) -> Job:

@@ -19,7 +19,7 @@ class Job:
 
     Attributes:
         directory: where it lives, on a file system that all workers share.
-        flops: its training FLOPs.
+        flops: its training FLOPs, in so many `steps`.
         shape: runs of equal shape share a compiled program.
         every_seconds, keep, final: see `nextscale.model.checkpoint.CheckpointPolicy`.
     """
@@ -28,6 +28,7 @@ class Job:
     config: RunConfig
     directory: str
     flops: float
+    steps: int
     shape: str
     every_seconds: float = 30.0
     keep: int = 2

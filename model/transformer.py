@@ -8,6 +8,7 @@ time for their backward pass than with B and T apart.
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -61,10 +62,7 @@ class Attention(nnx.Module):
         q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = (qkv_BxTx3xHxK[:, :, i] for i in range(3))
         if c.position == "rope":
             q_BxTxHxK, k_BxTxHxK = rotate(q_BxTxHxK), rotate(k_BxTxHxK)
-        scores_BxHxTxT = jnp.einsum("bthk,bshk->bhts", q_BxTxHxK, k_BxTxHxK).astype(jnp.float32)
-        scores_BxHxTxT = scores_BxHxTxT / np.sqrt(c.head_width) + attention_bias(c, T)
-        weights_BxHxTxT = jax.nn.softmax(scores_BxHxTxT).astype(self.dtype)
-        mixed_BxTxHxK = jnp.einsum("bhts,bshk->bthk", weights_BxHxTxT, v_BxTxHxK)
+        mixed_BxTxHxK = causal_attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, attention_bias(c, T))
         return mixed_BxTxHxK.reshape(x_NxD.shape) @ self.out[...].astype(self.dtype)
 
 
@@ -124,6 +122,29 @@ class Transformer(nnx.Module):
         # A tied head keeps logits small at every width: unit features times unit embeddings, over the width.
         head_DxV = self.embedding[...].T / self.c.width if self.head is None else self.head[...]
         return (x_NxD @ head_DxV.astype(self.dtype)).astype(jnp.float32).reshape(B, T, -1)
+
+
+def causal_attention(
+    q_BxTxHxK: jax.Array, k_BxTxHxK: jax.Array, v_BxTxHxK: jax.Array, bias_HxTxT: np.ndarray
+) -> jax.Array:
+    """Softmax attention, B x T x H x K, the softmax in float32.
+
+    Queries go in a few blocks that each see only the keys up to their own end, and are divided by the sum of their
+    weights after mixing rather than before: on one CPU core a quarter to a third off the step of a small model.
+    """
+    T, dtype = q_BxTxHxK.shape[1], q_BxTxHxK.dtype
+    q_BxTxHxK = q_BxTxHxK / np.sqrt(q_BxTxHxK.shape[-1]).astype(dtype)
+    edges = np.linspace(0, T, 1 + min(max(T // 32, 1), 4)).astype(int).tolist()
+    blocks = []
+    for start, end in itertools.pairwise(edges):
+        scores_BxHxtxs = jnp.einsum("bthk,bshk->bhts", q_BxTxHxK[:, start:end], k_BxTxHxK[:, :end])
+        scores_BxHxtxs = scores_BxHxtxs.astype(jnp.float32) + bias_HxTxT[:, start:end, :end]
+        top_BxHxtx1 = jax.lax.stop_gradient(scores_BxHxtxs.max(axis=-1, keepdims=True))
+        weights_BxHxtxs = jnp.exp(scores_BxHxtxs - top_BxHxtx1)
+        total_BxHxtx1 = weights_BxHxtxs.sum(axis=-1, keepdims=True)
+        mixed_BxHxtxK = jnp.einsum("bhts,bshk->bhtk", weights_BxHxtxs.astype(dtype), v_BxTxHxK[:, :end])
+        blocks.append((mixed_BxHxtxK / total_BxHxtx1).astype(dtype))
+    return jnp.concatenate(blocks, axis=2).swapaxes(1, 2)
 
 
 def rotate(x_BxTxHxK: jax.Array) -> jax.Array:

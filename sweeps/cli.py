@@ -37,7 +37,9 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a key, such as data.seed=7")
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="where everything goes [default: out/NAME]")]
-Address = Annotated[str | None, typer.Option(envvar="RAY_ADDRESS", help="of a Ray cluster; without it one is started here")]
+Address = Annotated[
+    str | None, typer.Option(envvar="RAY_ADDRESS", help="of a Ray cluster; without it one is started here")
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
 RunsPath = Annotated[
     Path, typer.Argument(metavar="RUNS", help="a CSV, JSON, JSONL or Parquet file, or the --out of a sweep")

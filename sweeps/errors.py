@@ -1,7 +1,12 @@
 """What a user can mend: one line that says what, where and how."""
 
+import re
+
 from nextscale.fit.errors import InputError as FitInputError
 from nextscale.model.errors import InputError as ModelInputError
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""What would break a line, or a terminal, when a spec or a path is quoted in a message."""
 
 
 class SpecError(ValueError):
@@ -12,7 +17,7 @@ class SpecError(ValueError):
     """
 
     def __init__(self, message: str, key: tuple[str | int, ...] = ()):
-        super().__init__(message)
+        super().__init__(_CONTROL.sub(lambda found: repr(found.group())[1:-1], message))
         self.key = key
 
 

@@ -23,6 +23,7 @@ class Reporter:
 
     def __init__(self, console: Console):
         self.console = console
+        self._live = console.is_terminal and not console.is_dumb_terminal
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -40,7 +41,7 @@ class Reporter:
         self._read_at = 0.0
 
     def __enter__(self) -> Reporter:
-        if self.console.is_terminal:
+        if self._live:
             self._progress.start()
         return self
 
@@ -91,7 +92,7 @@ class Reporter:
         done = sum(job.flops for job in self._finished)
         losses = []
         for job in self._running.values():
-            curve = read_rows(epath.Path(Path(job.directory) / "metrics.jsonl")) if self.console.is_terminal else []
+            curve = read_rows(epath.Path(Path(job.directory) / "metrics.jsonl")) if self._live else []
             if curve:
                 done += job.flops * curve[-1]["tokens"] / job.config.training.tokens
                 losses.append(f"{curve[-1]['loss']:.3f}")

@@ -54,7 +54,9 @@ class IsoFlopDesign(Config):
 
     kind: Literal["isoflop"]
     flops: list[PositiveFloat] = Field(min_length=1, description="training FLOPs of each budget")
-    widths: list[Annotated[list[Width], Field(min_length=1)]] = Field(min_length=1, description="model widths at each budget")
+    widths: list[Annotated[list[Width], Field(min_length=1)]] = Field(
+        min_length=1, description="model widths at each budget"
+    )
     seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="every run once per seed")
 
     @model_validator(mode="after")

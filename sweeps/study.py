@@ -89,6 +89,7 @@ class Study:
             config=run.config,
             directory=str(self.store.root / "runs" / run.config.run_id),
             flops=run.flops,
+            steps=run.config.training.steps,
             shape=digest_of([run.config.model.model_dump(), run.config.training.batch_tokens]),
             every_seconds=keep.every_seconds,
             keep=keep.keep,

@@ -21,6 +21,7 @@ def job(tmp_path):
             config=run,
             directory=str(tmp_path / "runs" / run.run_id),
             flops=float(width * steps),
+            steps=steps,
             shape=str(width),
             **options,
         )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nextscale.cluster import controller
 from nextscale.cluster.backend import Finished
-from nextscale.cluster.controller import ATTEMPTS, run_all
+from nextscale.cluster.controller import RETRIES, run_all
 from nextscale.cluster.worker import Job, Outcome
 
 
@@ -49,8 +49,8 @@ class FakeBackend:
         pass
 
 
-def fake_job(name, flops=1.0, shape="s"):
-    return Job(run_id=name, config=None, directory=name, flops=flops, shape=shape)
+def fake_job(name, flops=1.0, shape="s", steps=1):
+    return Job(run_id=name, config=None, directory=name, flops=flops, steps=steps, shape=shape)
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +64,12 @@ def test_longest_first():
     assert [job.flops for _, job in backend.order] == [6, 5, 4, 3, 2, 1]
 
 
+def test_of_equal_cost_the_one_of_most_steps_goes_first():
+    backend = FakeBackend(("a",))
+    run_all([fake_job(str(n), flops=100 + 0.1 * n, shape=str(n), steps=s) for n, s in enumerate((5, 9, 7))], backend)
+    assert [job.steps for _, job in backend.order] == [9, 7, 5]
+
+
 def test_equal_shapes_stay_on_a_worker_while_nearly_as_long():
     jobs = [fake_job(f"{shape}{i}", flops, shape) for i, flops in enumerate((10, 9, 8)) for shape in "xy"]
     backend = FakeBackend(("a", "b"))
@@ -72,16 +78,16 @@ def test_equal_shapes_stay_on_a_worker_while_nearly_as_long():
     assert sorted(map(sorted, shapes.values())) == [["x"], ["y"]]
 
 
-def test_a_failing_run_is_tried_three_times_on_fresh_workers_and_the_rest_goes_on():
+def test_a_failing_run_is_tried_again_three_times_on_fresh_workers_and_the_rest_goes_on():
     backend = FakeBackend(("a",), {"bad": ["error"] * 9})
     events = []
     report = run_all([fake_job("bad", 5), fake_job("good")], backend, events.append)
-    assert backend.started == {"bad": ATTEMPTS, "good": 1}
-    assert len(backend.replaced) == ATTEMPTS
+    assert backend.started == {"bad": 1 + RETRIES, "good": 1}
+    assert len(backend.replaced) == 1 + RETRIES
     assert report.finished == ("good",)
-    assert report.failed == {"bad": f"error at attempt {ATTEMPTS}"}
+    assert report.failed == {"bad": f"error at attempt {1 + RETRIES}"}
     assert not report.mendable
-    assert [e.kind for e in events if e.job and e.job.run_id == "bad"].count("retried") == ATTEMPTS - 1
+    assert [e.kind for e in events if e.job and e.job.run_id == "bad"].count("retried") == RETRIES == 3
 
 
 def test_what_a_person_must_mend_is_not_tried_again():
@@ -113,7 +119,7 @@ def test_whatever_happens_every_run_ends_once(scripts, workers):
     for i, script in enumerate(scripts):
         failures = [s for s in script if s in ("error", "lost")]
         ends = [s for s in script if s in ("finished", "input")]
-        if not ends and len(failures) < ATTEMPTS:
+        if not ends and len(failures) <= RETRIES:
             assert str(i) in report.finished
     ended = [e.job.run_id for e in events if e.kind in ("finished", "failed")]
     assert sorted(ended) == sorted(job.run_id for job in jobs)

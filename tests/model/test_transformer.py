@@ -11,7 +11,7 @@ from flax import nnx
 from nextscale.model.accounting import forward_flops_per_token, parameter_groups, parameters
 from nextscale.model.config import ModelConfig
 from nextscale.model.evaluate import structure
-from nextscale.model.transformer import Transformer, attention_bias, rotate
+from nextscale.model.transformer import Transformer, attention_bias, causal_attention, rotate
 
 POSITIONS, MLPS = ("rope", "alibi", "none"), ("gelu", "relu2", "swiglu", "none")
 FAMILIES = [
@@ -110,3 +110,13 @@ def test_bfloat16_products_keep_float32_weights_and_logits():
 def test_every_weight_has_a_parametrization_group():
     _, groups = structure(model_config(mlp="swiglu", norm_scale=True), "float32")
     assert set(jax.tree.leaves(groups)) == {"embedding", "hidden", "output", "head", "norm"}
+
+
+@pytest.mark.parametrize("T", [1, 5, 31, 64, 100, 256])
+def test_blocked_attention_is_plain_softmax_attention(T):
+    config = model_config(position="alibi", heads=2, width=16, context=max(T, 2))
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, T, 2, 8)) for i in range(3))
+    bias = attention_bias(config, T)
+    weights = jax.nn.softmax(jnp.einsum("bthk,bshk->bhts", q, k) / np.sqrt(8) + bias)
+    plain = jnp.einsum("bhts,bshk->bthk", weights, v)
+    np.testing.assert_allclose(causal_attention(q, k, v, bias), plain, atol=2e-6)
