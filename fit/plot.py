@@ -94,10 +94,18 @@ def forecast(
     return ax
 
 
-def loss_against(ax: Axes, fit: Fit, optima: pd.DataFrame) -> Axes:
-    """Every run's loss against compute, and the law's best at each budget with its band."""
+def loss_against(ax: Axes, fit: Fit, optima: pd.DataFrame, held_out: Sequence[IsoFlop] = ()) -> Axes:
+    """Every run's loss against compute, and the law's best at each budget with its band.
+
+    Args:
+        optima: as `nextscale.fit.frontier.frontier` returns it.
+        held_out: runs that the law was not fitted to.
+    """
     table = fit.runs.table
     ax.plot(table["flops"], table["loss"], "o", color=GREY, markersize=3, label="runs")
+    for i, curve in enumerate(held_out):
+        label = "held out" if i == 0 else None
+        ax.plot([curve.flops] * len(curve.loss), curve.loss, "s", color=ORANGE, markersize=4, label=label)
     ax.plot(optima["flops"], optima["loss"], color=BLUE, label="compute-optimal")
     ax.fill_between(optima["flops"], optima["loss_low"], optima["loss_high"], color=BLUE, alpha=0.15, linewidth=0)
     ax.set(xscale="log", xlabel="compute C (FLOPs)", ylabel="loss (nats/token)", title=fit.law.formula)

@@ -28,7 +28,7 @@ th:first-child, td:first-child { text-align: left }
 .scroll { overflow-x: auto }
 .warning { border-left: 4px solid var(--warn); padding: .2rem 1rem; margin: .5rem 0; }
 figure { margin: 1rem 0; background: white; border-radius: 6px; padding: .5rem; break-inside: avoid }
-figure svg { width: 100%; height: auto }
+figure svg { max-width: 100%; height: auto }
 footer { margin-top: 3rem; opacity: .7; font-size: .85em }
 """
 
@@ -76,7 +76,7 @@ def figures(study: Study, analysis: Analysis, summary: dict[str, Any]) -> dict[s
     else:
         plot.loss_against(right, analysis.fit, optima)
     compute = Figure(figsize=(7, 4.6), layout="constrained")
-    plot.loss_against(compute.subplots(), analysis.fit, optima)
+    plot.loss_against(compute.subplots(), analysis.fit, optima, held_out_curves)
     return {"overview": overview, "loss": compute}
 
 
