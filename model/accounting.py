@@ -43,8 +43,8 @@ def forward_flops_per_token(model: ModelConfig, convention: Convention = "exact"
 
     - `exact`: every matrix product, a query counted against the (context + 1) / 2 keys that it can see on
       average. The convention of this package.
-    - `dense`: the same with all `context` keys, as in PaLM (Chowdhery et al. 2022, app. B) and as XLA
-      computes a masked product.
+    - `dense`: the same with all `context` keys, as in PaLM (Chowdhery et al. 2022, app. B). What is executed
+      here lies between the two: blocks of queries (`transformer.query_blocks`) skip most keys that they cannot see.
     - `6nd`: 2 N with all parameters (Hoffmann et al. 2022, sec. 3.3: C = 6 N D).
     - `kaplan`: 2 N without embeddings and head (Kaplan et al. 2020, table 1, C = 6 N D).
     """

@@ -19,6 +19,8 @@ from nextscale.model.errors import CorruptCheckpoint
 
 PyTree = Any
 
+_log = logging.getLogger(__name__)
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointPolicy:
@@ -49,10 +51,14 @@ class Checkpoints:
 
     def save(self, position: int, state: PyTree) -> None:
         """Starts to save; returns when the arrays may be changed again."""
-        self._orbax.save_async(position, {"state": state, "digest": _digest(state)}, overwrite=True)
+        saving = self._orbax.save_async(position, {"state": state, "digest": _digest(state)}, overwrite=True)
+        if saving is None:
+            _log.warning("no checkpoint was saved at token %d: %s holds a newer one", position, self.directory)
 
     def restore(self, state: PyTree) -> tuple[int, PyTree] | None:
         """The newest checkpoint that reads back whole, as (position, state); None when there never was one.
+
+        Newer ones that do not are deleted: orbax saves nothing older than its newest.
 
         Args:
             state: arrays or shapes of what was saved.
@@ -61,26 +67,34 @@ class Checkpoints:
             CorruptCheckpoint: there are checkpoints, but not one is whole.
         """
         wanted = jax.tree.map(_abstract, {"state": state, "digest": jnp.uint32(0)})
-        broken = []
+        broken: list[epath.Path] = []
         for checkpoint in reversed(self._orbax.checkpoints):
             try:
                 saved = self._orbax.load(checkpoint.step, wanted)
                 whole = bool(saved["digest"] == _digest(saved["state"]))
             except Exception as error:  # whatever orbax trips over, it is this checkpoint that is unusable
-                logging.getLogger(__name__).info("checkpoint %d: %s", checkpoint.step, error)
+                _log.info("checkpoint %d: %s", checkpoint.step, error)
                 whole = False
             if whole:
+                self._delete(broken)
                 return checkpoint.step, saved["state"]
-            broken.append(str(self.directory / str(checkpoint.step)))
+            broken.append(self.directory / str(checkpoint.step))
         if broken:
             raise CorruptCheckpoint(
-                f"checkpoint {', '.join(broken)} is corrupt and there is no older one to resume from; "
+                f"checkpoint {', '.join(map(str, broken))} is corrupt and there is no older one to resume from; "
                 f"delete {self.directory} to train this run again from its start"
             )
         return None
 
     def close(self) -> None:
         self._orbax.close()
+
+    def _delete(self, broken: list[epath.Path]) -> None:
+        for checkpoint in broken:
+            _log.warning("checkpoint %s is corrupt; the one before it is used", checkpoint)
+            checkpoint.rmtree()
+        if broken:
+            self._orbax.reload()
 
 
 def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:

@@ -67,8 +67,8 @@ class TextData(Config):
 class TokenData(Config):
     """Token files as nanoGPT (headerless uint16) and llm.c (256 x int32 header) write them.
 
-    `path` is one `.bin` file, or a folder of them; in a folder, files with `val` in their name are the
-    held-out split. `bytes_per_token`, where known, gives bits per byte.
+    `path` is one `.bin` file, or a folder of them; in a folder, files with the word `val`, `valid` or `validation` in
+    their name are the held-out split. `bytes_per_token`, where known, gives bits per byte.
     """
 
     source: Literal["tokens"]
@@ -84,12 +84,12 @@ DataConfig = Annotated[MarkovData | TextData | TokenData, Field(discriminator="s
 class ModelFamily(Config):
     """A decoder-only Transformer but for its size: what all models of a sweep share."""
 
-    depth: int = Field(2, ge=1, description="Transformer blocks")
-    heads: int = Field(4, ge=1, description="attention heads; each is width / heads wide")
-    context: int = Field(64, ge=2, description="tokens a prediction can look back on")
+    depth: int = Field(2, ge=1, le=10_000, description="Transformer blocks")
+    heads: int = Field(4, ge=1, le=10_000, description="attention heads; each is width / heads wide")
+    context: int = Field(64, ge=2, le=2**24, description="tokens a prediction can look back on")
     position: Literal["rope", "alibi", "none"] = "rope"
     mlp: Literal["gelu", "relu2", "swiglu", "none"] = "gelu"
-    mlp_ratio: float = Field(4.0, gt=0, description="MLP hidden width / width")
+    mlp_ratio: float = Field(4.0, gt=0, le=1000, description="MLP hidden width / width")
     tied: bool = Field(False, description="the head is the embedding, transposed")
     norm_scale: bool = Field(False, description="RMSNorm with a learned scale")
 
@@ -101,7 +101,7 @@ class ModelFamily(Config):
 class ModelConfig(ModelFamily):
     """One model: a family's member with its width and vocabulary."""
 
-    width: int = Field(ge=1)
+    width: int = Field(ge=1, le=2**20)
     vocab: int = Field(ge=2)
 
     @property
@@ -140,20 +140,29 @@ class OptimizerConfig(Config):
     beta2: float = Field(0.98, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(
-        0.0, ge=0, description="per step, times schedule / peak; independent of the learning rate"
+        0.0, ge=0, description="of every weight, per step, times schedule / peak; independent of the learning rate"
     )
     clip: float = Field(1.0, gt=0, description="largest global gradient norm")
     parametrization: Literal["standard", "mup"] = "mup"
-    base_width: int = Field(32, ge=1, description="the width at which mup and standard agree")
+    base_width: int = Field(32, ge=1, le=2**20, description="the width at which mup and standard agree")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the matrix products; weights stay float32")
+
+    @model_validator(mode="after")
+    def _warms_up_before_it_cools_down(self) -> OptimizerConfig:
+        if self.schedule == "wsd" and self.warmup + self.cooldown > 1 + 1e-9:
+            raise ValueError(
+                f"warmup {self.warmup} and cooldown {self.cooldown} are shares of one run and overlap; "
+                "make them 1 or less together"
+            )
+        return self
 
 
 class TrainingConfig(OptimizerConfig):
     """How one model is trained. `lr` is the peak learning rate at `base_width`."""
 
-    batch_tokens: int = Field(ge=1)
+    batch_tokens: int = Field(ge=1, le=2**40)
     steps: int = Field(ge=1)
-    lr: float = Field(gt=0)
+    lr: float = Field(gt=0, le=1e6)
 
     @property
     def tokens(self) -> int:

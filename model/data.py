@@ -84,12 +84,18 @@ class CorpusSource:
 def resolve(data: DataConfig) -> DataConfig:
     """The same data with its fingerprint filled in, so that runs on it can be named, and an absolute path.
 
+    The tokens of a text are kept from now on: it may change, as a folder that people work in does, while a sweep runs.
+
     Raises:
         InputError: the data is missing, or a file of it is broken.
     """
     if isinstance(data, MarkovData):
         return data
-    found = text.fingerprint(data.path) if isinstance(data, TextData) else tokens.fingerprint(data.path)
+    if isinstance(data, TextData):
+        found = text.fingerprint(data.path)
+        text.tokens(data.path, data.vocab, found)
+    else:
+        found = tokens.fingerprint(data.path)
     path = data.path if data.path == text.STDLIB else str(Path(data.path).expanduser().absolute())
     return data.model_copy(update={"fingerprint": found, "path": path})
 

@@ -55,7 +55,8 @@ def evaluate(config: RunConfig, params: PyTree, source: Source) -> Evaluation:
     B = min(B, len(available))
     batches_SxBxT1 = available[: len(available) // B * B].reshape(-1, B, T + 1)
     if isinstance(source, MarkovSource):
-        law = jnp.asarray(source.chain.conditional, jnp.float32)
+        # 0·log 0 is 0, but not to a computer: what underflows is lifted to where it still weighs nothing.
+        law = jnp.asarray(np.maximum(source.chain.conditional, np.finfo(np.float32).tiny), jnp.float32)
         divergence_SxT = _divergence(config.model, config.training.dtype, params, batches_SxBxT1, law)
         by_position_T = source.chain.entropy + np.asarray(divergence_SxT, np.float64).mean(axis=0)[1:]
     else:

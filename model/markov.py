@@ -75,7 +75,8 @@ def markov(config: MarkovData) -> Markov:
         previous, stationary = stationary, np.einsum("ij,ijk->jk", stationary, conditional)
         if np.abs(stationary - previous).sum() < 1e-14:
             break
-    rows = -(conditional * np.log(conditional)).sum(axis=-1)
+    # Probabilities of a steep source underflow, and 0·log 0 is 0.
+    rows = -(conditional * np.log(np.maximum(conditional, np.finfo(float).tiny))).sum(axis=-1)
     return Markov(conditional, stationary, float((stationary * rows).sum()))
 
 

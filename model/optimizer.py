@@ -45,6 +45,8 @@ def hyperparameters(config: OptimizerConfig, *, lr: float, groups: PyTree, width
 def optimizer(h: Hyperparameters, unit_schedule: ArrayLike) -> optax.GradientTransformation:
     """AdamW with weight decay independent of the learning rate (Loshchilov & Hutter 2019, algorithm 2).
 
+    It decays every weight, embeddings and the scales of norms too.
+
     Args:
         unit_schedule: learning rate of this step / the peak; may be traced.
     """
@@ -68,7 +70,7 @@ def unit_schedule(config: TrainingConfig, steps: np.ndarray) -> np.ndarray:
         float32, as many as `steps`.
     """
     total = config.steps
-    # The last warm-up step reaches the peak and the last step of all is one step short of `final_lr`.
+    # The first step after warm-up is at the peak, and the last step of all is one short of `final_lr`.
     warmup_steps = round(config.warmup * total)
     warmup = (steps + 1) / (warmup_steps + 1)
     progress = np.clip((steps - warmup_steps) / max(total - warmup_steps, 1), 0, 1)

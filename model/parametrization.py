@@ -8,9 +8,11 @@
 | head      | unembedding                          | 0                      | 1            | base width / width |
 | norm      | RMSNorm scale                        | 1 (constant)           | 1            | 1                  |
 
-`mup` is the learning-rate rule of Yang et al. 2022 (Tensor Programs V), table 8, for Adam: a matrix that sums over
-the width learns at a rate inverse to it.
-Blocks start as the identity (zero `output`), the head as the uniform distribution (zero `head`).
+`mup` takes its learning rates from Yang et al. 2022 (Tensor Programs V), table 3, Adam: a matrix that sums over the
+width learns at a rate inverse to it. A tied head follows their table 8 instead: it learns as an embedding, and its
+logits are divided by the width. The rest is not theirs: scores are divided by the square root of the head width, not
+by the head width, and the blocks start as the identity (zero `output`), the head as the uniform distribution (zero
+`head`), under either parametrization.
 """
 
 from __future__ import annotations

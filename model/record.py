@@ -3,12 +3,13 @@
 config.json      what was asked; written first
 metrics.jsonl    the curve, appended to; a resumed run cuts it back to where it resumes
 checkpoints/     see `checkpoint.py`
-attempts.jsonl   every attempt: where, on what, from which token, how long, how it ended
+attempts.jsonl   every attempt: where, on what, when, how long, how it ended
 record.json      the result; written last, in one piece: its presence is "done"
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -40,11 +41,15 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "config.json", config.model_dump_json(indent=1) + "\n")
 
+    @property
+    def started(self) -> bool:
+        return (self.path / "config.json").exists()
+
     def config(self) -> RunConfig:
         return RunConfig.model_validate_json((self.path / "config.json").read_text())
 
     def metrics(self) -> list[Row]:
-        """The curve so far; a last line cut short by a crash is left out."""
+        """The curve so far; a line cut short by a crash is left out."""
         return read_rows(self.metrics_file)
 
     def cut_metrics(self, position: int) -> None:
@@ -57,15 +62,21 @@ class RunDirectory:
         return read_rows(self.path / "attempts.jsonl")
 
     def add_attempt(self, attempt: Row) -> None:
-        with (self.path / "attempts.jsonl").open("a") as file:
-            file.write(json.dumps(attempt) + "\n")
+        append_row(self.path / "attempts.jsonl", attempt)
 
     def record(self) -> Row | None:
-        """The result, or None while there is none."""
+        """The result, or None while there is none.
+
+        Raises:
+            ValueError: the file is no record.
+        """
         try:
-            return json.loads((self.path / "record.json").read_text())
+            record = json.loads((self.path / "record.json").read_text())
         except FileNotFoundError:
             return None
+        if not isinstance(record, dict) or "status" not in record:
+            raise ValueError("not a record")
+        return record
 
     def write_record(self, record: Row) -> None:
         write_atomically(self.path / "record.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
@@ -85,16 +96,21 @@ def write_atomically(path: epath.Path, text: str) -> None:
         raise
 
 
+def append_row(path: epath.Path, row: Row) -> None:
+    """Adds a line to a JSONL file, on a line of its own also where a crash cut the last one short."""
+    torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    with path.open("a") as file:
+        file.write("\n" * torn + json.dumps(row) + "\n")
+
+
 def read_rows(path: epath.Path) -> list[Row]:
-    """Rows of a JSONL file; none when it is missing. A line that a crash cut short ends it."""
+    """Rows of a JSONL file; none when it is missing. A line that a crash cut short is no row."""
     try:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
         return []
     rows = []
     for line in lines:
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,30 @@ import numpy as np
 from nextscale.model.errors import InputError
 
 _HEADER_BYTES = 256 * 4
-_LLMC_TYPES = {20240520: np.uint16, 20240801: np.uint32}
+_LLMC_TYPES = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}
+"""By magic number and version, as llm.c's dev/data/data_common.py writes them."""
+_LLMC_MAGICS = range(20240101, 20250101)
+"""llm.c dates every kind of file that it writes: models, optimizer states and evaluation sets too."""
+_HELD_OUT = re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])", re.IGNORECASE)
 _SAMPLE_BYTES, _SAMPLES = 1 << 20, 64
 
 
 def shards(path: str) -> tuple[list[Path], list[Path]]:
-    """The training and the held-out files at `path`: in a folder, files with `val` in their name are held out."""
+    """The training and the held-out files at `path`.
+
+    In a folder, files with the word `val`, `valid` or `validation` in their name are held out.
+
+    Raises:
+        InputError: there is nothing to train on.
+    """
     root = Path(path).expanduser()
     if root.is_file():
         return [root], []
     if not root.exists():
         raise InputError(f"data.path: there is no file or folder {root}; name a .bin file or a folder of them")
     files = sorted(root.glob("*.bin"))
-    train, held_out = [f for f in files if "val" not in f.name], [f for f in files if "val" in f.name]
+    train = [file for file in files if not _HELD_OUT.search(file.stem)]
+    held_out = [file for file in files if _HELD_OUT.search(file.stem)]
     if not train:
         raise InputError(f"data.path: {root} holds no .bin file to train on; name a folder that does")
     return train, held_out
@@ -38,8 +50,14 @@ def memory_map(file: Path) -> np.ndarray:
     with file.open("rb") as stream:
         header = np.frombuffer(stream.read(_HEADER_BYTES)[: size // 4 * 4], np.int32)
     magic = int(header[0]) if len(header) else 0
-    if magic in _LLMC_TYPES:
-        dtype = np.dtype(_LLMC_TYPES[magic])
+    if magic in _LLMC_MAGICS:
+        version = int(header[1]) if len(header) > 1 else 0
+        if (magic, version) not in _LLMC_TYPES:
+            raise InputError(
+                f"data.path: {file} is no llm.c token file that can be read (magic {magic}, version {version}); "
+                f"known are {' and '.join(f'{m} version {v}' for m, v in _LLMC_TYPES)}"
+            )
+        dtype = np.dtype(_LLMC_TYPES[magic, version])
         promised = int(header[2]) if len(header) == 256 else 0
         held = max(size - _HEADER_BYTES, 0) // dtype.itemsize
         if len(header) < 256 or held < promised:

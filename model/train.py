@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import importlib.metadata
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +32,10 @@ PyTree = Any
 
 _DISPATCH_FLOPS, _DISPATCH_STEPS = 2e10, 128
 """A dispatch is about a second of one CPU core, and never so many steps that progress cannot be seen."""
-_WORSE_THAN_CHANCE = 1.0
-"""A loss this many nats above that of the uniform distribution, after warm-up, has diverged."""
+_WORSE_THAN_CHANCE, _JUDGED_STEPS = 1.0, 128
+"""A loss this many nats above that of the uniform distribution, on average over so many steps after warm-up, has
+diverged. One spike has not."""
+_PROGRESS_SECONDS = 1.0
 
 
 def train(
@@ -45,7 +49,8 @@ def train(
 
     Args:
         directory: where the run lives; a finished run is returned as it is.
-        on_progress: called with the tokens done so far about once a second; what it raises stops the run.
+        on_progress: called with the tokens done so far, at the start, about once a second, and before a checkpoint
+            or the record is written; what it raises stops the run.
 
     Returns:
         the record, one flat row (see `record_of`).
@@ -56,24 +61,27 @@ def train(
     if (record := directory.record()) is not None:
         return record
     started = time.perf_counter()
-    source = open_source(config)
     directory.write_config(config)
+    source = open_source(config)
     checkpoints = Checkpoints(directory.checkpoints, checkpoint)
     try:
         key = jax.random.key(config.seed)
         state = _initial_state(config.model, config.training.dtype, key, _hyperparameters(config))
         restored = checkpoints.restore(state)
         position, state = restored if restored is not None else (0, state)
+        on_progress(position)
         directory.cut_metrics(position)
         state, trouble = _steps(config, directory, source, state, position, checkpoints, checkpoint, on_progress)
         evaluation = None if trouble else evaluate(config, state["params"], source)
         if evaluation is not None and not math.isfinite(evaluation.loss):
             evaluation, trouble = None, "the held-out loss is not a number"
+        on_progress(config.training.tokens)
         if checkpoint.final and not trouble:
             checkpoints.save(config.training.tokens, state)
     finally:
         checkpoints.close()
     record = record_of(config, source, evaluation, trouble)
+    on_progress(config.training.tokens)
     directory.write_record(record | {"seconds": time.perf_counter() - started})
     return directory.record() or record
 
@@ -116,10 +124,14 @@ def record_of(config: RunConfig, source: Source, evaluation: Evaluation | None, 
 
 
 def enable_compilation_cache() -> None:
-    """Keeps compiled programs on disk, for this user alone, across processes."""
+    """Keeps compiled programs on disk, for this user alone, across processes; does without where it cannot."""
     folder = cache_folder() / "xla"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.chmod(0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+    except OSError as error:
+        logging.getLogger(__name__).warning("compiled programs are not kept: %s: %s", folder, error.strerror)
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
@@ -137,42 +149,66 @@ def _steps(
     """Trains to the end; returns the state and, when the run diverged, what happened."""
     model, dtype = config.model, config.training.dtype
     numbers = _hyperparameters(config)
-    saved_at = time.monotonic()
-    unread: _Metrics | None = None
-    with directory.metrics_file.open("a") as curve:
+    saved_at = told_at = time.monotonic()
+    unread: tuple[int, int, dict[str, jax.Array]] | None = None
+    with directory.metrics_file.open("a") as file:
+        curve = _Curve(config, file, directory.metrics())
         for tokens_done, steps, batches, schedule in _dispatches(config, source, position):
             state, sums = train_steps(model, dtype, state, batches, schedule, steps, numbers)
             # The metrics of the dispatch before are read while this one runs.
-            if unread and (trouble := unread.log(config, curve)):
+            if unread and (trouble := curve.add(*unread)):
                 return state, trouble
-            unread = _Metrics(tokens_done, steps, sums)
-            on_progress(tokens_done)
-            if time.monotonic() - saved_at > policy.every_seconds and tokens_done < config.training.tokens:
-                if trouble := unread.log(config, curve):
+            unread = tokens_done, steps, sums
+            now = time.monotonic()
+            saves = now - saved_at > policy.every_seconds and tokens_done < config.training.tokens
+            if saves or now - told_at > _PROGRESS_SECONDS:
+                on_progress(tokens_done)
+                told_at = now
+            if saves:
+                if trouble := curve.add(*unread):
                     return state, trouble
                 unread = None
                 checkpoints.save(tokens_done, state)
                 saved_at = time.monotonic()
-        return state, unread.log(config, curve) if unread else None
+        return state, curve.add(*unread) if unread else None
 
 
-class _Metrics(NamedTuple):
-    """What a dispatch reported, still on the device."""
+class _Curve:
+    """Writes the curve, and judges by its newest steps whether the run has diverged.
 
-    tokens_done: int
-    steps: int
-    sums: dict[str, jax.Array]
+    Args:
+        rows: the curve so far; a resumed run is judged as one that was never cut.
+    """
 
-    def log(self, config: RunConfig, curve: TextIO) -> str | None:
-        """Appends to the curve; returns what is wrong when the run has diverged."""
-        row = {"tokens": self.tokens_done} | {name: float(total) / self.steps for name, total in self.sums.items()}
+    def __init__(self, config: RunConfig, file: TextIO, rows: list[Row]):
+        self._config, self._file = config, file
+        self._done = 0
+        self._newest: collections.deque[tuple[int, float]] = collections.deque()
+        for row in rows:
+            self._judge(row)
+
+    def add(self, tokens_done: int, steps: int, sums: dict[str, jax.Array]) -> str | None:
+        """Appends what a dispatch reported, still on the device; returns what is wrong when the run has diverged."""
+        row = {"tokens": tokens_done} | {name: float(total) / steps for name, total in sums.items()}
         if not math.isfinite(row["loss"]):
-            return f"the training loss was not a number by token {self.tokens_done}"
-        curve.write(json.dumps(row) + "\n")
-        curve.flush()
-        warm = self.tokens_done > config.training.warmup * config.training.tokens
-        if warm and row["loss"] > math.log(config.model.vocab) + _WORSE_THAN_CHANCE:
-            return f"the training loss was {row['loss']:.3f}, worse than chance, by token {self.tokens_done}"
+            return f"the training loss was not a number by token {tokens_done}"
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        return self._judge(row)
+
+    def _judge(self, row: Row) -> str | None:
+        training, tokens = self._config.training, row["tokens"]
+        steps, self._done = (tokens - self._done) // training.batch_tokens, tokens
+        if tokens <= training.warmup * training.tokens:
+            return None
+        self._newest.append((steps, row["loss"]))
+        while sum(steps for steps, _ in self._newest) - self._newest[0][0] >= _JUDGED_STEPS:
+            self._newest.popleft()
+        judged = sum(steps for steps, _ in self._newest)
+        loss = sum(steps * loss for steps, loss in self._newest) / judged
+        enough = judged >= _JUDGED_STEPS or tokens == training.tokens
+        if enough and loss > math.log(self._config.model.vocab) + _WORSE_THAN_CHANCE:
+            return f"the training loss was {loss:.3f}, worse than chance, by token {tokens}"
         return None
 
 

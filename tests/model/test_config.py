@@ -84,6 +84,7 @@ def test_a_config_survives_json(tiny_run):
         ({"batch_tokens": 30}, "whole number of sequences"),
         ({"lr": -1}, "greater than 0"),
         ({"leraning_rate": 1}, "Extra inputs"),
+        ({"schedule": "wsd", "warmup": 0.3, "cooldown": 0.8}, "overlap"),
     ],
 )
 def test_what_does_not_fit_is_refused(tiny_run, change, says):

@@ -12,11 +12,13 @@ from nextscale.model.errors import InputError
 from nextscale.model.markov import alias_tables, markov
 from nextscale.model.windows import Split, Windows, shuffled
 
+VERSIONS = {20240520: 1, 20240801: 7}
 
-def llmc_file(path, values, magic=20240520, promised=None):
+
+def llmc_file(path, values, magic=20240520, promised=None, version=None):
     header = np.zeros(256, np.int32)
-    header[:3] = magic, 1, len(values) if promised is None else promised
-    dtype = {20240520: np.uint16, 20240801: np.uint32}[magic]
+    header[:3] = magic, version or VERSIONS[magic], len(values) if promised is None else promised
+    dtype = np.uint32 if magic == 20240801 else np.uint16
     path.write_bytes(header.tobytes() + np.asarray(values, dtype).tobytes())
     return path
 
@@ -127,17 +129,60 @@ class TestText:
         assert len(codes) > 5_000_000
         assert 1 < tokens_per_byte < 1.01
 
-    def test_changed_text_is_refused(self, tmp_path, tiny_run):
+    def test_text_that_changes_is_what_it_was_where_that_is_kept_and_refused_elsewhere(
+        self, tmp_path, tiny_run, monkeypatch
+    ):
         (tmp_path / "t").write_text("x" * 4000)
-        run = tiny_run(data=resolve(TextData(source="text", path=str(tmp_path), vocab=128)))
+        data = resolve(TextData(source="text", path=str(tmp_path), vocab=128))
         (tmp_path / "t").write_text("y" * 4000)
+        assert set(open_source(tiny_run(data=data)).held_out(1).ravel()) == {ord("x")}
+        monkeypatch.setenv("NEXTSCALE_CACHE", str(tmp_path / "elsewhere"))
         with pytest.raises(InputError, match="has changed"):
-            open_source(run)
+            text.tokens(data.path, 128, data.fingerprint)
+        assert not list((tmp_path / "elsewhere").rglob("*.*")), "nothing half-made is left behind"
 
-    @pytest.mark.parametrize("content, says", [(None, "there is no file or folder"), ("tiny", "too few")])
+    def test_what_a_sweep_writes_below_its_text_is_not_text(self, tmp_path):
+        (tmp_path / "t").write_text("text")
+        before = text.fingerprint(str(tmp_path))
+        for name in ("runs/1/config.json", "sweeps/a.json", "ledger.jsonl"):
+            (tmp_path / "out" / "a" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "out" / "a" / name).write_text("not text")
+        assert text.fingerprint(str(tmp_path)) == before
+        with pytest.raises(InputError, match="is the output of a sweep"):
+            text.fingerprint(str(tmp_path / "out" / "a"))
+
+    @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b""])
+    def test_kept_tokens_that_are_cut_short_are_made_again(self, tmp_path, damage):
+        (tmp_path / "t").write_text(f"text {damage}")
+        data = resolve(TextData(source="text", path=str(tmp_path), vocab=256))
+        whole = bytes(text.tokens(data.path, 256, data.fingerprint)[0])
+        kept = text.cache_folder() / "text" / f"{data.fingerprint}-256.bin"
+        kept.write_bytes(damage(whole))
+        assert bytes(text.tokens(data.path, 256, data.fingerprint)[0]) == whole
+
+    def test_tokens_are_the_same_in_pieces(self, tmp_path, monkeypatch):
+        documents = ["", "grün \x0e", "…"]
+        for name, content in enumerate(documents):
+            (tmp_path / str(name)).write_text(content)
+        monkeypatch.setattr(text, "_PIECE_BYTES", 3)
+        data = resolve(TextData(source="text", path=str(tmp_path), vocab=128))
+        codes, tokens_per_byte = text.tokens(data.path, 128, data.fingerprint)
+        content = "\0".join(documents).encode()
+        assert text.from_seven_bit(codes) == content
+        assert tokens_per_byte == len(codes) / len(content)
+
+    def test_no_place_for_tokens_is_said(self, tmp_path, monkeypatch):
+        (tmp_path / "t").write_text("text")
+        monkeypatch.setenv("NEXTSCALE_CACHE", str(tmp_path / "t"))
+        with pytest.raises(InputError, match="NEXTSCALE_CACHE"):
+            resolve(TextData(source="text", path=str(tmp_path)))
+
+    @pytest.mark.parametrize(
+        "content, says", [(None, "there is no file or folder"), ("", "holds no text"), ("tiny", "too few")]
+    )
     def test_missing_or_too_little(self, tmp_path, tiny_run, content, says):
         path = tmp_path / "t"
-        if content:
+        if content is not None:
             path.write_text(content)
         with pytest.raises(InputError, match=says):
             open_source(tiny_run(data=resolve(TextData(source="text", path=str(path), vocab=128))))
@@ -158,6 +203,8 @@ class TestTokens:
         [
             (lambda f: llmc_file(f, [1, 2, 3], promised=4), "promises 4 tokens, it holds 3"),
             (lambda f: f.write_bytes(llmc_file(f, []).read_bytes()[:600]), "cut short"),
+            (lambda f: llmc_file(f, [1], version=2), r"magic 20240520, version 2\); known are 20240520 version 1"),
+            (lambda f: llmc_file(f, [1], magic=20240326, version=3), "no llm.c token file"),
             (lambda f: f.write_bytes(b"abc"), "not whole: 3 bytes"),
             (lambda f: f.write_bytes(b""), "not whole: 0 bytes"),
         ],
@@ -177,6 +224,14 @@ class TestTokens:
         assert set(source.held_out(12)[:, 0]) == set(range(2000, 2096, 8))
         assert source.sequences(0, 300).max() < 1000
         assert source.tokens_per_byte == 0.25
+
+    def test_only_the_word_val_holds_a_file_out(self, tmp_path):
+        held_out = ["a-valid", "b.validation.0", "c_VAL_1", "val"]
+        train = ["eval_0", "interval", "retrieval_000", "valley"]
+        for name in held_out + train:
+            (tmp_path / f"{name}.bin").write_bytes(b"")
+        found = tokens.shards(str(tmp_path))
+        assert [sorted(file.stem for file in files) for files in found] == [train, held_out]
 
     def test_batches_are_a_pure_function_of_position(self, tmp_path, tiny_run):
         file = llmc_file(tmp_path / "x.bin", np.arange(5000))

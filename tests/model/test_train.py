@@ -1,5 +1,7 @@
 """A run: learns, resumes to the bit, compiles once per shape, and says so when it fails."""
 
+import contextlib
+import io
 import json
 import math
 import re
@@ -8,17 +10,27 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from nextscale.model import train as trainer
-from nextscale.model.checkpoint import CheckpointPolicy
-from nextscale.model.config import ModelFamily, TextData
+from nextscale.model.checkpoint import CheckpointPolicy, Checkpoints
+from nextscale.model.config import MarkovData, ModelFamily, TextData
 from nextscale.model.data import open_source, resolve
-from nextscale.model.errors import CorruptCheckpoint
+from nextscale.model.errors import CorruptCheckpoint, InputError
 from nextscale.model.evaluate import Evaluation, evaluate
 from nextscale.model.markov import markov
-from nextscale.model.train import steps_per_dispatch, train
+from nextscale.model.record import RunDirectory
+from nextscale.model.train import train
 
-EVERY_DISPATCH = CheckpointPolicy(every_seconds=0)
+EVERY_DISPATCH, NEVER = CheckpointPolicy(every_seconds=0), CheckpointPolicy(every_seconds=3600)
+
+
+def change_a_byte(checkpoint):
+    """In the middle of its largest file, which holds the arrays."""
+    largest = max((f for f in Path(checkpoint).rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(bytes(content))
 
 
 class StoppedError(Exception):
@@ -28,6 +40,16 @@ class StoppedError(Exception):
 def stop_at(tokens):
     def on_progress(done):
         if done >= tokens:
+            raise StoppedError
+
+    return on_progress
+
+
+def stop_when_logged(directory, tokens):
+    """Stops a run once its curve has reached so many tokens."""
+
+    def on_progress(_):
+        if any(row["tokens"] >= tokens for row in directory.metrics()):
             raise StoppedError
 
     return on_progress
@@ -66,22 +88,56 @@ def test_a_perfect_model_scores_exactly_the_entropy(tiny_run, monkeypatch):
     assert evaluate(run, None, source).loss == pytest.approx(source.chain.entropy, abs=2e-6)
 
 
-@pytest.mark.parametrize("stop", [1, 3000])
-def test_resumed_and_uninterrupted_runs_are_the_same_to_the_bit(tiny_run, tmp_path, run_directory, stop):
-    run = tiny_run(steps=300)
-    dispatch = steps_per_dispatch(run) * 32
-    assert 2 * dispatch < run.training.tokens, "the run must be several dispatches long to be cut"
-    whole = run_directory
+@pytest.mark.parametrize("saved", [1, 2, 4])
+def test_resumed_and_uninterrupted_runs_are_the_same_to_the_bit(tiny_run, run_directory, monkeypatch, saved):
+    monkeypatch.setattr(trainer, "_PROGRESS_SECONDS", 0)
+    run, whole = tiny_run(steps=600), run_directory
     straight = train(run, whole)
-    cut = type(whole)(whole.path.parent / "cut")
+    dispatches = [row["tokens"] for row in whole.metrics()]
+    assert len(dispatches) == 5, "the last checkpoint of a run is that after its last dispatch but one"
+    cut = RunDirectory(whole.path.parent / "cut")
     with pytest.raises(StoppedError):
-        train(run, cut, checkpoint=EVERY_DISPATCH, on_progress=stop_at(max(stop, dispatch + 1)))
+        train(run, cut, checkpoint=EVERY_DISPATCH, on_progress=stop_when_logged(cut, dispatches[saved - 1]))
+    # Then it goes on, and logs what no checkpoint holds: two dispatches, or all that are left.
+    with pytest.raises(StoppedError):
+        train(run, cut, checkpoint=NEVER, on_progress=stop_when_logged(cut, dispatches[min(saved + 1, 4)]))
+    assert [row["tokens"] for row in cut.metrics()] == dispatches[: saved + 2]
     assert cut.record() is None
     starts = []
     resumed = train(run, cut, on_progress=starts.append)
-    assert starts[0] > dispatch, "it must not have started again from nothing"
+    assert starts[0] == dispatches[saved - 1]
     assert without_times(resumed) == without_times(straight)
-    assert (cut.metrics_file).read_bytes() == (whole.metrics_file).read_bytes()
+    assert cut.metrics_file.read_bytes() == whole.metrics_file.read_bytes()
+
+
+def test_who_lost_a_run_saves_nothing_at_its_end(tiny_run, run_directory):
+    run = tiny_run()
+    with pytest.raises(StoppedError):
+        train(run, run_directory, on_progress=stop_at(run.training.tokens))
+    assert run_directory.record() is None
+    assert not list(run_directory.checkpoints.iterdir())
+
+
+def test_progress_is_told_at_the_ends_of_a_quick_run(tiny_run, run_directory, monkeypatch):
+    monkeypatch.setattr(trainer, "_PROGRESS_SECONDS", 3600)
+    told, run = [], tiny_run(steps=300)
+    train(run, run_directory, checkpoint=NEVER, on_progress=told.append)
+    assert told == [0, run.training.tokens, run.training.tokens]
+
+
+def test_what_was_asked_is_written_before_the_data_is_read(tiny_run, run_directory, tmp_path):
+    run = tiny_run(data=TextData(source="text", path=str(tmp_path / "none"), vocab=128, fingerprint="x"))
+    with pytest.raises(InputError):
+        train(run, run_directory)
+    assert run_directory.config() == run
+
+
+def test_a_source_with_impossible_tokens_has_a_loss(tiny_run, run_directory):
+    steep = MarkovData(source="markov", vocab=16, first=300, second=300)
+    chain = markov(steep)
+    assert (chain.conditional == 0).any()
+    assert 0 <= chain.entropy < math.log(16)
+    assert chain.entropy < train(tiny_run(data=steep, steps=20), run_directory)["loss"] < math.log(16)
 
 
 def test_a_finished_run_is_not_trained_again(tiny_run, run_directory):
@@ -111,20 +167,63 @@ def test_divergence_ends_a_run_with_a_record_that_says_so(tiny_run, run_director
     assert run_directory.record()["status"] == "diverged"
 
 
+def test_a_spike_does_not_end_a_run_and_a_stretch_does_also_when_it_is_resumed(tiny_run):
+    run = tiny_run(steps=1000, warmup=0.1)
+
+    def judged(losses, first=0, rows=()):
+        """What is said of the run at each of some steps, one a dispatch."""
+        curve = trainer._Curve(run, io.StringIO(), list(rows))
+        return [curve.add((first + i + 1) * 32, 1, {"loss": loss}) for i, loss in enumerate(losses)]
+
+    bad = math.log(16) + 1.1
+    quiet, spike, stretch = [2.0] * 300, [2.0] * 200 + [90.0] + [2.0] * 99, [2.0] * 100 + [bad] * 200
+    assert not any(judged(quiet)) and not any(judged(spike))
+    ended = [bool(trouble) for trouble in judged(stretch)]
+    assert ended.index(True) == 100 + 128 - 1, "the first hundred warm up"
+    rows = [{"tokens": (i + 1) * 32, "loss": loss} for i, loss in enumerate(stretch)]
+    for cut in (50, 150, 220):
+        assert [bool(trouble) for trouble in judged(stretch[cut:], cut, rows[:cut])] == ended[cut:]
+
+
+def test_a_short_run_is_judged_at_its_end(tiny_run):
+    curve = trainer._Curve(tiny_run(steps=40), io.StringIO(), [])
+    assert curve.add(20 * 32, 20, {"loss": 20 * 9.0}) is None
+    assert "worse than chance" in curve.add(40 * 32, 20, {"loss": 20 * 9.0})
+
+
 def test_a_checkpoint_with_one_changed_byte_is_passed_over_for_the_one_before(tiny_run, run_directory):
-    run = tiny_run(width=32, steps=600)
+    run, whole = tiny_run(width=32, steps=600), RunDirectory(run_directory.path.parent / "whole")
+    straight = train(run, whole)
     with pytest.raises(StoppedError):
         train(run, run_directory, checkpoint=EVERY_DISPATCH, on_progress=stop_at(13_000))
     newest, before = sorted(run_directory.checkpoints.iterdir(), key=lambda p: -int(p.name))
-    largest = max((f for f in Path(newest).rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(bytes(content))
+    change_a_byte(newest)
     starts = []
-    train(run, run_directory, on_progress=starts.append)
-    assert int(before.name) < starts[0] <= int(newest.name)
-    curve = [row["tokens"] for row in run_directory.metrics()]
-    assert curve == sorted(set(curve))
+    resumed = train(run, run_directory, on_progress=starts.append)
+    assert starts[0] == int(before.name)
+    assert without_times(resumed) == without_times(straight)
+    assert run_directory.metrics_file.read_bytes() == whole.metrics_file.read_bytes()
+
+
+def test_a_corrupt_checkpoint_does_not_stand_in_the_way_of_what_is_saved_after(tmp_path, caplog):
+    directory, state = epath.Path(tmp_path / "checkpoints"), {"weight": jax.random.normal(jax.random.key(0), (10_000,))}
+
+    def reopened():
+        return contextlib.closing(Checkpoints(directory, CheckpointPolicy(keep=2)))
+
+    with reopened() as checkpoints:
+        checkpoints.save(20, state)
+        checkpoints.save(40, state)
+    change_a_byte(directory / "40")
+    with reopened() as checkpoints:
+        assert checkpoints.restore(state)[0] == 20
+        checkpoints.save(30, state)
+    assert str(directory / "40") in caplog.text
+    assert {path.name for path in directory.iterdir()} == {"20", "30"}
+    with reopened() as checkpoints:
+        assert checkpoints.restore(state)[0] == 30
+        checkpoints.save(10, state)
+    assert "no checkpoint was saved at token 10" in caplog.text
 
 
 def test_no_readable_checkpoint_is_said_with_the_way_out(tiny_run, run_directory):
@@ -137,6 +236,13 @@ def test_no_readable_checkpoint_is_said_with_the_way_out(tiny_run, run_directory
     with pytest.raises(CorruptCheckpoint, match=r"is corrupt.*delete") as error:
         train(run, run_directory)
     assert "\n" not in str(error.value)
+
+
+def test_compiled_programs_are_kept_or_not_but_a_run_goes_on(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NEXTSCALE_CACHE", str(tmp_path / "file"))
+    trainer.enable_compilation_cache()
+    assert "not kept" in caplog.text
 
 
 def test_in_context_learning_is_the_late_loss_less_the_early():
@@ -156,7 +262,13 @@ def test_text_gives_bits_per_byte_and_epochs(tmp_path, run_directory, tiny_run):
     assert len(record["loss_by_position"]) == 8
 
 
-def test_a_curve_cut_short_by_a_crash_is_read_up_to_there(run_directory):
+def test_a_line_cut_short_by_a_crash_is_no_row_and_takes_no_other_with_it(run_directory):
     run_directory.path.mkdir(parents=True)
     run_directory.metrics_file.write_text(json.dumps({"tokens": 1, "loss": 2.0}) + '\n{"tokens": 2, "lo')
     assert run_directory.metrics() == [{"tokens": 1, "loss": 2.0}]
+    run_directory.add_attempt({"status": "lost"})
+    with (run_directory.path / "attempts.jsonl").open("a") as file:
+        file.write('{"status": "er')
+    run_directory.add_attempt({"status": "finished"})
+    run_directory.add_attempt({"status": "again"})
+    assert [attempt["status"] for attempt in run_directory.attempts()] == ["lost", "finished", "again"]
