@@ -7,9 +7,9 @@ import logging
 import os
 import socket
 import time
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from nextscale.cluster.worker import Job, Outcome, Worker
+from nextscale.cluster.worker import Job, Outcome, Worker, in_one_line
 
 _ONE_THREAD = {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
@@ -18,6 +18,9 @@ _ONE_THREAD = {
     "JAX_PLATFORMS": "cpu",
 }
 """One run a core: small matrices gain nothing from threads, and runs side by side lose much to each other's."""
+
+_RESTART = 10.0
+"""Seconds before a worker that did not come up is started again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,20 +33,22 @@ class Finished:
 
 
 class Backend(Protocol):
-    """Workers that each do one job at a time."""
+    """Workers that each do one job at a time; they may come and go."""
 
-    @property
-    def workers(self) -> tuple[str, ...]:
-        """Names of all workers."""
+    def idle(self) -> list[str]:
+        """Names of the workers that are up and have nothing to do, the longest idle first."""
 
     def start(self, worker: str, job: Job) -> None:
-        """Gives a free worker a job; returns at once."""
+        """Gives an idle worker a job; returns at once."""
 
     def wait(self, timeout: float) -> list[Finished]:
         """The attempts that ended, after `timeout` seconds at the latest."""
 
     def replace(self, worker: str) -> None:
-        """Puts a fresh worker in the place of one that failed."""
+        """Puts a fresh worker in the place of one that failed; it is idle again once it is up."""
+
+    def notices(self) -> list[str]:
+        """What a person should know of the workers since this was last asked."""
 
     def close(self) -> None:
         """Stops all workers."""
@@ -78,49 +83,112 @@ class RayBackend:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, ValueError):
             raise unreachable from None
-        resources = ray.cluster_resources()
-        self._gpu = resources.get("GPU", 0) >= 1
-        count = int(resources.get("GPU" if self._gpu else "CPU", 0))
-        if count == 0:
-            raise ConnectionError(f"--address {address}: the Ray cluster has neither a GPU nor a CPU core to train on")
-        self._actors = {f"{'gpu' if self._gpu else 'cpu'}-{i}": self._actor() for i in range(count)}
+        self._actors: dict[str, Any] = {}
+        self._idle: list[str] = []
+        self._asked: dict[Any, str] = {}  # workers that have yet to answer whether they are up
+        self._down: dict[str, float] = {}  # workers that did not come up, and when each is to be started again
         self._running: dict[Any, tuple[str, Job]] = {}
+        self._notices: dict[str, bool] = {}  # by text, whether it has been read: nothing is said twice
+        self._populate("GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU")
+        if not self._actors:
+            raise ConnectionError(f"--address {address}: the Ray cluster has neither a GPU nor a CPU core to train on")
 
-    @property
-    def workers(self) -> tuple[str, ...]:
-        return tuple(self._actors)
+    def idle(self) -> list[str]:
+        return list(self._idle)
 
     def start(self, worker: str, job: Job) -> None:
+        self._idle.remove(worker)
         self._running[self._actors[worker].run.remote(job)] = (worker, job)
 
     def wait(self, timeout: float) -> list[Finished]:
-        if not self._running:
+        for worker in [worker for worker, when in self._down.items() if when <= time.monotonic()]:
+            del self._down[worker]
+            self._begin(worker)
+        pending = [*self._asked, *self._running]
+        if not pending:
             time.sleep(timeout)
             return []
-        done, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout)
+        done, _ = self._ray.wait(pending, num_returns=1, timeout=timeout)
         finished = []
         for reference in done:
-            worker, job = self._running.pop(reference)
-            try:
-                outcome = self._ray.get(reference)
-            except self._ray.exceptions.RayError as error:
-                last = [line for line in str(error).splitlines() if line.strip()][-1:]
-                outcome = Outcome("lost", f"the worker died ({type(error).__name__}: {''.join(last).strip()})")
-            finished.append(Finished(worker, job, outcome))
+            if reference in self._asked:
+                self._answered(self._asked.pop(reference), reference)
+            else:
+                worker, job = self._running.pop(reference)
+                self._idle.append(worker)
+                finished.append(Finished(worker, job, self._outcome(reference)))
         return finished
 
     def replace(self, worker: str) -> None:
+        self._idle.remove(worker)
         self._ray.kill(self._actors[worker])
-        self._actors[worker] = self._actor()
+        self._begin(worker)
+        # What took this one may have taken some that were idle: before they get a job they say that they are there.
+        for other in self._idle:
+            self._ask(other)
+        self._idle.clear()
+
+    def notices(self) -> list[str]:
+        unread = [text for text, read in self._notices.items() if not read]
+        self._notices |= dict.fromkeys(unread, True)
+        return unread
 
     def close(self) -> None:
         self._ray.shutdown()
 
-    def _actor(self) -> Any:
-        if self._gpu:
-            return self._ray.remote(Worker).options(num_gpus=1, num_cpus=0).remote()
-        environment = {"env_vars": _ONE_THREAD}
-        return self._ray.remote(Worker).options(num_cpus=1, runtime_env=environment).remote()
+    def _populate(self, kind: Literal["CPU", "GPU"]) -> None:
+        """A worker for each there is in all: what others hold of them now, ours wait for."""
+        self._kind = kind
+        for i in range(int(self._ray.cluster_resources().get(kind, 0))):
+            self._begin(f"{kind.lower()}-{i}")
+
+    def _begin(self, worker: str) -> None:
+        if self._kind == "GPU":
+            options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0}
+        else:
+            options = {"num_cpus": 1, "runtime_env": {"env_vars": _ONE_THREAD}}
+        self._actors[worker] = self._ray.remote(Worker).options(**options).remote()
+        self._ask(worker)
+
+    def _ask(self, worker: str) -> None:
+        self._asked[self._actors[worker].ready.remote()] = worker
+
+    def _answered(self, worker: str, reference: Any) -> None:
+        try:
+            platform = self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            self._notice(f"a worker is not up, and is started again: {_reason(error)}")
+            self._ray.kill(self._actors[worker])
+            self._down[worker] = time.monotonic() + _RESTART
+            return
+        if self._kind == "GPU" and platform == "cpu":
+            self._ray.kill(self._actors.pop(worker))
+            self._notice("JAX cannot use a GPU that Ray offers, so it is left out; is the extra `gpu` installed there?")
+            if not self._actors:
+                self._notice("no GPU is left: training on the CPU cores")
+                self._populate("CPU")
+            return
+        self._idle.append(worker)
+
+    def _outcome(self, reference: Any) -> Outcome:
+        try:
+            return self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:  # the worker lives, and raised this
+            return Outcome("error", _reason(error))
+        except self._ray.exceptions.RayError as error:
+            return Outcome("lost", f"the worker died ({_reason(error)})")
+
+    def _notice(self, text: str) -> None:
+        self._notices.setdefault(text, False)
+
+
+def _reason(error: Exception) -> str:
+    """One line of an error of Ray's, which runs to pages: its cause if it has one, else its last line."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, Exception):
+        return in_one_line(cause)
+    last = [line for line in str(error).splitlines() if line.strip()][-1:]
+    return f"{type(error).__name__}: {''.join(last).strip()}"
 
 
 def _answers(address: str) -> bool:

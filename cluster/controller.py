@@ -8,23 +8,32 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from nextscale.cluster.backend import Backend
-from nextscale.cluster.worker import Job
+from etils import epath
 
-RETRIES = 3
+from nextscale.cluster.backend import Backend, Finished
+from nextscale.cluster.lease import TIME_TO_LIVE, Sign
+from nextscale.cluster.worker import Job
+from nextscale.model.record import RunDirectory
+
+_PAUSES = (2.0, 8.0, 30.0)
+"""Seconds before a run that failed is tried again: what ails a file server or a machine often passes."""
+RETRIES = len(_PAUSES)
 """How often a run that failed is tried again."""
 _POLL = 0.25
 _HELD_AGAIN = 2.0
 """Seconds before asking again for a run that another process holds."""
+_PATIENCE = 60.0
+"""Seconds without any worker after which that is said."""
+_NOBODY = "there is no worker: what the cluster had is gone, or busy for another driver; waiting until some is free"
 _WARM_SHARE = 0.5
 """A worker keeps to the shape it has compiled while it finds one of at least this share of the longest run left."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """Something that happened to a run."""
+    """Something that happened to a run; or, with no `job`, a `notice` for a person to read or a `tick` of the loop."""
 
-    kind: Literal["started", "finished", "failed", "retried", "held", "tick"]
+    kind: Literal["started", "finished", "failed", "retried", "held", "tick", "notice"]
     job: Job | None = None
     message: str = ""
 
@@ -42,51 +51,114 @@ class Report:
 def run_all(jobs: Sequence[Job], backend: Backend, on_event: Callable[[Event], None] = lambda event: None) -> Report:
     """Does every job once; returns when each has finished or failed for good.
 
-    A run whose worker died or that raised is tried again three times, each time from its newest checkpoint and on a
-    fresh worker. A run held by another process is asked for again until that one is done with it.
+    A run that raised or whose worker died is tried again three times, after a pause that grows, each time from its
+    newest checkpoint and on a fresh worker. A worker's death does not count if the run had saved something new: a
+    preempted run goes on for ever, and one that kills its workers comes to an end. A run held by another process is
+    asked for again until that one is done with it, or silent.
     """
-    waiting = sorted(jobs, key=_longest_first)
-    held: list[tuple[float, Job]] = []
-    failures: dict[str, int] = dict.fromkeys((job.run_id for job in jobs), 0)
-    free = list(backend.workers)
+    waiting = list(jobs)
+    later: list[tuple[float, Job]] = []
+    running: dict[str, Job] = {}
+    histories = {job.run_id: _History() for job in jobs}
     shape_of: dict[str, str] = {}
     finished: list[str] = []
     failed: dict[str, str] = {}
     mendable = False
+    alone_since = time.monotonic()
     while len(finished) + len(failed) < len(jobs):
-        while held and held[0][0] <= time.monotonic():
-            waiting = sorted([*waiting, held.pop(0)[1]], key=_longest_first)
-        while free and waiting:
-            worker = free.pop()
-            job = _next(waiting, shape_of.get(worker))
+        now = time.monotonic()
+        waiting = sorted(waiting + [job for when, job in later if when <= now], key=_longest_first)
+        later = [entry for entry in later if entry[0] > now]
+        idle = backend.idle()
+        alive = {*idle, *running}
+        for worker in idle:
+            job = _next([job for job in waiting if histories[job.run_id].allows(worker, alive)], shape_of.get(worker))
+            if job is None:
+                continue
             waiting.remove(job)
-            shape_of[worker] = job.shape
+            running[worker], shape_of[worker] = job, job.shape
+            histories[job.run_id].saved = _saved(job)
             backend.start(worker, job)
             on_event(Event("started", job))
         for done in backend.wait(_POLL):
-            job, outcome = done.job, done.outcome
-            free.append(done.worker)
+            job, outcome = running.pop(done.worker), done.outcome
+            history = histories[job.run_id]
             if outcome.status == "finished":
                 finished.append(job.run_id)
                 on_event(Event("finished", job))
                 continue
             if outcome.status == "held":
-                held.append((time.monotonic() + _HELD_AGAIN, job))
+                silent = history.silent(outcome.sign)
+                later.append((time.monotonic() + _HELD_AGAIN, dataclasses.replace(job, silent=silent)))
                 on_event(Event("held", job, outcome.message))
                 continue
-            failures[job.run_id] += 1
             if outcome.status != "input":
                 backend.replace(done.worker)
                 shape_of.pop(done.worker, None)
-                if failures[job.run_id] <= RETRIES:
-                    waiting = sorted([*waiting, job], key=_longest_first)
+                pause = history.pause_after(done)
+                if pause is not None:
+                    later.append((time.monotonic() + pause, job))
                     on_event(Event("retried", job, outcome.message))
                     continue
             failed[job.run_id] = outcome.message
             mendable |= outcome.status == "input"
             on_event(Event("failed", job, outcome.message))
+        for notice in backend.notices():
+            on_event(Event("notice", message=notice))
+        if alive:
+            alone_since = time.monotonic()
+        elif time.monotonic() - alone_since > _PATIENCE:
+            on_event(Event("notice", message=_NOBODY))
+            alone_since = math.inf  # said once, until one comes and goes
         on_event(Event("tick"))
     return Report(tuple(finished), failed, mendable)
+
+
+@dataclasses.dataclass
+class _History:
+    """What has come of a run so far."""
+
+    failures: int = 0
+    saved: int = 0
+    """Tokens in its newest checkpoint when it was last started."""
+    unlucky: set[str] = dataclasses.field(default_factory=set)
+    """Workers on which it failed without saving anything."""
+    sign: Sign | None = None
+    seen: float = 0.0
+    """When `sign`, the newest sign of life of another holder, was first seen."""
+
+    def allows(self, worker: str, alive: set[str]) -> bool:
+        """Whether to try it there: not where it failed, while any other worker might take it.
+
+        A sick GPU fails fast, so it is nearly always the one that is idle: it would use up all attempts of all runs.
+        """
+        return worker not in self.unlucky or alive <= self.unlucky
+
+    def pause_after(self, done: Finished) -> float | None:
+        """Seconds to wait after a failed attempt before the next; None when there have been enough."""
+        further = _saved(done.job) > self.saved
+        if not further:
+            self.unlucky.add(done.worker)
+        # Preemptions are no fault of the run's, and there may be thousands. But a run that is too big for its machine
+        # looks just the same, save that it gets nowhere.
+        if done.outcome.status != "lost" or not further:
+            self.failures += 1
+        return _PAUSES[max(self.failures, 1) - 1] if self.failures <= RETRIES else None
+
+    def silent(self, sign: Sign | None) -> Sign | None:
+        """The holder's sign of life if it has long been its last, by this process's own clock."""
+        if sign != self.sign:
+            self.sign, self.seen = sign, time.monotonic()
+        return sign if time.monotonic() - self.seen >= TIME_TO_LIVE else None
+
+
+def _saved(job: Job) -> int:
+    """Tokens in the newest checkpoint of a run, 0 while it has none."""
+    try:
+        names = [path.name for path in RunDirectory(epath.Path(job.directory)).checkpoints.iterdir()]
+    except OSError:
+        return 0
+    return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def _longest_first(job: Job) -> tuple[float, int]:
@@ -94,11 +166,11 @@ def _longest_first(job: Job) -> tuple[float, int]:
     return -round(math.log10(job.flops), 1), -job.steps
 
 
-def _next(waiting: list[Job], shape: str | None) -> Job:
+def _next(waiting: list[Job], shape: str | None) -> Job | None:
     """The longest run left, or one nearly as long whose program the worker already has."""
     for job in waiting:
         if job.flops < _WARM_SHARE * waiting[0].flops:
             break
         if job.shape == shape:
             return job
-    return waiting[0]
+    return waiting[0] if waiting else None

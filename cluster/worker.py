@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
 import time
 import traceback
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from nextscale.cluster.lease import Lease, LeaseHeld, LeaseLost
+from nextscale.cluster.lease import Lease, LeaseHeld, LeaseLost, Sign
 from nextscale.model.config import RunConfig
 
 
@@ -22,6 +23,7 @@ class Job:
         flops: its training FLOPs, in so many `steps`.
         shape: runs of equal shape share a compiled program.
         every_seconds, keep, final: see `nextscale.model.checkpoint.CheckpointPolicy`.
+        silent: see `nextscale.cluster.lease.Lease`.
     """
 
     run_id: str
@@ -33,15 +35,21 @@ class Job:
     every_seconds: float = 30.0
     keep: int = 2
     final: bool = True
+    silent: Sign | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How an attempt ended. `input` is for a person to mend; `error` and `lost` may be tried again; `held` means that
-    another process is at work on the run."""
+    """How an attempt ended.
+
+    Attributes:
+        status: `input` is for a person to mend; `error` is the run's failure and `lost` its worker's, and both may be
+            tried again; `held` means that another process is at work on the run, with `sign` its last sign of life.
+    """
 
     status: Literal["finished", "held", "input", "error", "lost"]
     message: str = ""
+    sign: Sign | None = None
 
 
 class Worker:
@@ -50,7 +58,14 @@ class Worker:
     def __init__(self) -> None:
         from nextscale.model.train import enable_compilation_cache
 
-        enable_compilation_cache()
+        with contextlib.suppress(OSError):  # without a cache it compiles more, and trains the same
+            enable_compilation_cache()
+
+    def ready(self) -> str:
+        """The platform that JAX trains on here; an answer at all means that the worker is up."""
+        import jax
+
+        return jax.default_backend()
 
     def run(self, job: Job) -> Outcome:
         """Trains a run to its end, or says why not."""
@@ -64,32 +79,40 @@ class Worker:
 
         directory = RunDirectory(epath.Path(job.directory))
         try:
-            lease = Lease(Path(job.directory))
+            lease = Lease(Path(job.directory), silent=job.silent)
         except LeaseHeld as held:
-            return Outcome("held", str(held))
+            return Outcome("held", str(held), held.sign)
         except OSError as error:
             return Outcome("input", f"{job.directory}: {error.strerror}; make room or name another --out")
         started = time.time()
         attempt = {"host": socket.gethostname(), "device": jax.devices()[0].device_kind, "started": started}
+
+        def note(row: dict[str, Any]) -> None:
+            with contextlib.suppress(OSError):  # a full disk must not hide how the attempt ended
+                directory.add_attempt(row)
+
         with lease:
-            if directory.record() is not None:
-                return Outcome("finished")  # by whoever held it before
-            if lease.replaced is not None:
-                directory.add_attempt(lease.replaced | {"status": "lost", "message": "the process died"})
-            policy = CheckpointPolicy(job.every_seconds, job.keep, job.final)
             try:
+                if directory.record() is not None:
+                    return Outcome("finished")  # by whoever held it before
+                if lease.replaced is not None:
+                    note(lease.replaced | {"status": "lost", "message": "the process died or fell silent"})
+                policy = CheckpointPolicy(job.every_seconds, job.keep, job.final)
                 train(job.config, directory, checkpoint=policy, on_progress=lambda tokens: lease.check())
                 outcome = Outcome("finished")
             except LeaseLost as lost:
-                return Outcome("held", str(lost))
+                return Outcome("held", str(lost))  # the run is not ours to write to: the heir has noted our end
             except InputError as error:
                 outcome = Outcome("input", str(error))
             except OSError as error:
                 outcome = Outcome("error", f"{error.filename or job.directory}: {error.strerror or error}")
             except Exception as error:  # a run that fails must not take its worker, or the sweep, with it
                 attempt["traceback"] = traceback.format_exc()
-                first_line = (str(error).splitlines() or [""])[0]
-                outcome = Outcome("error", f"{type(error).__name__}: {first_line}")
-            attempt |= {"seconds": time.time() - started, "status": outcome.status, "message": outcome.message}
-            directory.add_attempt(attempt)
+                outcome = Outcome("error", in_one_line(error))
+            note(attempt | {"seconds": time.time() - started, "status": outcome.status, "message": outcome.message})
         return outcome
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an exception says first."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

@@ -1,6 +1,8 @@
 """The controller against scripted failures: every run done once, or failed with its reason; nobody works twice."""
 
 import dataclasses
+import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,19 +16,27 @@ from nextscale.cluster.worker import Job, Outcome
 
 @dataclasses.dataclass
 class FakeBackend:
-    """Workers that take as many waits as a job's FLOPs, and end as `script` says, attempt by attempt."""
+    """Workers that take as many waits as a job's FLOPs, and end as `script` says, attempt by attempt.
+
+    A step of the script is a status, or a function of the worker and the job that returns one or an Outcome.
+    """
 
     workers: tuple[str, ...]
-    script: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    script: dict[str, list] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        self.running = {}
-        self.started, self.order, self.replaced = {}, [], []
+        self.free, self.running = list(self.workers), {}
+        self.started, self.order, self.replaced, self.times = {}, [], [], {}
+
+    def idle(self):
+        return list(self.free)
 
     def start(self, worker, job):
-        assert worker not in self.running, "a worker does one job at a time"
+        assert worker in self.free, "a worker does one job at a time"
         assert job.run_id not in {j.run_id for j, _ in self.running.values()}, "a run has one worker at a time"
+        self.free.remove(worker)
         self.started[job.run_id] = self.started.get(job.run_id, 0) + 1
+        self.times.setdefault(job.run_id, []).append(time.monotonic())
         self.order.append((worker, job))
         self.running[worker] = [job, job.flops]
 
@@ -38,24 +48,32 @@ class FakeBackend:
                 job = entry[0]
                 script = self.script.get(job.run_id, [])
                 ends = script.pop(0) if script else "finished"
-                finished.append(Finished(worker, job, Outcome(ends, f"{ends} at attempt {self.started[job.run_id]}")))
+                ends = ends(worker, job) if callable(ends) else ends
+                if isinstance(ends, str):
+                    ends = Outcome(ends, f"{ends} at attempt {self.started[job.run_id]}")
+                finished.append(Finished(worker, job, ends))
                 del self.running[worker]
+                self.free.append(worker)
         return finished
 
     def replace(self, worker):
         self.replaced.append(worker)
 
+    def notices(self):
+        return []
+
     def close(self):
         pass
 
 
-def fake_job(name, flops=1.0, shape="s", steps=1):
-    return Job(run_id=name, config=None, directory=name, flops=flops, steps=steps, shape=shape)
+def fake_job(name, flops=1.0, shape="s", steps=1, directory=None):
+    return Job(run_id=name, config=None, directory=str(directory or name), flops=flops, steps=steps, shape=shape)
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
     monkeypatch.setattr(controller, "_HELD_AGAIN", 0.0)
+    monkeypatch.setattr(controller, "_PAUSES", (0.0, 0.0, 0.0))
 
 
 def test_longest_first():
@@ -101,6 +119,117 @@ def test_a_run_held_by_another_process_is_asked_for_until_it_is_free():
     backend = FakeBackend(("a",), {"r": ["held"] * 7})
     assert run_all([fake_job("r")], backend).finished == ("r",)
     assert backend.started == {"r": 8}
+
+
+def test_a_retry_waits_longer_each_time_and_others_need_not(monkeypatch):
+    pauses = (0.05, 0.1, 0.2)
+    monkeypatch.setattr(controller, "_PAUSES", pauses)
+    backend = FakeBackend(("a",), {"bad": ["error"] * 3})
+    report = run_all([fake_job("bad", 5), fake_job("good")], backend)
+    assert set(report.finished) == {"bad", "good"}
+    times = backend.times["bad"]
+    assert all(after - before >= pause for before, after, pause in zip(times, times[1:], pauses, strict=False))
+    assert [job.run_id for _, job in backend.order][:2] == ["bad", "good"]
+
+
+def test_the_worker_idle_longest_is_next():
+    backend = FakeBackend(("a", "b", "c"))
+    run_all([fake_job("long", 9)] + [fake_job(f"short{i}", 1, shape=str(i)) for i in range(4)], backend)
+    assert [worker for worker, _ in backend.order] == ["a", "b", "c", "b", "c"]
+
+
+def test_a_sick_worker_does_not_eat_the_sweep():
+    """It fails at once, so it is the idle one whenever a run is to be tried again."""
+    jobs = [fake_job(str(i), flops=10 + i) for i in range(12)]
+
+    class SickBackend(FakeBackend):
+        def start(self, worker, job):
+            super().start(worker, job)
+            if worker == "sick":
+                self.running[worker][1] = 1
+
+    sick = [lambda worker, job: "error" if worker == "sick" else "finished"] * 9
+    backend = SickBackend(("sick", "a", "b"), {job.run_id: list(sick) for job in jobs})
+    report = run_all(jobs, backend)
+    assert report.failed == {}
+    assert max(backend.started.values()) <= 2
+
+
+def saving(position, ends):
+    """A step of a script that leaves a checkpoint at a position, then ends so."""
+
+    def step(worker, job):
+        (Path(job.directory) / "checkpoints" / str(position)).mkdir(parents=True, exist_ok=True)
+        return ends
+
+    return step
+
+
+def test_preemptions_do_not_count_while_the_run_gets_further(tmp_path):
+    backend = FakeBackend(("a", "b"), {"r": [saving(1 + i, "lost") for i in range(50)]})
+    assert run_all([fake_job("r", directory=tmp_path)], backend).finished == ("r",)
+    assert backend.started == {"r": 51}
+
+
+def test_a_run_that_kills_its_workers_and_gets_nowhere_comes_to_an_end(tmp_path):
+    backend = FakeBackend(("a", "b"), {"r": [saving(7, "lost")] + ["lost"] * 50})
+    assert set(run_all([fake_job("r", directory=tmp_path)], backend).failed) == {"r"}
+    assert backend.started == {"r": 1 + 1 + RETRIES}
+
+
+def test_errors_count_also_when_the_run_gets_further(tmp_path):
+    backend = FakeBackend(("a",), {"r": [saving(1 + i, "error") for i in range(50)]})
+    assert set(run_all([fake_job("r", directory=tmp_path)], backend).failed) == {"r"}
+    assert backend.started == {"r": 1 + RETRIES}
+
+
+def test_a_holder_is_silent_when_its_sign_has_not_changed_for_long(monkeypatch):
+    monkeypatch.setattr(controller, "TIME_TO_LIVE", 0.05)
+    seen = []
+
+    def held(beats):
+        def step(worker, job):
+            seen.append(job.silent)
+            if job.silent is not None:
+                return "finished"
+            time.sleep(0.02)
+            return Outcome("held", sign=("000001.json", min(len(seen), beats)))
+
+        return step
+
+    backend = FakeBackend(("a", "b"), {"r": [held(beats=10)] * 99})
+    assert run_all([fake_job("r")], backend).finished == ("r",)
+    assert seen[:-1] == [None] * (len(seen) - 1)
+    assert seen[-1] == ("000001.json", 10)
+    assert len(seen) >= 12, "while it beats it is never silent"
+
+
+def test_without_a_worker_that_is_said_once_and_the_sweep_goes_on_when_one_comes(monkeypatch):
+    monkeypatch.setattr(controller, "_PATIENCE", 0.05)
+
+    class LateBackend(FakeBackend):
+        def idle(self):
+            return super().idle() if time.monotonic() > self.up else []
+
+        def wait(self, timeout):
+            time.sleep(0.01)
+            return super().wait(timeout)
+
+    backend = LateBackend(("a",))
+    backend.up = time.monotonic() + 0.3
+    events = []
+    assert run_all([fake_job("r")], backend, events.append).finished == ("r",)
+    assert ["no worker" in e.message for e in events if e.kind == "notice"] == [True]
+
+
+def test_what_the_backend_has_to_say_is_passed_on():
+    class TalkingBackend(FakeBackend):
+        def notices(self):
+            return ["a GPU is left out"]
+
+    events = []
+    run_all([fake_job("r")], TalkingBackend(("a",)), events.append)
+    assert "a GPU is left out" in [e.message for e in events if e.kind == "notice"]
 
 
 @given(

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 from etils import epath
 
 from nextscale.cluster.backend import RayBackend
@@ -81,3 +82,51 @@ def test_what_a_person_must_mend_comes_back_in_one_line(backend, job, tmp_path):
     assert report.mendable
     assert "there is no file or folder" in report.failed["bad"]
     assert "\n" not in report.failed["bad"]
+
+
+def until(backend, condition, seconds=60):
+    deadline = time.time() + seconds
+    while not condition() and time.time() < deadline:
+        assert backend.wait(0.1) == []
+    assert condition()
+
+
+def test_a_worker_that_cannot_be_placed_is_given_nothing_until_it_can(backend, job):
+    """As when a node is gone, or another driver has its cores."""
+    until(backend, lambda: len(backend.idle()) == len(backend._actors))
+    everyone = set(backend.idle())
+    if len(everyone) < 2:
+        pytest.skip("one core")
+    unplaced = backend.idle()[0]
+    ray.kill(backend._actors[unplaced])
+    hog = ray.remote(num_cpus=1)(type("Hog", (), {"here": lambda self: True})).remote()
+    assert ray.get(hog.here.remote(), timeout=60)
+    backend.replace(unplaced)
+    jobs = [job(seed=seed) for seed in range(20, 23)]
+    report = run_all(jobs, backend)
+    assert sorted(report.finished) == sorted(j.run_id for j in jobs)
+    assert unplaced not in backend.idle()
+    ray.kill(hog)
+    until(backend, lambda: set(backend.idle()) == everyone)
+
+
+def test_where_one_worker_dies_the_idle_ones_are_asked_whether_they_live(backend):
+    until(backend, lambda: len(backend.idle()) == len(backend._actors))
+    first, *others = backend.idle()
+    for worker in others:
+        ray.kill(backend._actors[worker])
+    backend.replace(first)
+    until(backend, lambda: backend.idle() == [first] and not backend._asked)
+    assert set(backend._down) == set(others)
+    assert len(backend.notices()) == bool(others)
+    until(backend, lambda: set(backend.idle()) == {first, *others})
+
+
+def test_what_a_worker_raises_is_the_run_s_failure_in_one_line(backend):
+    until(backend, backend.idle)
+    backend.start(backend.idle()[0], None)
+    done = []
+    while not done:
+        done = backend.wait(1.0)
+    assert done[0].outcome.status == "error"
+    assert done[0].outcome.message == "AttributeError: 'NoneType' object has no attribute 'directory'"
