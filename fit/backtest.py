@@ -17,8 +17,10 @@ from nextscale.fit.laws import LAWS
 from nextscale.fit.table import Runs, as_runs
 
 _RESAMPLES = 200
-_PARTS = 5
-"""Runs that come in no budgets are cut by rising compute into this many equal parts."""
+_PARTS = 12
+"""At most; of runs in many budgets, neighbouring ones are joined."""
+_REACH = 1.5
+"""How far above the rest the runs to be forecast must lie, for their forecast to be one."""
 _MISFIT = 1.5
 """In-sample error this many times the noise of a run is the law's own, not the runs'."""
 _WORTH = 2.0
@@ -50,17 +52,21 @@ class Backtest:
 def backtest(runs: pd.DataFrame | Runs, laws: Sequence[str] = ("chinchilla",), **options: Any) -> list[Backtest]:
     """Scores every law, started at every budget, on the largest budget; best first.
 
-    Runs that do not come in budgets of three or more are cut into fifths by rising compute instead.
+    Budgets of fewer than three runs are joined with their neighbours.
 
     Args:
         options: passed to `fit`.
 
     Returns:
-        nothing where there are too few runs below the largest budget: two for each parameter of a law.
+        nothing where there are too few runs below the largest budget (two for each parameter of a law), or where they
+        reach to within a factor 1.5 of its compute.
     """
     runs = _as_runs(runs, options)
     part = _parts(runs)
     newest = runs.where(part == part.max())
+    older = runs.table.loc[part < part.max(), "flops"]
+    if older.empty or newest.table["flops"].max() < _REACH * older.max():
+        return []
     options = {**options, "resamples": min(_RESAMPLES, options.get("resamples", _RESAMPLES))}
     scores = []
     for law in laws:
@@ -152,9 +158,18 @@ def _as_runs(runs: pd.DataFrame | Runs, options: dict[str, Any]) -> Runs:
 
 
 def _parts(runs: Runs) -> pd.Series:
-    """Which step of rising compute each run belongs to, from 0."""
-    sizes = runs.table.groupby("budget")["flops"].transform("size")
-    if (sizes >= 3).all() and len(runs.budgets) >= 3:
-        return runs.table["budget"].rank(method="dense").astype(int) - 1
-    order = runs.table["flops"].rank(method="first") - 1
-    return (order * _PARTS // len(runs)).astype(int)
+    """Which step of rising compute each run belongs to, from 0: budgets, from the largest down, joined until each
+    part has runs enough."""
+    enough = max(3, len(runs) // _PARTS)
+    parts: list[list[float]] = [[]]
+    count = 0
+    for budget in reversed(runs.budgets):
+        if count >= enough:
+            parts.append([])
+            count = 0
+        parts[-1].append(budget)
+        count += int((runs.table["budget"] == budget).sum())
+    if count < enough and len(parts) > 1:
+        parts[-2:] = [parts[-2] + parts[-1]]
+    place = {budget: len(parts) - 1 - i for i, part in enumerate(parts) for budget in part}
+    return runs.table["budget"].map(place)

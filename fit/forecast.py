@@ -21,7 +21,8 @@ def forecast(fit: Fit, flops: Sequence[float], cost: TokenCost | None = None) ->
     Returns:
         `targets`, one per budget with `flops`, `loss`, `params`, `tokens`, `tokens_per_param`, each but the first
         with its `_interval` (for the loss, of what a run would measure), `near_optimal_params` (loss within 0.1 % of
-        the best) and `reach`, budget / largest fitted run; `level`; and `warnings`.
+        the best) and `reach`, budget / largest fitted run; `level`; `params_convention`; `notes` on the table, and
+        `warnings`.
     """
     table = frontier(fit, flops, cost)
     largest = fit.runs.table["flops"].max()
@@ -39,4 +40,11 @@ def forecast(fit: Fit, flops: Sequence[float], cost: TokenCost | None = None) ->
                 f"{row['flops']:.3g} FLOPs is {target['reach']:.3g} times the largest run fitted: nothing here tested "
                 "the law so far out"
             )
-    return {"law": fit.law.name, "level": fit.level, "targets": targets, "warnings": warnings}
+    return {
+        "law": fit.law.name,
+        "level": fit.level,
+        "params_convention": fit.runs.convention,
+        "targets": targets,
+        "notes": list(fit.runs.notes),
+        "warnings": warnings,
+    }

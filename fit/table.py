@@ -27,6 +27,10 @@ _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
 }
 
 
+_ACCOUNTS = 3.0
+"""How far apart two accounts of a run's FLOPs may lie."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Columns:
     """Where a table keeps what a law needs; None where it does not say."""
@@ -143,8 +147,6 @@ def as_runs(
     if not usable.all():
         notes.append(f"{(~usable).sum()} of {len(table)} rows left out: a value is missing, infinite or not positive")
     numbers["run_id"] = table["run_id"].astype(str) if "run_id" in table else [f"row {i}" for i in range(len(table))]
-    if "budget" in table:
-        numbers["budget"] = _numeric(table["budget"], where)
     numbers = numbers.loc[usable]
     repeated = numbers.drop(columns="run_id").duplicated()
     if repeated.any():
@@ -156,9 +158,12 @@ def as_runs(
     if len(largest):
         numbers = numbers.drop(largest.index)
         notes.append(f"{len(largest)} runs of the largest loss ({largest.loss.min():.3g} and up) left out as asked")
+    given = pd.to_numeric(table["budget"], errors="coerce") if "budget" in table else pd.Series(dtype=float)
+    given = given.reindex(numbers.index)
+    # A column of that name may hold anything, dollars even; FLOPs are known by lying near the run's own.
+    are_flops = given.between(numbers["flops"] / _ACCOUNTS, numbers["flops"] * _ACCOUNTS).all()
+    numbers["budget"] = given if are_flops else _budgets(numbers["flops"])
     numbers = numbers.reset_index(drop=True)
-    if "budget" not in numbers or numbers["budget"].isna().any():
-        numbers["budget"] = _budgets(numbers["flops"])
     return Runs(numbers, columns.params or convention, tuple(notes), largest)
 
 

@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Plan, train and fit scaling-law sweeps; forecast the next, bigger model.\n\n"
     "A first look: [bold]nextscale quickstart[/bold]. With runs of your own: [bold]nextscale fit runs.csv[/bold].",
-    epilog="Exit codes: 0 done, 1 finished with failed runs, 2 the input was wrong, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 finished with failed runs or without a law, 2 the input was wrong, 130 interrupted.",
 )
 _PIPED_WIDTH = 200
 _out = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
@@ -54,7 +54,7 @@ Params = Annotated[str, typer.Option(metavar="WHICH", help="what N counts in a s
 Law = Annotated[str, typer.Option(help="chinchilla or chinchilla-tied")]
 Delta = Annotated[float, typer.Option(min=1e-12, help="of Huber's loss, in log loss")]
 Level = Annotated[float, typer.Option(min=0.01, max=0.999, help="of the intervals")]
-Resamples = Annotated[int, typer.Option(min=100, help="bootstrap resamples")]
+Resamples = Annotated[int, typer.Option(min=100, max=100_000, help="bootstrap resamples")]
 DropLargest = Annotated[
     int, typer.Option(min=0, metavar="K", help="leave out the K runs of the largest loss, and say so")
 ]
@@ -167,15 +167,16 @@ def fit(
         f"objective {found.objective:.6g} (sum of Huber losses, delta {delta:g}); "
         f"scatter around the law {found.noise:.2%}"
     )
-    for note in table.notes:
-        _out.print(f"note: {note}", markup=False)
+    _note(table.notes)
     _warn(found.warnings)
 
 
 @app.command()
 def forecast(
     runs: RunsPath,
-    flops: Annotated[list[float], typer.Option(min=1, help="training compute to forecast at; may be given again")],
+    flops: Annotated[
+        list[float], typer.Option(min=1, max=1e40, help="training compute to forecast at; may be given again")
+    ],
     params_column: ParamsColumn = None,
     tokens_column: TokensColumn = None,
     flops_column: FlopsColumn = None,
@@ -207,6 +208,7 @@ def forecast(
         _print_json(told)
         return
     _out.print(forecast_table(told, level).rich())
+    _note(told["notes"])
     _warn(told["warnings"])
 
 
@@ -249,8 +251,8 @@ def _run(path: Path, out: Path | None, set_: list[str] | None, address: str | No
         _warn(summary["warnings"])
         _out.print(f"{summary['runs']['done']} runs done in {summary['seconds']:.0f} s", highlight=False)
         if summary["law"] is not None:
-            _out.print(f"figures and report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
-    if summary["runs"]["failed"]:
+            _out.print(f"figures and report: {folder / 'report.html'}", highlight=False, soft_wrap=True, markup=False)
+    if summary["runs"]["failed"] or summary["problem"]:
         raise typer.Exit(2 if summary["mendable"] else 1)
 
 
@@ -273,6 +275,14 @@ def _runs(path: Path, columns: Columns, params: str, drop_largest_losses: int) -
         from nextscale.sweeps.store import load
 
         table = load(path)
+        if "loss" not in table or table["loss"].isna().all():
+            raise SpecError(f"{path}: none of its runs has come to a loss")
+        sources = sorted(table.loc[table["loss"].notna(), "data"].unique())
+        if len(sources) > 1:
+            raise SpecError(
+                f"{path}: its runs were trained on {len(sources)} different data ({'; '.join(sources)}), and "
+                "one law does not hold for them all; give each sweep an --out of its own, or fit part of them in Python"
+            )
     else:
         table = read_table(path)
     return as_runs(table, columns=columns, convention=params, drop_largest_losses=drop_largest_losses, where=str(path))
@@ -296,6 +306,11 @@ def _draw(path: Path, found: Fit, reach: float | None = None) -> None:
         figure.savefig(path, dpi=150)
     except ValueError:
         raise SpecError(f"--plot {path}: cannot draw a '{path.suffix}' file; name a .png, .svg or .pdf") from None
+
+
+def _note(notes: Sequence[str]) -> None:
+    for text in notes:
+        _out.print(f"note: {text}", markup=False)
 
 
 def _warn(warnings: Sequence[str]) -> None:

@@ -12,8 +12,8 @@ from nextscale.model.config import RunConfig, TrainingConfig
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec import SweepSpec
 
-FEWEST_STEPS = 20
-"""Below this a run says nothing but how its warm-up went."""
+FEWEST_STEPS, MOST_STEPS = 20, 2**31 - 1
+"""Below the first a run says nothing but how its warm-up went; beyond the second steps are no 32-bit number."""
 
 Role = Literal["fit", "holdout"]
 Key = tuple[str | int, ...]
@@ -87,6 +87,12 @@ def _planned(
         raise SpecError(
             f"{_dotted(budget_key)}: {budget:.3g} FLOPs train width {width} for only {steps} steps; raise it to "
             f"{least:.2g} or more, or take smaller widths or training.batch_tokens",
+            budget_key,
+        )
+    if steps > MOST_STEPS:
+        raise SpecError(
+            f"{_dotted(budget_key)}: {budget:.3g} FLOPs train width {width} for {steps:.3g} steps, more than "
+            f"{MOST_STEPS}; lower it, or take larger widths or training.batch_tokens",
             budget_key,
         )
     shared = {name: getattr(spec.training, name) for name in TrainingConfig.model_fields if name not in ("steps", "lr")}

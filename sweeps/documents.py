@@ -12,6 +12,8 @@ import yaml
 from nextscale.sweeps.errors import SpecError
 
 Key = tuple[str | int, ...]
+_MOST_KEYS = 100_000
+"""More come from aliases of aliases alone."""
 
 
 @dataclasses.dataclass
@@ -53,11 +55,16 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe, and with numbers as in YAML 1.2: 1e18 and 2.5e10 are numbers, `no` and `on` are words."""
+    """Safe, and with numbers as in YAML 1.2: 1e18 and 2.5e10 are numbers, `no` and `on` are words, 010 is ten."""
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        return int(self.construct_scalar(node))
+
+
+_OURS = ("int", "float", "bool", "timestamp")
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] not in ("float", "bool", "timestamp")]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag.rsplit(":", 1)[1] not in _OURS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
@@ -65,6 +72,8 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*([eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.\d[\d_]*([eE][-+]?\d+)?|\.(inf|nan))$"),
     list("-+0123456789."),
 )
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?\d+(_\d+)*$"), list("-+0123456789"))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$", re.IGNORECASE), list("tTfF"))
 
 
@@ -114,11 +123,15 @@ def _walk(node: yaml.Node, path: Key, name: str, places: dict[Key, str], above: 
     """Notes the line of every key below a node."""
     if id(node) in above:
         raise SpecError(f"{name}:{node.start_mark.line + 1}: an alias that contains itself")
+    if len(places) > _MOST_KEYS:
+        raise SpecError(f"{name}: holds more than {_MOST_KEYS} keys; no spec does")
     above = above | {id(node)}
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             line = f"{name}:{key.start_mark.line + 1}"
+            if not isinstance(key, yaml.ScalarNode):
+                raise SpecError(f"{line}: a key is a word, not a list or a mapping")
             if key.value in seen:
                 raise SpecError(f"{line}: {'.'.join(map(str, (*path, key.value)))}: is here twice; keep one")
             seen.add(key.value)

@@ -27,11 +27,17 @@ class Ledger:
         """All entries, oldest first.
 
         Raises:
-            SpecError: an entry was changed, removed or cut short.
+            SpecError: an entry was changed, or one before another removed.
         """
         if not self.path.exists():
             return []
-        return _verified(_whole_lines(self.path.read_text()), self.path)
+        return _verified(_whole_lines(self.path.read_bytes()), self.path)
+
+    def standing(self, entry: Entry) -> Entry | None:
+        """The forecast that was registered for the targets of an entry: from the same inputs, or else the first."""
+        found = [e for e in self.entries() if e["kind"] == "forecast" and _run_ids(e) == _run_ids(entry)]
+        same = [e for e in found if e["inputs"] == entry["inputs"]]
+        return next(iter(same + found), None)
 
     def forecast(self, entry: Entry) -> Entry:
         """Registers a forecast, or returns the one registered before from the same inputs for the same targets.
@@ -48,7 +54,7 @@ class Ledger:
 
     def _append_once(self, entry: Entry, meaning: Callable[[Entry], Any]) -> Entry:
         """Appends an entry unless one of its kind and meaning is there; returns the one that is there then."""
-        with self.path.open("a+") as file:
+        with self.path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             text = _whole_lines(file.read())
@@ -61,8 +67,8 @@ class Ledger:
                 "previous": known[-1]["hash"] if known else None,
             }
             entry = entry | {"hash": _digest(entry)}
-            file.truncate(len(text.encode()))
-            file.write(json.dumps(entry) + "\n")
+            file.truncate(len(text))
+            file.write(json.dumps(entry).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         return entry
@@ -72,9 +78,9 @@ def _run_ids(entry: Entry) -> list[str]:
     return [target["run_id"] for target in entry["targets"]]
 
 
-def _whole_lines(text: str) -> str:
+def _whole_lines(text: bytes) -> bytes:
     """Without a last line that a crash cut short: it was never an entry."""
-    return text[: text.rfind("\n") + 1]
+    return text[: text.rfind(b"\n") + 1]
 
 
 def digest_of(value: Any) -> str:
@@ -86,7 +92,7 @@ def _digest(entry: Entry) -> str:
     return digest_of({key: value for key, value in entry.items() if key != "hash"})
 
 
-def _verified(text: str, path: Path) -> list[Entry]:
+def _verified(text: bytes, path: Path) -> list[Entry]:
     entries: list[Entry] = []
     for number, line in enumerate(text.splitlines(), 1):
         previous = entries[-1]["hash"] if entries else None

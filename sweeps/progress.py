@@ -65,6 +65,8 @@ class Reporter:
     def event(self, event: Event) -> None:
         """Shows what happened to a run."""
         job = event.job
+        if event.kind == "notice":
+            self.console.print(f"  {event.message}", style="yellow", markup=False)
         if job is not None:
             if event.kind == "started":
                 self._running[job.run_id] = job

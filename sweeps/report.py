@@ -9,12 +9,14 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from etils import epath
 from matplotlib.figure import Figure
 
 from nextscale.fit import plot
 from nextscale.fit.frontier import frontier
 from nextscale.fit.isoflop import isoflops
 from nextscale.fit.table import as_runs
+from nextscale.model.record import write_atomically
 from nextscale.sweeps.study import Analysis, Study
 from nextscale.sweeps.tables import Table, tables
 
@@ -43,10 +45,10 @@ def write_report(study: Study, analysis: Analysis, summary: dict[str, Any]) -> P
             figure.savefig(folder / f"{name}.png", dpi=150)
             text = io.StringIO()
             figure.savefig(text, format="svg", metadata={"Date": None})
-            (folder / f"{name}.svg").write_text(text.getvalue())
+            write_atomically(epath.Path(folder / f"{name}.svg"), text.getvalue())
             vectors.append(text.getvalue()[text.getvalue().index("<svg") :])
     page = study.store.root / "report.html"
-    page.write_text(_page(study.spec.name, summary, tables(summary), vectors))
+    write_atomically(epath.Path(page), _page(study.spec.name, summary, tables(summary), vectors))
     return page
 
 
@@ -71,7 +73,7 @@ def figures(study: Study, analysis: Analysis, summary: dict[str, Any]) -> dict[s
             [row["predicted"] for row in rows],
             [row["interval"] for row in rows],
             [row["measured"] for row in rows],
-            level=analysis.fit.level,
+            level=summary["forecast"]["level"],
         )
     else:
         plot.loss_against(right, analysis.fit, optima)

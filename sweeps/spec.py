@@ -10,7 +10,9 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from nextscale.model.config import Config, DataConfig, EvaluationConfig, ModelFamily, OptimizerConfig
 
 PositiveFloat = Annotated[float, Field(gt=0)]
-Width = Annotated[int, Field(ge=1)]
+Flops = Annotated[float, Field(gt=0, le=1e40)]
+Rate = Annotated[float, Field(gt=0, le=1e6)]
+Width = Annotated[int, Field(ge=1, le=2**20)]
 
 
 class HorizonRule(Config):
@@ -21,10 +23,10 @@ class HorizonRule(Config):
     """
 
     rule: Literal["horizon"]
-    base: PositiveFloat
+    base: Rate
     reference_steps: PositiveFloat = 500
-    exponent: float = Field(0.25, ge=0)
-    floor: float = Field(0.0, ge=0)
+    exponent: float = Field(0.25, ge=0, le=2)
+    floor: float = Field(0.0, ge=0, le=1e6)
 
     def __call__(self, steps: int) -> float:
         return max(self.floor, self.base * (self.reference_steps / steps) ** self.exponent)
@@ -35,14 +37,14 @@ def _number_or_rule(value: object) -> str:
 
 
 LearningRate = Annotated[
-    Annotated[PositiveFloat, Tag("a number")] | Annotated[HorizonRule, Tag("a rule")], Discriminator(_number_or_rule)
+    Annotated[Rate, Tag("a number")] | Annotated[HorizonRule, Tag("a rule")], Discriminator(_number_or_rule)
 ]
 
 
 class SweepTraining(OptimizerConfig):
     """How every run is trained."""
 
-    batch_tokens: int = Field(ge=1, description="tokens per optimiser step")
+    batch_tokens: int = Field(ge=1, le=2**40, description="tokens per optimiser step")
     lr: LearningRate = Field(description="peak learning rate at base_width, or a rule for it")
 
     def peak_lr(self, steps: int) -> float:
@@ -53,7 +55,7 @@ class IsoFlopDesign(Config):
     """Several model sizes at each of several compute budgets."""
 
     kind: Literal["isoflop"]
-    flops: list[PositiveFloat] = Field(min_length=1, description="training FLOPs of each budget")
+    flops: list[Flops] = Field(min_length=1, description="training FLOPs of each budget")
     widths: list[Annotated[list[Width], Field(min_length=1)]] = Field(
         min_length=1, description="model widths at each budget"
     )
@@ -78,7 +80,7 @@ class IsoFlopDesign(Config):
 class Holdout(Config):
     """The next scale: forecast first, trained after, then compared."""
 
-    flops: PositiveFloat
+    flops: Flops
     widths: list[Width] = Field(min_length=1)
 
 
@@ -88,7 +90,7 @@ class ForecastConfig(Config):
     law: Literal["auto", "chinchilla", "chinchilla-tied"] = "chinchilla"
     params: Literal["total", "non_embedding"] = "total"
     level: float = Field(0.9, gt=0, lt=1, description="of the intervals")
-    resamples: int = Field(1000, ge=100, description="bootstrap resamples")
+    resamples: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples")
 
 
 class CheckpointConfig(Config):

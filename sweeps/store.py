@@ -1,13 +1,14 @@
 """The directory of a sweep's runs, as one tidy table. Files are the only truth; reading them is all a restart takes.
 
 OUT/runs/<run_id>/      see `nextscale.model.record`
-OUT/sweeps/<name>.json  the spec of each sweep, as it was run
+OUT/sweeps/<name>-<digest>.json  the spec of each sweep, as it was run
 OUT/ledger.jsonl        forecasts and their scores, see `ledger.py`
 OUT/summary.json, report.html, figures/
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
@@ -16,9 +17,11 @@ from typing import Any
 import pandas as pd
 from etils import epath
 
-from nextscale.model.record import Row, RunDirectory, read_rows, write_atomically
+from nextscale.model.config import RunConfig
+from nextscale.model.record import Row, RunDirectory, write_atomically
 from nextscale.sweeps.design import planned_runs
 from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.ledger import digest_of
 from nextscale.sweeps.spec import SweepSpec
 
 _NOT_COLUMNS = ("loss_by_position", "versions")
@@ -76,19 +79,38 @@ class Store:
             path = self.root / "runs" / run_id / "record.json"
             raise SpecError(f"{path}: is damaged; delete it to have this run's result made again") from None
 
+    def config(self, run_id: str) -> RunConfig:
+        """What a run was asked to be.
+
+        Raises:
+            SpecError: the file cannot be read.
+        """
+        try:
+            return self.run(run_id).config()
+        except ValueError:
+            path = self.root / "runs" / run_id / "config.json"
+            raise SpecError(f"{path}: is damaged; delete {path.parent} to have this run made again") from None
+
     def write_spec(self, spec: SweepSpec) -> None:
         (self.root / "sweeps").mkdir(exist_ok=True)
-        write_atomically(epath.Path(self.root / "sweeps" / f"{spec.name}.json"), spec.model_dump_json(indent=1) + "\n")
+        path = self.root / "sweeps" / f"{spec.name}-{digest_of(spec.model_dump(mode='json'))}.json"
+        write_atomically(epath.Path(path), spec.model_dump_json(indent=1) + "\n")
 
     def specs(self) -> list[SweepSpec]:
-        return [SweepSpec.model_validate_json(p.read_text()) for p in sorted((self.root / "sweeps").glob("*.json"))]
+        """Of every sweep run here; one that this version cannot read is left out."""
+        found = []
+        for path in sorted((self.root / "sweeps").glob("*.json")):
+            with contextlib.suppress(ValueError):
+                found.append(SweepSpec.model_validate_json(path.read_text()))
+        return found
 
 
 def load(*roots: str | Path) -> pd.DataFrame:
     """All runs of one or more output folders, one row each, by rising cost.
 
     Columns are those of a run's record (`nextscale.model.train.record_of`), with `status` one of done, diverged,
-    failed, unfinished; `reason`; `attempts`; and, for runs of a sweep, its `sweep`, `role` and `budget`.
+    failed, unfinished; `reason`; `attempts`; `data`, what it was trained on, in words; and, for runs of a sweep, its
+    `sweep`, `role` and `budget`.
 
     Raises:
         SpecError: a folder holds no sweep, or a record is damaged.
@@ -110,24 +132,23 @@ def load(*roots: str | Path) -> pd.DataFrame:
 
 def _row(store: Store, run_id: str) -> dict[str, Any]:
     attempts = store.run(run_id).attempts()
-    record = store.record(run_id)
+    record, config = store.record(run_id), store.config(run_id)
     if record is None:
         failed = bool(attempts) and attempts[-1]["status"] != "lost"
-        record = _expected(store, run_id) | {
+        record = _expected(config, store.run(run_id).metrics()) | {
             "status": "failed" if failed else "unfinished",
             "reason": attempts[-1]["message"] if attempts else None,
         }
-    return {k: v for k, v in record.items() if k not in _NOT_COLUMNS} | {"attempts": len(attempts)}
+    known = {k: v for k, v in record.items() if k not in _NOT_COLUMNS}
+    return known | {"attempts": len(attempts), "data": " ".join(f"{k}={v}" for k, v in config.data.semantic().items())}
 
 
-def _expected(store: Store, run_id: str) -> dict[str, Any]:
+def _expected(config: RunConfig, curve: list[Row]) -> dict[str, Any]:
     """What is known of a run before it is done."""
     from nextscale.model.accounting import flops_per_token, parameters
 
-    config = store.run(run_id).config()
-    curve = read_rows(store.run(run_id).metrics_file)
     return {
-        "run_id": run_id,
+        "run_id": config.run_id,
         "params": parameters(config.model),
         "tokens": config.training.tokens,
         "flops": flops_per_token(config.model) * config.training.tokens,

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from nextscale.model.accounting import flops_per_token, non_embedding_parameters
 from nextscale.model.data import resolve
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.design import PlannedRun, Role, planned_runs
+from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.ledger import Entry, Ledger, digest_of
 from nextscale.sweeps.spec import SweepSpec
 from nextscale.sweeps.store import Store
@@ -44,6 +45,7 @@ class Analysis:
         curves: the isoFLOP curve of each budget.
         optimum: the power law through their minima, N*(C); None where fewer than two budgets have one.
         cost: FLOPs per token of a size of this family.
+        fitted: the runs that all of this rests on, those that the law's window leaves out too.
     """
 
     fit: Fit
@@ -51,6 +53,7 @@ class Analysis:
     curves: list[IsoFlop]
     optimum: PowerLaw | None
     cost: TokenCost
+    fitted: list[dict[Hashable, Any]]
 
 
 class Study:
@@ -59,12 +62,16 @@ class Study:
     def __init__(self, spec: SweepSpec, out: str | Path):
         """
         Raises:
-            SpecError, InputError: the data is not there, or nothing can be written.
+            SpecError, InputError: the data is not there, nothing can be written, or the ledger is damaged.
         """
+        path = getattr(spec.data, "path", None)
+        if path is not None and Path(path).expanduser().absolute() == Path(out).expanduser().absolute():
+            raise SpecError(f"--out {out}: is the folder of the data; name another", ("data", "path"))
         self.spec = spec.model_copy(update={"data": resolve(spec.data)})
         self.store = Store.at(out)
         self.planned = planned_runs(self.spec)
         self.ledger = Ledger(self.store.root / "ledger.jsonl")
+        self.ledger.entries()  # a damaged one is refused now, not when the sweep has been trained
 
     def runs(self, role: Role) -> list[PlannedRun]:
         return [run for run in self.planned if run.role == role]
@@ -102,33 +109,43 @@ class Study:
         Raises:
             InputError: too few runs finished.
         """
-        options = self.spec.forecast
-        runs = as_runs(self.table("fit"), convention=options.params, where=f"sweep {self.spec.name}")
+        options, table = self.spec.forecast, self.table("fit")
+        if table.empty or table["loss"].isna().all():
+            raise InputError(f"sweep {self.spec.name}: none of its runs has come to a loss")
+        runs = as_runs(table, convention=options.params, where=f"sweep {self.spec.name}")
         laws = tuple(LAWS) if options.law == "auto" else (options.law,)
         fit, backtests = fit_backtested(runs, laws, level=options.level, resamples=options.resamples)
         curves = isoflops(runs)
         models = [run.config.model for run in self.planned]
         sizes = [_count(model, options.params) for model in models]
         cost = TokenCost.of(sizes, [flops_per_token(model) for model in models])
-        return Analysis(fit, backtests, curves, optimum_law(curves), cost)
+        fitted = runs.table[["run_id", "params", "tokens", "loss"]].to_dict("records")
+        return Analysis(fit, backtests, curves, optimum_law(curves), cost, fitted)
+
+    def inputs(self, analysis: Analysis) -> str:
+        """The digest of all that a forecast rests on."""
+        return digest_of([analysis.fitted, self.spec.forecast.model_dump()])
 
     def register(self, analysis: Analysis) -> Entry:
-        """Writes the forecast of the held-out runs to the ledger, unless it stands there already."""
+        """Writes the forecast of the held-out runs to the ledger, unless it stands there already.
+
+        Once a held-out run has started, the first forecast of them stands: a later one could have been chosen to fit.
+        """
         assert self.spec.holdout is not None
         runs, fit = self.runs("holdout"), analysis.fit
         sizes = [_count(run.config.model, self.spec.forecast.params) for run in runs]
         tokens, flops = [run.tokens for run in runs], [run.flops for run in runs]
         predicted = fit.predict(sizes, tokens)
         low, high = fit.predict_interval(sizes, tokens, flops)
-        fitted = fit.runs.table[["run_id", "params", "tokens", "loss"]].to_dict("records")
+        started = [run.config.run_id for run in runs if self.store.run(run.config.run_id).started]
         budget = self.spec.holdout.flops
         optimum = frontier(fit, [budget], analysis.cost).iloc[0]
         by_minima = None if analysis.optimum is None else float(analysis.optimum(budget))
         entry = {
             "sweep": self.spec.name,
-            "inputs": digest_of([fitted, self.spec.forecast.model_dump()]),
-            "runs": [row["run_id"] for row in fitted],
-            "done_before": [run.config.run_id for run in runs if self.store.record(run.config.run_id) is not None],
+            "inputs": self.inputs(analysis),
+            "runs": fit.runs.table["run_id"].tolist(),
+            "started_before": started,
             "law": fit.law.name,
             "parameters": fit.parameters,
             "irreducible_interval": list(fit.interval("E", E_LEVEL)),
@@ -148,7 +165,7 @@ class Study:
                 {
                     "run_id": run.config.run_id,
                     "flops": run.flops,
-                    "params": run.params,
+                    "params": sizes[i],
                     "tokens": run.tokens,
                     "predicted": float(predicted[i]),
                     "interval": [float(low[i]), float(high[i])],
@@ -157,7 +174,12 @@ class Study:
             ],
             "warnings": list(fit.warnings),
         }
-        return self.ledger.forecast(entry)
+        if not started:
+            return self.ledger.forecast(entry)
+        if (earlier := self.ledger.standing(entry)) is not None:
+            return earlier
+        late = f"{len(started)} of the {len(runs)} held-out runs had started when this was computed: it is no forecast"
+        return self.ledger.forecast(entry | {"warnings": [*fit.warnings, late]})
 
     def score(self, forecast: Entry) -> Entry | None:
         """Writes to the ledger how a forecast came out; None while a held-out run is missing."""
@@ -231,16 +253,20 @@ def run_study(
         train("fit")
         try:
             analysis = study.analyse()
-            if study.spec.holdout is not None:
-                forecast = study.register(analysis)
-                train("holdout")
         except InputError as error:
             problem = str(error)
-    score = study.score(forecast) if forecast is not None else None
-    summary = summarise(study, analysis, forecast, score, failed=failed, reused=reused)
+        if study.spec.holdout is not None and analysis is not None:
+            if waiting := len(study.missing("fit")):
+                problem = f"no forecast yet: {waiting} of the runs that it rests on have no result; run this again"
+            else:
+                forecast = study.register(analysis)
+                train("holdout")
+    if forecast is not None:
+        study.score(forecast)
+    summary = summarise(study, analysis, forecast, failed=failed, reused=reused)
     if problem is not None:
         summary["warnings"].insert(0, problem)
-    summary |= {"seconds": time.perf_counter() - started, "mendable": mendable}
+    summary |= {"problem": problem, "seconds": time.perf_counter() - started, "mendable": mendable}
     write_atomically(epath.Path(study.store.root / "summary.json"), json.dumps(summary, indent=1) + "\n")
     if analysis is not None:
         write_report(study, analysis, summary)

@@ -19,14 +19,19 @@ def summarise(
     study: Study,
     analysis: Analysis | None,
     forecast: Entry | None,
-    score: Entry | None,
     *,
     failed: dict[str, str],
     reused: int,
 ) -> dict[str, Any]:
     """What came of a sweep, for machines: errors are fractions, losses nats per token."""
     true_entropy = markov(study.spec.data).entropy if isinstance(study.spec.data, MarkovData) else None
-    warnings = [] if analysis is None else list(analysis.fit.warnings)
+    said = [*(analysis.fit.warnings if analysis else ()), *(forecast["warnings"] if forecast else ())]
+    warnings = list(dict.fromkeys(said))
+    if forecast is not None and analysis is not None and forecast["inputs"] != study.inputs(analysis):
+        warnings.append(
+            f"the forecast shown is that of {forecast['time'][:16]} UTC, made before the held-out runs started; "
+            "the law shown is of other runs or options"
+        )
     for curve in analysis.curves if analysis else []:
         if curve.problem:
             warnings.append(f"no optimum at {curve.flops:.3g} FLOPs: {curve.problem}")
@@ -39,9 +44,9 @@ def summarise(
     optimal: dict[str, Any] | None = None
     if forecast is not None:
         floor = true_entropy if true_entropy is not None else forecast["parameters"]["E"]
-        measured = {s["run_id"]: s["measured"] for s in score["targets"]} if score else {}
         for target in forecast["targets"]:
-            loss: float | None = measured.get(target["run_id"])
+            record = study.store.record(target["run_id"])
+            loss: float | None = None if record is None else record["loss"]
             miss = 0.0 if loss is None else target["predicted"] - loss
             holdout.append(
                 target
@@ -58,6 +63,8 @@ def summarise(
         optimal = _optimal(forecast, analysis, held_out)
     return {
         "sweep": study.spec.name,
+        "forecast": forecast
+        and {key: forecast[key] for key in ("time", "law", "level", "params_convention", "started_before")},
         "runs": {
             "done": sum(study.store.record(run.config.run_id) is not None for run in study.planned),
             "reused": reused,
@@ -80,7 +87,7 @@ def summarise(
 
 def _optimal(forecast: Entry, analysis: Analysis | None, curve: IsoFlop | None) -> dict[str, Any]:
     """N* and tokens per parameter at the held-out budget, forecast and measured."""
-    optimal = dict(forecast["optimal_params"])
+    optimal = forecast["optimal_params"] | {"params_convention": forecast["params_convention"]}
     assert analysis is not None
     flops, size = optimal["flops"], optimal["predicted"]
     optimal["tokens_per_param"] = float(flops / analysis.cost(np.array([size]))[0] / size)

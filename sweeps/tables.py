@@ -66,11 +66,27 @@ def _holdout(summary: dict[str, Any]) -> list[Table]:
     rows = summary["holdout"]
     if not rows:
         return []
-    level = f"{summary['law']['level']:.0%} interval"
-    columns = ["parameters", "tokens", "tokens/param", "predicted", level, "measured", "error", "of reducible loss"]
+    forecast = summary["forecast"]
+    level = f"{forecast['level']:.0%} interval"
+    title = f"Forecast at {number(rows[0]['flops'], 3)} FLOPs, and what was measured after (nats/token)"
+    if late := len(forecast["started_before"]):
+        title = (
+            f"Prediction at {number(rows[0]['flops'], 3)} FLOPs, made when {late} of its {len(rows)} runs had started: "
+            "no forecast (nats/token)"
+        )
+    columns = [
+        sizes(forecast["params_convention"]),
+        "tokens",
+        "tokens/param",
+        "predicted",
+        level,
+        "measured",
+        "error",
+        "of reducible loss",
+    ]
     return [
         Table(
-            f"Forecast at {number(rows[0]['flops'], 3)} FLOPs, and what was measured after (nats/token)",
+            title,
             columns,
             [
                 [
@@ -89,12 +105,17 @@ def _holdout(summary: dict[str, Any]) -> list[Table]:
     ]
 
 
+def sizes(convention: str) -> str:
+    """What a column of N counts, in words."""
+    return "parameters" if convention == "total" else f"{convention.replace('_', '-')} parameters"
+
+
 def _found(summary: dict[str, Any]) -> list[Table]:
     rows = []
     if optimal := summary["optimal_params"]:
         rows.append(
             [
-                "compute-optimal parameters",
+                f"compute-optimal {sizes(optimal['params_convention'])}",
                 count(optimal["predicted"]),
                 interval(optimal["interval"], count),
                 count(optimal["measured"]),
@@ -141,7 +162,7 @@ def forecast_table(told: dict[str, Any], level: float) -> Table:
         )
     return Table(
         f"The best model at each budget, with {level:.0%} intervals",
-        ["FLOPs", "loss (nats/token)", "parameters", "tokens", "tokens/param"],
+        ["FLOPs", "loss (nats/token)", sizes(told["params_convention"]), "tokens", "tokens/param"],
         rows,
     )
 

@@ -93,6 +93,25 @@ class TestIsoFlop:
 
 
 class TestBacktest:
+    def test_a_budget_is_never_split(self, isoflop_grid):
+        """Runs to be forecast lie above those that forecast them, or there is no backtest."""
+        two = isoflop_grid(budgets=2, sizes=8, noise=0.003)
+        found, scores = fit_backtested(two, resamples=100)
+        assert scores == []
+        assert found.extrapolation_error == 0
+        assert any("too few runs to backtest" in w for w in found.warnings)
+
+    def test_holes_in_a_grid_leave_the_interval_what_it_was(self, isoflop_grid):
+        whole = isoflop_grid(noise=0.003)
+        holed = whole.drop(index=whole.index[[6, 7, 8]])
+        widths = []
+        for table in (whole, holed):
+            found, scores = fit_backtested(table, resamples=200)
+            assert scores
+            low, high = found.predict_interval([1e10], [1e12], [6e22])
+            widths.append(float(high[0] - low[0]))
+        assert widths[1] < 3 * widths[0]
+
     def test_small_runs_that_bend_the_curve_are_left_out(self, isoflop_grid):
         table = isoflop_grid(budgets=6, noise=0.001)
         bent = table.assign(loss=table.loss * np.where(table.budget < 5e19, 1.05, 1))

@@ -61,6 +61,14 @@ def test_budgets_are_found_where_none_are_named():
     assert runs.table.groupby("budget").size().tolist() == [3, 2]
 
 
+@pytest.mark.parametrize("budget", [["small", "big"], [1.0, 2.0], [None, 6e15]])
+def test_a_column_named_budget_is_believed_where_it_is_flops(budget):
+    plain = as_runs(table())
+    assert as_runs(table(budget=budget)).budgets == plain.budgets
+    near = (plain.table["flops"] * 1.5).tolist()
+    assert as_runs(table(budget=near)).budgets == near
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json", ".parquet"])
 def test_files_of_every_kind(tmp_path, suffix):
     path = tmp_path / f"runs{suffix}"

@@ -1,13 +1,15 @@
 """Specs: read as people write them, refused in one line that names the line and the way out."""
 
-import json
 import re
+from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import nextscale.sweeps
 from nextscale.sweeps import documents
 from nextscale.sweeps.design import planned_runs
 from nextscale.sweeps.errors import MENDABLE, SpecError
@@ -77,6 +79,20 @@ BROKEN = {
     "unclosed": ({"name: tiny": "name: [tiny"}, r":\d+: not valid YAML"),
     "a tab": ({"  kind": "\tkind"}, r":9: not valid YAML"),
     "a python object": ({"name: tiny": "name: !!python/object:os.system {}"}, r"not valid YAML"),
+    "a list for a key": ({"name: tiny": "name: tiny\n? [a]\n: b"}, r":2: a key is a word"),
+    "aliases of aliases": (
+        {
+            "name: tiny": "a: &a [1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n"
+            "d: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e]\nname: tiny"
+        },
+        r"more than 100000 keys",
+    ),
+    "a depth of no model": ({"depth: 1": f"depth: {'9' * 400}"}, r":3: model\.depth: should be less than or equal"),
+    "a ratio of no model": ({"depth: 1": "mlp_ratio: 1e308"}, r":3: model\.mlp_ratio: should be less than or equal"),
+    "endless runs": (
+        {"2e9, 4e9]": "2e9, 4e30]", "1.2e10": "1e31"},
+        r":10: design\.flops\.2: .* steps, more than 21474",
+    ),
     "a loop": ({"name: tiny": "name: &a [*a]"}, r":1: an alias that contains itself|:1: "),
     "a level beyond one": (
         {"evaluation:": "forecast: {level: 1.5}\nevaluation:"},
@@ -145,30 +161,42 @@ class TestNumbers:
     def test_exponents_are_numbers(self, text):
         assert documents._parse(f"x: {text}", "t").content == {"x": 1e18}
 
-    @pytest.mark.parametrize("text", ["no", "on", "1e", "e5", "1.2.3", "2024-01-01"])
+    @pytest.mark.parametrize("text", ["no", "on", "1e", "e5", "1.2.3", "2024-01-01", "2:08", "0x10"])
     def test_words_stay_words(self, text):
         assert documents._parse(f"x: {text}", "t").content == {"x": text}
+
+    def test_leading_zeros_change_nothing(self):
+        assert documents._parse("x: 0200", "t").content == {"x": 200}
 
     @given(st.floats(allow_nan=False, allow_infinity=False))
     def test_every_float_survives(self, value):
         assert documents._parse(f"x: {value!r}", "t").content["x"] == value
 
 
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-        max_leaves=12,
-    ),
-    st.sampled_from(sorted(SweepSpec.model_fields)),
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=12,
 )
-@settings(max_examples=200, deadline=None)
-def test_no_yaml_gives_anything_but_a_spec_or_one_line(tmp_path_factory, value, key):
+
+
+@given(st.data(), JSON | st.integers(-(10**400), 10**400) | st.floats(min_value=1e200))
+@settings(max_examples=300, deadline=None)
+def test_no_value_of_any_key_gives_anything_but_a_spec_or_one_line(tmp_path_factory, tiny_spec, data, value):
+    content = documents._parse(tiny_spec, "tiny").content
+    keys = [(key,) for key in SweepSpec.model_fields]
+    keys += [(key, inner) for key, held in content.items() if isinstance(held, dict) for inner in held]
+    key, inside = data.draw(st.sampled_from(keys)), content
+    for part in key[:-1]:
+        inside = inside[part]
+    inside[key[-1]] = value
     path = tmp_path_factory.mktemp("fuzz") / "x.yaml"
-    path.write_text(yaml.safe_dump({"name": "x", key: value}), encoding="utf-8")
-    with pytest.raises(MENDABLE) as error:
-        load_spec(path)
-    assert "\n" not in str(error.value).strip()
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    try:
+        planned_runs(load_spec(path))
+    except MENDABLE as error:
+        assert "\n" not in str(error).strip()
+        assert "data: is missing" not in str(error)
 
 
 @given(st.binary(max_size=60))
@@ -206,6 +234,16 @@ class TestDesign:
         assert any("fewer than 400 steps" in warning for warning in found.warnings)
 
 
-def test_the_schema_takes_what_the_spec_takes():
-    schema = SweepSpec.model_json_schema()
-    assert json.loads(json.dumps(schema))["properties"].keys() == SweepSpec.model_fields.keys()
+class TestSchema:
+    def test_it_takes_every_spec_that_runs(self, tiny_spec):
+        schema = SweepSpec.model_json_schema()
+        specs = [*Path(nextscale.sweeps.__path__[0]).glob("specs/*.yaml")]
+        assert specs
+        for text in (tiny_spec, *(spec.read_text() for spec in specs)):
+            jsonschema.validate(documents._parse(text, "spec").content, schema)
+
+    @pytest.mark.parametrize("old, new", [("depth", "dept"), ("[1.0e+9,", "[-1,"), ("linear", "liner")])
+    def test_it_refuses_what_the_spec_refuses(self, tiny_spec, old, new):
+        content = documents._parse(tiny_spec.replace(old, new), "spec").content
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(content, SweepSpec.model_json_schema())

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -28,7 +27,16 @@ def nextscale(*arguments, **options):
 def summary_of(out):
     """A summary, but for what may differ between two ways to the same end."""
     summary = json.loads((out / "summary.json").read_text())
+    summary["forecast"] = summary["forecast"] and {k: v for k, v in summary["forecast"].items() if k != "time"}
     return {key: value for key, value in summary.items() if key not in ("seconds", "runs")}
+
+
+def spoil(run):
+    """A run without its result, whose checkpoints cannot be read."""
+    (run / "record.json").unlink()
+    for file in (run / "checkpoints").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"rot")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +71,7 @@ def test_the_forecast_was_written_before_the_first_held_out_run(finished):
     forecast, score = Ledger(out / "ledger.jsonl").entries()
     table = load(out)
     assert sorted(forecast["runs"]) == sorted(table.loc[table.role == "fit", "run_id"])
-    assert forecast["done_before"] == []
+    assert forecast["started_before"] == []
     held_out = table.loc[table.role == "holdout", "run_id"]
     written = datetime.datetime.fromisoformat(forecast["time"]).timestamp()
     starts = [read_rows(out / "runs" / run / "attempts.jsonl")[0]["started"] for run in held_out]
@@ -154,12 +162,8 @@ def test_a_corrupt_checkpoint_is_one_line_exit_code_2_and_the_rest_is_done(finis
     spec, undisturbed, _ = finished
     out = tmp_path / "out"
     shutil.copytree(undisturbed, out)
-    record = next(out.glob("runs/*/record.json"))
-    run = record.parent
-    record.unlink()
-    for file in (run / "checkpoints").rglob("*"):
-        if file.is_file():
-            file.write_bytes(b"rot")
+    run = next(out.glob("runs/*"))
+    spoil(run)
     ended = nextscale("run", spec, "--out", out)
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr + ended.stdout
@@ -169,6 +173,88 @@ def test_a_corrupt_checkpoint_is_one_line_exit_code_2_and_the_rest_is_done(finis
     ended = nextscale("run", spec, "--out", out)
     assert ended.returncode == 0, ended.stderr
     assert summary_of(out) == summary_of(undisturbed)
+
+
+def test_a_forecast_stands_once_its_runs_have_started(finished, tmp_path):
+    spec, undisturbed, _ = finished
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    ledger = (out / "ledger.jsonl").read_bytes()
+    ended = nextscale("run", spec, "--out", out, "--set", "forecast.law=chinchilla-tied", "--set", "forecast.level=0.5")
+    assert ended.returncode == 0, ended.stderr
+    assert (out / "ledger.jsonl").read_bytes() == ledger, "another law after the fact makes no other forecast"
+    assert summary_of(out)["holdout"] == summary_of(undisturbed)["holdout"]
+    assert "the forecast shown is that of" in ended.stdout
+    (out / "ledger.jsonl").unlink()
+    ended = nextscale("run", spec, "--out", out)
+    assert "no forecast (nats/token)" in ended.stdout
+    assert "3 of the 3 held-out runs had started when this was computed" in ended.stdout
+
+
+def test_the_held_out_scale_waits_for_every_run_of_the_fit(finished, tmp_path):
+    spec, undisturbed, _ = finished
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    (out / "ledger.jsonl").unlink()
+    table = load(out).set_index("role")
+    for run_id in table.loc["holdout", "run_id"]:
+        shutil.rmtree(out / "runs" / run_id)
+    spoil(out / "runs" / table.loc["fit", "run_id"].iloc[0])
+    ended = nextscale("run", spec, "--out", out)
+    assert ended.returncode == 2
+    assert "no forecast yet: 1 of the runs that it rests on" in ended.stdout
+    assert not (out / "ledger.jsonl").exists()
+    assert len(list(out.glob("runs/*"))) == 12
+
+
+def test_one_failed_held_out_run_hides_no_other(finished, tmp_path):
+    spec, undisturbed, _ = finished
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    table = load(out).set_index("role")
+    spoil(out / "runs" / table.loc["holdout", "run_id"].iloc[0])
+    ended = nextscale("run", spec, "--out", out)
+    assert ended.returncode == 2
+    rows = summary_of(out)["holdout"]
+    assert [row["measured"] is None for row in rows].count(True) == 1
+    assert [row for row in rows if row["measured"]] == [
+        row for row in summary_of(undisturbed)["holdout"] if row["run_id"] != table.loc["holdout", "run_id"].iloc[0]
+    ]
+
+
+def test_runs_on_different_data_are_not_fitted_as_one(finished, tmp_path):
+    _, undisturbed, _ = finished
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    for run in list(out.glob("runs/*")):
+        config = json.loads((run / "config.json").read_text())
+        config["data"]["seed"] = 5
+        twin = run.with_name(run.name[::-1])
+        shutil.copytree(run, twin)
+        (twin / "config.json").write_text(json.dumps(config))
+    ended = nextscale("fit", out)
+    assert ended.returncode == 2
+    assert "trained on 2 different data (source=markov vocab=16 seed=1; source=markov vocab=16 seed=5)" in ended.stderr
+
+
+def test_a_folder_that_was_damaged_is_one_line(finished, tmp_path):
+    _, undisturbed, _ = finished
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    run = next(out.glob("runs/*"))
+    (next(out.glob("sweeps/*.json"))).write_text("{")
+    assert nextscale("runs", out).returncode == 0
+    for name, content in (("config.json", b"{"), ("record.json", b"[]")):
+        whole = (run / name).read_bytes()
+        (run / name).write_bytes(content)
+        ended = nextscale("runs", out)
+        assert ended.returncode == 2
+        assert f"{run / name}: is damaged; delete" in ended.stderr
+        (run / name).write_bytes(whole)
+    (out / "ledger.jsonl").write_bytes(b"\xff\n")
+    ended = nextscale("run", finished[0], "--out", out)
+    assert ended.returncode == 2
+    assert "ledger.jsonl:1: this entry" in ended.stderr
 
 
 def test_a_damaged_record_is_named(finished, tmp_path):
@@ -183,14 +269,30 @@ def test_a_damaged_record_is_named(finished, tmp_path):
     assert "delete it" in ended.stderr
 
 
-def test_a_diverged_run_is_a_row_and_the_fit_tolerates_the_hole(tmp_path, tiny_spec):
+def test_diverged_runs_are_rows_and_a_sweep_of_nothing_else_has_no_law(tmp_path, tiny_spec):
     spec = tmp_path / "spec.yaml"
-    spec.write_text(tiny_spec.replace("base: 0.02, floor: 0.008", "base: 60.0, floor: 20.0").split("holdout")[0])
+    spec.write_text(tiny_spec.replace("base: 0.02, floor: 0.008", "base: 60.0, floor: 20.0"))
     out = tmp_path / "out"
     ended = nextscale("run", spec, "--out", out)
-    assert ended.returncode == 0, ended.stderr
+    assert ended.returncode == 1
+    assert "none of its runs has come to a loss" in ended.stdout
     table = load(out)
-    assert (table.status == "diverged").any()
-    assert table.loc[table.status == "diverged", "reason"].str.contains("by token").all()
-    assert "diverged" in ended.stdout
-    assert Path(out / "summary.json").exists()
+    assert (table.status == "diverged").all()
+    assert (table.role == "fit").all(), "the held-out scale was not begun"
+    assert table.reason.str.contains("by token").all()
+    assert summary_of(out)["law"] is None
+    assert "none of its runs" in nextscale("fit", out).stderr
+
+
+def test_the_fit_does_without_a_diverged_run(finished, tmp_path):
+    spec, undisturbed, _ = finished
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    run_id = load(out).set_index("role").loc["fit", "run_id"].iloc[0]
+    path = out / "runs" / run_id / "record.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"status": "diverged", "reason": "not a number by token 1", "loss": None}))
+    ended = nextscale("run", spec, "--out", out)
+    assert ended.returncode == 0, ended.stderr
+    assert summary_of(out)["law"]["n"] == 11
+    assert f"run {run_id} (width" in " ".join(ended.stdout.split())
