@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from nextscale.fit.backtest import fit_backtested
     from nextscale.fit.errors import InputError
     from nextscale.fit.estimate import Fit, fit
+    from nextscale.fit.formula import Formula
     from nextscale.fit.isoflop import isoflops
-    from nextscale.fit.laws import LAWS, Law, Term
+    from nextscale.fit.law import Law, Shape
+    from nextscale.fit.laws import LAWS
+    from nextscale.fit.powers import SumOfPowers, Term
     from nextscale.fit.table import Columns, Runs, as_runs, read_table
 
 # Imported when first asked for: pandas and scipy take a second, and `nextscale --help` needs neither.
@@ -25,7 +28,10 @@ _HOMES = {
     "errors": ["InputError"],
     "estimate": ["Fit", "fit"],
     "isoflop": ["isoflops"],
-    "laws": ["LAWS", "Law", "Term"],
+    "formula": ["Formula"],
+    "law": ["Law", "Shape"],
+    "laws": ["LAWS"],
+    "powers": ["SumOfPowers", "Term"],
     "table": ["Columns", "Runs", "as_runs", "read_table"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -34,9 +40,12 @@ __all__ = [
     "LAWS",
     "Columns",
     "Fit",
+    "Formula",
     "InputError",
     "Law",
     "Runs",
+    "Shape",
+    "SumOfPowers",
     "Term",
     "as_runs",
     "fit",

@@ -14,7 +14,7 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit, fit
 from nextscale.fit.isoflop import isoflops, scatter
 from nextscale.fit.laws import LAWS
-from nextscale.fit.table import Runs, as_runs
+from nextscale.fit.table import Runs, as_runs, column_of
 
 _RESAMPLES = 200
 _PARTS = 12
@@ -64,8 +64,8 @@ def backtest(runs: pd.DataFrame | Runs, laws: Sequence[str] = ("chinchilla",), *
     runs = _as_runs(runs, options)
     part = _parts(runs)
     newest = runs.where(part == part.max())
-    older = runs.table.loc[part < part.max(), "flops"]
-    if older.empty or newest.table["flops"].max() < _REACH * older.max():
+    older = runs.scale[part < part.max()]
+    if older.empty or newest.scale.max() < _REACH * older.max():
         return []
     options = {**options, "resamples": min(_RESAMPLES, options.get("resamples", _RESAMPLES))}
     scores = []
@@ -104,7 +104,7 @@ def fit_backtested(
         return dataclasses.replace(found, warnings=(*found.warnings, warning)), []
     good = [s for s in scores if s.misfit <= _MISFIT or s.error <= _WORTH * scores[0].error]
     best = min(good, key=lambda score: (score.first_flops, score.error))
-    found = fit(runs.where(runs.table["flops"] >= best.first_flops), best.law, **options)
+    found = fit(runs.where(runs.scale >= best.first_flops), best.law, **options)
     found = dataclasses.replace(found, extrapolation_error=best.excess)
     return dataclasses.replace(found, warnings=(*found.warnings, *misfit_warnings(found))), scores
 
@@ -130,13 +130,14 @@ def misfit_warnings(found: Fit) -> list[str]:
 
 def _score(found: Fit, target: Runs) -> Backtest:
     table = target.table
-    error = np.log(table["loss"].to_numpy() / found.predict(table["params"], table["tokens"]))
-    draws = np.log(found.predictive(table["params"], table["tokens"], table["flops"]))
+    error = np.log(table["loss"].to_numpy()) - found.log_losses(found.theta[None], table)[0]
+    at: dict[str, Any] = {name: table[name] for name in {*map(column_of, found.law.variables), target.scale_name}}
+    draws = np.log(found.predictive(**at))
     square, expected = float(np.mean(np.square(error))), float(draws.var(axis=0).mean())
-    reach = np.log(table["flops"].max() / found.runs.table["flops"].max())
+    reach = np.log(target.scale.max() / found.runs.scale.max())
     return Backtest(
         law=found.law.name,
-        first_flops=float(found.runs.table["flops"].min()),
+        first_flops=float(found.runs.scale.min()),
         error=float(np.median(np.abs(error))),
         bias=float(error.mean()),
         misfit=_misfit(found)[0],
@@ -146,7 +147,7 @@ def _score(found: Fit, target: Runs) -> Backtest:
 
 def _misfit(found: Fit) -> tuple[float, float]:
     """How many times the scatter of runs around their own budget's curve the law misses them by, and that scatter."""
-    noise = scatter(isoflops(found.runs))
+    noise = scatter(isoflops(found.runs)) if {"params", "tokens"} <= {*found.runs.table} else None
     return (1.0, found.noise) if noise is None else (found.noise / noise if noise else np.inf, noise)
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.laws import LAWS, Law
-from nextscale.fit.solve import Minimum, Problem, log_sum_exp, minimise, minimise_resamples
-from nextscale.fit.table import Columns, Runs, as_runs
-
-_LARGEST_LOG = 700.0
-"""exp of more is no float; a resample in which a term vanishes can ask for it."""
-_VARIABLES = {"N": "params", "D": "tokens", "C": "flops"}
+from nextscale.fit.law import Law
+from nextscale.fit.laws import law_named
+from nextscale.fit.loss import Loss
+from nextscale.fit.solve import Minimum, minimise, minimise_resamples
+from nextscale.fit.table import Columns, Runs, as_runs, column_of
+from nextscale.fit.uncertainty import Bootstrap
+from nextscale.fit.uncertainty import resamples as drawn_resamples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +24,14 @@ class Fit:
     """A law fitted to runs, and everything needed to say how sure it is.
 
     Attributes:
-        theta: log coefficients, then exponents, in the order of `law.parameters`.
+        theta: the law's parameter vector (see `Law.natural`).
         resamples: the same for each bootstrap resample, R x parameters.
-        delta: of Huber's loss.
+        loss: of a run's residual.
         level: of the intervals that are given by default.
         minimum: what the search found, and how its starts agreed.
-        extrapolation_error: relative error per e-fold of compute beyond the runs that a backtest found on top of
-            what the resamples allow for (see `backtest.py`); widens intervals beyond the fitted compute.
+        fixed: parameters that were given.
+        extrapolation_error: relative error per e-fold of scale beyond the runs that a backtest found on top of
+            what the resamples allow for (see `backtest.py`); widens intervals beyond the fitted scale.
         warnings: what a reader of these numbers must know, in words.
     """
 
@@ -37,20 +39,22 @@ class Fit:
     runs: Runs
     theta: np.ndarray
     resamples: np.ndarray
-    delta: float
+    loss: Loss
     level: float
     minimum: Minimum
+    fixed: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    bootstrap: Bootstrap = "case"
     extrapolation_error: float = 0.0
     warnings: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> dict[str, float]:
-        """Coefficients and exponents by name; losses in nats per token."""
-        return dict(zip(self.law.parameters, self._natural(self.theta).tolist(), strict=True))
+        """By name; losses in nats per token."""
+        return dict(zip(self.law.parameters, self.law.natural(self.theta).tolist(), strict=True))
 
     def interval(self, name: str, level: float | None = None) -> tuple[float, float]:
         """Percentile interval of a parameter over the resamples."""
-        values = self._natural(self.resamples)[:, self.law.parameters.index(name)]
+        values = self.law.natural(self.resamples)[:, self.law.parameters.index(name)]
         return _percentiles(values, level or self.level)
 
     @property
@@ -60,50 +64,78 @@ class Fit:
 
     @property
     def objective(self) -> float:
-        """Sum of Huber losses of the log loss."""
+        """The sum over runs of the loss of their residuals."""
         return self.minimum.objective
 
     @property
     def residuals(self) -> np.ndarray:
         """log measured - log predicted loss, of each run."""
         table = self.runs.table
-        return np.log(table["loss"].to_numpy()) - np.log(self.predict(table["params"], table["tokens"]))
+        return np.log(table["loss"].to_numpy()) - self.log_losses(self.theta[None], table)[0]
 
     @property
     def noise(self) -> float:
         """Relative scatter of a run around the law: root mean square residual, corrected for the parameters spent."""
-        freedom = max(1, len(self.runs) - len(self.law.parameters))
+        freedom = max(1, len(self.runs) - len(self.law.parameters) + len(self.fixed))
         return float(np.sqrt(np.square(self.residuals).sum() / freedom))
 
-    def predict(self, params: Any, tokens: Any) -> np.ndarray:
-        """Loss in nats per token at each (N, D)."""
-        return self.losses(self.theta[None], params, tokens)[0]
+    def predict(self, params: Any = None, tokens: Any = None, flops: Any = None, **others: Any) -> np.ndarray:
+        """Loss in nats per token at each point: parameters, tokens, FLOPs, and what else the law varies in.
 
-    def predictive(self, params: Any, tokens: Any, flops: Any, *, seed: int = 0) -> np.ndarray:
-        """Draws of the loss that a run at each (N, D) would measure, R x n: a resample's law, a residual's
-        scatter, and the extrapolation error that a backtest has shown."""
+        Raises:
+            InputError: a variable of the law is not given.
+        """
+        return np.exp(self.log_losses(self.theta[None], _at(params, tokens, flops, others))[0])
+
+    def losses(
+        self, thetas: np.ndarray, params: Any = None, tokens: Any = None, flops: Any = None, **others: Any
+    ) -> np.ndarray:
+        """Loss at each point under each of R parameter vectors, R x n."""
+        return np.exp(self.log_losses(thetas, _at(params, tokens, flops, others)))
+
+    def confidence_interval(
+        self, params: Any = None, tokens: Any = None, flops: Any = None, *, level: float | None = None, **others: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Interval of the law itself at each point, for the mean of many runs there: low and high, n each."""
+        return _bounds(self.losses(self.resamples, params, tokens, flops, **others), level or self.level)
+
+    def predict_interval(
+        self, params: Any = None, tokens: Any = None, flops: Any = None, *, level: float | None = None, **others: Any
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Prediction interval at each point, for what one run there would measure: low and high, n each."""
+        return _bounds(self.predictive(params, tokens, flops, **others), level or self.level)
+
+    def predictive(
+        self, params: Any = None, tokens: Any = None, flops: Any = None, *, seed: int = 0, **others: Any
+    ) -> np.ndarray:
+        """Draws of the loss that a run at each point would measure, R x n: a resample's law, a residual's scatter,
+        and the extrapolation error that a backtest has shown. FLOPs are 6ND where none are given."""
         rng = np.random.default_rng(seed)
-        losses = self.losses(self.resamples, params, tokens)
+        at = _at(params, tokens, flops, others)
+        losses = np.exp(self.log_losses(self.resamples, at))
         residuals = self.residuals - np.median(self.residuals)
         rms = np.sqrt(np.mean(np.square(residuals))) or 1.0
         scatter = rng.choice(residuals * self.noise / rms, losses.shape)
-        reach = np.maximum(np.log(np.asarray(flops, float) / self.runs.table["flops"].max()), 0)
+        if "flops" not in at and {"params", "tokens"} <= at.keys():
+            at["flops"] = 6 * at["params"] * at["tokens"]
+        scale = at.get(self.runs.scale_name)
+        reach = 0.0 if scale is None else np.maximum(np.log(scale / self.runs.scale.max()), 0)
         bias = rng.standard_normal((len(losses), 1)) * self.extrapolation_error * reach
         return losses * np.exp(scatter + bias)
 
-    def predict_interval(
-        self, params: Any, tokens: Any, flops: Any, level: float | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Prediction interval of the measured loss at each (N, D): low and high, n each."""
-        tail = (1 - (level or self.level)) / 2
-        low, high = np.quantile(self.predictive(params, tokens, flops), [tail, 1 - tail], axis=0)
-        return low, high
+    def log_losses(self, thetas: np.ndarray, at: pd.DataFrame | Mapping[str, Any]) -> np.ndarray:
+        """log L under each of R parameter vectors at each row of a table, R x n.
 
-    def losses(self, thetas: np.ndarray, params: Any, tokens: Any) -> np.ndarray:
-        """Loss at each (N, D) under each of R parameter vectors, R x n."""
-        logs = {"N": np.log(np.atleast_1d(np.asarray(params, float)))}
-        logs["D"] = np.log(np.atleast_1d(np.asarray(tokens, float)))
-        return np.exp(log_sum_exp(self.law.design(logs), thetas)[0])
+        Raises:
+            InputError: a variable of the law is no column of the table.
+        """
+        variables = {}
+        for name in self.law.variables:
+            if column_of(name) not in at:
+                raise InputError(f"{self.law.name}: needs {column_of(name)} to predict a loss")
+            variables[name] = np.atleast_1d(np.asarray(at[column_of(name)], float))
+        shape = np.broadcast_shapes(*(values.shape for values in variables.values()))
+        return self.law.log_losses(thetas, {k: np.broadcast_to(v, shape) for k, v in variables.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """What a machine, or a reviewer, wants to know of this fit."""
@@ -113,7 +145,9 @@ class Fit:
             "source": self.law.source,
             "n": len(self.runs),
             "objective": self.objective,
-            "delta": self.delta,
+            "loss": self.loss.name,
+            "delta": self.loss.delta,
+            "fixed": dict(self.fixed),
             "parameters": self.parameters,
             "intervals": {name: list(interval) for name, interval in self.intervals.items()},
             "level": self.level,
@@ -126,9 +160,11 @@ class Fit:
                 "second_basin_objective": self.minimum.second_basin,
                 "noise": self.noise,
                 "smallest_loss": float(self.runs.table["loss"].min()),
+                "condition": self.minimum.condition,
+                "bootstrap": self.bootstrap,
                 "resamples": len(self.resamples),
                 "extrapolation_error": self.extrapolation_error,
-                "fitted_flops": [float(self.runs.table["flops"].min()), float(self.runs.table["flops"].max())],
+                f"fitted_{self.runs.scale_name}": [float(self.runs.scale.min()), float(self.runs.scale.max())],
                 "points_dropped": len(self.runs.dropped),
             },
         }
@@ -140,11 +176,6 @@ class Fit:
         )
         return f"Fit({self.law.formula}; {numbers}; {self.level:.0%} intervals; {len(self.runs)} runs)"
 
-    def _natural(self, theta: np.ndarray) -> np.ndarray:
-        K = len(self.law.terms)
-        coefficients = np.exp(np.clip(theta[..., :K], None, _LARGEST_LOG))
-        return np.concatenate([coefficients, theta[..., K:]], axis=-1)
-
 
 def fit(
     runs: pd.DataFrame | Runs,
@@ -152,53 +183,86 @@ def fit(
     *,
     params: str = "total",
     columns: Columns = Columns(),
+    loss: str | Loss = "huber",
     delta: float = 1e-3,
+    fixed: Mapping[str, float] | None = None,
+    bootstrap: Bootstrap = "case",
     resamples: int = 1000,
     level: float = 0.9,
     seed: int = 0,
 ) -> Fit:
     """Fits a law to a table of runs.
 
-    The objective is the sum over runs of Huber's loss of log predicted - log measured loss (Hoffmann et al. 2022,
-    sec. 3.3). Intervals come from a bootstrap over runs (Efron & Tibshirani 1993), each resample minimised globally.
+    The objective is the sum over runs of a loss of log predicted - log measured loss: Huber's, unless another is asked
+    for (Hoffmann et al. 2022, sec. 3.3). Intervals come from a bootstrap (see `uncertainty.py`), each resample with a
+    search of its own. `columns.weight` weighs the runs: by 1/variance where the noise of each is known.
 
     Args:
-        runs: one row per finished run, with `loss` (nats per token) and two of `params`, `tokens` and `flops`.
+        runs: one row per finished run, with `loss` (nats per token) and what the law varies in; of `params`, `tokens`
+            and `flops` two are enough.
         law: a name in `LAWS`, or a `Law`.
         params: what N counts: `total`, `non_embedding` or `active`.
         columns: names of the table's columns where they are others.
+        loss: `huber`, `l1`, `squared`, `asymmetric`, or a `Loss`.
         delta: where Huber's loss turns from squared to absolute, in log loss.
-        resamples: bootstrap resamples; 0 for no intervals.
+        fixed: parameters that are given, by name.
+        bootstrap: `case`, `stratified`, `cluster` or `residual`.
+        resamples: of the bootstrap; 0 for no intervals.
         level: of the intervals given by default.
         seed: of the bootstrap.
 
     Raises:
-        InputError: the table cannot be used, has too few runs, or the law is not known.
+        InputError: the table cannot be used, has too few runs, or the law, loss or bootstrap is not known.
     """
-    if isinstance(law, str):
-        if law not in LAWS:
-            raise InputError(f"law: '{law}' is not one of {', '.join(LAWS)}")
-        law = LAWS[law]
+    law = law_named(law)
+    cost = loss if isinstance(loss, Loss) else Loss.of(loss, delta)
+    fixed = _checked(law, fixed or {})
     if isinstance(runs, pd.DataFrame):
-        runs = as_runs(runs, columns=columns, convention=params)
-    needed = len(law.parameters) + 1
-    if len(runs) < needed:
-        raise InputError(
-            f"runs: {law.name} has {needed - 1} parameters and needs {needed} runs or more; got {len(runs)}"
-        )
-    variables = {name: runs.table[_VARIABLES[name]].to_numpy() for name in law.variables}
+        runs = as_runs(runs, columns=columns, convention=params, variables=law.variables)
+    free = len(law.parameters) - len(fixed)
+    if len(runs) <= free:
+        raise InputError(f"runs: {law.name} has {free} parameters and needs {free + 1} runs or more; got {len(runs)}")
+    if missing := [name for name in law.variables if column_of(name) not in runs.table]:
+        raise InputError(f"runs: {law.name} needs {', '.join(map(column_of, missing))}, which the table does not have")
+    variables = {name: runs.table[column_of(name)].to_numpy(float) for name in law.variables}
     for name, values in variables.items():
-        if np.ptp(np.log(values)) < 1e-9:
-            raise InputError(f"runs: {_VARIABLES[name]} is the same in every run, so its term cannot be seen; vary it")
-    problem = Problem.of(law, variables, runs.table["loss"].to_numpy(), delta)
-    minimum = minimise(problem, np.ones(len(runs)))
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=resamples).astype(float)
-    drawn = minimise_resamples(problem, weights, minimum.starts) if resamples else minimum.theta[None]
+        if np.ptp(values) <= 1e-9 * np.abs(values).max():
+            raise InputError(f"runs: {column_of(name)} is the same in every run, so its term cannot be seen; vary it")
+    problem = law.problem(variables, runs.table["loss"].to_numpy(), cost, fixed)
+    weights = runs.weights
+    minimum = minimise(problem, weights)
+    if not np.isfinite(minimum.objective):
+        raise InputError(f"runs: {law.name} gives no number on these runs anywhere that was searched")
+    drawn = minimum.theta[None]
+    if resamples:
+        again = drawn_resamples(runs, bootstrap, resamples, problem.values(minimum.theta[None])[0], seed)
+        drawn = minimise_resamples(problem, again.weights * weights, minimum.starts, targets=again.targets)
     found = Fit(
-        law, runs, problem.uncentred(minimum.theta), problem.uncentred(drawn), delta, level, minimum, warnings=()
+        law=law,
+        runs=runs,
+        theta=problem.uncentred(minimum.theta),
+        resamples=problem.uncentred(drawn),
+        loss=cost,
+        level=level,
+        minimum=minimum,
+        fixed=fixed,
+        bootstrap=bootstrap,
     )
     return dataclasses.replace(found, warnings=tuple(_warnings(found, variables)))
+
+
+def _checked(law: Law, fixed: Mapping[str, float]) -> dict[str, float]:
+    for name, value in fixed.items():
+        if name not in law.parameters:
+            raise InputError(f"fixed: {law.name} has no parameter '{name}'; it has {', '.join(law.parameters)}")
+        if law.on_log_scale[law.parameters.index(name)] and not value > 0:
+            raise InputError(f"fixed: {name} should be greater than 0, not {value}")
+    return {name: float(value) for name, value in fixed.items()}
+
+
+def _at(params: Any, tokens: Any, flops: Any, others: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    given = {"params": params, "tokens": tokens, "flops": flops, **others}
+    return {name: np.atleast_1d(np.asarray(v, float)) for name, v in given.items() if v is not None}
 
 
 def _warnings(found: Fit, variables: dict[str, np.ndarray]) -> list[str]:
@@ -212,20 +276,30 @@ def _warnings(found: Fit, variables: dict[str, np.ndarray]) -> list[str]:
                 f"N and D rise together (correlation of their logs {correlation:.3f}): these runs cannot tell the "
                 "exponent of N from that of D; add runs of other tokens per parameter"
             )
-    smallest = found.runs.table["loss"].min()
-    if values["E"] < 1e-3 * smallest:
-        warnings.append("E is at zero: these runs do not show an irreducible loss; forecasts far out are unreliable")
-    low, high = found.interval("E")
-    if high - low > 0.5 * smallest:
-        warnings.append(f"E is hardly known: its {found.level:.0%} interval runs from {low:.3g} to {high:.3g}")
+    if "E" in values and "E" not in found.fixed:
+        smallest = found.runs.table["loss"].min()
+        if values["E"] < 1e-3 * smallest:
+            warnings.append(
+                "E is at zero: these runs do not show an irreducible loss; forecasts far out are unreliable"
+            )
+        low, high = found.interval("E")
+        if high - low > 0.5 * smallest:
+            warnings.append(f"E is hardly known: its {found.level:.0%} interval runs from {low:.3g} to {high:.3g}")
     if found.minimum.agreement < 0.5:
         warnings.append(
             f"only {found.minimum.agreement:.0%} of the starts end at the best minimum: the data leave several answers"
         )
-    for name in found.law.exponents:
-        if not 0.03 < values[name] < 2.5:
-            warnings.append(f"{name} = {values[name]:.3g} is outside the range 0.03 to 2.5 of any known law")
+    for name, shape in found.law.shapes.items():
+        if name not in found.fixed and not shape.low < values[name] < shape.high:
+            warnings.append(
+                f"{name} = {values[name]:.3g} is outside its plausible range {shape.low:g} to {shape.high:g}"
+            )
     return warnings
+
+
+def _bounds(draws: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
 
 
 def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.interpolate import PchipInterpolator
 
+from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit
 from nextscale.fit.table import Runs
 
@@ -64,6 +65,10 @@ def frontier(fit: Fit, flops: Sequence[float], cost: TokenCost | None = None) ->
         `_low` and `_high` (the fit's level; the loss as a run there would measure it), and `params_near_low`,
         `params_near_high`: the sizes whose loss is within 0.1 % of the best.
     """
+    if set(fit.law.variables) != {"N", "D"}:
+        raise InputError(
+            f"{fit.law.name}: a frontier needs a law in N and D; this one is in {', '.join(fit.law.variables)}"
+        )
     cost = cost or TokenCost.of_runs(fit.runs)
     known = fit.runs.table
     rows = []

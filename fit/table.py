@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 
 from nextscale.fit.errors import InputError
 
+_COUNTED = ("params", "tokens", "flops")
 CONVENTIONS = {
     "total": "params",
     "non_embedding": "params_non_embedding",
@@ -31,14 +32,31 @@ _ACCOUNTS = 3.0
 """How far apart two accounts of a run's FLOPs may lie."""
 
 
+_COLUMNS = {"N": "params", "D": "tokens", "C": "flops", "U": "unique_tokens"}
+
+
+def column_of(variable: str) -> str:
+    """The column that holds a law's variable: `params` for N, and so on; others keep their name."""
+    return _COLUMNS.get(variable, variable)
+
+
 @dataclasses.dataclass(frozen=True)
 class Columns:
-    """Where a table keeps what a law needs; None where it does not say."""
+    """Where a table keeps what a law needs; None where it does not say.
+
+    Attributes:
+        weight: how much each run counts.
+        group: which rows belong to one training run, for the cluster bootstrap.
+        others: columns of further variables, by the name that the law gives them.
+    """
 
     params: str | None = None
     tokens: str | None = None
     flops: str | None = None
     loss: str | None = None
+    weight: str | None = None
+    group: str | None = None
+    others: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +64,8 @@ class Runs:
     """Finished runs, ready to be fitted.
 
     Attributes:
-        table: float columns `params`, `tokens`, `flops` and `loss`; `budget`, the FLOPs of the group of runs of
-            nearly equal cost that a run belongs to; and `run_id`.
+        table: float columns `loss`, those of `params`, `tokens` and `flops` that are known, and further variables;
+            `budget`, the scale of the group of runs of nearly equal scale that a run belongs to; and `run_id`.
         convention: what `params` counts.
         notes: what was derived or left out, in words.
         dropped: the rows left out on purpose (`drop_largest_losses`).
@@ -64,6 +82,23 @@ class Runs:
     def where(self, kept: pd.Series) -> Runs:
         """The same with only some of the rows."""
         return dataclasses.replace(self, table=self.table[kept].reset_index(drop=True))
+
+    @property
+    def scale_name(self) -> str:
+        """What says how large a run is: FLOPs, or parameters where the table knows no FLOPs."""
+        return next(name for name in ("flops", "params", *self.table) if name in self.table)
+
+    @property
+    def scale(self) -> pd.Series:
+        return self.table[self.scale_name]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """How much each run counts, 1 on average."""
+        if "weight" not in self.table:
+            return np.ones(len(self))
+        weights = self.table["weight"].to_numpy(float)
+        return weights / weights.mean()
 
     @property
     def budgets(self) -> list[float]:
@@ -95,6 +130,7 @@ def as_runs(
     *,
     columns: Columns = Columns(),
     convention: str = "total",
+    variables: Sequence[str] = ("N", "D"),
     drop_largest_losses: int = 0,
     where: str = "runs",
 ) -> Runs:
@@ -107,6 +143,7 @@ def as_runs(
         table: one row per finished run.
         columns: names of its columns, where they are not `params`, `tokens`, `flops` and `loss`.
         convention: what N counts, one of `CONVENTIONS`; ignored for a named `columns.params`.
+        variables: what the law to be fitted takes.
         drop_largest_losses: leave out this many runs of the largest loss, as some published fits do.
         where: what to call the table in errors.
 
@@ -129,23 +166,39 @@ def as_runs(
     present = [key for key in ("params", "tokens", "flops") if wanted[key] in table]
     if wanted["loss"] not in table:
         raise InputError(f"{where}: there is no column '{wanted['loss']}'; name it with --loss-column (it has {held})")
-    if len(present) < 2:
+    needed = [column_of(name) for name in variables]
+    if len(present) < 2 and not set(_COUNTED).intersection(needed) <= set(present):
         raise InputError(
             f"{where}: needs two of params, tokens and flops, and has {' and '.join(present) or 'none'}; name them "
             f"with --params-column, --tokens-column or --flops-column (it has {held})"
         )
-    numbers = pd.DataFrame({key: _numeric(table[wanted[key]], where) for key in (*present, "loss")})
+    sources = {name: columns.others.get(name, name) for name in needed if name not in _COUNTED}
+    sources |= {"weight": columns.weight} if columns.weight else {}
+    for name, source in sources.items():
+        if source not in table:
+            raise InputError(
+                f"{where}: there is no column '{source}' for {name}; name it with --column {name}=NAME (it has {held})"
+            )
+    sources |= {key: wanted[key] for key in (*present, "loss")}
+    numbers = pd.DataFrame({key: _numeric(table[source], where) for key, source in sources.items()})
     notes = []
     for key, (over, under) in {"params": ("flops", "tokens"), "tokens": ("flops", "params")}.items():
-        if key not in present:
+        if key not in present and {over, under} <= set(present):
             numbers[key] = numbers[over] / (6 * numbers[under])
             notes.append(f"{key} follow from C = 6ND")
-    if "flops" not in present:
+    if "flops" not in present and {"params", "tokens"} <= set(present):
         numbers["flops"] = 6 * numbers["params"] * numbers["tokens"]
         notes.append("flops follow from C = 6ND")
-    usable = (numbers.gt(0) & numbers.lt(np.inf)).all(axis=1)
+    positive = [name for name in numbers if name in (*_COUNTED, "loss", "weight")]
+    usable = (numbers[positive].gt(0) & numbers[positive].lt(np.inf)).all(axis=1) & np.isfinite(
+        numbers.to_numpy(float)
+    ).all(axis=1)
     if not usable.all():
         notes.append(f"{(~usable).sum()} of {len(table)} rows left out: a value is missing, infinite or not positive")
+    if columns.group is not None:
+        if columns.group not in table:
+            raise InputError(f"{where}: there is no column '{columns.group}' for group; it has {held}")
+        numbers["group"] = table[columns.group].astype(str)
     numbers["run_id"] = table["run_id"].astype(str) if "run_id" in table else [f"row {i}" for i in range(len(table))]
     numbers = numbers.loc[usable]
     repeated = numbers.drop(columns="run_id").duplicated()
@@ -158,13 +211,13 @@ def as_runs(
     if len(largest):
         numbers = numbers.drop(largest.index)
         notes.append(f"{len(largest)} runs of the largest loss ({largest.loss.min():.3g} and up) left out as asked")
+    runs = Runs(numbers, columns.params or convention, tuple(notes), largest)
     given = pd.to_numeric(table["budget"], errors="coerce") if "budget" in table else pd.Series(dtype=float)
     given = given.reindex(numbers.index)
     # A column of that name may hold anything, dollars even; FLOPs are known by lying near the run's own.
-    are_flops = given.between(numbers["flops"] / _ACCOUNTS, numbers["flops"] * _ACCOUNTS).all()
-    numbers["budget"] = given if are_flops else _budgets(numbers["flops"])
-    numbers = numbers.reset_index(drop=True)
-    return Runs(numbers, columns.params or convention, tuple(notes), largest)
+    believed = given.between(runs.scale / _ACCOUNTS, runs.scale * _ACCOUNTS).all()
+    numbers["budget"] = given if believed else _budgets(runs.scale)
+    return dataclasses.replace(runs, table=numbers.reset_index(drop=True))
 
 
 def _numeric(column: pd.Series, where: str) -> pd.Series:
