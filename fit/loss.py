@@ -49,6 +49,9 @@ class Loss:
             raise InputError(f"loss: '{name}' is not one of {', '.join(known)}")
         return known[name]
 
+    def __str__(self) -> str:
+        return f"{self.name}, delta {self.delta:g}" if self.name in ("huber", "asymmetric") else self.name
+
     def __call__(self, residual: np.ndarray) -> np.ndarray:
         size = np.abs(residual)
         near = np.minimum(size, self.delta)

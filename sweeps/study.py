@@ -21,7 +21,6 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit
 from nextscale.fit.frontier import TokenCost, frontier
 from nextscale.fit.isoflop import IsoFlop, PowerLaw, isoflops, optimum_interval, optimum_law
-from nextscale.fit.laws import LAWS
 from nextscale.fit.table import CONVENTIONS, as_runs
 from nextscale.model.accounting import flops_per_token, non_embedding_parameters, parameters
 from nextscale.model.data import resolve
@@ -33,6 +32,8 @@ from nextscale.sweeps.spec import SweepSpec
 from nextscale.sweeps.store import Store
 
 E_LEVEL = 0.95
+AUTO = ("chinchilla", "chinchilla-tied")
+"""The laws that `forecast.law: auto` lets a backtest choose from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Study:
         if table.empty or table["loss"].isna().all():
             raise InputError(f"sweep {self.spec.name}: none of its runs has come to a loss")
         runs = as_runs(table, convention=options.params, where=f"sweep {self.spec.name}")
-        laws = tuple(LAWS) if options.law == "auto" else (options.law,)
+        laws = AUTO if options.law == "auto" else (options.law,)
         fit, backtests = fit_backtested(runs, laws, level=options.level, resamples=options.resamples)
         curves = isoflops(runs)
         models = [run.config.model for run in self.planned]

@@ -11,16 +11,17 @@ from rich.text import Text
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table of text."""
+    """A table of text; its first `left` columns are set left, the others right."""
 
     title: str
     columns: list[str]
     rows: list[list[str]]
+    left: int = 1
 
     def rich(self) -> RichTable:
         drawn = RichTable(title=self.title, title_justify="left", title_style="bold")
         for i, column in enumerate(self.columns):
-            drawn.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
+            drawn.add_column(column, justify="left" if i < self.left else "right", no_wrap=True)
         for row in self.rows:
             drawn.add_row(*(Text(cell) for cell in row))
         return drawn
@@ -141,9 +142,9 @@ def law_table(law: dict[str, Any]) -> Table:
     rows = [
         [name, number(value), interval(law["intervals"][name], number)] for name, value in law["parameters"].items()
     ]
-    title = (
-        f"{law['formula']}, fitted to {law['n']} runs from {number(law['diagnostics']['fitted_flops'][0], 3)} FLOPs on"
-    )
+    title = f"{law['formula']}, fitted to {law['n']} runs"
+    if "fitted_flops" in law["diagnostics"]:
+        title += f" from {number(law['diagnostics']['fitted_flops'][0], 3)} FLOPs on"
     return Table(title, ["parameter", "value", f"{law['level']:.0%} interval"], rows)
 
 

@@ -1,0 +1,73 @@
+"""What all commands share: where they print, and how their options are written."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+import math
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+_PIPED_WIDTH = 200
+screen = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+aside = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
+
+
+def print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(_plain(value), indent=1, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    """With null for what is no number in JSON: infinite, or none."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def note(notes: Sequence[str]) -> None:
+    for text in notes:
+        screen.print(f"note: {text}", markup=False)
+
+
+def warn(warnings: Sequence[str]) -> None:
+    for text in warnings:
+        screen.print(f"warning: {text}", style="yellow", markup=False)
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command in which each parameter that is a dataclass stands for the options that are its fields."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    groups: dict[str, type] = {}
+    parameters: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        if not dataclasses.is_dataclass(hints[name]):
+            parameters[name] = parameter.replace(annotation=hints[name])
+            continue
+        groups[name] = hints[name]
+        inner = typing.get_type_hints(hints[name], include_extras=True)
+        for field in dataclasses.fields(hints[name]):
+            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+            parameters[field.name] = inspect.Parameter(field.name, kind, default=default, annotation=inner[field.name])
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
+        command(**given)
+
+    ordered = sorted(parameters.values(), key=lambda p: p.default is not inspect.Parameter.empty)
+    run.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in ordered}
+    return run
