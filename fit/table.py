@@ -28,6 +28,8 @@ _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
 }
 
 
+MOST_ROWS = 5000
+"""Of finished runs there are never so many; and each resample is a fit to all of them."""
 _ACCOUNTS = 3.0
 """How far apart two accounts of a run's FLOPs may lie."""
 
@@ -207,6 +209,11 @@ def as_runs(
         numbers = numbers.loc[~repeated]
     if numbers.empty:
         raise InputError(f"{where}: no usable row: every one has a missing, infinite or non-positive value")
+    if len(numbers) > MOST_ROWS:
+        raise InputError(
+            f"{where}: {len(numbers)} rows, and a law is fitted to finished runs, {MOST_ROWS} at most; of training curves "
+            "keep the last row of each run, or choose rows with --where"
+        )
     largest = numbers.nlargest(drop_largest_losses, "loss")
     if len(largest):
         numbers = numbers.drop(largest.index)

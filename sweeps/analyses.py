@@ -174,7 +174,8 @@ def fit(source: Source, estimator: Estimator, json_: Json = False, plot: PlotFil
         print_json(card)
         return
     screen.print(law_table(card).rich())
-    screen.print(f"objective {found.objective:.6g} (sum of losses: {found.loss}); scatter around the law {found.noise:.2%}")
+    scatter = f"scatter around the law {found.noise:.2%}"
+    screen.print(f"objective {found.objective:.6g} (sum of losses: {found.loss}); {scatter}")
     note(found.runs.notes)
     warn(found.warnings)
 

@@ -15,7 +15,7 @@ def chinchilla_loss(params, tokens, law=LAW):
     return law["E"] + law["A"] / params ** law["alpha"] + law["B"] / tokens ** law["beta"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def isoflop_grid():
     """Runs of a known law: budgets x sizes around their optimum, with log-normal noise."""
 

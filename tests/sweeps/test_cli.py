@@ -65,6 +65,64 @@ class TestPlan:
         assert "15 runs" in out
 
 
+class TestChoices:
+    def test_rows_are_chosen_by_condition(self, command, csv):
+        code, out, _ = command("fit", csv, *NAMED, "--where", "C < 5e20", "--json")
+        assert code == 0
+        assert json.loads(out)["n"] == 20
+
+    @pytest.mark.parametrize(
+        "condition, says", [("C <", "cannot be used"), ("X > 3", "cannot be used"), ("C < 0", "no row")]
+    )
+    def test_a_condition_that_cannot_be_used(self, command, csv, condition, says):
+        code, _, err = command("fit", csv, *NAMED, "--where", condition)
+        assert code == 2
+        assert says in err
+        assert err.count("\n") == 1
+
+    def test_a_pinned_parameter_stays(self, command, csv):
+        code, out, _ = command("fit", csv, *NAMED, "--fix", "E=1.7", "--json")
+        card = json.loads(out)
+        assert code == 0
+        assert card["parameters"]["E"] == pytest.approx(1.7)
+        assert card["fixed"] == {"E": 1.7}
+
+    @pytest.mark.parametrize(
+        "options, says",
+        [
+            (["--fix", "E"], "write it as PARAMETER=VALUE"),
+            (["--fix", "E=low"], "'low' is not a number"),
+            (["--fix", "F=1"], "has no parameter 'F'"),
+            (["--fix", "E=-1"], "E should be greater than 0"),
+            (["--column", "X"], "write it as VARIABLE=NAME"),
+            (["--loss", "l2"], "loss: 'l2' is not one of huber"),
+            (["--bootstrap", "none"], "bootstrap: 'none' is not one of case"),
+            (["--bootstrap", "cluster"], "which rows belong together"),
+            (["--group-column", "g"], "there is no column 'g' for group"),
+            (["--law", "chinchila"], "law: 'chinchila' is not one of"),
+        ],
+    )
+    def test_options_that_cannot_be_meant(self, command, csv, options, says):
+        code, _, err = command("fit", csv, *NAMED, *options)
+        assert code == 2
+        assert says in err
+        assert err.count("\n") == 1
+
+    def test_a_law_in_compute_alone_needs_no_sizes(self, command, csv):
+        code, out, _ = command(
+            "fit", csv, "--flops-column", "C", "--loss-column", "final loss", "--law", "saturating", "--json"
+        )
+        assert code == 0
+        assert json.loads(out)["parameters"]["E"] == pytest.approx(1.8, rel=0.3)
+
+    def test_laws_are_listed_with_their_sources(self, command):
+        code, out, _ = command("laws", "--json")
+        laws = {law["name"]: law for law in json.loads(out)["laws"]}
+        assert code == 0
+        assert "Hoffmann" in laws["chinchilla"]["source"]
+        assert laws["chinchilla"]["variables"] == ["N", "D"]
+
+
 class TestFit:
     def test_json_has_the_promised_keys(self, command, csv):
         code, out, _ = command("fit", csv, *NAMED, "--json")

@@ -1,0 +1,79 @@
+"""Tables as people have them: each is handled, or refused in one line."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nextscale.fit import InputError, fit
+
+CELL = st.one_of(
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.floats(1e6, 1e12),
+    st.sampled_from(["", "n/a", "1e9", "1,000", "-3", None, True, 0]),
+)
+
+
+def same(one, other, scale):
+    assert one.objective == pytest.approx(other.objective, rel=1e-6)
+    assert one.parameters["alpha"] == pytest.approx(other.parameters["alpha"], rel=1e-4)
+    assert one.parameters["E"] == pytest.approx(other.parameters["E"] * scale, rel=1e-4)
+
+
+@given(st.lists(st.fixed_dictionaries(dict.fromkeys(("params", "tokens", "flops", "loss"), CELL)), max_size=12))
+@settings(max_examples=150, deadline=None)
+def test_any_cells_are_a_fit_or_one_line(rows):
+    """Whatever is in the cells; a fit that comes of it says only finite numbers, and is JSON."""
+    try:
+        with np.errstate(all="ignore"):
+            found = fit(pd.DataFrame(rows), resamples=0)
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:
+        json.dumps(found.to_dict())
+        assert all(np.isfinite(value) for value in found.parameters.values())
+
+
+@given(st.data())
+@settings(max_examples=20, deadline=None)
+def test_broken_rows_change_nothing(isoflop_grid, data):
+    clean = isoflop_grid(noise=0.003)
+    broken = clean.sample(4, random_state=data.draw(st.integers(0, 9)))
+    column = data.draw(st.sampled_from(["params", "tokens", "flops", "loss"]))
+    broken = broken.assign(**{column: data.draw(st.sampled_from([np.nan, np.inf, -1.0, 0.0]))})
+    both = pd.concat([clean, broken, clean.iloc[:3]]).sample(frac=1, random_state=1)
+    one, other = fit(clean, resamples=0), fit(both, resamples=0)
+    assert len(other.runs) == len(clean)
+    assert len(other.runs.notes) == 2
+    same(other, one, 1)
+
+
+@given(st.integers(-20, 20), st.integers(-20, 20), st.integers(-10, 10))
+@settings(max_examples=15, deadline=None)
+def test_units_over_forty_decades_do_not_matter(isoflop_grid, params, tokens, loss):
+    table = isoflop_grid(noise=0.003).drop(columns=["flops", "budget"])
+    scaled = table.assign(
+        params=table.params * 10.0**params, tokens=table.tokens * 10.0**tokens, loss=table.loss * 10.0**loss
+    )
+    same(fit(scaled, resamples=0), fit(table, resamples=0), 10.0**loss)
+
+
+def test_three_points_are_too_few(isoflop_grid):
+    with pytest.raises(InputError, match="has 5 parameters and needs 6 runs or more; got 3"):
+        fit(isoflop_grid().iloc[:3])
+
+
+def test_a_million_rows_are_not_finished_runs():
+    n = 1_000_000
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({name: rng.uniform(1e6, 1e9, n) for name in ("params", "tokens", "loss")})
+    with pytest.raises(InputError, match="1000000 rows, and a law is fitted to finished runs, 5000 at most"):
+        fit(table)
+
+
+def test_all_the_same_loss(isoflop_grid):
+    found = fit(isoflop_grid().assign(loss=2.0), resamples=0)
+    assert found.predict(1e9, 1e10)[0] == pytest.approx(2.0, rel=1e-3)
