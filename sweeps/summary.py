@@ -14,6 +14,9 @@ from nextscale.model.markov import markov
 from nextscale.sweeps.ledger import Entry
 from nextscale.sweeps.study import E_LEVEL, Analysis, Study
 
+_EPOCHS = 4.0
+"""As often as data may be repeated at little loss."""
+
 
 def summarise(
     study: Study,
@@ -35,10 +38,17 @@ def summarise(
     for curve in analysis.curves if analysis else []:
         if curve.problem:
             warnings.append(f"no optimum at {curve.flops:.3g} FLOPs: {curve.problem}")
+    epochs = 0.0
     for run in study.planned:
         record = study.store.record(run.config.run_id)
+        epochs = max(epochs, record["epochs"] if record is not None else 0)
         if record is not None and record["status"] == "diverged":
             warnings.append(f"run {run.config.run_id} (width {run.config.model.width}) diverged: {record['reason']}")
+    if epochs > _EPOCHS:
+        warnings.append(
+            f"the longest run saw its data {epochs:.3g} times: beyond about {_EPOCHS:g} repeated tokens count for less "
+            "than fresh ones (Muennighoff et al. 2023), and the law takes all of them for fresh"
+        )
     warnings += [f"run {run_id} failed: {reason}" for run_id, reason in failed.items()]
     holdout: list[dict[str, Any]] = []
     optimal: dict[str, Any] | None = None
