@@ -211,8 +211,8 @@ def as_runs(
         raise InputError(f"{where}: no usable row: every one has a missing, infinite or non-positive value")
     if len(numbers) > MOST_ROWS:
         raise InputError(
-            f"{where}: {len(numbers)} rows, and a law is fitted to finished runs, {MOST_ROWS} at most; of training curves "
-            "keep the last row of each run, or choose rows with --where"
+            f"{where}: {len(numbers)} rows, and a law is fitted to finished runs, {MOST_ROWS} at most; of curves keep "
+            "the last row of each run, or choose rows with --where"
         )
     largest = numbers.nlargest(drop_largest_losses, "loss")
     if len(largest):
