@@ -50,7 +50,7 @@ def forward_flops_per_token(model: ModelConfig, convention: Convention = "exact"
       The convention of this package. Norms, softmax, activations and the optimiser are left out.
     - `palm`: the same with all `context` keys (Chowdhery et al. 2022, app. B: 6 N + 12 L H Q T to train, N with the
       one matrix of PaLM's embedding and head). What is executed here lies between the two: blocks of queries
-      (`transformer.query_blocks`) skip most keys that they cannot see.
+      (`attention.query_blocks`) skip most keys that they cannot see.
     - `chinchilla`: `palm`, with the look-up of the embedding as a matrix product and 3 for each weight of the softmax
       (Hoffmann et al. 2022, app. F).
     - `kaplan`: 2 N + 2 L T A, half of all keys and neither embedding nor head (Kaplan et al. 2020, table 1).

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from nextscale.model.config import Network, RunConfig
 from nextscale.model.data import MarkovSource, Source
-from nextscale.model.sharding import gathered, spread
+from nextscale.model.sharding import gathered, mesh_under, spread
 from nextscale.model.transformer import Transformer
 
 PyTree = Any
@@ -101,14 +102,15 @@ def evaluate(config: RunConfig, params: PyTree, source: Source, *, parts: int = 
     available = source.held_out(math.ceil(config.evaluation.tokens / (B * T)) * B)
     B = min(B, len(available))
     scored = available[: len(available) // B * B]
-    batches_SxBxT1 = spread(params, scored.reshape(-1, B // parts if B % parts == 0 else B, T + 1))
+    mesh = mesh_under(params)
+    batches_SxBxT1 = spread(mesh, scored.reshape(-1, B // parts if B % parts == 0 else B, T + 1))
     if isinstance(source, MarkovSource):
         # 0·log 0 is 0, but not to a computer: what underflows is lifted to where it still weighs nothing.
         law = jnp.asarray(np.maximum(source.chain.conditional, np.finfo(np.float32).tiny), jnp.float32)
-        divergence_SxT = _divergence(config.network, config.training.dtype, params, batches_SxBxT1, law)
+        divergence_SxT = _divergence(config.network, config.training.dtype, mesh, params, batches_SxBxT1, law)
         by_position_T = source.chain.entropy + gathered(divergence_SxT).astype(np.float64).mean(axis=0)[1:]
     else:
-        loss_SxT = _cross_entropy(config.network, config.training.dtype, params, batches_SxBxT1)
+        loss_SxT = _cross_entropy(config.network, config.training.dtype, mesh, params, batches_SxBxT1)
         by_position_T = gathered(loss_SxT).astype(np.float64).mean(axis=0)
     loss = float(by_position_T.mean())
     per_byte = source.tokens_per_byte
@@ -138,21 +140,23 @@ def training_loss(logits_BxTxV: jax.Array, labels_BxT: jax.Array, z_loss: float)
     return loss + z_loss * jnp.square(jax.nn.logsumexp(logits_BxTxV, axis=-1)).mean(), loss
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _cross_entropy(model: Network, dtype: str, params: PyTree, batches_SxBxT1: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _cross_entropy(
+    model: Network, dtype: str, mesh: Mesh | None, params: PyTree, batches_SxBxT1: jax.Array
+) -> jax.Array:
     module = merged(model, dtype, params)
-    return jax.lax.map(lambda x: cross_entropy(module(x[:, :-1]), x[:, 1:]).mean(axis=0), batches_SxBxT1)
+    return jax.lax.map(lambda x: cross_entropy(module(x[:, :-1], mesh), x[:, 1:]).mean(axis=0), batches_SxBxT1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _divergence(
-    model: Network, dtype: str, params: PyTree, batches_SxBxT1: jax.Array, law_VxVxV: jax.Array
+    model: Network, dtype: str, mesh: Mesh | None, params: PyTree, batches_SxBxT1: jax.Array, law_VxVxV: jax.Array
 ) -> jax.Array:
     """KL(law || model), S x T; position 0, where the token before is unknown, means nothing."""
     module = merged(model, dtype, params)
 
     def batch(x_BxT1: jax.Array) -> jax.Array:
-        log_q_BxTxV = jax.nn.log_softmax(module(x_BxT1[:, :-1]))
+        log_q_BxTxV = jax.nn.log_softmax(module(x_BxT1[:, :-1], mesh))
         before_BxT = jnp.roll(x_BxT1[:, :-1], 1, axis=1)
         p_BxTxV = law_VxVxV[before_BxT, x_BxT1[:, :-1]]
         return (p_BxTxV * (jnp.log(p_BxTxV) - log_q_BxTxV)).sum(axis=-1).mean(axis=0)

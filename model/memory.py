@@ -1,7 +1,8 @@
-"""When memory runs out: the same batch, in smaller parts.
+"""When memory runs out: the same batch in smaller parts, and in the end each block computed twice.
 
 The gradient of a batch is the mean of those of its parts, so a run with half the micro-batch is the same run, but for
-the order of its sums.
+the order of its sums. Smaller parts cost little while one sequence fills a device; computing blocks twice costs a third
+of all FLOPs, and comes last.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from nextscale.model.config import RunConfig
 from nextscale.model.errors import InputError
 from nextscale.model.record import Row
 from nextscale.model.sharding import Layout, mesh_of, rows_sharding, ways
-from nextscale.model.step import Program, program_of, state_shapes, steps_per_dispatch, train_steps
+from nextscale.model.step import Program, Saving, program_of, state_shapes, steps_per_dispatch, train_steps
 
 
 def ran_out(error: BaseException) -> bool:
@@ -38,30 +39,33 @@ def sequences(config: RunConfig, layout: Layout) -> int:
     return config.batch_sequences // ways(layout)
 
 
-def smaller(config: RunConfig, layout: Layout, parts: int) -> int:
-    """The number of micro-batches to try where `parts` are too few: twice as many, or the next that is even.
+def thriftier(config: RunConfig, layout: Layout, saving: Saving) -> Saving:
+    """What to try where `saving` is too little: twice the micro-batches, or the next number that is even; then blocks
+    that are computed again.
 
     Raises:
-        InputError: a micro-batch is one sequence per device already.
+        InputError: that is done already.
     """
     own = sequences(config, layout)
-    more = next((n for n in range(2 * parts, own + 1) if own % n == 0), None)
-    if more is None:
-        raise InputError(
-            f"one sequence of {config.model.context} tokens per device does not fit into memory; take a smaller model "
-            f"or context, or split the weights over more devices than layout {layout} does"
-        )
-    return more
+    more = next((n for n in range(2 * saving.parts, own + 1) if own % n == 0), None)
+    if more is not None:
+        return saving._replace(parts=more)
+    if not saving.recompute:
+        return saving._replace(recompute=True)
+    raise InputError(
+        f"one sequence of {config.model.context} tokens per device does not fit into memory; take a smaller model "
+        f"or context, or split the weights over more devices than layout {layout} does"
+    )
 
 
-def needed(config: RunConfig, layout: Layout, parts: int) -> int:
+def needed(config: RunConfig, layout: Layout, saving: Saving) -> int:
     """Bytes of each device that the steps of a run take, as XLA plans them: state, batches and all in between.
 
     Raises:
         InputError: XLA does not say.
     """
     K, B, T = steps_per_dispatch(config), config.batch_sequences, config.model.context
-    return _planned(program_of(config, mesh_of(layout), parts), (K, B, T + 1))
+    return _planned(program_of(config, mesh_of(layout), saving), (K, B, T + 1))
 
 
 @functools.lru_cache
@@ -76,37 +80,43 @@ def _planned(program: Program, batches: tuple[int, int, int]) -> int:
     return int(plan.argument_size_in_bytes + plan.temp_size_in_bytes)
 
 
-def parts_within(config: RunConfig, layout: Layout, parts: int, limit: int) -> int:
-    """The fewest micro-batches, `parts` or more, with which the steps of a run keep to `limit` bytes of each device.
+def saving_within(config: RunConfig, layout: Layout, saving: Saving, limit: int) -> Saving:
+    """The least saving, `saving` or more, with which the steps of a run keep to `limit` bytes of each device.
 
     Raises:
         InputError: none does.
     """
-    while needed(config, layout, parts) > limit:
-        parts = smaller(config, layout, parts)
-    return parts
+    while needed(config, layout, saving) > limit:
+        saving = thriftier(config, layout, saving)
+    return saving
 
 
-def out_of_memory(config: RunConfig, layout: Layout, parts: int) -> Row:
-    """The note of an attempt that ended so, for `first_parts` of the next."""
-    own = sequences(config, layout) // parts
+def out_of_memory(config: RunConfig, layout: Layout, saving: Saving) -> Row:
+    """The note of an attempt that ended so, for `first_saving` of the next."""
+    own = sequences(config, layout) // saving.parts
+    what = f"micro-batches of {own} sequence(s) per device" + (", blocks computed again" if saving.recompute else "")
     return {
         "host": socket.gethostname(),
         "device": jax.devices()[0].device_kind,
         "layout": str(layout),
-        "micro_batches": parts,
+        "micro_batches": saving.parts,
+        "recompute": saving.recompute,
         "status": "lost",
-        "message": f"memory ran out with micro-batches of {own} sequence(s) per device; smaller ones are next",
+        "message": f"memory ran out with {what}; less is next",
     }
 
 
-def first_parts(config: RunConfig, layout: Layout, attempts: list[Row]) -> int:
-    """The number of micro-batches to begin with: 1, or what is left to try after attempts that ran out of memory.
+def first_saving(config: RunConfig, layout: Layout, attempts: list[Row]) -> Saving:
+    """What to begin with: no saving, or what is left to try after attempts that ran out of memory.
 
     Raises:
         InputError: nothing is.
     """
     here = {"device": jax.devices()[0].device_kind, "layout": str(layout)}
-    failed = [row["micro_batches"] for row in attempts if "micro_batches" in row and row | here == row]
+    failed = [
+        Saving(row["micro_batches"], row.get("recompute", False))
+        for row in attempts
+        if "micro_batches" in row and row | here == row
+    ]
     sequences(config, layout)
-    return smaller(config, layout, max(failed)) if failed else 1
+    return thriftier(config, layout, max(failed)) if failed else Saving()

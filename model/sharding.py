@@ -35,7 +35,8 @@ SPLIT: dict[Group, tuple[str, ...]] = {
 }
 """The axis along which each dimension of a weight is split. Other groups, the norms, are whole everywhere."""
 
-_ROWS = ("data", "fsdp")
+ROWS = ("data", "fsdp")
+"""The axes that the sequences of a batch are spread over."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +133,12 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 def rows_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Of batches, K x B x (T+1)."""
-    return NamedSharding(mesh, P(None, _ROWS))
+    return NamedSharding(mesh, P(None, ROWS))
+
+
+def rows_of(mesh: Mesh | AbstractMesh, n: int) -> tuple[str, ...] | None:
+    """The axes that n rows are spread over; None, so that every device has them all, where they do not divide."""
+    return ROWS if n % math.prod(mesh.shape[axis] for axis in ROWS) == 0 else None
 
 
 def by_rows(mesh: Mesh | None, x_NxD: jax.Array) -> jax.Array:
@@ -140,7 +146,9 @@ def by_rows(mesh: Mesh | None, x_NxD: jax.Array) -> jax.Array:
 
     Unless told, XLA splits it by features where the weights along `fsdp` are, and every device computes every sequence.
     """
-    return x_NxD if mesh is None else jax.lax.with_sharding_constraint(x_NxD, NamedSharding(mesh, P(_ROWS)))
+    if mesh is None:
+        return x_NxD
+    return jax.lax.with_sharding_constraint(x_NxD, NamedSharding(mesh, P(rows_of(mesh, len(x_NxD)))))
 
 
 def ways(layout: Layout) -> int:
@@ -152,7 +160,7 @@ def own_rows(mesh: Mesh | None, B: int) -> tuple[int, int]:
     """(first, end) of the sequences of a batch that the devices of this process need."""
     if mesh is None:
         return 0, B
-    held = NamedSharding(mesh, P(_ROWS)).addressable_devices_indices_map((B,)).values()
+    held = NamedSharding(mesh, P(ROWS)).addressable_devices_indices_map((B,)).values()
     spans = [index[0].indices(B) for index in held if index is not None]
     return min(first for first, _, _ in spans), max(end for _, end, _ in spans)
 
@@ -176,14 +184,17 @@ def placed(mesh: Mesh | None, batches_KxbxT1: np.ndarray, B: int) -> np.ndarray 
     return jax.make_array_from_callback((K, B, T1), rows_sharding(mesh), part)
 
 
-def spread(params: PyTree, batches_SxBxT1: np.ndarray) -> np.ndarray | jax.Array:
-    """Batches that every process holds whole, on the devices that the weights lie on; as they are on one device."""
+def mesh_under(params: PyTree) -> Mesh | None:
+    """The mesh that weights lie on; None on one device."""
     meshes = {leaf.sharding.mesh for leaf in jax.tree.leaves(params) if isinstance(leaf.sharding, NamedSharding)}
-    if not meshes:
+    return meshes.pop() if meshes else None
+
+
+def spread(mesh: Mesh | None, batches_SxBxT1: np.ndarray) -> np.ndarray | jax.Array:
+    """Batches that every process holds whole, on the devices of a mesh; as they are on one device."""
+    if mesh is None:
         return batches_SxBxT1
-    (mesh,) = meshes
-    divides = batches_SxBxT1.shape[1] % math.prod(mesh.shape[axis] for axis in _ROWS) == 0
-    lies = rows_sharding(mesh) if divides else replicated(mesh)
+    lies = NamedSharding(mesh, P(None, rows_of(mesh, batches_SxBxT1.shape[1])))
     return jax.make_array_from_callback(batches_SxBxT1.shape, lies, lambda index: batches_SxBxT1[index])
 
 

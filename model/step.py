@@ -20,7 +20,7 @@ from nextscale.model import accounting, spikes, tally
 from nextscale.model.config import Network, OptimizerName, RunConfig
 from nextscale.model.evaluate import merged, structure, training_loss
 from nextscale.model.optimizer import Hyperparameters, hyperparameters, optimizer
-from nextscale.model.sharding import by_rows, replicated, rows_sharding, shardings
+from nextscale.model.sharding import replicated, rows_sharding, shardings
 from nextscale.model.transformer import Transformer
 
 PyTree = Any
@@ -29,13 +29,28 @@ _DISPATCH_FLOPS, _DISPATCH_STEPS = 2e10, 128
 """A dispatch is about a second of one CPU core, and never so many steps that progress cannot be seen."""
 
 
+class Saving(NamedTuple):
+    """What is done to need less memory; it changes a run's numbers by the order of their sums at most.
+
+    Attributes:
+        parts: micro-batches that each batch is trained in, one after the other.
+        recompute: whether blocks are computed again for the gradient (see `transformer.recomputed`).
+    """
+
+    parts: int = 1
+    recompute: bool = False
+
+
+NONE_SAVED = Saving()
+
+
 class Program(NamedTuple):
     """What is compiled into the steps of a run; all else is passed in.
 
     Attributes:
         numbers: what the numbers passed in are a tree of.
         mesh: None for one device.
-        parts: micro-batches that each batch is trained in, one after the other.
+        saving: what is done to need less memory.
     """
 
     model: Network
@@ -43,14 +58,14 @@ class Program(NamedTuple):
     optimizer: OptimizerName
     numbers: jax.tree_util.PyTreeDef
     mesh: Mesh | None = None
-    parts: int = 1
+    saving: Saving = NONE_SAVED
 
 
-def program_of(config: RunConfig, mesh: Mesh | None = None, parts: int = 1) -> Program:
+def program_of(config: RunConfig, mesh: Mesh | None = None, saving: Saving = NONE_SAVED) -> Program:
     """The program that a run is trained by."""
     training = config.training
     return Program(
-        config.network, training.dtype, training.optimizer, jax.tree.structure(numbers_of(config)), mesh, parts
+        config.network, training.dtype, training.optimizer, jax.tree.structure(numbers_of(config)), mesh, saving
     )
 
 
@@ -154,11 +169,11 @@ def _train_steps(
     steps: int,
     numbers: Hyperparameters,
 ) -> PyTree:
-    model, dtype, parts = program.model, program.dtype, program.parts
+    model, dtype, (parts, recompute) = program.model, program.dtype, program.saving
     _, groups = structure(model, dtype)
 
     def loss_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits_BxTxV = merged(model, dtype, params)(batch_BxT1[:, :-1], functools.partial(by_rows, program.mesh))
+        logits_BxTxV = merged(model, dtype, params)(batch_BxT1[:, :-1], program.mesh, recompute=recompute)
         return training_loss(logits_BxTxV, batch_BxT1[:, 1:], model.z_loss)
 
     def gradient_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, jax.Array]:

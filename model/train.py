@@ -25,12 +25,13 @@ from nextscale.model.config import Parent, RunConfig
 from nextscale.model.data import Source, open_sets, open_source
 from nextscale.model.errors import InputError, Stopped
 from nextscale.model.evaluate import Evaluation, evaluate_all, evaluation_points
-from nextscale.model.memory import first_parts, out_of_memory, parts_within, ran_out, smaller
+from nextscale.model.memory import first_saving, out_of_memory, ran_out, saving_within, thriftier
 from nextscale.model.optimizer import unit_schedule
 from nextscale.model.record import Row, RunDirectory
 from nextscale.model.sharding import Layout, barrier, mesh_of, own_rows, placed, polled
 from nextscale.model.step import (
     Program,
+    Saving,
     initial_state,
     no_sums,
     numbers_of,
@@ -67,7 +68,8 @@ def train(
     Where JAX is one of several processes, all call this alike, on a file system that they share. The first alone
     writes; each writes its part of a checkpoint.
 
-    When memory runs out, the same batch is trained in smaller parts, from the newest checkpoint on. Which did not fit
+    When memory runs out, the same batch is trained in smaller parts, from the newest checkpoint on, and in the end with
+    each block computed twice. Which did not fit
     is noted among the attempts, and not tried again there. Of several processes the one that it happens to cannot
     tell the others, so there it notes it and fails: the next attempt has smaller parts.
 
@@ -76,7 +78,7 @@ def train(
         trunk: a run in a directory beside it that is this one up to a position, and that position: with a checkpoint
             there, only the rest is trained.
         layout: the devices that it is trained on, together.
-        memory: bytes of each device that the steps should keep to; micro-batches that do not are not tried.
+        memory: bytes of each device that the steps should keep to; what does not is not tried.
         on_progress: called with the tokens done so far, at the start, about once a second, and before a checkpoint
             or the record is written; what it raises stops the run.
         stop: asked between dispatches; where any process says yes, all save the run and leave it, after the same step.
@@ -100,27 +102,28 @@ def train(
             raise InputError(f"token {pin} is not between two steps of run {config.run_id}; it cannot be pinned")
     barrier("the run's directory is there")
     work = _Work(config, directory, source, open_sets(config), mesh, checkpoint, trunk, on_progress, stop)
-    parts = first_parts(config, layout, directory.attempts())
+    saving = first_saving(config, layout, directory.attempts())
     if memory is not None:
-        parts = parts_within(config, layout, parts, memory)
+        saving = saving_within(config, layout, saving, memory)
     while True:
         began = time.time()
         try:
-            evaluation, trouble = _attempt(work, parts)
+            evaluation, trouble = _attempt(work, saving)
             break
         except jax.errors.JaxRuntimeError as error:
             if not ran_out(error):
                 raise
-            note = out_of_memory(config, layout, parts) | {"started": began, "seconds": time.time() - began}
+            note = out_of_memory(config, layout, saving) | {"started": began, "seconds": time.time() - began}
             _log.warning("run %s: %s", config.run_id, note["message"])
             directory.add_attempt(note)
             if jax.process_count() > 1:
                 raise
-        parts = smaller(config, layout, parts)
+        saving = thriftier(config, layout, saving)
     record = record_of(config, source, evaluation, trouble, directory.metrics())
     on_progress(config.tokens)
     if first:
-        directory.write_record(record | {"micro_batches": parts, "seconds": time.perf_counter() - started})
+        spent = {"micro_batches": saving.parts, "recompute": saving.recompute, "seconds": time.perf_counter() - started}
+        directory.write_record(record | spent)
     barrier("the record is there")
     return directory.record() or record
 
@@ -192,9 +195,9 @@ class _Work:
         return evaluate_all(self.config, params, self.source, self.sets, parts=parts)
 
 
-def _attempt(work: _Work, parts: int) -> tuple[Evaluation | None, str | None]:
-    """Trains a run to its end, in so many micro-batches; returns what came of it, or what went wrong."""
-    config, program = work.config, program_of(work.config, work.mesh, parts)
+def _attempt(work: _Work, saving: Saving) -> tuple[Evaluation | None, str | None]:
+    """Trains a run to its end; returns what came of it, or what went wrong."""
+    config, program = work.config, program_of(work.config, work.mesh, saving)
     checkpoints = Checkpoints(work.directory.checkpoints, work.policy)
     try:
         position, state, curves = _start(work, program, checkpoints)
@@ -203,7 +206,7 @@ def _attempt(work: _Work, parts: int) -> tuple[Evaluation | None, str | None]:
             work.directory.cut(position, curves)
         barrier("the curves are cut")
         state, trouble = _steps(work, program, state, position, checkpoints)
-        evaluation = None if trouble else work.evaluated(state["params"], parts)
+        evaluation = None if trouble else work.evaluated(state["params"], saving.parts)
         if evaluation is not None and evaluation.unusable:
             trouble = f"{evaluation.unusable} is not a number"
             evaluation = None
@@ -267,7 +270,7 @@ def _steps(
             if tokens_done in points:
                 if unread and (trouble := curve.add(*unread)):
                     return state, trouble
-                unread, evaluation = None, work.evaluated(state["params"], program.parts)
+                unread, evaluation = None, work.evaluated(state["params"], program.saving.parts)
                 if evaluation.unusable:
                     return state, f"{evaluation.unusable} was not a number at token {tokens_done}"
             late, stopped = asked()

@@ -7,16 +7,19 @@ a quarter less time for their backward pass than with B and T apart.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
-from nextscale.model.config import ModelConfig, Network
+from nextscale.model.attention import alibi_slopes, attend, kernel_for, platform
+from nextscale.model.config import Network
 from nextscale.model.parametrization import Group, initial_std
+from nextscale.model.sharding import by_rows
 
 
 class Weight(nnx.Param):
@@ -62,7 +65,7 @@ class Attention(nnx.Module):
         self.query_norm = Norm(c, head_width) if c.qk_norm else None
         self.key_norm = Norm(c, head_width) if c.qk_norm else None
 
-    def __call__(self, x_NxD: jax.Array, T: int) -> jax.Array:
+    def __call__(self, x_NxD: jax.Array, T: int, mesh: Mesh | None) -> jax.Array:
         c = self.c
         qkv_DxHGGK = jnp.concatenate([self.query[...], self.key[...], self.value[...]], axis=1).astype(self.dtype)
         qkv_NxHGGK = jnp.split(x_NxD @ qkv_DxHGGK, [c.query_width, c.query_width + c.key_width], axis=1)
@@ -73,9 +76,14 @@ class Attention(nnx.Module):
             k_BxTxGxK = self.key_norm(k_BxTxGxK).astype(self.dtype)
         if c.position == "rope":
             q_BxTxHxK, k_BxTxGxK = rotate(q_BxTxHxK), rotate(k_BxTxGxK)
-        k_BxTxHxK, v_BxTxHxK = (shared(x, c.heads) for x in (k_BxTxGxK, v_BxTxGxK))
-        mixed_BxTxHxK = causal_attention(
-            q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, alibi_slopes(c), scores_multiplier=c.scores_multiplier
+        mixed_BxTxHxK = attend(
+            kernel_for(c, self.dtype, T, platform()),
+            q_BxTxHxK,
+            k_BxTxGxK,
+            v_BxTxGxK,
+            alibi_slopes(c),
+            scores_multiplier=c.scores_multiplier,
+            mesh=mesh,
         )
         return mixed_BxTxHxK.reshape(len(x_NxD), c.query_width) @ self.out[...].astype(self.dtype)
 
@@ -110,9 +118,9 @@ class Block(nnx.Module):
         self.mlp_norm = None if c.mlp == "none" else Norm(c, c.width)
         self.mlp = None if c.mlp == "none" else MLP(c, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x_NxD: jax.Array, T: int) -> jax.Array:
+    def __call__(self, x_NxD: jax.Array, T: int, mesh: Mesh | None) -> jax.Array:
         scale = self.c.residual_multiplier
-        x_NxD = x_NxD + scale * self.attention(self.attention_norm(x_NxD).astype(self.dtype), T)
+        x_NxD = x_NxD + scale * self.attention(self.attention_norm(x_NxD).astype(self.dtype), T, mesh)
         if self.mlp is not None and self.mlp_norm is not None:
             x_NxD = x_NxD + scale * self.mlp(self.mlp_norm(x_NxD).astype(self.dtype))
         return x_NxD
@@ -128,16 +136,20 @@ class Transformer(nnx.Module):
         self.norm = Norm(c, c.width, group="final_norm")
         self.head = None if c.tied else _matrix(rngs, "head", c.width, c.vocab)
 
-    def __call__(self, tokens_BxT: jax.Array, lie: Callable[[jax.Array], jax.Array] = lambda x: x) -> jax.Array:
+    def __call__(self, tokens_BxT: jax.Array, mesh: Mesh | None = None, *, recompute: bool = False) -> jax.Array:
         """Logits, B x T x V.
 
         Args:
-            lie: says of the residual stream, N x D, on which devices it lies.
+            mesh: the devices that the sequences are spread over, if more than one.
+            recompute: keeps of each block only what goes into it, for a gradient (see `recomputed`).
         """
         B, T = tokens_BxT.shape
-        x_NxD = lie(self.embedding[...][tokens_BxT.reshape(-1)].astype(self.dtype))
-        for block in self.blocks:
-            x_NxD = lie(block(x_NxD, T))
+        x_NxD = by_rows(mesh, self.embedding[...][tokens_BxT.reshape(-1)].astype(self.dtype))
+        if recompute:
+            x_NxD = recomputed(self.blocks, x_NxD, T, mesh, self.dtype)
+        else:
+            for block in self.blocks:
+                x_NxD = by_rows(mesh, block(x_NxD, T, mesh))
         x_NxD = self.norm(x_NxD).astype(self.dtype)
         # A tied head keeps logits small at every width: unit features times unit embeddings, over the width.
         head_DxV = self.embedding[...].T / self.c.width if self.head is None else self.head[...]
@@ -147,41 +159,21 @@ class Transformer(nnx.Module):
         return logits_NxV.reshape(B, T, -1)
 
 
-def causal_attention(
-    q_BxTxHxK: jax.Array,
-    k_BxTxHxK: jax.Array,
-    v_BxTxHxK: jax.Array,
-    slope_H: np.ndarray,
-    *,
-    scores_multiplier: float = 1.0,
-) -> jax.Array:
-    """Softmax attention, B x T x H x K, the softmax in float32.
+def recomputed(blocks: Sequence[Block], x_NxD: jax.Array, T: int, mesh: Mesh | None, dtype: jnp.dtype) -> jax.Array:
+    """The residual stream, N x D, after all blocks, which a gradient computes a second time (Chen et al. 2016).
 
-    Queries go in a few blocks that each see only the keys up to their own end, and are divided by the sum of their
-    weights after mixing rather than before: on one CPU core a quarter to a third off the step of a small model.
-
-    Args:
-        slope_H: what each head takes off a score per token of distance (see `alibi_slopes`); 0 takes nothing.
-        scores_multiplier: of the scores, beside 1/sqrt(K).
+    They are scanned: unrolled, XLA finds the second computation equal to the first, and keeps that after all.
     """
-    T, dtype = q_BxTxHxK.shape[1], q_BxTxHxK.dtype
-    q_BxTxHxK = q_BxTxHxK / (np.sqrt(q_BxTxHxK.shape[-1]) / scores_multiplier).astype(dtype)
-    blocks = []
-    for start, end in query_blocks(T):
-        scores_BxHxtxs = jnp.einsum("bthk,bshk->bhts", q_BxTxHxK[:, start:end], k_BxTxHxK[:, :end])
-        scores_BxHxtxs = scores_BxHxtxs.astype(jnp.float32) + attention_bias(slope_H, start, end)
-        top_BxHxtx1 = jax.lax.stop_gradient(scores_BxHxtxs.max(axis=-1, keepdims=True))
-        weights_BxHxtxs = jnp.exp(scores_BxHxtxs - top_BxHxtx1)
-        total_BxHxtx1 = weights_BxHxtxs.sum(axis=-1, keepdims=True)
-        mixed_BxHxtxK = jnp.einsum("bhts,bshk->bhtk", weights_BxHxtxs.astype(dtype), v_BxTxHxK[:, :end])
-        blocks.append((mixed_BxHxtxK / total_BxHxtx1).astype(dtype))
-    return jnp.concatenate(blocks, axis=2).swapaxes(1, 2)
+    graph, *_ = (nnx.split(block)[0] for block in blocks)
+    weights = [nnx.to_pure_dict(nnx.state(block)) for block in blocks]
+    # Matrices are copied as they are used, in half the memory where that is bfloat16.
+    stacked = jax.tree.map(lambda *w: jnp.stack([x.astype(dtype) if x.ndim == 2 else x for x in w]), *weights)
 
+    @jax.checkpoint
+    def one(x_NxD: jax.Array, weights: Any) -> tuple[jax.Array, None]:
+        return by_rows(mesh, nnx.merge(graph, weights)(x_NxD, T, mesh)), None
 
-def shared(x_BxTxGxK: jax.Array, heads: int) -> jax.Array:
-    """Keys or values of G heads, each given to heads / G queries in a row: B x T x heads x K."""
-    repeats = heads // x_BxTxGxK.shape[2]
-    return x_BxTxGxK if repeats == 1 else jnp.repeat(x_BxTxGxK, repeats, axis=2)
+    return jax.lax.scan(one, x_NxD, stacked)[0]
 
 
 def rotate(x_BxTxHxK: jax.Array) -> jax.Array:
@@ -191,32 +183,3 @@ def rotate(x_BxTxHxK: jax.Array) -> jax.Array:
     cos, sin = (jnp.asarray(f(angle_TxK2)[:, None], x_BxTxHxK.dtype) for f in (np.cos, np.sin))
     left, right = jnp.split(x_BxTxHxK, 2, axis=-1)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
-
-
-def query_blocks(T: int) -> list[tuple[int, int]]:
-    """(start, end) of each block of queries; it is scored against the keys before `end`."""
-    edges = np.linspace(0, T, 1 + min(max(T // 32, 1), 4)).astype(int).tolist()
-    return list(itertools.pairwise(edges))
-
-
-def alibi_slopes(c: ModelConfig) -> np.ndarray:
-    """Penalty of each head on distance, H; zeros where positions come by other means.
-
-    ALiBi is Press et al. 2022. Slopes run from 2 to 1/32 over the heads (theirs stop at 1/256): a steep head
-    that sees little but the previous token is what lets small models leave the bigram plateau.
-    """
-    return (2.0 ** np.linspace(1, -5, c.heads) if c.position == "alibi" else np.zeros(1)).astype(np.float32)
-
-
-def attention_bias(slope_H: np.ndarray, start: int, end: int) -> jax.Array:
-    """What is added to the scores of queries `start` to `end`: -inf for keys after the query, else -slope·distance.
-
-    It is computed where it is used: as a constant it would make up most of the program, 42 MB at 1024 tokens.
-
-    Returns:
-        float32, H x (end - start) x end.
-    """
-    shape = (end - start, end)
-    query_txs, key_txs = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (0, 1))
-    distance_txs = query_txs + start - key_txs
-    return jnp.where(distance_txs >= 0, -slope_H[:, None, None] * distance_txs, -jnp.inf)

@@ -3,6 +3,7 @@
 Reads jobs, a JSON list, from its input; writes what came of each, a JSON list, to its output.
 """
 
+import functools
 import json
 import os
 import sys
@@ -11,14 +12,16 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
 
 import jax
+import numpy as np
 from etils import epath
 
+from nextscale.model.attention import causal_attention, shared, splash_attention
 from nextscale.model.checkpoint import CheckpointPolicy
 from nextscale.model.config import RunConfig
 from nextscale.model.memory import needed
 from nextscale.model.record import RunDirectory
 from nextscale.model.sharding import Layout, mesh_of
-from nextscale.model.step import initial_state, numbers_of, program_of, train_steps
+from nextscale.model.step import Saving, initial_state, numbers_of, program_of, train_steps
 from nextscale.model.train import train
 
 
@@ -26,10 +29,20 @@ class StoppedError(Exception):
     pass
 
 
+def splash_error(layout):
+    """How far the attention kernel of TPUs, spread over devices, is from that of one CPU."""
+    q, k, v = (jax.random.normal(jax.random.key(i), (4, 128, n, 64)) for i, n in enumerate((4, 2, 2)))
+    spread = jax.jit(functools.partial(splash_attention, scale=0.125, mesh=mesh_of(layout), interpret=True))
+    here = causal_attention(q, shared(k, 4), shared(v, 4), np.zeros(1, np.float32))
+    return float(abs(spread(q, k, v) - here).max())
+
+
 def done(job):
     config, layout = RunConfig.model_validate(job["config"]), Layout.parse(job["layout"])
+    if job.get("splash"):
+        return {"error": splash_error(layout)}
     if job.get("plan"):
-        return {"needed": needed(config, layout, 1)}
+        return {"needed": needed(config, layout, Saving())}
     pins = tuple(step * config.training.batch_tokens for step in (5, 10, 15))
     starts = []
 

@@ -17,9 +17,10 @@ from nextscale.model.accounting import (
     parameter_groups,
     parameters,
 )
+from nextscale.model.attention import query_blocks
 from nextscale.model.config import ModelConfig, Network
 from nextscale.model.evaluate import cross_entropy
-from nextscale.model.transformer import Transformer, query_blocks
+from nextscale.model.transformer import Transformer
 
 POSITIONS, MLPS = ("rope", "alibi", "none"), ("gelu", "relu2", "swiglu", "none")
 FAMILIES = [

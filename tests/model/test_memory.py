@@ -1,4 +1,4 @@
-"""Memory that runs out costs time, never a result: the same batch in smaller parts."""
+"""Memory that runs out costs time, never a result: the same batch in smaller parts, and blocks computed twice."""
 
 import jax
 import pytest
@@ -6,9 +6,11 @@ import pytest
 from nextscale.model import memory
 from nextscale.model import train as trainer
 from nextscale.model.checkpoint import CheckpointPolicy
+from nextscale.model.config import ModelFamily
 from nextscale.model.errors import InputError
-from nextscale.model.memory import first_parts, needed, out_of_memory, parts_within, smaller
+from nextscale.model.memory import first_saving, needed, out_of_memory, saving_within, thriftier
 from nextscale.model.sharding import Layout
+from nextscale.model.step import Saving
 from nextscale.model.train import train
 
 ONE = Layout()
@@ -20,14 +22,14 @@ def run(tiny_run):
     return tiny_run(steps=300, batch_tokens=64, lr=0.005)
 
 
-def runs_out(monkeypatch, *, parts, message=EXHAUSTED, times=1000):
-    """Lets the steps run out of memory, so many times, where they train in `parts` micro-batches or fewer."""
+def runs_out(monkeypatch, *, parts, recompute=False, message=EXHAUSTED, times=1000):
+    """Lets the steps run out of memory, so many times, with so much saving or less."""
     real, failures = trainer.train_steps, []
 
     def train_steps(program):
         def steps(state, *rest):
-            if program.parts <= parts and len(failures) < times:
-                failures.append(program.parts)
+            if program.saving <= (parts, recompute) and len(failures) < times:
+                failures.append(tuple(program.saving))
                 jax.tree.map(lambda leaf: leaf.delete(), state)  # as donated buffers are
                 raise jax.errors.JaxRuntimeError(message)
             return real(program)(state, *rest)
@@ -44,7 +46,7 @@ def test_micro_batches_give_the_numbers_of_the_whole_batch(tiny_run, run_directo
     whole = type(run_directory)(run_directory.path.parent / "whole")
     expected = train(run, whole)
     run_directory.path.mkdir()
-    run_directory.add_attempt(out_of_memory(run, ONE, parts // 2))
+    run_directory.add_attempt(out_of_memory(run, ONE, Saving(parts // 2)))
     record = train(run, run_directory)
     assert (expected["micro_batches"], record["micro_batches"]) == (1, parts)
     assert record["loss"] == pytest.approx(expected["loss"], rel=1e-6)
@@ -71,7 +73,7 @@ def test_a_run_that_runs_out_of_memory_goes_on_with_half_the_micro_batch(
     failures = runs_out(monkeypatch, parts=1)
     starts = []
     record = train(run, run_directory, on_progress=starts.append)
-    assert failures == [1]
+    assert failures == [(1, False)]
     assert starts[:2] == ([256 * 64] * 2 if saved else [0] * 2), "from the newest checkpoint, twice"
     assert record["micro_batches"] == 2
     assert record["loss"] == pytest.approx(whole["loss"], rel=1e-4), "300 steps let the last bits grow"
@@ -82,49 +84,66 @@ def test_a_run_that_runs_out_of_memory_goes_on_with_half_the_micro_batch(
 
 
 def test_when_one_sequence_does_not_fit_that_is_told_in_one_line(run, run_directory, monkeypatch):
-    failures = runs_out(monkeypatch, parts=8)
+    failures = runs_out(monkeypatch, parts=8, recompute=True)
     with pytest.raises(InputError, match=r"^one sequence of 8 tokens per device does not fit .*$"):
         train(run, run_directory)
-    assert failures == [1, 2, 4, 8]
+    assert failures == [(1, False), (2, False), (4, False), (8, False), (8, True)]
+
+
+def test_in_the_end_blocks_are_computed_twice(tiny_run, run_directory, monkeypatch):
+    run = tiny_run(steps=20, batch_tokens=64, family=ModelFamily(depth=3, heads=2, context=8, norm_scale=True))
+    expected = train(run, type(run_directory)(run_directory.path.parent / "whole"))
+    runs_out(monkeypatch, parts=8)
+    record = train(run, run_directory)
+    assert (expected["recompute"], record["recompute"], record["micro_batches"]) == (False, True, 8)
+    assert record["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_blocks_computed_twice_take_less_memory(tiny_run, dtype):
+    run = tiny_run(family=ModelFamily(depth=8, heads=2, context=64), width=32, batch_tokens=1024, dtype=dtype)
+    assert needed(run, ONE, Saving(recompute=True)) < 0.5 * needed(run, ONE, Saving())
 
 
 def test_another_error_of_the_device_is_not_taken_for_a_lack_of_memory(run, run_directory, monkeypatch):
     failures = runs_out(monkeypatch, parts=8, message="INTERNAL: the cable is out")
     with pytest.raises(jax.errors.JaxRuntimeError, match="the cable is out"):
         train(run, run_directory)
-    assert failures == [1]
+    assert failures == [(1, False)]
 
 
 def test_what_did_not_fit_is_not_tried_again_there_and_is_tried_elsewhere(run, monkeypatch):
-    noted = [{"status": "lost", "message": "preempted"}, out_of_memory(run, ONE, 1), out_of_memory(run, ONE, 2)]
-    assert first_parts(run, ONE, noted) == 4
-    assert first_parts(run, Layout(fsdp=2), noted) == 1
+    lost = [out_of_memory(run, ONE, Saving(parts)) for parts in (1, 2)]
+    noted = [{"status": "lost", "message": "preempted"}, *lost]
+    assert first_saving(run, ONE, noted) == (4, False)
+    assert first_saving(run, Layout(fsdp=2), noted) == (1, False)
+    assert first_saving(run, ONE, [*noted, out_of_memory(run, ONE, Saving(8))]) == (8, True)
     noted = [row | {"device": "another"} for row in noted]
-    assert first_parts(run, ONE, noted) == 1
+    assert first_saving(run, ONE, noted) == (1, False)
 
 
 @pytest.mark.parametrize("sequences, course", [(8, [1, 2, 4, 8]), (6, [1, 2, 6]), (9, [1, 3, 9]), (7, [1, 7])])
 def test_micro_batches_are_halved_or_the_next_that_is_even(tiny_run, sequences, course):
     run = tiny_run(batch_tokens=8 * sequences)
-    assert [smaller(run, ONE, parts) for parts in course[:-1]] == course[1:]
-    with pytest.raises(InputError):
-        smaller(run, ONE, course[-1])
+    assert [thriftier(run, ONE, Saving(parts)) for parts in course[:-1]] == [(parts, False) for parts in course[1:]]
+    assert thriftier(run, ONE, Saving(course[-1])) == (course[-1], True)
 
 
 def test_a_stated_limit_decides_before_anything_runs_out(tiny_run, run_directory):
     run = tiny_run(steps=20, batch_tokens=1024)
-    whole, half = needed(run, ONE, 1), needed(run, ONE, 2)
+    whole, half = needed(run, ONE, Saving()), needed(run, ONE, Saving(2))
     assert whole > half
     assert train(run, run_directory, memory=half)["micro_batches"] == 2
     assert run_directory.attempts() == []
 
 
 def test_a_limit_is_kept_to_with_as_few_micro_batches_as_do(run, monkeypatch):
-    monkeypatch.setattr(memory, "needed", lambda config, layout, parts: 100 + 800 // parts)
-    assert [parts_within(run, ONE, 1, limit) for limit in (900, 899, 500, 499, 200)] == [1, 2, 2, 4, 8]
-    assert parts_within(run, ONE, 4, 900) == 4, "with fewer it ran out of memory before"
+    monkeypatch.setattr(memory, "needed", lambda config, layout, saving: 100 + 800 // saving.parts - saving.recompute)
+    found = [saving_within(run, ONE, Saving(), limit) for limit in (900, 899, 500, 499, 200, 199)]
+    assert found == [(1, False), (2, False), (2, False), (4, False), (8, False), (8, True)]
+    assert saving_within(run, ONE, Saving(4), 900) == (4, False), "with fewer it ran out of memory before"
     with pytest.raises(InputError, match="does not fit"):
-        parts_within(run, ONE, 1, 199)
+        saving_within(run, ONE, Saving(), 198)
 
 
 def test_a_device_that_does_not_say_what_it_needs_has_no_limit(tiny_run, run_directory, monkeypatch):

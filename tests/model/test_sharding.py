@@ -62,6 +62,12 @@ def test_a_mix_of_all_axes_gives_the_loss_of_one_device_and_resumes_on_any(small
     assert moments == {name.removeprefix("params."): s for name, s in lies.items() if name.startswith("params.")}
 
 
+def test_the_attention_kernel_of_tpus_is_spread_by_sequences_and_heads(small, tmp_path):
+    splash = {"splash": True}
+    for told in trained(tmp_path, *((small(), layout, splash) for layout in ("data=2,tensor=2", "data=8", "tensor=4"))):
+        assert told["error"] < 1e-5
+
+
 LAYOUTS = {
     "data=8": ([16, 16], [16, 64]),
     "fsdp=8": ([16, 2], [2, 64]),
