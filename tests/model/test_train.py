@@ -78,7 +78,7 @@ def test_a_perfect_model_scores_exactly_the_entropy(tiny_run, monkeypatch):
     law = np.log(source.chain.conditional)
 
     def perfect(model, dtype, params):
-        def module(tokens_BxT):
+        def module(tokens_BxT, mesh):
             before = np.roll(tokens_BxT, 1, axis=1) if isinstance(tokens_BxT, np.ndarray) else None
             before = jax.numpy.roll(tokens_BxT, 1, axis=1) if before is None else before
             return jax.numpy.asarray(law, jax.numpy.float32)[before, tokens_BxT]
