@@ -1,8 +1,9 @@
-"""`python -m nextscale.model CONFIG.json --out DIR`: one training run from the command line, alone or as one of many.
+"""`python -m nextscale.model CONFIG.json --out DIR`: one training run from the command line, alone or as one process of
+many. With several configs, one device trains them all, so many side by side as is fastest (see `pack.py`).
 
 | exit code | means |
 |---|---|
-| 0 | the run has its record |
+| 0 | every run has its record |
 | 2 | what was asked for cannot be done; one line says why |
 | 75 | stopped by SIGTERM, and saved: the same command goes on from there (`EX_TEMPFAIL` of sysexits.h) |
 | 130 | interrupted at the keyboard; it goes on from its newest checkpoint |
@@ -18,9 +19,9 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import jax
 from etils import epath
@@ -30,9 +31,10 @@ from nextscale.model.checkpoint import CheckpointPolicy
 from nextscale.model.config import Parent, RunConfig
 from nextscale.model.data import resolve
 from nextscale.model.errors import InputError, Stopped
-from nextscale.model.record import RunDirectory
+from nextscale.model.pack import train_together
+from nextscale.model.record import Row, RunDirectory
 from nextscale.model.sharding import Layout
-from nextscale.model.train import enable_compilation_cache, train
+from nextscale.model.train import enable_compilation_cache, train, training
 
 T = TypeVar("T")
 
@@ -43,26 +45,19 @@ _SILENCE = 30
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Trains as the command line says, and prints the record as a line of JSON, the last; returns the exit code."""
+    """Trains as the command line says, and prints each record as a line of JSON, the last; returns the exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     stop = threading.Event()
     try:
-        config = _config(options.config)
-        if options.coordinator is not None:
-            _join(options.coordinator, options.processes, options.process)
-        # After JAX has joined, which installs a handler of its own.
-        signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
-        enable_compilation_cache()
-        record = train(
-            config,
-            RunDirectory(epath.Path(options.out)),
-            checkpoint=CheckpointPolicy(options.every, options.keep, pinned=tuple(options.pin)),
-            trunk=options.trunk,
-            layout=options.layout or Layout(data=jax.device_count()),
-            memory=options.memory,
-            stop=stop.is_set,
-        )
+        ends = _ends(options, stop)
+        if jax.process_index() == 0:
+            for end in ends:
+                if not _failed(end):
+                    print(json.dumps(end))
+        # Of several failures, one that a person must mend comes before a stop, which mends itself.
+        for failure in sorted(filter(_failed, ends), key=lambda failure: isinstance(failure, Stopped)):
+            raise failure
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return STOPPED
@@ -71,21 +66,59 @@ def main(arguments: list[str] | None = None) -> int:
         return INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
-    if jax.process_index() == 0:
-        print(json.dumps(record))
     return DONE
+
+
+def _ends(options: argparse.Namespace, stop: threading.Event) -> Sequence[Row | BaseException]:
+    """Trains what is asked for; returns the record of each run or, where there are several, what it raised."""
+    configs = [_config(file) for file in options.configs]
+    if len(configs) > 1 and (options.layout or options.coordinator or options.trunk):
+        raise InputError("several configs are trained on one device: leave out --layout, --coordinator and --trunk")
+    if options.coordinator is not None:
+        _join(options.coordinator, options.processes, options.process)
+    # After JAX has joined, which installs a handler of its own.
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    enable_compilation_cache()
+    out = RunDirectory(epath.Path(options.out))
+    common: dict[str, Any] = {
+        "checkpoint": CheckpointPolicy(options.every, options.keep, pinned=tuple(options.pin)),
+        "memory": options.memory,
+        "stop": stop.is_set,
+    }
+    if len(configs) == 1:
+        layout = options.layout or Layout(data=jax.device_count())
+        return [train(configs[0], out, trunk=options.trunk, layout=layout, **common)]
+    runs = [training(config, RunDirectory(out.path / config.run_id), **common) for config in configs]
+    return train_together(runs, most=options.together)
+
+
+def _failed(end: Row | BaseException) -> TypeGuard[BaseException]:
+    return isinstance(end, BaseException)
 
 
 def _parser() -> argparse.ArgumentParser:
     policy = CheckpointPolicy()
     parser = argparse.ArgumentParser(
         "python -m nextscale.model",
-        description="Trains one run, to its record: the last line of what is printed, as JSON.",
+        description="Trains one run, or several on one device, to their records: the last lines of what is printed, as "
+        "JSON.",
         epilog="Exit codes: 0 done, 2 the input was wrong, 75 stopped by SIGTERM and saved, 130 interrupted.",
     )
     add = parser.add_argument
-    add("config", metavar="CONFIG.json", type=Path, help="the run, as config.json of a run's directory holds it")
-    add("--out", metavar="DIR", required=True, help="the run's directory; processes share it")
+    add(
+        "configs",
+        metavar="CONFIG.json",
+        type=Path,
+        nargs="+",
+        help="the run, as config.json of a run's directory holds it",
+    )
+    add(
+        "--out",
+        metavar="DIR",
+        required=True,
+        help="the run's directory, which processes share; of several their parent",
+    )
+    add("--together", metavar="N", type=int, default=8, help="the most runs that are tried side by side; %(default)s")
     add("--layout", type=_argument(Layout.parse), help="such as data=4,fsdp=2,tensor=1; all devices along data if open")
     add("--memory", metavar="BYTES", type=int, help="of each device; micro-batches that need more are not tried")
     add("--every", metavar="SECONDS", type=float, default=policy.every_seconds, help="between checkpoints; %(default)s")

@@ -146,10 +146,7 @@ def _splash_kernel(T: int, H: int, interpret: bool) -> Callable[..., jax.Array]:
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
     tile = next(size for size in _SPLASH_TILES if T % size == 0)
-    tiles = splash.BlockSizes(
-        **{f"block_{name}": tile for name in ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute")},
-        use_fused_bwd_kernel=True,
-    )
+    tiles = splash.BlockSizes(tile, tile, tile, tile, tile, tile, use_fused_bwd_kernel=True)
     mask = splash.MultiHeadMask([splash.CausalMask((T, T))] * H)
     return splash.make_splash_mha_single_device(mask, block_sizes=tiles, interpret=interpret)
 

@@ -186,8 +186,8 @@ def placed(mesh: Mesh | None, batches_KxbxT1: np.ndarray, B: int) -> np.ndarray 
 
 def mesh_under(params: PyTree) -> Mesh | None:
     """The mesh that weights lie on; None on one device."""
-    meshes = {leaf.sharding.mesh for leaf in jax.tree.leaves(params) if isinstance(leaf.sharding, NamedSharding)}
-    return meshes.pop() if meshes else None
+    found = (leaf.sharding for leaf in jax.tree.leaves(params))
+    return next((lies.mesh for lies in found if isinstance(lies, NamedSharding) and isinstance(lies.mesh, Mesh)), None)
 
 
 def spread(mesh: Mesh | None, batches_SxBxT1: np.ndarray) -> np.ndarray | jax.Array:

@@ -61,6 +61,22 @@ class Program(NamedTuple):
     saving: Saving = NONE_SAVED
 
 
+class Call(NamedTuple):
+    """A compiled call: a program, and what `train_steps` of it is given."""
+
+    program: Program
+    state: PyTree
+    batches_KxBxT1: np.ndarray | jax.Array
+    schedule_K: np.ndarray
+    steps: int
+    numbers: Hyperparameters
+
+
+def made(call: Call) -> PyTree:
+    """The state after a call; that before it is given away."""
+    return train_steps(call.program)(call.state, call.batches_KxBxT1, call.schedule_K, call.steps, call.numbers)
+
+
 def program_of(config: RunConfig, mesh: Mesh | None = None, saving: Saving = NONE_SAVED) -> Program:
     """The program that a run is trained by."""
     training = config.training
@@ -140,6 +156,13 @@ def train_steps(program: Program) -> jax.stages.Wrapped:
         in_shardings=(state, rows_sharding(program.mesh), same, same, same),
         out_shardings=state,
     )
+
+
+@functools.lru_cache
+def packed_steps(program: Program) -> jax.stages.Wrapped:
+    """`train_steps` of several runs at once: all but `steps` has one more axis, the runs, in front."""
+    steps = functools.partial(_train_steps, program)
+    return jax.jit(jax.vmap(steps, in_axes=(0, 0, 0, None, 0)), donate_argnums=0)
 
 
 def _lies(program: Program) -> PyTree:

@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
+import functools
 import importlib.metadata
-import json
 import logging
-import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, TextIO
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from nextscale.model import accounting, tally
+from nextscale.model import accounting
 from nextscale.model.branch import inherited
 from nextscale.model.checkpoint import CheckpointPolicy, Checkpoints
 from nextscale.model.config import Parent, RunConfig
+from nextscale.model.curve import Curve
 from nextscale.model.data import Source, open_sets, open_source
+from nextscale.model.dispatch import dispatches
 from nextscale.model.errors import InputError, Stopped
 from nextscale.model.evaluate import Evaluation, evaluate_all, evaluation_points
 from nextscale.model.memory import first_saving, out_of_memory, ran_out, saving_within, thriftier
 from nextscale.model.optimizer import unit_schedule
 from nextscale.model.record import Row, RunDirectory
-from nextscale.model.sharding import Layout, barrier, mesh_of, own_rows, placed, polled
+from nextscale.model.sharding import Layout, barrier, mesh_of, placed, polled
 from nextscale.model.step import (
+    Call,
     Program,
     Saving,
     initial_state,
+    made,
     no_sums,
     numbers_of,
     program_of,
     state_shapes,
-    steps_per_dispatch,
-    train_steps,
 )
 from nextscale.model.text import cache_folder
 
@@ -46,10 +46,14 @@ PyTree = Any
 
 _log = logging.getLogger(__name__)
 
-_WORSE_THAN_CHANCE, _JUDGED_STEPS = 1.0, 128
-"""A loss this many nats above that of the uniform distribution, on average over so many steps after warm-up, has
-diverged. One spike has not."""
 _PROGRESS_SECONDS = 1.0
+
+
+Training = Generator[Call, PyTree, Row]
+"""A run on its way: yields each compiled call that it wants made, is sent the state after it, and returns its record.
+
+An error of that call is thrown into it.
+"""
 
 
 def train(
@@ -91,6 +95,41 @@ def train(
             none, or one sequence per device does not fit into memory.
         Stopped: it was asked to stop, and has saved itself.
     """
+    run = training(
+        config,
+        directory,
+        checkpoint=checkpoint,
+        trunk=trunk,
+        layout=layout,
+        memory=memory,
+        on_progress=on_progress,
+        stop=stop,
+    )
+    advance: Callable[[], Call] = functools.partial(next, run)
+    while True:
+        try:
+            call = advance()
+        except StopIteration as end:
+            return end.value
+        try:
+            advance = functools.partial(run.send, made(call))
+        except jax.errors.JaxRuntimeError as error:
+            advance = functools.partial(run.throw, error)
+
+
+def training(
+    config: RunConfig,
+    directory: RunDirectory,
+    *,
+    checkpoint: CheckpointPolicy = CheckpointPolicy(),
+    trunk: Parent | None = None,
+    layout: Layout = Layout(),
+    memory: int | None = None,
+    on_progress: Callable[[int], None] = lambda tokens: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Training:
+    """What `train` does, but for the compiled calls. It asks for them, so that those of several runs may be made as one
+    (see `pack.py`)."""
     if (record := directory.record()) is not None:
         return record
     started, first = time.perf_counter(), jax.process_index() == 0
@@ -108,7 +147,7 @@ def train(
     while True:
         began = time.time()
         try:
-            evaluation, trouble = _attempt(work, saving)
+            evaluation, trouble = yield from _attempt(work, saving)
             break
         except jax.errors.JaxRuntimeError as error:
             if not ran_out(error):
@@ -195,7 +234,7 @@ class _Work:
         return evaluate_all(self.config, params, self.source, self.sets, parts=parts)
 
 
-def _attempt(work: _Work, saving: Saving) -> tuple[Evaluation | None, str | None]:
+def _attempt(work: _Work, saving: Saving) -> Generator[Call, PyTree, tuple[Evaluation | None, str | None]]:
     """Trains a run to its end; returns what came of it, or what went wrong."""
     config, program = work.config, program_of(work.config, work.mesh, saving)
     checkpoints = Checkpoints(work.directory.checkpoints, work.policy)
@@ -205,7 +244,7 @@ def _attempt(work: _Work, saving: Saving) -> tuple[Evaluation | None, str | None
         if jax.process_index() == 0:
             work.directory.cut(position, curves)
         barrier("the curves are cut")
-        state, trouble = _steps(work, program, state, position, checkpoints)
+        state, trouble = yield from _steps(work, program, state, position, checkpoints)
         evaluation = None if trouble else work.evaluated(state["params"], saving.parts)
         if evaluation is not None and evaluation.unusable:
             trouble = f"{evaluation.unusable} is not a number"
@@ -240,9 +279,9 @@ def _start(work: _Work, program: Program, checkpoints: Checkpoints) -> tuple[int
 
 def _steps(
     work: _Work, program: Program, state: PyTree, position: int, checkpoints: Checkpoints
-) -> tuple[PyTree, str | None]:
+) -> Generator[Call, PyTree, tuple[PyTree, str | None]]:
     """Trains to the end; returns the state and, when the run diverged, what happened."""
-    config, policy, steps_of, numbers = work.config, work.policy, train_steps(program), numbers_of(work.config)
+    config, policy, numbers = work.config, work.policy, numbers_of(work.config)
     points = evaluation_points(config)
     stops = {*policy.pinned, *points}
     saved_at = told_at = time.monotonic()
@@ -253,12 +292,12 @@ def _steps(
 
     rows = [row for row in work.directory.metrics() if row["tokens"] <= position]
     with (work.directory.metrics_file if jax.process_index() == 0 else epath.Path(os.devnull)).open("a") as file:
-        curve = _Curve(config, file, rows)
-        for tokens_done, steps, row_steps, batches, schedule in _dispatches(
-            config, work.source, position, stops, work.mesh
-        ):
+        curve = Curve(config, file, rows)
+        for dispatch in dispatches(config, work.source, position, stops, work.mesh):
+            tokens_done, row_steps = dispatch.tokens_done, dispatch.row_steps
             asked = polled(work.mesh, late_or_stopped)
-            state = steps_of(state, placed(work.mesh, batches, config.batch_sequences), schedule, steps, numbers)
+            batches = placed(work.mesh, dispatch.batches_KxBxT1, config.batch_sequences)
+            state = yield Call(program, state, batches, dispatch.schedule_K, dispatch.steps, numbers)
             # The metrics of the dispatch before are read while this one runs.
             if unread and (trouble := curve.add(*unread)):
                 return state, trouble
@@ -300,79 +339,3 @@ def _evaluation_row(config: RunConfig, tokens: int, evaluation: Evaluation) -> R
     last = (tokens - config.start) // config.training.batch_tokens - 1
     lr = config.training.lr * float(unit_schedule(config.training, np.array([last]))[0])
     return {"tokens": tokens, "lr": lr} | evaluation.columns
-
-
-class _Curve:
-    """Writes the curve, and judges by its newest steps whether the run has diverged.
-
-    Args:
-        rows: the curve so far; a resumed run is judged as one that was never cut.
-    """
-
-    def __init__(self, config: RunConfig, file: TextIO, rows: list[Row]):
-        self._config, self._file = config, file
-        self._done = config.start
-        self._newest: collections.deque[tuple[int, float]] = collections.deque()
-        self._skipped = 0
-        for row in rows:
-            self._judge(row)
-
-    def add(self, tokens_done: int, steps: int, sums: dict[str, jax.Array]) -> str | None:
-        """Appends what a dispatch reported, still on the device; returns what is wrong when the run has diverged."""
-        row = {"tokens": tokens_done} | tally.row_of(sums, steps)
-        if row["loss"] is None and row.get("skipped", 0) < steps:
-            return f"the training loss was not a number by token {tokens_done}"
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        return self._judge(row)
-
-    def _judge(self, row: Row) -> str | None:
-        training, tokens = self._config.training, row["tokens"]
-        steps, self._done = (tokens - self._done) // training.batch_tokens, tokens
-        taken = steps - row.get("skipped", 0)
-        self._skipped = 0 if taken else self._skipped + steps
-        if self._skipped >= _JUDGED_STEPS:
-            return f"none of the last {self._skipped} steps could be taken by token {tokens}"
-        if not taken:
-            return None
-        if tokens <= self._config.start + training.warmup_steps * training.batch_tokens:
-            return None
-        self._newest.append((taken, row["loss"]))
-        while sum(steps for steps, _ in self._newest) - self._newest[0][0] >= _JUDGED_STEPS:
-            self._newest.popleft()
-        judged = sum(steps for steps, _ in self._newest)
-        loss = sum(steps * loss for steps, loss in self._newest) / judged
-        enough = judged >= _JUDGED_STEPS or tokens == self._config.tokens
-        if enough and loss > math.log(self._config.model.vocab) + _WORSE_THAN_CHANCE:
-            return f"the training loss was {loss:.3f}, worse than chance, by token {tokens}"
-        return None
-
-
-def _dispatches(
-    config: RunConfig, source: Source, position: int, stops: Collection[int], mesh: Mesh | None = None
-) -> Iterator[tuple[int, int, int, np.ndarray, np.ndarray]]:
-    """(tokens done after it, steps, steps of the row of the curve that it completes, batches K x B x (T+1), unit
-    schedule K) of each dispatch from `position` on. Of a batch only the sequences that this process needs are read.
-
-    A row is K steps of the run; a dispatch that ends before, at one of the positions `stops`, completes none (0 steps).
-    """
-    K, B, T = steps_per_dispatch(config), config.batch_sequences, config.model.context
-    start, batch_tokens, total = config.start, config.training.batch_tokens, config.training.steps
-    done = (position - start) // batch_tokens
-    cuts = sorted((stop - start) // batch_tokens for stop in stops)
-    first, end_row = own_rows(mesh, B)
-    own = end_row - first
-    while done < total:
-        row = done // K * K
-        row_end = min(row + K, total)
-        end = next((cut for cut in cuts if done < cut < row_end), row_end)
-        # A short dispatch is filled up to the compiled shape; the loop never reads the filling.
-        batches = np.zeros((K, own, T + 1), np.int32)
-        # Of whole batches, those of all steps are one stretch.
-        stretch = end - done if own == B else 1
-        for step in range(0, end - done, stretch):
-            sequences = source.sequences(start // T + (done + step) * B + first, stretch * own)
-            batches[step : step + stretch] = sequences.reshape(-1, own, T + 1)
-        schedule = unit_schedule(config.training, done + np.arange(K))
-        yield start + end * batch_tokens, end - done, row_end - row if end == row_end else 0, batches, schedule
-        done = end

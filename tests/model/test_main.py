@@ -183,3 +183,16 @@ def test_a_process_of_several_must_know_which_it_is(tiny_run, tmp_path, capsys):
     options = ["--out", str(tmp_path / "run"), "--coordinator", "localhost:1", "--processes", "2"]
     assert main([str(tmp_path / "c.json"), *options]) == INPUT
     assert "--process" in capsys.readouterr().err
+
+
+def test_several_configs_are_trained_in_one_process(tiny_run, tmp_path, capsys):
+    runs, files = [tiny_run(seed=seed) for seed in range(3)], []
+    for run in runs:
+        files.append(str(tmp_path / f"{run.run_id}.json"))
+        (tmp_path / f"{run.run_id}.json").write_text(run.model_dump_json())
+    assert main([*files, "--out", str(tmp_path / "out")]) == DONE
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["run_id"] for record in told] == [run.run_id for run in runs]
+    assert told == [at(tmp_path, f"out/{run.run_id}").record() for run in runs]
+    assert main([*files, "--out", str(tmp_path / "out"), "--layout", "data=1"]) == INPUT
+    assert capsys.readouterr().err.startswith("several configs are trained on one device")

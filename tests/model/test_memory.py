@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from nextscale.model import memory
+from nextscale.model import memory, step
 from nextscale.model import train as trainer
 from nextscale.model.checkpoint import CheckpointPolicy
 from nextscale.model.config import ModelFamily
@@ -24,7 +24,7 @@ def run(tiny_run):
 
 def runs_out(monkeypatch, *, parts, recompute=False, message=EXHAUSTED, times=1000):
     """Lets the steps run out of memory, so many times, with so much saving or less."""
-    real, failures = trainer.train_steps, []
+    real, failures = step.train_steps, []
 
     def train_steps(program):
         def steps(state, *rest):
@@ -36,7 +36,7 @@ def runs_out(monkeypatch, *, parts, recompute=False, message=EXHAUSTED, times=10
 
         return steps
 
-    monkeypatch.setattr(trainer, "train_steps", train_steps)
+    monkeypatch.setattr(step, "train_steps", train_steps)
     return failures
 
 

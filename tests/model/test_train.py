@@ -15,6 +15,7 @@ from etils import epath
 from nextscale.model import train as trainer
 from nextscale.model.checkpoint import CheckpointPolicy, Checkpoints
 from nextscale.model.config import MarkovData, ModelFamily, TextData
+from nextscale.model.curve import Curve
 from nextscale.model.data import open_source, resolve
 from nextscale.model.errors import CorruptCheckpoint, InputError
 from nextscale.model.evaluate import Evaluation, evaluate
@@ -186,7 +187,7 @@ def test_a_spike_does_not_end_a_run_and_a_stretch_does_also_when_it_is_resumed(t
 
     def judged(losses, first=0, rows=()):
         """What is said of the run at each of some steps, one a dispatch."""
-        curve = trainer._Curve(run, io.StringIO(), list(rows))
+        curve = Curve(run, io.StringIO(), list(rows))
         return [curve.add((first + i + 1) * 32, 1, {"loss": loss}) for i, loss in enumerate(losses)]
 
     bad = math.log(16) + 1.1
@@ -200,7 +201,7 @@ def test_a_spike_does_not_end_a_run_and_a_stretch_does_also_when_it_is_resumed(t
 
 
 def test_a_short_run_is_judged_at_its_end(tiny_run):
-    curve = trainer._Curve(tiny_run(steps=40), io.StringIO(), [])
+    curve = Curve(tiny_run(steps=40), io.StringIO(), [])
     assert curve.add(20 * 32, 20, {"loss": 20 * 9.0}) is None
     assert "worse than chance" in curve.add(40 * 32, 20, {"loss": 20 * 9.0})
 
