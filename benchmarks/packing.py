@@ -27,12 +27,13 @@ LARGER = ModelFamily(depth=4, heads=4, context=256), 256, 1024
 
 def calls(run, n):
     """One call of each of n runs that differ in their seed."""
-    K, B, T = step.steps_per_dispatch(run), run.batch_sequences, run.model.context
+    K, B, T = step.steps_per_row(run), run.batch_sequences, run.model.context
     program, numbers = step.program_of(run), step.numbers_of(run)
     for seed in range(n):
         state = step.initial_state(program)(jax.random.key(seed), numbers)
         batches = np.random.default_rng(seed).integers(0, run.data.vocab, (K, B, T + 1), np.int32)
-        yield step.Call(program, state, batches, np.ones(K, np.float32), min(STEPS, K), numbers)
+        steps, complete = np.array([min(STEPS, K)], np.int32), np.array([False])
+        yield step.Call(program, state, step.Given(batches, np.ones(K, np.float32), steps, complete), numbers)
 
 
 def row(width):
@@ -47,9 +48,9 @@ def row(width):
     for _ in range(ROUNDS + 1):  # the first compiles
         for n, asked in going.items():
             start = time.perf_counter()
-            states = made_together(asked, wait=True)
-            seconds[n].append((time.perf_counter() - start) / n / asked[0].steps)
-            going[n] = [call._replace(state=state) for call, state in zip(asked, states, strict=True)]
+            after = made_together(asked, wait=True)
+            seconds[n].append((time.perf_counter() - start) / n / asked[0].given.steps[0])
+            going[n] = [call._replace(state=state) for call, (state, _) in zip(asked, after, strict=True)]
     best = {n: min(found[1:]) for n, found in seconds.items()}
     return [str(width), f"{best[1] * 1e3:.2f}", *(f"{best[1] / best[n]:.2f}" for n in SIDE_BY_SIDE[1:])]
 

@@ -89,21 +89,22 @@ def measured(rung, dtype):
     """What this process finds of one rung."""
     train.enable_compilation_cache()
     run = config_of(rung, dtype)
-    K, B, T = step.steps_per_dispatch(run), run.batch_sequences, run.model.context
-    batches = np.random.default_rng(0).integers(0, VOCAB, (K, B, T + 1), np.int32)
-    numbers, program, schedule = step.numbers_of(run), step.program_of(run), np.ones(K, np.float32)
-    state, train_steps = step.initial_state(program)(jax.random.key(0), numbers), step.train_steps(program)
+    K, M, B, T = step.steps_per_row(run), step.stretches_per_call(run), run.batch_sequences, run.model.context
+    batches = np.random.default_rng(0).integers(0, VOCAB, (M * K, B, T + 1), np.int32)
+    given = step.Given(batches, np.ones(M * K, np.float32), np.full(M, K, np.int32), np.full(M, True))
+    numbers, program = step.numbers_of(run), step.program_of(run)
+    state = step.initial_state(program)(jax.random.key(0), numbers)
 
     def dispatch():
         nonlocal state
-        state = train_steps(state, batches, schedule, K, numbers)
+        state, _ = step.made(step.Call(program, state, given, numbers))
         return state
 
     first = timed(dispatch)
     best = best_of(lambda: timed(dispatch))
     statistics = jax.local_devices()[0].memory_stats() or {}
     memory = statistics.get("peak_bytes_in_use") or needed(run, Layout(), Saving())
-    return {"compile": first - best, "step": best / K, "peak": peak(), "memory": memory}
+    return {"compile": first - best, "step": best / (M * K), "peak": peak(), "memory": memory}
 
 
 def measured_torch(rung, dtype):

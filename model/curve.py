@@ -5,9 +5,11 @@ from __future__ import annotations
 import collections
 import json
 import math
+from collections.abc import Sequence
 from typing import TextIO
 
 import jax
+import numpy as np
 
 from nextscale.model import tally
 from nextscale.model.config import RunConfig
@@ -33,14 +35,25 @@ class Curve:
         for row in rows:
             self._judge(row)
 
-    def add(self, tokens_done: int, steps: int, sums: dict[str, jax.Array]) -> str | None:
-        """Appends what a dispatch reported, still on the device; returns what is wrong when the run has diverged."""
-        row = {"tokens": tokens_done} | tally.row_of(sums, steps)
-        if row["loss"] is None and row.get("skipped", 0) < steps:
-            return f"the training loss was not a number by token {tokens_done}"
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        return self._judge(row)
+    def add(self, tokens_done: Sequence[int], row_steps: Sequence[int], sums: tally.Tally) -> str | None:
+        """Appends the rows that a dispatch completed; returns what is wrong when the run has diverged.
+
+        Args:
+            tokens_done, row_steps: of each stretch of it (see `dispatch.py`).
+            sums: after each, still on the device.
+        """
+        found = {name: np.atleast_1d(values) for name, values in jax.device_get(sums).items()}
+        for i, (tokens, steps) in enumerate(zip(tokens_done, row_steps, strict=True)):
+            if not steps:
+                continue
+            row = {"tokens": tokens} | tally.row_of({name: values[i] for name, values in found.items()}, steps)
+            if row["loss"] is None and row.get("skipped", 0) < steps:
+                return f"the training loss was not a number by token {tokens}"
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            if trouble := self._judge(row):
+                return trouble
+        return None
 
     def _judge(self, row: Row) -> str | None:
         training, tokens = self._config.training, row["tokens"]

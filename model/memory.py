@@ -17,7 +17,7 @@ from nextscale.model.config import RunConfig
 from nextscale.model.errors import InputError
 from nextscale.model.record import Row
 from nextscale.model.sharding import Layout, mesh_of, rows_sharding, ways
-from nextscale.model.step import Program, Saving, program_of, state_shapes, steps_per_dispatch, train_steps
+from nextscale.model.step import Program, Saving, program_of, state_shapes, steps_per_row, train_steps
 
 
 def ran_out(error: BaseException) -> bool:
@@ -64,7 +64,7 @@ def needed(config: RunConfig, layout: Layout, saving: Saving) -> int:
     Raises:
         InputError: XLA does not say.
     """
-    K, B, T = steps_per_dispatch(config), config.batch_sequences, config.model.context
+    K, B, T = steps_per_row(config), config.batch_sequences, config.model.context
     return _planned(program_of(config, mesh_of(layout), saving), (K, B, T + 1))
 
 

@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nextscale.model.record import Row
-from nextscale.model.step import Call, Program, made, packed_steps
-from nextscale.model.train import Training
+from nextscale.model.step import Call, Program, made, packed
+from nextscale.model.train import Made, Training
 
 PyTree = Any
 
@@ -71,7 +71,7 @@ def train_together(
             asked = [calls.pop(number) for number in group]
             began = clock()
             try:
-                states = made_together(asked, wait=not pace.settled)
+                after = made_together(asked, wait=not pace.settled)
             except jax.errors.JaxRuntimeError as error:
                 if len(group) == 1:
                     advance(group[0], functools.partial(runs[group[0]].throw, error))
@@ -81,29 +81,30 @@ def train_together(
                 calls.update(zip(group, asked, strict=True))
                 continue
             pace.took(len(group), clock() - began)
-            for number, state in zip(group, states, strict=True):
+            for number, state in zip(group, after, strict=True):
                 advance(number, functools.partial(runs[number].send, state))
     return [ended[number] for number in range(len(runs))]
 
 
-def _kind(call: Call) -> tuple[Program, tuple[int, ...], int]:
+def _kind(call: Call) -> tuple[Program, tuple[int, ...], bytes]:
     """Calls of one kind can be made as one."""
-    return call.program, call.batches_KxBxT1.shape, call.steps
+    return call.program, call.given.batches.shape, call.given.steps.tobytes() + call.given.completes.tobytes()
 
 
-def made_together(calls: list[Call], *, wait: bool) -> list[PyTree]:
-    """The states after calls of one kind. Where there are several, those before them are kept."""
+def made_together(calls: list[Call], *, wait: bool) -> list[Made]:
+    """What `step.made` makes of calls of one kind; but where there are several, the states before them are kept."""
     if len(calls) == 1:
-        states = [made(calls[0])]
+        after = [made(calls[0])]
     else:
-        first = calls[0]
+        given = calls[0].given
         state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(call.state for call in calls))
         numbers = jax.tree.map(lambda *leaves: np.stack(leaves), *(call.numbers for call in calls))
-        batches = np.stack([np.asarray(call.batches_KxBxT1) for call in calls])
-        schedules = np.stack([call.schedule_K for call in calls])
-        after = packed_steps(first.program)(state, batches, schedules, first.steps, numbers)
-        states = [jax.tree.map(operator.itemgetter(i), after) for i in range(len(calls))]
-    return jax.block_until_ready(states) if wait else states
+        batches = np.stack([np.asarray(call.given.batches) for call in calls])
+        schedule = np.stack([call.given.schedule for call in calls])
+        given = given._replace(batches=batches, schedule=schedule)
+        found = packed(calls[0].program)(state, given, numbers)
+        after = [jax.tree.map(operator.itemgetter(i), found) for i in range(len(calls))]
+    return jax.block_until_ready(after) if wait else after
 
 
 class _Pace:

@@ -25,8 +25,9 @@ from nextscale.model.transformer import Transformer
 
 PyTree = Any
 
-_DISPATCH_FLOPS, _DISPATCH_STEPS = 2e10, 128
-"""A dispatch is about a second of one CPU core, and never so many steps that progress cannot be seen."""
+_ROW_FLOPS, _ROW_STEPS = 2e10, 128
+_CALL_FLOPS, _CALL_ROWS = 1e13, 16
+"""Of an accelerator: some hundredths of a second, and never so many steps that progress cannot be seen."""
 
 
 class Saving(NamedTuple):
@@ -61,20 +62,41 @@ class Program(NamedTuple):
     saving: Saving = NONE_SAVED
 
 
+class Given(NamedTuple):
+    """What the steps of a call are given, M stretches of up to K of them.
+
+    Attributes:
+        batches: M·K x B x (T+1).
+        schedule: learning rate / peak, M·K.
+        steps: of each stretch, M.
+        completes: whether each ends a row of the curve, M.
+    """
+
+    batches: np.ndarray | jax.Array
+    schedule: np.ndarray
+    steps: np.ndarray
+    completes: np.ndarray
+
+
 class Call(NamedTuple):
-    """A compiled call: a program, and what `train_steps` of it is given."""
+    """A compiled call: a program, and what it is given."""
 
     program: Program
     state: PyTree
-    batches_KxBxT1: np.ndarray | jax.Array
-    schedule_K: np.ndarray
-    steps: int
+    given: Given
     numbers: Hyperparameters
 
 
-def made(call: Call) -> PyTree:
-    """The state after a call; that before it is given away."""
-    return train_steps(call.program)(call.state, call.batches_KxBxT1, call.schedule_K, call.steps, call.numbers)
+def made(call: Call) -> tuple[PyTree, tally.Tally]:
+    """The state after a call, and `sums` of the row of the curve after each stretch, M; the state before is given away.
+
+    In the state, the sums begin anew where a row is complete.
+    """
+    given, program = call.given, call.program
+    if len(given.steps) > 1:
+        return train_stretches(program)(call.state, given, call.numbers)
+    state = train_steps(program)(call.state, given.batches, given.schedule, int(given.steps[0]), call.numbers)
+    return (state | {"sums": no_sums(program)} if given.completes[0] else state), state["sums"]
 
 
 def program_of(config: RunConfig, mesh: Mesh | None = None, saving: Saving = NONE_SAVED) -> Program:
@@ -91,10 +113,26 @@ def numbers_of(config: RunConfig) -> Hyperparameters:
     return hyperparameters(config.training, groups=groups, size=config.training.size_of(config.model))
 
 
-def steps_per_dispatch(config: RunConfig) -> int:
-    """Steps that one compiled call makes; a function of the shapes alone, so that a curve is always the same."""
-    step_flops = accounting.flops_per_token(config.model) * config.training.batch_tokens
-    return int(np.clip(_DISPATCH_FLOPS / step_flops, 1, _DISPATCH_STEPS))
+def steps_per_row(config: RunConfig) -> int:
+    """Steps in a row of the curve, K; a function of the shapes alone, so that a curve is always the same.
+
+    On a CPU they are one compiled call, of about a second of one core.
+    """
+    return int(np.clip(_ROW_FLOPS / _step_flops(config), 1, _ROW_STEPS))
+
+
+def stretches_per_call(config: RunConfig) -> int:
+    """How many rows of the curve one compiled call is of, M.
+
+    What takes a CPU core a second takes an accelerator less time than it takes to ask for it.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
+    return int(np.clip(_CALL_FLOPS / (steps_per_row(config) * _step_flops(config)), 1, _CALL_ROWS))
+
+
+def _step_flops(config: RunConfig) -> float:
+    return accounting.flops_per_token(config.model) * config.training.batch_tokens
 
 
 def no_sums(program: Program) -> tally.Tally:
@@ -159,10 +197,22 @@ def train_steps(program: Program) -> jax.stages.Wrapped:
 
 
 @functools.lru_cache
-def packed_steps(program: Program) -> jax.stages.Wrapped:
-    """`train_steps` of several runs at once: all but `steps` has one more axis, the runs, in front."""
-    steps = functools.partial(_train_steps, program)
-    return jax.jit(jax.vmap(steps, in_axes=(0, 0, 0, None, 0)), donate_argnums=0)
+def train_stretches(program: Program) -> jax.stages.Wrapped:
+    """`train_steps` of several stretches, one after the other: gives what `made` does."""
+    stretches = functools.partial(_train_stretches, program)
+    if program.mesh is None:
+        return jax.jit(stretches, donate_argnums=0)
+    state, same = _lies(program), replicated(program.mesh)
+    given = Given(rows_sharding(program.mesh), same, same, same)
+    return jax.jit(stretches, donate_argnums=0, in_shardings=(state, given, same), out_shardings=(state, same))
+
+
+@functools.lru_cache
+def packed(program: Program) -> jax.stages.Wrapped:
+    """`train_stretches` of several runs at once: all but `steps` and `completes` has one more axis, the runs, in
+    front."""
+    stretches = functools.partial(_train_stretches, program)
+    return jax.jit(jax.vmap(stretches, in_axes=(0, Given(0, 0, None, None), 0)), donate_argnums=0)
 
 
 def _lies(program: Program) -> PyTree:
@@ -184,12 +234,26 @@ def _initial_state(program: Program, key: jax.Array, numbers: Hyperparameters) -
     return state | ({"usual": spikes.nothing_yet()} if skips else {})
 
 
+def _train_stretches(
+    program: Program, state: PyTree, given: Given, numbers: Hyperparameters
+) -> tuple[PyTree, tally.Tally]:
+    M = len(given.steps)
+
+    def stretch(state: PyTree, now: Given) -> tuple[PyTree, tally.Tally]:
+        state = _train_steps(program, state, now.batches, now.schedule, now.steps, numbers)
+        sums = state["sums"]
+        return state | {"sums": jax.tree.map(lambda total: jnp.where(now.completes, 0, total), sums)}, sums
+
+    batches, schedule = (x.reshape(M, -1, *x.shape[1:]) for x in (given.batches, given.schedule))
+    return jax.lax.scan(stretch, state, given._replace(batches=batches, schedule=schedule))
+
+
 def _train_steps(
     program: Program,
     state: PyTree,
     batches_KxBxT1: jax.Array,
     schedule_K: jax.Array,
-    steps: int,
+    steps: int | jax.Array,
     numbers: Hyperparameters,
 ) -> PyTree:
     model, dtype, (parts, recompute) = program.model, program.dtype, program.saving

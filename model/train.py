@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from nextscale.model import accounting
+from nextscale.model import accounting, tally
 from nextscale.model.branch import inherited
 from nextscale.model.checkpoint import CheckpointPolicy, Checkpoints
 from nextscale.model.config import Parent, RunConfig
@@ -39,6 +39,7 @@ from nextscale.model.step import (
     numbers_of,
     program_of,
     state_shapes,
+    stretches_per_call,
 )
 from nextscale.model.text import cache_folder
 
@@ -49,8 +50,10 @@ _log = logging.getLogger(__name__)
 _PROGRESS_SECONDS = 1.0
 
 
-Training = Generator[Call, PyTree, Row]
-"""A run on its way: yields each compiled call that it wants made, is sent the state after it, and returns its record.
+Made = tuple[PyTree, tally.Tally]
+Training = Generator[Call, Made, Row]
+"""A run on its way: yields each compiled call that it wants made, is sent what `step.made` makes of it, and returns its
+record.
 
 An error of that call is thrown into it.
 """
@@ -234,7 +237,7 @@ class _Work:
         return evaluate_all(self.config, params, self.source, self.sets, parts=parts)
 
 
-def _attempt(work: _Work, saving: Saving) -> Generator[Call, PyTree, tuple[Evaluation | None, str | None]]:
+def _attempt(work: _Work, saving: Saving) -> Generator[Call, Made, tuple[Evaluation | None, str | None]]:
     """Trains a run to its end; returns what came of it, or what went wrong."""
     config, program = work.config, program_of(work.config, work.mesh, saving)
     checkpoints = Checkpoints(work.directory.checkpoints, work.policy)
@@ -279,13 +282,13 @@ def _start(work: _Work, program: Program, checkpoints: Checkpoints) -> tuple[int
 
 def _steps(
     work: _Work, program: Program, state: PyTree, position: int, checkpoints: Checkpoints
-) -> Generator[Call, PyTree, tuple[PyTree, str | None]]:
+) -> Generator[Call, Made, tuple[PyTree, str | None]]:
     """Trains to the end; returns the state and, when the run diverged, what happened."""
     config, policy, numbers = work.config, work.policy, numbers_of(work.config)
     points = evaluation_points(config)
     stops = {*policy.pinned, *points}
     saved_at = told_at = time.monotonic()
-    unread: tuple[int, int, dict[str, jax.Array]] | None = None
+    unread: tuple[tuple[int, ...], tuple[int, ...], tally.Tally] | None = None
 
     def late_or_stopped() -> tuple[bool, bool]:
         return time.monotonic() - saved_at > policy.every_seconds, work.stop()
@@ -293,18 +296,15 @@ def _steps(
     rows = [row for row in work.directory.metrics() if row["tokens"] <= position]
     with (work.directory.metrics_file if jax.process_index() == 0 else epath.Path(os.devnull)).open("a") as file:
         curve = Curve(config, file, rows)
-        for dispatch in dispatches(config, work.source, position, stops, work.mesh):
-            tokens_done, row_steps = dispatch.tokens_done, dispatch.row_steps
+        for dispatch in dispatches(config, work.source, position, stops, work.mesh, stretches_per_call(config)):
+            tokens_done = dispatch.tokens_done[-1]
             asked = polled(work.mesh, late_or_stopped)
-            batches = placed(work.mesh, dispatch.batches_KxBxT1, config.batch_sequences)
-            state = yield Call(program, state, batches, dispatch.schedule_K, dispatch.steps, numbers)
+            batches = placed(work.mesh, dispatch.given.batches, config.batch_sequences)
+            state, sums = yield Call(program, state, dispatch.given._replace(batches=batches), numbers)
             # The metrics of the dispatch before are read while this one runs.
             if unread and (trouble := curve.add(*unread)):
                 return state, trouble
-            unread = None
-            if row_steps:
-                unread = tokens_done, row_steps, state["sums"]
-                state = state | {"sums": no_sums(program)}
+            unread = dispatch.tokens_done, dispatch.row_steps, sums
             evaluation = None
             if tokens_done in points:
                 if unread and (trouble := curve.add(*unread)):

@@ -69,12 +69,14 @@ def test_a_call_of_four_runs_is_four_calls(runs):
             dispatch = next(dispatches(run, open_source(run), 0, ()))
             program, numbers = step.program_of(run), step.numbers_of(run)
             state = step.initial_state(program)(jax.random.key(run.seed), numbers)
-            yield step.Call(program, state, dispatch.batches_KxBxT1, dispatch.schedule_K, 20, numbers)
+            yield step.Call(program, state, dispatch.given._replace(steps=np.array([20])), numbers)
 
     apart = [step.made(call) for call in calls()]
     for found, expected in zip(pack.made_together([*calls()], wait=True), apart, strict=True):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
-    assert len({float(state["sums"]["loss"]) for state in apart}) == 4
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(np.ravel(a), np.ravel(b), rtol=1e-4, atol=1e-6), found, expected
+        )
+    assert len({float(sums["loss"]) for _, sums in apart}) == 4
 
 
 def test_each_run_is_what_it_is_alone(runs, together, alone):
@@ -104,10 +106,10 @@ def test_as_many_are_put_together_as_is_fastest(tiny_run, together, speed, faste
 
 
 def test_it_is_compiled_once_for_each_number_of_runs(runs, together):
-    step.packed_steps.cache_clear()
+    step.packed.cache_clear()
     together(runs, most=4)
-    assert step.packed_steps.cache_info().currsize == 1
-    assert step.packed_steps(step.program_of(runs[0]))._cache_size() == 2, "two and four"
+    assert step.packed.cache_info().currsize == 1
+    assert step.packed(step.program_of(runs[0]))._cache_size() == 2, "two and four"
 
 
 def test_one_that_diverges_or_is_stopped_leaves_the_others_alone(tiny_run, together, alone):
@@ -129,9 +131,9 @@ def test_runs_that_differ_take_turns(tiny_run, together, alone):
 
 
 def test_too_many_for_the_memory_are_fewer(runs, together, monkeypatch):
-    real = step.packed_steps
+    real = step.packed
 
-    def packed_steps(program):
+    def packed(program):
         def steps(state, *rest):
             if len(jax.tree.leaves(state)[0]) == 4:
                 raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
@@ -139,7 +141,7 @@ def test_too_many_for_the_memory_are_fewer(runs, together, monkeypatch):
 
         return steps
 
-    monkeypatch.setattr(pack, "packed_steps", packed_steps)
+    monkeypatch.setattr(pack, "packed", packed)
     found, sizes, _ = together(runs, most=4)
     assert sizes[-1] == 2
     assert np.isfinite([record["loss"] for record in found]).all()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from nextscale.model import step
 from nextscale.model import train as trainer
 from nextscale.model.checkpoint import CheckpointPolicy, Checkpoints
 from nextscale.model.config import MarkovData, ModelFamily, TextData
@@ -188,7 +189,7 @@ def test_a_spike_does_not_end_a_run_and_a_stretch_does_also_when_it_is_resumed(t
     def judged(losses, first=0, rows=()):
         """What is said of the run at each of some steps, one a dispatch."""
         curve = Curve(run, io.StringIO(), list(rows))
-        return [curve.add((first + i + 1) * 32, 1, {"loss": loss}) for i, loss in enumerate(losses)]
+        return [curve.add([(first + i + 1) * 32], [1], {"loss": loss}) for i, loss in enumerate(losses)]
 
     bad = math.log(16) + 1.1
     quiet, spike, stretch = [2.0] * 300, [2.0] * 200 + [90.0] + [2.0] * 99, [2.0] * 100 + [bad] * 200
@@ -202,8 +203,8 @@ def test_a_spike_does_not_end_a_run_and_a_stretch_does_also_when_it_is_resumed(t
 
 def test_a_short_run_is_judged_at_its_end(tiny_run):
     curve = Curve(tiny_run(steps=40), io.StringIO(), [])
-    assert curve.add(20 * 32, 20, {"loss": 20 * 9.0}) is None
-    assert "worse than chance" in curve.add(40 * 32, 20, {"loss": 20 * 9.0})
+    assert curve.add([20 * 32], [20], {"loss": 20 * 9.0}) is None
+    assert "worse than chance" in curve.add([40 * 32], [20], {"loss": 20 * 9.0})
 
 
 def test_a_checkpoint_with_one_changed_byte_is_passed_over_for_the_one_before(tiny_run, run_directory):
@@ -287,3 +288,52 @@ def test_a_line_cut_short_by_a_crash_is_no_row_and_takes_no_other_with_it(run_di
     run_directory.add_attempt({"status": "finished"})
     run_directory.add_attempt({"status": "again"})
     assert [attempt["status"] for attempt in run_directory.attempts()] == ["lost", "finished", "again"]
+
+
+class TestSeveralRowsInOneCall:
+    """As on an accelerator, where a call for each row would take longer than its steps."""
+
+    @pytest.fixture(autouse=True)
+    def _of_an_accelerator(self, monkeypatch):
+        monkeypatch.setattr("nextscale.model.train.stretches_per_call", lambda config: 4)
+
+    @pytest.fixture
+    def one_by_one(self, monkeypatch, run_directory):
+        def run_all(run, **options):
+            directory = RunDirectory(run_directory.path.parent / "one by one")
+            with monkeypatch.context() as here:
+                here.setattr("nextscale.model.train.stretches_per_call", lambda config: 1)
+                return train(run, directory, **options), directory
+
+        return run_all
+
+    @pytest.mark.parametrize("skip_spikes", [None, 5.0])
+    def test_they_are_the_same_rows(self, tiny_run, run_directory, one_by_one, skip_spikes):
+        run = tiny_run(steps=1100, lr=0.004, skip_spikes=skip_spikes)
+        expected, directory = one_by_one(run)
+        record = train(run, run_directory)
+        assert record["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+        found, rows = run_directory.metrics(), directory.metrics()
+        assert (
+            [row["tokens"] for row in found] == [row["tokens"] for row in rows] == [*range(4096, 35_200, 4096), 35_200]
+        )
+        assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in rows], rel=1e-3)
+
+    def test_a_pinned_position_ends_a_call_and_resumes_to_the_bit(self, tiny_run, run_directory):
+        run, pins = tiny_run(steps=1100), (600 * 32, 640 * 32)
+        policy = CheckpointPolicy(every_seconds=3600, pinned=pins)
+        whole = RunDirectory(run_directory.path.parent / "whole")
+        expected = train(run, whole, checkpoint=policy)
+        with pytest.raises(StoppedError):
+            train(run, run_directory, checkpoint=policy, on_progress=stop_at(640 * 32))
+        starts = []
+        assert train(run, run_directory, checkpoint=policy, on_progress=starts.append)["loss"] == expected["loss"]
+        assert starts[0] == 600 * 32
+        assert run_directory.metrics() == whole.metrics()
+
+    def test_it_is_compiled_once(self, tiny_run, run_directory):
+        step.train_stretches.cache_clear()
+        runs = [tiny_run(steps=steps, lr=lr) for steps, lr in ((700, 0.01), (900, 0.02))]
+        for run in runs:
+            train(run, run_directory.sibling(run.run_id), checkpoint=CheckpointPolicy(pinned=(300 * 32,)))
+        assert step.train_stretches(program_of(runs[0]))._cache_size() == 1
