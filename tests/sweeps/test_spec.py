@@ -101,7 +101,7 @@ BROKEN = {
     ),
     "unknown source of a set": (
         {"{tokens: 8192}": "{sets: {code: {source: marcov, vocab: 16}}}"},
-        r":13: evaluation\.sets\.code: needs `source` to be one of 'markov', 'text', 'tokens'",
+        r":13: evaluation\.sets\.code: needs `source` to be one of 'dataset', 'markov', 'text', 'tokens'",
     ),
     "a set without a name": (
         {"{tokens: 8192}": "{sets: {'': {source: markov}}}"},
