@@ -51,11 +51,7 @@ class Tokenizer:
         what = f"{end} is no token of {self.name}" if end is not None else f"{self.name} has none of {', '.join(known)}"
         raise InputError(
             f"data.end: {what}; name the one that ends a document"
-            + (
-                f", of its special tokens {', '.join(special[:8])}"
-                if special
-                else ": it has no special tokens; add one"
-            )
+            + (f", one of {', '.join(special[:8])}" if special else ", or add one: it has no special tokens")
         )
 
     def encoded(self, documents: Iterable[Iterable[str]], end: str) -> Iterator[tuple[np.ndarray, int]]:
