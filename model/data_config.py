@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from nextscale.model.identity import Config, OptionalPath, Path
 
 SetName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
 LEAST_SHARE = 1e-4
 """Of a source in a mixture; one of less would not be read once in ten thousand sequences."""
-Factory = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]
-"""`package.module:function`."""
+
+
+def _is_a_function(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", name):
+        raise ValueError(f"write it as package.module:function, not {name!r}")
+    return name
+
+
+Factory = Annotated[str, AfterValidator(_is_a_function)]
 
 
 class MarkovData(Config):
@@ -55,14 +63,14 @@ class TextData(Config):
     @classmethod
     def _is_of_bytes(cls, vocab: int, info: ValidationInfo) -> int:
         if info.data.get("tokenizer") is None and vocab not in (128, 256):
-            raise ValueError(f"should be 128 or 256, not {vocab}, unless data.tokenizer names a tokenizer.json")
+            raise ValueError(f"should be 128 or 256, not {vocab}, unless `tokenizer` names a tokenizer.json")
         return vocab
 
     @field_validator("end")
     @classmethod
     def _is_of_a_tokenizer(cls, end: str | None, info: ValidationInfo) -> str | None:
         if end is not None and info.data.get("tokenizer") is None:
-            raise ValueError("is a token of data.tokenizer, and none is named; name one, or leave it out")
+            raise ValueError("is a token of a `tokenizer`, and none is named; name one, or leave it out")
         return end
 
 

@@ -35,5 +35,6 @@ class Config(BaseModel):
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        # What is the same is written the same: the order of names means nothing.
+        return {key: _plain(value[key]) for key in sorted(value)}
     return value.semantic() if isinstance(value, Config) else value

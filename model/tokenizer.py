@@ -16,7 +16,7 @@ from nextscale.model.errors import InputError
 USUAL_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
 _PIECE = 1 << 20
 """Characters. A longer document is tokenised in pieces that end at a line: the memory it takes is that of a piece."""
-_AT_ONCE = 1 << 22
+_AT_ONCE = 1 << 21
 
 
 @dataclasses.dataclass(frozen=True)
