@@ -4,6 +4,7 @@ content."""
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import itertools
 import json
@@ -112,8 +113,10 @@ def tokens(data: TextData) -> tuple[np.ndarray, float]:
     if not _is_whole(cached, facts):
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _delete_abandoned(folder)
-            _encode(data, cached, facts)
+            with _one_at_a_time(folder):
+                if not _is_whole(cached, facts):
+                    _delete_abandoned(folder)
+                    _encode(data, cached, facts)
         except OSError as error:
             raise InputError(
                 f"data.path: the tokens of {data.path} cannot be kept: {error.filename or folder}: {error.strerror}; "
@@ -314,6 +317,19 @@ def _delete_abandoned(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
                 file.unlink()
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Processes that tokenise into a folder wait for each other: most want the same text. Where the file system knows
+    no locks, each does the work."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -456,3 +456,11 @@ class TestRules:
             assert remembered == pytest.approx(rules.power_lines_timescale(run.tokens / parameters(run.model)))
         (run, *_) = self.planned(spec_file, "training.weight_decay=0.1")
         assert run.training.weight_decay == 0.1
+
+
+def test_every_source_in_the_documentation_is_one(tiny_spec):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
+    written = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    content = documents._parse(tiny_spec, "tiny").content
+    sources = [SweepSpec.model_validate(content | documents._parse(text, "page").content).data for text in written]
+    assert {data.source for data in sources} == {"tokens", "text", "mixture", "dataset"}
