@@ -35,10 +35,11 @@ class Windows:
         """The windows at `index`, as int32, index.shape + (context + 1,).
 
         Raises:
-            InputError: a token is not below `vocab`.
+            InputError: a token is not below `vocab`, or is no int32.
         """
         per_shard = self.per_shard
         ends = np.cumsum(per_shard)
+        below = min(vocab, 2**31)
         shard_of = np.searchsorted(ends, index, side="right")
         tokens = np.empty((*index.shape, self.context + 1), np.int32)
         for number in np.unique(shard_of):
@@ -47,8 +48,8 @@ class Windows:
             # Rows of a view are copied whole: five times as fast as an index of every token.
             found = sliding_window_view(np.asarray(self.shards[number]), self.context + 1)[start]
             # In the type they are kept in: as int32 a larger one could pass for another.
-            if found.max() >= vocab or found.min() < 0:
-                worst = found.max() if found.max() >= vocab else found.min()
+            if found.max() >= below or found.min() < 0:
+                worst = found.max() if found.max() >= below else found.min()
                 raise InputError(
                     f"data.vocab: is {vocab}, but the data holds token {worst}; "
                     + ("set data.vocab above it" if worst > 0 else "tokens are 0 and above: write the data again")

@@ -250,6 +250,10 @@ class TestTokens:
         with pytest.raises(InputError, match=f"holds token {token}; {says}"):
             Windows([np.array([1, 2, token, 3, 4], np.int64)], 2).gather(np.arange(2), 50)
 
+    def test_what_is_no_int32_is_refused_whatever_the_vocabulary(self):
+        with pytest.raises(InputError, match="holds token 2147483648"):
+            Windows([np.array([1, 2**31, 3], np.uint32)], 2).gather(np.arange(1), 2**32)
+
     def test_files_of_two_kinds_are_refused(self, tmp_path):
         llmc_file(tmp_path / "x.bin", np.arange(900))
         np.save(tmp_path / "y.npy", np.arange(900))
