@@ -7,89 +7,44 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from nextscale.model.data_config import (
+    DataConfig,
+    DatasetData,
+    MarkovData,
+    MixtureData,
+    SetName,
+    SingleData,
+    TextData,
+    TokenData,
+    is_resolved,
+    parts,
+)
+from nextscale.model.identity import SCHEMA_VERSION, Config
 from nextscale.model.parametrization import RESIDUAL, SCORES, Parametrization, Size
 
-SCHEMA_VERSION = 2
-"""Raise when a default, or the code behind a field, changes the numbers that a run gives."""
-
-_NOT_SEMANTIC = "not_semantic"
-Path = Annotated[str, Field(min_length=1), _NOT_SEMANTIC]
-"""A place on some machine: where the data lies does not change what a run means."""
-
-
-class Config(BaseModel):
-    """Frozen, and strict about names: an unknown key is an error, never ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    def semantic(self) -> dict[str, Any]:
-        """The fields that change the numbers of a run and are not at their default, as plain JSON types.
-
-        Leaving defaults out lets a later version add an option without renaming the runs made before it.
-        """
-        fields: dict[str, Any] = {}
-        for name, info in type(self).model_fields.items():
-            value = getattr(self, name)
-            if _NOT_SEMANTIC not in info.metadata and value != info.get_default(call_default_factory=True):
-                fields[name] = _plain(value)
-        return fields
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return value.semantic() if isinstance(value, Config) else value
-
-
-class MarkovData(Config):
-    """An order-2 Markov source whose entropy rate, the irreducible loss, is known exactly.
-
-    `P(k|i,j) = softmax_k(-zipf·log(k+1) + first·G1[j,k] + second·G2[i,j,k])`, `j` the previous token,
-    `i` the one before it, `G1` and `G2` standard normal draws from `numpy.random.default_rng(seed)`.
-    """
-
-    source: Literal["markov"]
-    vocab: int = Field(64, ge=2, le=256)
-    seed: int = Field(0, ge=0)
-    zipf: float = Field(1.2, ge=0)
-    first: float = Field(1.5, ge=0)
-    second: float = Field(1.5, ge=0)
-
-
-class TextData(Config):
-    """A file, or a folder of files, of text, read as bytes. `python-stdlib` names this Python's own library.
-
-    `vocab` 256 takes bytes as they are. `vocab` 128 is a lossless seven-bit code: ASCII is itself, and a
-    byte above 127 becomes a shift-out mark and its low seven bits.
-    """
-
-    source: Literal["text"]
-    path: Path
-    vocab: Literal[128, 256] = 256
-    fingerprint: str | None = Field(None, description="sha256 of the content; read off the data")
-
-
-class TokenData(Config):
-    """Token files as nanoGPT (headerless uint16) and llm.c (256 x int32 header) write them.
-
-    `path` is one `.bin` file, or a folder of them; in a folder, files with the word `val`, `valid` or `validation` in
-    their name are the held-out split. `bytes_per_token`, where known, gives bits per byte.
-    """
-
-    source: Literal["tokens"]
-    path: Path
-    vocab: int = Field(ge=2, le=2**32)
-    bytes_per_token: float | None = Field(None, gt=0)
-    fingerprint: str | None = Field(None, description="digest of the files; read off the data")
-
+__all__ = [
+    "Config",
+    "DataConfig",
+    "DatasetData",
+    "EvaluationConfig",
+    "MarkovData",
+    "MixtureData",
+    "ModelConfig",
+    "ModelFamily",
+    "Network",
+    "OptimizerConfig",
+    "Parent",
+    "RunConfig",
+    "TextData",
+    "TokenData",
+    "TrainingConfig",
+]
 
 OptimizerName = Literal["adamw", "muon", "sgd"]
-
-DataConfig = Annotated[MarkovData | TextData | TokenData, Field(discriminator="source")]
 
 
 class ModelFamily(Config):
@@ -267,14 +222,11 @@ class TrainingConfig(OptimizerConfig):
         return self
 
 
-SetName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
-
-
 class EvaluationConfig(Config):
     """What the loss of a run is measured on, and when."""
 
     tokens: int = Field(65536, ge=1, description="held-out tokens, of each set; rounded up to whole batches")
-    sets: dict[SetName, DataConfig] = Field(
+    sets: dict[SetName, SingleData] = Field(
         default_factory=dict, description="further validation sets by name, of the vocabulary that is trained on"
     )
     points: int = Field(
@@ -289,12 +241,15 @@ class EvaluationConfig(Config):
 
     def misfits(self, data: DataConfig) -> Iterator[tuple[str, str]]:
         """(name, what is wrong) of each set that says nothing of a model trained on `data`."""
-        content = getattr(data, "fingerprint", None)
+        trained_on = parts(data)
+        contents = {getattr(part, "fingerprint", None) for part in trained_on.values()} - {None}
         for name, other in self.sets.items():
             if other.vocab != data.vocab:
                 yield name, f"vocab {other.vocab} is not that of the data trained on, {data.vocab}"
-            elif other == data or (content is not None and content == getattr(other, "fingerprint", None)):
+            elif other in trained_on.values() or getattr(other, "fingerprint", None) in contents:
                 yield name, "is the data trained on, whose held-out part is measured anyway; leave it out"
+            elif name in trained_on:
+                yield name, f"is the name of data.sources.{name} too, whose loss is measured anyway; rename it"
 
 
 class Parent(Config):
@@ -349,6 +304,11 @@ class RunConfig(Config):
         )
 
     @property
+    def set_names(self) -> list[str]:
+        """The further validation sets: those asked for, and the held-out part of each source of a mixture."""
+        return [*self.evaluation.sets, *(name for name in parts(self.data) if name)]
+
+    @property
     def start(self) -> int:
         """The position, in tokens, of the first step that is this run's own."""
         return 0 if self.parent is None else self.parent.tokens
@@ -365,7 +325,7 @@ class RunConfig(Config):
     @property
     def run_id(self) -> str:
         """12 hex digits that name this run by its meaning, on any machine."""
-        if any(getattr(data, "fingerprint", "") is None for data in (self.data, *self.evaluation.sets.values())):
+        if not all(map(is_resolved, (self.data, *self.evaluation.sets.values()))):
             raise ValueError("the data has no fingerprint yet; nextscale.model.data.resolve reads it")
         text = json.dumps({"schema": SCHEMA_VERSION, **self.semantic()}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -14,9 +15,20 @@ from typing import Protocol
 import numpy as np
 
 from nextscale.model import text, tokens
-from nextscale.model.config import DataConfig, EvaluationConfig, MarkovData, RunConfig, TextData
+from nextscale.model.config import EvaluationConfig, RunConfig
+from nextscale.model.data_config import (
+    DataConfig,
+    DatasetData,
+    MarkovData,
+    MixtureData,
+    SingleData,
+    TextData,
+    TokenData,
+)
+from nextscale.model.dataset import Dataset, factory, made
 from nextscale.model.errors import InputError
 from nextscale.model.markov import Markov, markov
+from nextscale.model.mixture import Mix, in_proportion, spread_evenly
 from nextscale.model.windows import Split, Windows, shuffled
 
 _TRAIN, _HELD_OUT = 0, 1
@@ -83,6 +95,88 @@ class CorpusSource:
         return min(tokens, self.split.train_count * self.split.windows.context)
 
 
+@dataclasses.dataclass(frozen=True)
+class DatasetSource:
+    """Objects that others wrote, in the order that they have; from the beginning again at each epoch."""
+
+    train: Dataset | None
+    test: Dataset
+    context: int
+    tokens_per_byte: float | None
+
+    def sequences(self, first: int, count: int) -> np.ndarray:
+        assert self.train is not None, "a validation set is not trained on"
+        return self.train.sequences(first, count)
+
+    def held_out(self, count: int) -> np.ndarray:
+        return self.test.sequences(0, count if self.test.count is None else min(count, self.test.count))
+
+    def unique_tokens(self, tokens: int) -> int:
+        count = None if self.train is None else self.train.count
+        return tokens if count is None else min(tokens, count * self.context)
+
+
+@dataclasses.dataclass(frozen=True)
+class MixtureSource:
+    """Several sources by name, each read on in its own order (see `Mix`)."""
+
+    parts: dict[str, Source]
+    mix: Mix
+    context: int
+
+    def sequences(self, first: int, count: int) -> np.ndarray:
+        tokens = np.empty((count, self.context + 1), np.int32)
+        source_of = self.mix.sources(first, count)
+        for i, (before, (name, part)) in enumerate(zip(self.mix.counts_before(first), self.parts.items(), strict=True)):
+            here = source_of == i
+            if here.any():
+                with _under(f"data.sources.{name}.data"):
+                    tokens[here] = part.sequences(before, int(here.sum()))
+        return tokens
+
+    def held_out(self, count: int) -> np.ndarray:
+        """In proportion to the weights: where one source has too few, there are fewer of all."""
+        while True:
+            wanted = dict(enumerate(in_proportion(count, self.mix.shares)))
+            found = [
+                part.held_out(wanted[i]) if wanted[i] else np.empty((0, self.context + 1), np.int32)
+                for i, part in enumerate(self.parts.values())
+            ]
+            reach = [len(found[i]) / self.mix.shares[i] for i in wanted if len(found[i]) < wanted[i]]
+            if not reach:
+                break
+            count = max(min(count - 1, math.floor(min(reach))), 1)
+        source_of = spread_evenly({i: number for i, number in wanted.items() if number})
+        tokens = np.empty((count, self.context + 1), np.int32)
+        for i, sequences in enumerate(found):
+            tokens[source_of == i] = sequences
+        return tokens
+
+    def unique_tokens(self, tokens: int) -> int:
+        return min(tokens, sum(unique for _, unique in self._read_of_each(tokens).values()))
+
+    def epochs(self, tokens: int) -> dict[str, float | int]:
+        """`unique_tokens_<name>` and `epochs_<name>` of each source, when so many tokens of all have been read."""
+        columns: dict[str, float | int] = {}
+        for name, (read, unique) in self._read_of_each(tokens).items():
+            columns |= {f"unique_tokens_{name}": unique, f"epochs_{name}": read / unique if unique else 0.0}
+        return columns
+
+    @property
+    def tokens_per_byte(self) -> float | None:
+        per_byte = [part.tokens_per_byte for part in self.parts.values()]
+        bytes_per_token = [s / p for s, p in zip(self.mix.shares, per_byte, strict=True) if p is not None]
+        return 1 / sum(bytes_per_token) if len(bytes_per_token) == len(per_byte) else None
+
+    def _read_of_each(self, tokens: int) -> dict[str, tuple[int, int]]:
+        """Tokens read of each source, and how many of them are distinct data."""
+        counts = self.mix.counts_before(-(-tokens // self.context))
+        return {
+            name: (count * self.context, part.unique_tokens(count * self.context))
+            for count, (name, part) in zip(counts, self.parts.items(), strict=True)
+        }
+
+
 def resolve(data: DataConfig) -> DataConfig:
     """The same data with its fingerprint filled in, so that runs on it can be named, and an absolute path.
 
@@ -91,15 +185,30 @@ def resolve(data: DataConfig) -> DataConfig:
     Raises:
         InputError: the data is missing, or a file of it is broken.
     """
-    if isinstance(data, MarkovData):
-        return data
+    if isinstance(data, MixtureData):
+        return _resolved_mixture(data)
     if isinstance(data, TextData):
-        found = text.fingerprint(data.path)
-        text.tokens(data.path, data.vocab, found)
-    else:
-        found = tokens.fingerprint(data.path)
-    path = data.path if data.path == text.STDLIB else str(Path(data.path).expanduser().absolute())
-    return data.model_copy(update={"fingerprint": found, "path": path})
+        return text.resolved(data)
+    if isinstance(data, TokenData):
+        path = str(Path(data.path).expanduser().absolute())
+        return data.model_copy(update={"fingerprint": tokens.fingerprint(data.path), "path": path})
+    if isinstance(data, DatasetData):
+        factory(data.factory, "factory")
+        factory(data.held_out, "held_out")
+    return data
+
+
+def _resolved_mixture(data: MixtureData) -> MixtureData:
+    sources = {}
+    for name, part in data.sources.items():
+        with _under(f"data.sources.{name}.data"):
+            sources[name] = part.model_copy(update={"data": resolve(part.data)})
+        for other in list(sources)[:-1]:
+            if sources[other].data.semantic() == sources[name].data.semantic():
+                raise InputError(
+                    f"data.sources.{name}: is the data of {other} too; leave it out, and give {other} both weights"
+                )
+    return data.model_copy(update={"sources": sources})
 
 
 def resolve_sets(evaluation: EvaluationConfig) -> EvaluationConfig:
@@ -110,40 +219,47 @@ def resolve_sets(evaluation: EvaluationConfig) -> EvaluationConfig:
     """
     sets = {}
     for name, data in evaluation.sets.items():
-        with _of_set(name):
+        with _under(f"evaluation.sets.{name}"):
             sets[name] = resolve(data)
     return evaluation.model_copy(update={"sets": sets})
 
 
-def open_sets(config: RunConfig) -> dict[str, Source]:
-    """The validation sets of a run by name: of each its held-out files where it has such, else all of it.
+def open_sets(config: RunConfig, source: Source | None = None) -> dict[str, Source]:
+    """The validation sets of a run by name: of each its held-out files where it has such, else all of it; and, of a
+    mixture, each source by its name, its held-out part.
+
+    Args:
+        source: what the run reads, as it was opened.
 
     Raises:
         InputError: a set is missing, has changed since it was resolved, or is shorter than the context.
     """
     sources: dict[str, Source] = {}
     for name, data in config.evaluation.sets.items():
-        if isinstance(data, MarkovData):
-            sources[name] = MarkovSource(markov(data), config.model.context, config.seed)
-            continue
-        with _of_set(name):
-            split, tokens_per_byte = _corpus(data, config.model.context)
-            whole = Split(split.windows, split.held_out or split.windows)
-            if whole.held_out_count == 0:
-                raise InputError(
-                    f"data.path: {data.path} holds not one sequence of model.context {config.model.context}; use more"
-                )
-            sources[name] = CorpusSource(whole, data.vocab, config.seed, tokens_per_byte)
-    return sources
+        with _under(f"evaluation.sets.{name}"):
+            sources[name] = _open_set(data, config.model.context, config.seed)
+    return sources | (source.parts if isinstance(source, MixtureSource) else {})
+
+
+def _open_set(data: SingleData, context: int, seed: int) -> Source:
+    if isinstance(data, MarkovData):
+        return MarkovSource(markov(data), context, seed)
+    if isinstance(data, DatasetData):
+        return _dataset(data, context, trains=False)
+    split, tokens_per_byte = _corpus(data, context)
+    whole = Split(split.windows, split.held_out or split.windows)
+    if whole.held_out_count == 0:
+        raise InputError(f"data.path: {data.path} holds not one sequence of model.context {context}; use more")
+    return CorpusSource(whole, data.vocab, seed, tokens_per_byte)
 
 
 @contextlib.contextmanager
-def _of_set(name: str) -> Iterator[None]:
-    """Says of which set it is what is wrong with its data."""
+def _under(key: str) -> Iterator[None]:
+    """Says of which of several sources it is what is wrong with its data."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"evaluation.sets.{name}.{str(error).removeprefix('data.')}") from None
+        raise InputError(f"{key}.{str(error).removeprefix('data.')}") from error
 
 
 def open_source(config: RunConfig) -> Source:
@@ -152,23 +268,47 @@ def open_source(config: RunConfig) -> Source:
     Raises:
         InputError: the data is missing, has changed since it was resolved, or is too small for the context.
     """
-    if isinstance(config.data, MarkovData):
-        return MarkovSource(markov(config.data), config.model.context, config.seed)
-    split, tokens_per_byte = _corpus(config.data, config.model.context)
+    data, context = config.data, config.model.context
+    if not isinstance(data, MixtureData):
+        return _open(data, context, config.seed)
+    opened: dict[str, Source] = {}
+    for name in data.weights:
+        with _under(f"data.sources.{name}.data"):
+            opened[name] = _open(data.sources[name].data, context, config.seed)
+    return MixtureSource(opened, Mix(tuple(data.weights.values()), config.seed), context)
+
+
+def _open(data: SingleData, context: int, seed: int) -> Source:
+    if isinstance(data, MarkovData):
+        return MarkovSource(markov(data), context, seed)
+    if isinstance(data, DatasetData):
+        return _dataset(data, context, trains=True)
+    split, tokens_per_byte = _corpus(data, context)
     if split.train_count == 0 or split.held_out_count == 0:
         raise InputError(
-            f"data.path: {config.data.path} holds {sum(map(len, split.windows.shards))} tokens, too few to train on "
-            f"and hold some out with model.context {config.model.context}; use {33 * config.model.context + 1} or more"
+            f"data.path: {data.path} holds {sum(map(len, split.windows.shards))} tokens, too few to train on "
+            f"and hold some out with model.context {context}; use {33 * context + 1} or more"
         )
-    return CorpusSource(split, config.data.vocab, config.seed, tokens_per_byte)
+    return CorpusSource(split, data.vocab, seed, tokens_per_byte)
 
 
-@functools.lru_cache(maxsize=4)
-def _corpus(data: DataConfig, context: int) -> tuple[Split, float | None]:
+def _dataset(data: DatasetData, context: int, *, trains: bool) -> DatasetSource:
+    def opened(name: str, arguments: dict, where: str) -> Dataset:
+        return Dataset(made(name, arguments, where), context, data.vocab, data.key, where)
+
+    return DatasetSource(
+        opened(data.factory, data.arguments, "factory") if trains else None,
+        opened(data.held_out, data.held_out_arguments, "held_out"),
+        context,
+        None if data.bytes_per_token is None else 1 / data.bytes_per_token,
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def _corpus(data: TextData | TokenData, context: int) -> tuple[Split, float | None]:
     if isinstance(data, TextData):
-        codes, tokens_per_byte = text.tokens(data.path, data.vocab, data.fingerprint or text.fingerprint(data.path))
+        codes, tokens_per_byte = text.tokens(data)
         return Split(Windows([codes], context)), tokens_per_byte
-    assert not isinstance(data, MarkovData)
     if data.fingerprint is not None and (found := tokens.fingerprint(data.path)) != data.fingerprint:
         raise InputError(
             f"data.path: {data.path} has changed ({found}, was {data.fingerprint}); restore it, or start a new sweep"

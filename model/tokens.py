@@ -1,4 +1,4 @@
-"""Token files as others write them: nanoGPT's headerless uint16 and llm.c's 256 x int32 header."""
+"""Token files as others write them: nanoGPT's headerless uint16, llm.c's 256 x int32 header, and numpy's `.npy`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _LLMC_TYPES = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}
 """By magic number and version, as llm.c's dev/data/data_common.py writes them."""
 _LLMC_MAGICS = range(20240101, 20250101)
 """llm.c dates every kind of file that it writes: models, optimizer states and evaluation sets too."""
+_NUMPY_TYPES = ("uint8", "uint16", "uint32", "int32", "int64")
 _HELD_OUT = re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])", re.IGNORECASE)
 _SAMPLE_BYTES, _SAMPLES = 1 << 20, 64
 
@@ -31,21 +32,26 @@ def shards(path: str) -> tuple[list[Path], list[Path]]:
     if root.is_file():
         return [root], []
     if not root.exists():
-        raise InputError(f"data.path: there is no file or folder {root}; name a .bin file or a folder of them")
-    files = sorted(root.glob("*.bin"))
+        raise InputError(f"data.path: there is no file or folder {root}; name a .bin or .npy file, or a folder of them")
+    kinds = {suffix: sorted(root.glob(f"*{suffix}")) for suffix in (".bin", ".npy")}
+    if all(kinds.values()):
+        raise InputError(f"data.path: {root} holds .bin and .npy files; move those of one kind elsewhere")
+    files = kinds[".bin"] or kinds[".npy"]
     train = [file for file in files if not _HELD_OUT.search(file.stem)]
     held_out = [file for file in files if _HELD_OUT.search(file.stem)]
     if not train:
-        raise InputError(f"data.path: {root} holds no .bin file to train on; name a folder that does")
+        raise InputError(f"data.path: {root} holds no .bin or .npy file to train on; name a folder that does")
     return train, held_out
 
 
 def memory_map(file: Path) -> np.ndarray:
-    """The tokens of one file, uint16 or uint32, read on demand.
+    """The tokens of one file, whole numbers of 8 to 64 bits, read on demand.
 
     Raises:
-        InputError: the file is empty, cut short, or of another version.
+        InputError: the file is empty, cut short, of another version, or an array that is no list of tokens.
     """
+    if file.suffix == ".npy":
+        return _numpy_file(file)
     size = file.stat().st_size
     with file.open("rb") as stream:
         header = np.frombuffer(stream.read(_HEADER_BYTES)[: size // 4 * 4], np.int32)
@@ -70,6 +76,26 @@ def memory_map(file: Path) -> np.ndarray:
             f"data.path: {file} is not whole: {size} bytes is no number of uint16 tokens; copy or write it again"
         )
     return np.memmap(file, np.uint16, "r")
+
+
+def _numpy_file(file: Path) -> np.ndarray:
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(
+            f"data.path: {file} is no whole .npy file ({_first_line(error)}); copy or save it again"
+        ) from None
+    if array.ndim != 1:
+        raise InputError(
+            f"data.path: {file} is an array of shape {array.shape}; save one row of tokens, `array.ravel()`"
+        )
+    if array.dtype.name not in _NUMPY_TYPES:
+        raise InputError(f"data.path: {file} holds {array.dtype.name}; save tokens as one of {', '.join(_NUMPY_TYPES)}")
+    return array
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def fingerprint(path: str) -> str:

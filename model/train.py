@@ -21,7 +21,7 @@ from nextscale.model.branch import inherited
 from nextscale.model.checkpoint import CheckpointPolicy, Checkpoints
 from nextscale.model.config import Parent, RunConfig
 from nextscale.model.curve import Curve
-from nextscale.model.data import Source, open_sets, open_source
+from nextscale.model.data import MixtureSource, Source, open_sets, open_source
 from nextscale.model.dispatch import dispatches
 from nextscale.model.errors import InputError, Stopped
 from nextscale.model.evaluate import Evaluation, evaluate_all, evaluation_points
@@ -143,7 +143,7 @@ def training(
         if (pin - config.start) % config.training.batch_tokens or not config.start < pin < config.tokens:
             raise InputError(f"token {pin} is not between two steps of run {config.run_id}; it cannot be pinned")
     barrier("the run's directory is there")
-    work = _Work(config, directory, source, open_sets(config), mesh, checkpoint, trunk, on_progress, stop)
+    work = _Work(config, directory, source, open_sets(config, source), mesh, checkpoint, trunk, on_progress, stop)
     saving = first_saving(config, layout, directory.attempts())
     if memory is not None:
         saving = saving_within(config, layout, saving, memory)
@@ -176,7 +176,7 @@ def record_of(
     """The result of a run as one flat row. Losses are null when the run diverged, and `reason` says how."""
     model, tokens = config.model, config.tokens
     unique = source.unique_tokens(tokens)
-    sets = [f"{key}_{name}" for name in config.evaluation.sets for key in ("loss", "bits_per_byte")]
+    sets = [f"{key}_{name}" for name in config.set_names for key in ("loss", "bits_per_byte")]
     return {
         "run_id": config.run_id,
         "status": "diverged" if trouble else "done",
@@ -187,6 +187,7 @@ def record_of(
         "tokens": tokens,
         "unique_tokens": unique,
         "epochs": tokens / unique,
+        **(source.epochs(tokens) if isinstance(source, MixtureSource) else {}),
         "flops": accounting.flops_per_token(model) * tokens,
         "loss": evaluation and evaluation.loss,
         "bits_per_byte": evaluation and evaluation.bits_per_byte,

@@ -23,6 +23,7 @@ from nextscale.fit.frontier import TokenCost, frontier
 from nextscale.fit.isoflop import IsoFlop, PowerLaw, isoflops, optimum_interval, optimum_law
 from nextscale.fit.table import CONVENTIONS, as_runs
 from nextscale.model.accounting import flops_per_token, non_embedding_parameters, parameters
+from nextscale.model.data_config import parts
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.design import PlannedRun, Role, planned_runs, resolved
 from nextscale.sweeps.errors import SpecError
@@ -64,9 +65,10 @@ class Study:
         Raises:
             SpecError, InputError: the data is not there, nothing can be written, or the ledger is damaged.
         """
-        path = getattr(spec.data, "path", None)
-        if path is not None and Path(path).expanduser().absolute() == Path(out).expanduser().absolute():
-            raise SpecError(f"--out {out}: is the folder of the data; name another", ("data", "path"))
+        for part in parts(spec.data).values():
+            path = getattr(part, "path", None)
+            if path is not None and Path(path).expanduser().absolute() == Path(out).expanduser().absolute():
+                raise SpecError(f"--out {out}: is the folder of the data; name another", ("data", "path"))
         self.spec = resolved(spec)
         self.store = Store.at(out)
         self.planned = planned_runs(self.spec)

@@ -41,7 +41,8 @@ def summarise(
     epochs = 0.0
     for run in study.planned:
         record = study.store.record(run.config.run_id)
-        epochs = max(epochs, record["epochs"] if record is not None else 0)
+        # Of a mixture, that of the source that was seen most often.
+        epochs = max([epochs, *(value for key, value in (record or {}).items() if key.split("_")[0] == "epochs")])
         if record is not None and record["status"] == "diverged":
             warnings.append(f"run {run.config.run_id} (width {run.config.model.width}) diverged: {record['reason']}")
     if epochs > _EPOCHS:

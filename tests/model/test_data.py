@@ -112,7 +112,7 @@ class TestText:
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_bytes(content)
         data = resolve(TextData(source="text", path=str(tmp_path)))
-        codes, tokens_per_byte = text.tokens(data.path, 256, data.fingerprint)
+        codes, tokens_per_byte = text.tokens(data)
         assert bytes(codes) == b"first\0second"
         assert tokens_per_byte == 1
 
@@ -125,7 +125,7 @@ class TestText:
 
     def test_the_standard_library_is_there(self):
         data = resolve(TextData(source="text", path="python-stdlib", vocab=128))
-        codes, tokens_per_byte = text.tokens(data.path, 128, data.fingerprint)
+        codes, tokens_per_byte = text.tokens(data)
         assert len(codes) > 5_000_000
         assert 1 < tokens_per_byte < 1.01
 
@@ -138,7 +138,7 @@ class TestText:
         assert set(open_source(tiny_run(data=data)).held_out(1).ravel()) == {ord("x")}
         monkeypatch.setenv("NEXTSCALE_CACHE", str(tmp_path / "elsewhere"))
         with pytest.raises(InputError, match="has changed"):
-            text.tokens(data.path, 128, data.fingerprint)
+            text.tokens(data)
         assert not list((tmp_path / "elsewhere").rglob("*.*")), "nothing half-made is left behind"
 
     def test_what_a_sweep_writes_below_its_text_is_not_text(self, tmp_path):
@@ -155,10 +155,10 @@ class TestText:
     def test_kept_tokens_that_are_cut_short_are_made_again(self, tmp_path, damage):
         (tmp_path / "t").write_text(f"text {damage}")
         data = resolve(TextData(source="text", path=str(tmp_path), vocab=256))
-        whole = bytes(text.tokens(data.path, 256, data.fingerprint)[0])
+        whole = bytes(text.tokens(data)[0])
         kept = text.cache_folder() / "text" / f"{data.fingerprint}-256.bin"
         kept.write_bytes(damage(whole))
-        assert bytes(text.tokens(data.path, 256, data.fingerprint)[0]) == whole
+        assert bytes(text.tokens(data)[0]) == whole
 
     def test_tokens_are_the_same_in_pieces(self, tmp_path, monkeypatch):
         documents = ["", "grün \x0e", "…"]
@@ -166,7 +166,7 @@ class TestText:
             (tmp_path / str(name)).write_text(content)
         monkeypatch.setattr(text, "_PIECE_BYTES", 3)
         data = resolve(TextData(source="text", path=str(tmp_path), vocab=128))
-        codes, tokens_per_byte = text.tokens(data.path, 128, data.fingerprint)
+        codes, tokens_per_byte = text.tokens(data)
         content = "\0".join(documents).encode()
         assert text.from_seven_bit(codes) == content
         assert tokens_per_byte == len(codes) / len(content)
@@ -214,6 +214,51 @@ class TestTokens:
         break_it(file)
         with pytest.raises(InputError, match=f"{file}.*{says}"):
             resolve(TokenData(source="tokens", path=str(file), vocab=100))
+
+    @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "int32", "int64", ">u2"])
+    def test_numpy_files(self, tmp_path, tiny_run, dtype):
+        written = np.arange(600) % 250
+        np.save(tmp_path / "x.npy", written.astype(dtype))
+        (tmp_path / "x.bin").write_bytes(written.astype(np.uint16).tobytes())
+        of_numpy, of_bin = (
+            open_source(tiny_run(data=resolve(TokenData(source="tokens", path=str(tmp_path / name), vocab=250))))
+            for name in ("x.npy", "x.bin")
+        )
+        np.testing.assert_array_equal(of_numpy.sequences(0, 200), of_bin.sequences(0, 200))
+        np.testing.assert_array_equal(of_numpy.held_out(9), of_bin.held_out(9))
+
+    @pytest.mark.parametrize(
+        "array, says",
+        [
+            (np.zeros((3, 4), np.uint16), r"array of shape \(3, 4\); save one row of tokens"),
+            (np.asfortranarray(np.zeros((3, 4), np.uint16)), r"array of shape \(3, 4\)"),
+            (np.zeros(9, np.float32), "holds float32; save tokens as one of uint8, uint16"),
+            (np.array([{}, []], object), "is no whole .npy file"),
+            (None, "is no whole .npy file"),
+        ],
+    )
+    def test_an_array_that_is_no_list_of_tokens_is_refused(self, tmp_path, array, says):
+        np.save(tmp_path / "x.npy", np.zeros(100, np.uint16) if array is None else array)
+        if array is None:
+            (tmp_path / "x.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-7])
+        with pytest.raises(InputError, match=says) as error:
+            resolve(TokenData(source="tokens", path=str(tmp_path), vocab=100))
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("token, says", [(2**32 + 5, "set data.vocab above it"), (-1, "tokens are 0 and above")])
+    def test_a_wide_token_is_not_taken_for_another(self, token, says):
+        with pytest.raises(InputError, match=f"holds token {token}; {says}"):
+            Windows([np.array([1, 2, token, 3, 4], np.int64)], 2).gather(np.arange(2), 50)
+
+    def test_what_is_no_int32_is_refused_whatever_the_vocabulary(self):
+        with pytest.raises(InputError, match="holds token 2147483648"):
+            Windows([np.array([1, 2**31, 3], np.uint32)], 2).gather(np.arange(1), 2**32)
+
+    def test_files_of_two_kinds_are_refused(self, tmp_path):
+        llmc_file(tmp_path / "x.bin", np.arange(900))
+        np.save(tmp_path / "y.npy", np.arange(900))
+        with pytest.raises(InputError, match="files; move those of one kind"):
+            resolve(TokenData(source="tokens", path=str(tmp_path), vocab=1000))
 
     def test_files_named_val_are_held_out(self, tmp_path, tiny_run):
         llmc_file(tmp_path / "fineweb_train_000001.bin", np.arange(0, 900))

@@ -59,6 +59,21 @@ class TestPlan:
         assert planned["total_flops"] == pytest.approx(sum(run["flops"] for run in planned["runs"]))
         assert {"run_id", "params", "tokens", "flops"} <= planned["runs"][0].keys()
 
+    def test_of_a_mixture(self, command, spec_file, tmp_path):
+        for name in ("web", "code"):
+            (tmp_path / f"{name}.txt").write_text(name * 1000)
+        parts = ", ".join(
+            f"{name}: {{weight: {weight}, data: {{source: text, path: {tmp_path}/{name}.txt, vocab: 128}}}}"
+            for name, weight in {"web": 7, "code": 3}.items()
+        )
+        mixture = {"{source: markov, vocab: 16, seed: 1}": f"{{source: mixture, sources: {{{parts}}}}}"}
+        code, out, _ = command("plan", spec_file(mixture), "--json")
+        _, other, _ = command("plan", spec_file(mixture), "--json", "--set", "data.sources.web.weight=8")
+        ids = [{run["run_id"] for run in json.loads(text)["runs"]} for text in (out, other)]
+        assert code == 0
+        assert len(ids[0]) == 15
+        assert not ids[0] & ids[1], "weights are part of what a run means"
+
     def test_table(self, command, spec_file):
         code, out, _ = command("plan", spec_file())
         assert code == 0

@@ -22,6 +22,7 @@ from nextscale.sweeps.reading import load_spec
 from nextscale.sweeps.rules import HorizonRule
 from nextscale.sweeps.spec import SweepSpec
 
+MARKOV = "{source: markov, vocab: 16}"
 BROKEN = {
     "unknown key": ({"depth: 1": "dept: 1"}, r":3: model\.dept: unknown key; did you mean `depth`\?"),
     "unknown key at the top": ({"training:": "trainning:"}, r":4: trainning: unknown key; did you mean `training`\?"),
@@ -101,7 +102,7 @@ BROKEN = {
     ),
     "unknown source of a set": (
         {"{tokens: 8192}": "{sets: {code: {source: marcov, vocab: 16}}}"},
-        r":13: evaluation\.sets\.code: needs `source` to be one of 'markov', 'text', 'tokens'",
+        r":13: evaluation\.sets\.code: needs `source` to be one of 'dataset', 'markov', 'text', 'tokens'",
     ),
     "a set without a name": (
         {"{tokens: 8192}": "{sets: {'': {source: markov}}}"},
@@ -166,6 +167,39 @@ BROKEN = {
         r":2: data\.vocab: should be 128 or 256",
     ),
     "text without a path": ({"{source: markov, vocab: 16, seed: 1}": "{source: text}"}, r":2: data\.path: is missing"),
+    "text of a tokenizer's end without a tokenizer": (
+        {"{source: markov, vocab: 16, seed: 1}": "{source: text, path: x, end: </s>}"},
+        r":2: data\.end: is a token of a `tokenizer`, and none is named",
+    ),
+    "a mixture in a mixture": (
+        {
+            "{source: markov, vocab: 16, seed: 1}": "{source: mixture, sources: {a: {weight: 1, data: "
+            "{source: mixture}}}}"
+        },
+        r":2: data\.sources\.a\.data: needs `source` to be one of 'dataset', 'markov', 'text', 'tokens'",
+    ),
+    "a misspelt key of a mixture": (
+        {"{source: markov, vocab: 16, seed: 1}": f"{{source: mixture, sources: {{a: {{wieght: 1, data: {MARKOV}}}}}}}"},
+        r":2: data\.sources\.a\.wieght: unknown key; did you mean `weight`",
+    ),
+    "a mixture without weights": (
+        {"{source: markov, vocab: 16, seed: 1}": f"{{source: mixture, sources: {{a: {{data: {MARKOV}}}}}}}"},
+        r":2: data\.sources\.a\.weight: is missing",
+    ),
+    "a mixture of two vocabularies": (
+        {
+            "{source: markov, vocab: 16, seed: 1}": f"{{source: mixture, sources: {{a: {{weight: 1, data: {MARKOV}}}, "
+            "b: {weight: 1, data: {source: markov, vocab: 8}}}}"
+        },
+        r":2: data: sources\.b\.data\.vocab: is 8, and that of a 16",
+    ),
+    "a factory that is no function": (
+        {
+            "{source: markov, vocab: 16, seed: 1}": "{source: dataset, factory: mine, held_out: a:b, "
+            "fingerprint: v, vocab: 9}"
+        },
+        r":2: data\.factory: write it as package\.module:function, not 'mine'",
+    ),
     "tokens without vocabulary": (
         {"{source: markov, vocab: 16, seed: 1}": "{source: tokens, path: x}"},
         r":2: data\.vocab: is missing",
@@ -422,3 +456,11 @@ class TestRules:
             assert remembered == pytest.approx(rules.power_lines_timescale(run.tokens / parameters(run.model)))
         (run, *_) = self.planned(spec_file, "training.weight_decay=0.1")
         assert run.training.weight_decay == 0.1
+
+
+def test_every_source_in_the_documentation_is_one(tiny_spec):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text()
+    written = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    content = documents._parse(tiny_spec, "tiny").content
+    sources = [SweepSpec.model_validate(content | documents._parse(text, "page").content).data for text in written]
+    assert {data.source for data in sources} == {"tokens", "text", "mixture", "dataset"}

@@ -33,6 +33,8 @@ def test_the_curves_of_a_sweep_are_one_tidy_table_that_ends_in_its_results(train
         *("loss", "bits_per_byte", "loss_other", "bits_per_byte_other"),
     ]
     assert {"loss_other", "bits_per_byte_other"} <= set(table.columns)
+    assert (table["epochs"] == 1).all(), "a Markov source is fresh without end"
+    assert (table["unique_tokens"] == table["tokens"]).all()
     for run in runs:
         curve = curves[curves["run_id"] == run.run_id]
         assert len(curve) > 4

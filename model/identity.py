@@ -1,0 +1,40 @@
+"""What names a run: the fields that change its numbers, and no others."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 2
+"""Raise when a default, or the code behind a field, changes the numbers that a run gives."""
+
+_NOT_SEMANTIC = "not_semantic"
+Path = Annotated[str, Field(min_length=1), _NOT_SEMANTIC]
+"""A place on some machine: where the data lies does not change what a run means."""
+OptionalPath = Annotated[str | None, Field(min_length=1), _NOT_SEMANTIC]
+
+
+class Config(BaseModel):
+    """Frozen, and strict about names: an unknown key is an error, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def semantic(self) -> dict[str, Any]:
+        """The fields that change the numbers of a run and are not at their default, as plain JSON types.
+
+        Leaving defaults out lets a later version add an option without renaming the runs made before it.
+        """
+        fields: dict[str, Any] = {}
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            if _NOT_SEMANTIC not in info.metadata and value != info.get_default(call_default_factory=True):
+                fields[name] = _plain(value)
+        return fields
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        # What is the same is written the same: the order of names means nothing.
+        return {key: _plain(value[key]) for key in sorted(value)}
+    return value.semantic() if isinstance(value, Config) else value
