@@ -10,9 +10,9 @@ from typing import Literal
 
 from etils import epath
 
-from nextscale.cluster.backend import Backend, Finished
+from nextscale.cluster.job import Job
 from nextscale.cluster.lease import TIME_TO_LIVE, Sign
-from nextscale.cluster.worker import Job
+from nextscale.cluster.ray_backend import Backend, Finished
 from nextscale.model.record import RunDirectory
 
 _PAUSES = (2.0, 8.0, 30.0)

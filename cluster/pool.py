@@ -12,9 +12,9 @@ from nextscale.model.identity import Config
 class Pool(Config):
     """Equal slices: of each so many hosts, of each so many chips.
 
-    A pool of one host per slice serves a **warm lane**: each slice is shared out among workers of `chips_per_run`, which
-    train one run after another in one process. One of several hosts, or with `lane: gang`, serves a **gang lane**: every
-    run has a whole slice to itself, with a fresh process on each host.
+    A pool of one host per slice serves a warm lane: each slice is shared out among workers of `chips_per_run`, which
+    train one run after another in one process. One of several hosts, or with `lane: gang`, serves a gang lane: every
+    run has a whole slice to itself, and a fresh process on each host.
     """
 
     accelerator: str = Field(description="a name of the catalogue, such as h100 or tpu-v5e; see `nextscale hardware`")

@@ -3,56 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import socket
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from nextscale.cluster.lease import Lease, LeaseHeld, LeaseLost, Sign
-from nextscale.model.config import Parent, RunConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One run to be done.
-
-    Attributes:
-        directory: where it lives, on a file system that all workers share.
-        flops: its training FLOPs, in so many `steps`; of a branch those after its trunk's.
-        shape: runs of equal shape share a compiled program.
-        start: the state of another run that it waits for, and begins from.
-        every_seconds, keep, final, pinned: see `nextscale.model.checkpoint.CheckpointPolicy`.
-        silent: see `nextscale.cluster.lease.Lease`.
-    """
-
-    run_id: str
-    config: RunConfig
-    directory: str
-    flops: float
-    steps: int
-    shape: str
-    start: Parent | None = None
-    every_seconds: float = 30.0
-    keep: int = 2
-    final: bool = True
-    pinned: tuple[int, ...] = ()
-    silent: Sign | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How an attempt ended.
-
-    Attributes:
-        status: `input` is for a person to mend; `error` is the run's failure and `lost` its worker's, and both may be
-            tried again; `held` means that another process is at work on the run, with `sign` its last sign of life.
-    """
-
-    status: Literal["finished", "held", "input", "error", "lost"]
-    message: str = ""
-    sign: Sign | None = None
+from nextscale.cluster.job import Job, Outcome
+from nextscale.cluster.lease import Lease, LeaseHeld, LeaseLost
 
 
 class Worker:

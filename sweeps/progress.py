@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nextscale.cluster.controller import Event
-from nextscale.cluster.worker import Job
+from nextscale.cluster.job import Job
 from nextscale.model.record import RunDirectory, read_rows
 from nextscale.sweeps.design import Role
 

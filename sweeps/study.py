@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 from etils import epath
 
-from nextscale.cluster.backend import Backend, RayBackend
 from nextscale.cluster.controller import Event, run_all
-from nextscale.cluster.worker import Job
+from nextscale.cluster.job import Job
+from nextscale.cluster.ray_backend import Backend, RayBackend
 from nextscale.fit.backtest import Backtest, fit_backtested
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit

@@ -1,6 +1,6 @@
 import pytest
 
-from nextscale.cluster.worker import Job
+from nextscale.cluster.job import Job
 from nextscale.model.config import MarkovData, ModelFamily, RunConfig, TrainingConfig
 
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextscale.cluster import controller
-from nextscale.cluster.backend import Finished
 from nextscale.cluster.controller import RETRIES, run_all
-from nextscale.cluster.worker import Job, Outcome
+from nextscale.cluster.job import Job, Outcome
+from nextscale.cluster.ray_backend import Finished
 from nextscale.model.config import Parent
 
 

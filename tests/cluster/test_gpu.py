@@ -6,7 +6,7 @@ import time
 
 import ray
 
-from nextscale.cluster.backend import RayBackend
+from nextscale.cluster.ray_backend import RayBackend
 
 
 def test_a_gpu_that_jax_cannot_use_is_left_out_and_the_cores_are_used(monkeypatch):

@@ -10,8 +10,8 @@ import pytest
 import ray
 from etils import epath
 
-from nextscale.cluster.backend import RayBackend
 from nextscale.cluster.controller import run_all
+from nextscale.cluster.ray_backend import RayBackend
 from nextscale.model.config import TextData
 from nextscale.model.record import RunDirectory, read_rows
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from etils import epath
 
-from nextscale.cluster.backend import Finished
+from nextscale.cluster.ray_backend import Finished
 from nextscale.cluster.worker import Outcome, Worker
 from nextscale.fit import fit
 from nextscale.model.checkpoint import CheckpointPolicy
