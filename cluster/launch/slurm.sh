@@ -28,14 +28,14 @@ export RAY_AUTH_MODE=disabled  # Ray asks for a token by default; the nodes' net
 export RAY_USAGE_STATS_ENABLED=0
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600  # seconds for all nodes to come; its default is 30
 
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
 # One task a node; Ray's own command starts the head where the address is, and workers elsewhere. It ends by stopping
 # all Ray that is yours on the node, hence --exclusive. Without --kill-on-bad-exit a node that fails would leave the
 # others waiting.
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 \
     ray symmetric-run \
-    --address "$head:$PORT" \
+    --address "${nodes[0]}:$PORT" \
     --min-nodes "$SLURM_JOB_NUM_NODES" \
     --num-cpus "${SLURM_CPUS_PER_TASK:-1}" \
     --num-gpus "${SLURM_GPUS_ON_NODE:-0}" \
