@@ -27,8 +27,9 @@ _ACCELERATED = 0.4
 al. 2022, table 3). Smaller ones wait for their kernels to be launched; for these it is a cautious guess, in proportion
 to their size, that nobody has measured."""
 _ACCELERATED_FROM = 1e8
-_CPU, _CPU_FROM = 0.3, 1e6
-"""The same for a core of a CPU, against a product of matrices there; falls with the root of the size."""
+_CPU, _CPU_FROM = 0.25, 1e6
+"""The same for a core of a CPU, against `hardware.core_flops`; falls with the root of the size. Where that is 207
+GFLOP/s, the quickstart (9.4e12 FLOPs, models of 3k to 164k, four minutes on two cores) comes to .09."""
 _RECOMPUTED = 4 / 3
 """What computing the blocks twice costs, of all FLOPs."""
 _FLOAT32 = 4

@@ -140,7 +140,7 @@ PoolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 def _form(pools: Any) -> str:
     """In which form pools are written: what is wrong with them is then told of that form alone."""
-    return {dict: "named", list: "listed", tuple: "listed"}.get(type(pools), "auto")
+    return "named" if isinstance(pools, dict) else "listed" if isinstance(pools, list) else "auto"
 
 
 Pools = Annotated[
