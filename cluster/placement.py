@@ -64,12 +64,13 @@ def needed(config: RunConfig, split: Split = ONE, platform: str = "cpu") -> floa
     with all that is kept for it, or, when that is done, the gradient with the update it becomes.
     """
     model, training = config.model, config.training
-    weights = _FLOAT32 * parameters(model)
-    held = 1 / (split.fsdp * split.tensor)
-    own = weights * held
     groups = parameter_groups(model)
-    matrices = _FLOAT32 * (groups["attention"] + groups["mlp"])
-    moments = {"adamw": 2 * weights, "muon": 2 * weights - matrices, "sgd": weights}[training.optimizer] * held
+    # A dimension that an axis does not divide is whole along it.
+    vocab_ways = split.tensor if model.vocab % split.tensor == 0 else 1
+    matrices = _FLOAT32 * (groups["attention"] + groups["mlp"]) / split.tensor
+    weights = matrices + _FLOAT32 * (groups["embedding"] + groups["head"]) / vocab_ways + _FLOAT32 * groups["norm"]
+    own = weights / split.fsdp
+    moments = {"adamw": 2 * own, "muon": 2 * own - matrices / split.fsdp, "sgd": own}[training.optimizer]
     rows = config.batch_sequences / (split.data * split.fsdp)
     step_flops = flops_per_token(model) * training.batch_tokens
     batches = min(max(int(_ROW_FLOPS / step_flops), 1), _ROW_STEPS) * rows * (model.context + 1) * _FLOAT32
@@ -77,8 +78,8 @@ def needed(config: RunConfig, split: Split = ONE, platform: str = "cpu") -> floa
     half = training.dtype == "bfloat16"
     item = 2 if half and platform != "cpu" else _FLOAT32
     # Each device gathers the weights that others hold as it uses them; XLA keeps them until the backward pass.
-    gathered = weights * (1 / split.tensor - held) * item / _FLOAT32
-    cast = weights / split.tensor / 2 if half else 0.0
+    gathered = (weights - own) * item / _FLOAT32
+    cast = weights / 2 if half else 0.0
     summed = own if split.micro_batches > 1 else 0.0
     block = _block(config, split, platform) * rows / split.micro_batches
     # A CPU multiplies bfloat16 as float32: of the block at hand the scores are there once more.
@@ -86,9 +87,9 @@ def needed(config: RunConfig, split: Split = ONE, platform: str = "cpu") -> floa
     kept = model.depth * block + turned
     if split.recompute:
         residual = rows / split.micro_batches * model.context * model.width * item
-        stacked = matrices / split.tensor * (item / _FLOAT32)
+        stacked = matrices * item / _FLOAT32
         kept = block + turned + model.depth * residual + stacked
-    logits = 2 * rows / split.micro_batches * model.context * model.vocab / split.tensor * _FLOAT32
+    logits = 2 * rows / split.micro_batches * model.context * model.vocab / vocab_ways * _FLOAT32
     backward = own + summed + gathered + cast + kept + logits
     return own + moments + batches + max(backward, 2 * own)
 
@@ -159,8 +160,9 @@ def splits(config: RunConfig, pool: Pool) -> Iterator[Split]:
         Split(n // tensor // fsdp, fsdp, tensor)
         for n in ((devices,) if pool.gang else _divisors(devices)[::-1])
         for tensor in _divisors(math.gcd(n, chips))
-        if heads % tensor == 0 and sequences % (n // tensor) == 0
+        if heads % tensor == 0 and model.hidden_width % tensor == 0 and sequences % (n // tensor) == 0
         for fsdp in _divisors(n // tensor)
+        if model.width % fsdp == 0
     ]
     return iter(sorted(found, key=lambda split: (-split.devices, split.tensor, split.fsdp)))
 

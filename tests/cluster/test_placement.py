@@ -1,6 +1,9 @@
 """What a run needs, held against XLA's own plan; and where that lets it go."""
 
 import dataclasses
+import json
+import subprocess
+import sys
 
 import pytest
 
@@ -66,6 +69,33 @@ def test_the_estimate_is_near_what_xla_plans(options, saving):
     assert 0.85 < ours / theirs < 1.35
 
 
+MANY = """
+import json, os, sys
+os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+from nextscale.model.config import RunConfig
+from nextscale.model.memory import needed
+from nextscale.model.sharding import Layout
+from nextscale.model.step import Saving
+config = RunConfig.model_validate_json(sys.argv[1])
+print(json.dumps([needed(config, Layout.parse(layout), Saving()) for layout in sys.argv[2:]]))
+"""
+
+
+@pytest.mark.slow
+def test_so_it_is_on_many_devices():
+    config = run(width=256, sequences=4, context=256, vocab=1024, depth=3)
+    shapes = [Split(data=4), Split(fsdp=4), Split(tensor=2), Split(fsdp=2, tensor=2)]
+    told = subprocess.run(
+        [sys.executable, "-c", MANY, config.model_dump_json(), *(split.layout for split in shapes)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for split, theirs in zip(shapes, json.loads(told), strict=True):
+        print(f"{split.layout}: {needed(config, split) / theirs - 1:+.1%}")
+        assert 0.85 < needed(config, split) / theirs < 1.35
+
+
 def test_more_devices_each_need_less():
     config = large()
     whole = needed(config, Split(), "tpu")
@@ -127,6 +157,13 @@ def test_where_sequences_do_not_divide_heads_do_but_only_within_a_host():
     assert all(split.tensor <= 4 and split.devices == 8 for split in found)
     lone = Pool(accelerator="tpu-v5e", chips=4, chips_per_run=4)
     assert next(splits(run(sequences=3, heads=1, width=64), lone)) == Split(), "a lone process may leave some idle"
+
+
+def test_a_width_is_split_only_as_far_as_it_divides():
+    pod = Pool(accelerator="tpu-v5e", hosts=2, chips=4)
+    assert {split.fsdp for split in splits(run(width=12, heads=2, sequences=8), pod)} == {1, 2, 4}
+    odd, even = (run(width=512, vocab=vocab, mlp="none") for vocab in (32769, 32768))
+    assert needed(odd, Split(tensor=4)) > 2 * needed(even, Split(tensor=4))
 
 
 def test_half_a_gpu_has_half_its_memory_and_speed():
