@@ -51,13 +51,18 @@ def quickstart(out: Out = None, set_: Set = None, address: Address = None, json_
 def plan(spec: Spec, set_: Set = None, json_: Json = False) -> None:
     """What a sweep would train and what that costs, and what is wrong with its design. Starts nothing."""
     from nextscale.sweeps.design import planned_runs, resolved
+    from nextscale.sweeps.placing import placed
     from nextscale.sweeps.plan import plan as plan_of
-    from nextscale.sweeps.tables import Table, count, number
+    from nextscale.sweeps.sites import load_site, pools_of
+    from nextscale.sweeps.tables import Table, count, duration, number
 
     read = resolved(_read(spec, set_))
-    found = plan_of(planned_runs(read))
+    planned, site = planned_runs(read), load_site()
+    found = plan_of(planned)
+    pools, notes = pools_of(read.pools, site, site.catalogue())
+    placement = None if pools is None else placed(planned, pools, site.catalogue())
     if json_:
-        print_json(found.to_dict())
+        print_json(found.to_dict() | {"placement": placement, "warnings": [*found.warnings, *notes]})
         return
     columns = ["run", "for", "budget", "width", "params", "tokens", "tokens/param", "steps", "lr", "FLOPs"]
     rows = [
@@ -75,7 +80,17 @@ def plan(spec: Spec, set_: Set = None, json_: Json = False) -> None:
         for row in found.runs
     ]
     screen.print(Table(f"{read.name}: {len(rows)} runs, {found.total_flops:.3g} FLOPs", columns, rows).rich())
-    warn(found.warnings)
+    if placement is not None:
+        rows = [
+            [
+                *(row["run_id"], row["pool"], row["layout"], str(row["micro_batches"])),
+                *("yes" if row["recompute"] else "no", duration(row["seconds"]), number(row["usd"], 3)),
+            ]
+            for row in placement
+        ]
+        columns = ["run", "pool", "layout", "micro-batches", "recompute", "expected", "$"]
+        screen.print(Table("where they would go", columns, rows, left=3).rich())
+    warn([*found.warnings, *notes])
 
 
 @app.command()

@@ -62,6 +62,14 @@ def count(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds as people write them: 42 s, 7.5 min, 3.2 h, 12 d."""
+    for size, unit, least in ((86400, "d", 2 * 86400), (3600, "h", 2 * 3600), (60, "min", 120)):
+        if seconds >= least:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
 def loss(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 

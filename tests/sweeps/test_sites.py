@@ -106,8 +106,9 @@ def test_a_mistake_in_a_site_file_is_one_line_with_its_place(site, text, told):
 
 def test_a_spec_names_pools_of_the_site(site):
     lab = site("pools:\n  lab: {accelerator: tpu-v5e, hosts: 2, chips: 4, spot: true}\n")
-    assert pools_of("auto", lab, CATALOGUE) is None
-    found = pools_of(["lab"], lab, CATALOGUE)
+    assert pools_of("auto", lab, CATALOGUE) == (None, [])
+    found, notes = pools_of(["lab"], lab, CATALOGUE)
+    assert notes == []
     assert found["lab"].usd_per_chip_hour == CATALOGUE["tpu-v5e"].usd_per_chip_hour_spot
     with pytest.raises(
         SpecError, match=r"^pools: the site file has no pool 'lap' \(it has lab\); add it there or here$"
@@ -115,6 +116,30 @@ def test_a_spec_names_pools_of_the_site(site):
         pools_of(["lap"], lab, CATALOGUE)
     with pytest.raises(SpecError, match="accelerator 'h10' is not in the catalogue"):
         pools_of({"own": Pool(accelerator="h10")}, lab, CATALOGUE)
+
+
+def test_a_price_that_is_not_what_it_might_be_taken_for_is_noted(site):
+    pools = {"a": Pool(accelerator="h100", spot=True), "b": Pool(accelerator="cpu"), "c": Pool(accelerator="l4")}
+    _, notes = pools_of(pools, load_site(), CATALOGUE)
+    assert [note.split(":")[0] for note in notes] == ["pool a", "pool b"]
+    assert "none is listed for spot" in notes[0]
+    assert "no price is known" in notes[1]
+
+
+def test_a_plan_says_where_its_runs_would_go(site, tmp_path, capsys):
+    from nextscale.sweeps.cli import app
+
+    (tmp_path / "spec.yaml").write_text(SPEC)
+    arguments = ["plan", str(tmp_path / "spec.yaml"), "--set", "pools={lab: {accelerator: h100, chips: 8}}"]
+    app(args=[*arguments, "--json"], standalone_mode=False)
+    told = json.loads(capsys.readouterr().out)
+    assert [row["run_id"] for row in told["placement"]] == [row["run_id"] for row in told["runs"]]
+    assert {row["pool"] for row in told["placement"]} == {"lab"}
+    assert all(row["usd"] > 0 and row["seconds"] > 0 for row in told["placement"])
+    app(args=arguments, standalone_mode=False)
+    assert "data=1,fsdp=1,tensor=1" in capsys.readouterr().out
+    app(args=[*arguments[:2], "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["placement"] is None
 
 
 def test_the_hardware_command_is_a_table_and_json(capsys):
