@@ -18,6 +18,7 @@ class Seat:
         seconds: that the whole run is expected to take there.
         usd_per_hour: of the slot.
         chips: of the slot.
+        micro_batches, recompute: what it takes to fit there (see `nextscale.model.step.Saving`).
     """
 
     pool: str
@@ -25,6 +26,8 @@ class Seat:
     seconds: float = 0.0
     usd_per_hour: float = 0.0
     chips: float = 1.0
+    micro_batches: int = 1
+    recompute: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

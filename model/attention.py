@@ -12,9 +12,7 @@ same numbers but for the order of their sums; the scores' softmax is in float32 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
-from typing import Literal
 
 import jax
 import jax.extend
@@ -24,24 +22,21 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from nextscale.model.config import ModelConfig
+from nextscale.model.kernels import SPLASH_TILES, Kernel, kernel_for, query_blocks
 from nextscale.model.sharding import rows_of
 
-Kernel = Literal["blocks", "cudnn", "splash"]
-
-_CUDNN_HEAD_WIDTH = 128
-"""The widest head of cuDNN's flash attention on any GPU that has it; Hopper's goes to 256."""
-_SPLASH_TILES = (512, 256, 128)
-
-
-def kernel_for(c: ModelConfig, dtype: jnp.dtype, T: int, platform: str) -> Kernel:
-    """The kernel for T tokens of a model on a platform: `cuda`, `tpu`, or any other."""
-    K = c.query_width // c.heads
-    if c.position != "alibi":
-        if platform == "cuda" and dtype == jnp.bfloat16 and K % 8 == 0 and K <= _CUDNN_HEAD_WIDTH:
-            return "cudnn"
-        if platform == "tpu" and K % 64 == 0 and T % _SPLASH_TILES[-1] == 0:
-            return "splash"
-    return "blocks"
+__all__ = [
+    "Kernel",
+    "alibi_slopes",
+    "attend",
+    "attention_bias",
+    "causal_attention",
+    "kernel_for",
+    "platform",
+    "query_blocks",
+    "shared",
+    "splash_attention",
+]
 
 
 def platform() -> str:
@@ -145,7 +140,7 @@ def _splash_kernel(T: int, H: int, interpret: bool) -> Callable[..., jax.Array]:
     # Pallas takes long to import, and few have a TPU.
     from jax.experimental.pallas.ops.tpu import splash_attention as splash
 
-    tile = next(size for size in _SPLASH_TILES if T % size == 0)
+    tile = next(size for size in SPLASH_TILES if T % size == 0)
     tiles = splash.BlockSizes(tile, tile, tile, tile, tile, tile, use_fused_bwd_kernel=True)
     mask = splash.MultiHeadMask([splash.CausalMask((T, T))] * H)
     return splash.make_splash_mha_single_device(mask, block_sizes=tiles, interpret=interpret)
@@ -155,12 +150,6 @@ def shared(x_BxTxGxK: jax.Array, heads: int) -> jax.Array:
     """Keys or values of G heads, each given to heads / G queries in a row: B x T x heads x K."""
     repeats = heads // x_BxTxGxK.shape[2]
     return x_BxTxGxK if repeats == 1 else jnp.repeat(x_BxTxGxK, repeats, axis=2)
-
-
-def query_blocks(T: int) -> list[tuple[int, int]]:
-    """(start, end) of each block of queries; it is scored against the keys before `end`."""
-    edges = np.linspace(0, T, 1 + min(max(T // 32, 1), 4)).astype(int).tolist()
-    return list(itertools.pairwise(edges))
 
 
 def alibi_slopes(c: ModelConfig) -> np.ndarray:

@@ -25,11 +25,12 @@ from nextscale.model.data import MixtureSource, Source, open_sets, open_source
 from nextscale.model.dispatch import dispatches
 from nextscale.model.errors import InputError, Stopped
 from nextscale.model.evaluate import Evaluation, evaluate_all, evaluation_points
-from nextscale.model.memory import first_saving, out_of_memory, ran_out, saving_within, thriftier
+from nextscale.model.memory import first_saving, out_of_memory, ran_out, saving_within, sequences, thriftier
 from nextscale.model.optimizer import unit_schedule
 from nextscale.model.record import Row, RunDirectory
 from nextscale.model.sharding import Layout, barrier, mesh_of, placed, polled
 from nextscale.model.step import (
+    NONE_SAVED,
     Call,
     Program,
     Saving,
@@ -67,6 +68,7 @@ def train(
     trunk: Parent | None = None,
     layout: Layout = Layout(),
     memory: int | None = None,
+    least: Saving = NONE_SAVED,
     on_progress: Callable[[int], None] = lambda tokens: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Row:
@@ -86,6 +88,7 @@ def train(
             there, only the rest is trained.
         layout: the devices that it is trained on, together.
         memory: bytes of each device that the steps should keep to; what does not is not tried.
+        least: what is done from the start to need less memory, where a plan says that nothing less would do.
         on_progress: called with the tokens done so far, at the start, about once a second, and before a checkpoint
             or the record is written; what it raises stops the run.
         stop: asked between dispatches; where any process says yes, all save the run and leave it, after the same step.
@@ -105,6 +108,7 @@ def train(
         trunk=trunk,
         layout=layout,
         memory=memory,
+        least=least,
         on_progress=on_progress,
         stop=stop,
     )
@@ -128,6 +132,7 @@ def training(
     trunk: Parent | None = None,
     layout: Layout = Layout(),
     memory: int | None = None,
+    least: Saving = NONE_SAVED,
     on_progress: Callable[[int], None] = lambda tokens: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Training:
@@ -144,7 +149,9 @@ def training(
             raise InputError(f"token {pin} is not between two steps of run {config.run_id}; it cannot be pinned")
     barrier("the run's directory is there")
     work = _Work(config, directory, source, open_sets(config, source), mesh, checkpoint, trunk, on_progress, stop)
-    saving = first_saving(config, layout, directory.attempts())
+    if sequences(config, layout) % least.parts:
+        raise InputError(f"{sequences(config, layout)} sequences per device are not {least.parts} equal micro-batches")
+    saving = max(least, first_saving(config, layout, directory.attempts()))
     if memory is not None:
         saving = saving_within(config, layout, saving, memory)
     while True:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from nextscale.sweeps import analyses
+from nextscale.sweeps import analyses, infrastructure
 from nextscale.sweeps.errors import MENDABLE
 from nextscale.sweeps.terminal import Json, aside, print_json, screen, warn
 
@@ -28,6 +28,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 finished with failed runs or without a law, 2 the input was wrong, 130 interrupted.",
 )
 app.add_typer(analyses.app)
+app.add_typer(infrastructure.app)
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="a YAML spec; `nextscale schema` prints what it may hold")]
 Set = Annotated[

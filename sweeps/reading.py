@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from nextscale.sweeps import documents
 from nextscale.sweeps.errors import SpecError
@@ -28,22 +28,28 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
         spec = SweepSpec.model_validate(document.content)
         check_enough(spec)
     except ValidationError as error:
-        raise SpecError(_explained(error, document)) from None
+        raise SpecError(explained(error, document, SweepSpec, "spec")) from None
     except SpecError as error:
         raise SpecError(f"{document.place(error.key)}: {error}") from None
     return spec
 
 
-def _explained(error: ValidationError, document: documents.Document) -> str:
-    """The first problem, with its place and a way out; and how many more there are."""
+def explained(error: ValidationError, document: documents.Document, model: type[BaseModel], whole: str) -> str:
+    """The first problem, with its place and a way out; and how many more there are.
+
+    Args:
+        model: that the document was held against.
+        whole: what the document is, for a problem of no key.
+    """
+    schema = model.model_json_schema()
     problems = error.errors()
     # Unknown keys first: a misspelt one explains the missing one beside it.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     # pydantic names the chosen member of a union (`markov`, `float`); what was written has no such key.
     key = _written(problem["loc"], document.content, missing=problem["type"] == "missing")
-    what = _what(problem, key)
+    what = _what(problem, key, schema)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{document.place(key)}: {'.'.join(map(str, key)) or 'spec'}: {what}{more}"
+    return f"{document.place(key)}: {'.'.join(map(str, key)) or whole}: {what}{more}"
 
 
 def _written(location: tuple[int | str, ...], content: Any, *, missing: bool) -> documents.Key:
@@ -58,10 +64,10 @@ def _written(location: tuple[int | str, ...], content: Any, *, missing: bool) ->
     return tuple(key)
 
 
-def _what(problem: Any, key: documents.Key) -> str:
+def _what(problem: Any, key: documents.Key, schema: Any) -> str:
     kind, given = problem["type"], problem.get("input")
     if kind == "extra_forbidden":
-        fields = _known_keys(problem["loc"])
+        fields = _known_keys(problem["loc"], schema)
         close = difflib.get_close_matches(str(key[-1]), fields, n=1)
         hint = f"did you mean `{close[0]}`?" if close else f"known here: {', '.join(fields)}"
         return f"unknown key; {hint}"
@@ -71,7 +77,7 @@ def _what(problem: Any, key: documents.Key) -> str:
         tags = [tag for tag in problem["ctx"]["expected_tags"].split(", ") if tag != "'a number'"]
         return f"needs to be a number, or `rule` to be one of {', '.join(tags)}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        name, known = problem["ctx"]["discriminator"].strip("'"), _known_tags(problem["loc"])
+        name, known = problem["ctx"]["discriminator"].strip("'"), _known_tags(problem["loc"], schema)
         return f"needs `{name}` to be one of {', '.join(map(repr, known))}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
@@ -79,22 +85,22 @@ def _what(problem: Any, key: documents.Key) -> str:
     return message.replace("input should", "should") + shown
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+def _known_keys(location: tuple[int | str, ...], schema: Any) -> list[str]:
     """The keys known where an unknown one was found."""
-    return list(_schema_at(location[:-1]).get("properties", {}))
+    return list(_schema_at(location[:-1], schema).get("properties", {}))
 
 
-def _known_tags(location: tuple[int | str, ...]) -> list[str]:
+def _known_tags(location: tuple[int | str, ...], schema: Any) -> list[str]:
     """The members of the union that a location names."""
-    return list(_schema_at(location)["discriminator"]["mapping"])
+    return list(_schema_at(location, schema)["discriminator"]["mapping"])
 
 
-def _schema_at(location: tuple[int | str, ...]) -> Any:
+def _schema_at(location: tuple[int | str, ...], schema: Any) -> Any:
     """The JSON Schema of what stands at a location."""
-    schema = SweepSpec.model_json_schema()
     node: Any = schema
     for part in location:
-        named = list(node.get("patternProperties", {}).values())
+        forms = [node, *node.get("oneOf", ()), *node.get("anyOf", ())]
+        named = [value for form in forms for value in form.get("patternProperties", {}).values()]
         inside = node.get("properties", {}).get(part) or node.get("items") or (named[0] if named else node)
         # A location names the chosen member of a union too; an optional has one member that is a model.
         options = inside.get("oneOf") or inside.get("anyOf") or []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from nextscale.cluster.pool import Pool
 from nextscale.model.config import (
     WEIGHT_DECAY,
     Config,
@@ -134,6 +135,22 @@ class CheckpointConfig(Config):
     final: bool = Field(True, description="keep the trained models")
 
 
+PoolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def _form(pools: Any) -> str:
+    """In which form pools are written: what is wrong with them is then told of that form alone."""
+    return "named" if isinstance(pools, dict) else "listed" if isinstance(pools, list) else "auto"
+
+
+Pools = Annotated[
+    Annotated[Literal["auto"], Tag("auto")]
+    | Annotated[dict[PoolName, Pool], Field(min_length=1), Tag("named")]
+    | Annotated[list[PoolName], Field(min_length=1), Tag("listed")],
+    Discriminator(_form),
+]
+
+
 class SweepSpec(Config):
     """A scaling study: the runs to train, the law to fit, the next scale to forecast."""
 
@@ -146,4 +163,8 @@ class SweepSpec(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     forecast: ForecastConfig = ForecastConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    pools: Literal["auto"] = Field("auto", description="auto: every GPU, else every CPU core, of the Ray cluster")
+    pools: Pools = Field(
+        "auto",
+        description="where runs are trained, no part of what they mean: pools by name, names of pools in the site "
+        "file, or auto, what the running Ray cluster has",
+    )

@@ -137,6 +137,14 @@ def test_a_stated_limit_decides_before_anything_runs_out(tiny_run, run_directory
     assert run_directory.attempts() == []
 
 
+def test_a_plan_s_saving_is_begun_with_and_an_attempt_s_lack_adds_to_it(tiny_run, run_directory):
+    run = tiny_run(steps=20, batch_tokens=64)
+    with pytest.raises(InputError, match="8 sequences per device are not 3 equal micro-batches"):
+        train(run, run_directory, least=Saving(3))
+    run_directory.add_attempt(out_of_memory(run, ONE, Saving(2)))
+    assert train(run, run_directory, least=Saving(2))["micro_batches"] == 4
+
+
 def test_a_limit_is_kept_to_with_as_few_micro_batches_as_do(run, monkeypatch):
     monkeypatch.setattr(memory, "needed", lambda config, layout, saving: 100 + 800 // saving.parts - saving.recompute)
     found = [saving_within(run, ONE, Saving(), limit) for limit in (900, 899, 500, 499, 200, 199)]

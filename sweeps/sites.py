@@ -1,0 +1,62 @@
+"""The site file, from where it lies."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from nextscale.cluster.hardware import Accelerator, lookup
+from nextscale.cluster.placement import price
+from nextscale.cluster.pool import Pool
+from nextscale.cluster.site import Site
+from nextscale.model.errors import InputError
+from nextscale.sweeps import documents
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.reading import explained
+from nextscale.sweeps.spec import Pools
+
+VARIABLE = "NEXTSCALE_SITE"
+DEFAULT = "~/.config/nextscale/site.yaml"
+
+
+def load_site(path: str | Path | None = None) -> Site:
+    """The site file: `path`, else what $NEXTSCALE_SITE names, else ~/.config/nextscale/site.yaml if there is one.
+
+    Raises:
+        SpecError: one line, `file:line: key: what, and how to mend it`.
+    """
+    named = path or os.environ.get(VARIABLE)
+    file = Path(named or DEFAULT).expanduser()
+    if not named and not file.is_file():
+        return Site()
+    document = documents.read(file)
+    try:
+        site = Site.model_validate(document.content)
+        site.catalogue(str(file))
+    except ValidationError as error:
+        raise SpecError(explained(error, document, Site, "site file")) from None
+    except InputError as error:
+        key = tuple(str(error).partition(":")[0].split(".", 1))
+        raise SpecError(f"{document.place(key)}: {error}") from None
+    return site
+
+
+def pools_of(pools: Pools, site: Site, accelerators: Mapping[str, Accelerator]) -> dict[str, Pool] | None:
+    """The pools of a spec, each with the price that holds for it; None for `auto`: those are read off the cluster.
+
+    Raises:
+        SpecError: a pool is not in the site file, or its accelerator not in the catalogue.
+    """
+    if pools == "auto":
+        return None
+    found = {}
+    try:
+        for name, pool in site.named(pools).items():
+            usd, _ = price(pool, lookup(pool.accelerator, accelerators))
+            found[name] = pool.model_copy(update={"usd_per_chip_hour": usd})
+    except InputError as error:
+        raise SpecError(str(error), ("pools",)) from None
+    return found

@@ -1,0 +1,199 @@
+"""The files that start clusters, as far as they can be held against anything without one."""
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from nextscale.cluster.hardware import of_ray
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = ROOT / "cluster" / "launch"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+RAY = re.search(r"ARG RAY=(\S+)", (LAUNCH / "Dockerfile").read_text())[1]
+
+# Of KubeRay's ray-operator/apis/ray/v1: raycluster_types.go and rayjob_types.go; True where a field must be there.
+JOB = {
+    "entrypoint": True,
+    "rayClusterSpec": True,
+    **dict.fromkeys(("shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit", "runtimeEnvYAML"), False),
+}
+CLUSTER = {"headGroupSpec": True, "workerGroupSpecs": False, "rayVersion": False, "enableInTreeAutoscaling": False}
+HEAD = {"rayStartParams": True, "template": True, "serviceType": False}
+WORKERS = {
+    **dict.fromkeys(("groupName", "rayStartParams", "template", "minReplicas", "maxReplicas"), True),
+    **dict.fromkeys(("replicas", "numOfHosts"), False),
+}
+# Of Kubernetes' core/v1.
+POD = {"containers": True, **dict.fromkeys(("volumes", "nodeSelector", "tolerations", "restartPolicy"), False)}
+CONTAINER = {
+    "name": True,
+    "image": True,
+    **dict.fromkeys(("resources", "env", "ports", "volumeMounts", "command", "args"), False),
+}
+QUANTITY = re.compile(r"^\d+(\.\d+)?(m|[kMGTPE]|[KMGTPE]i)?$")
+
+
+def holds(where, given, fields):
+    assert set(given) <= set(fields), f"{where}: {set(given) - set(fields)} is not a field"
+    missing = {name for name, must in fields.items() if must} - set(given)
+    assert not missing, f"{where}: lacks {missing}"
+
+
+def holds_pod(where, template):
+    holds(where, template, {"spec": True, "metadata": False})
+    pod = template["spec"]
+    holds(where, pod, POD)
+    volumes = {volume["name"] for volume in pod.get("volumes", ())}
+    for container in pod["containers"]:
+        holds(where, container, CONTAINER)
+        assert {mount["name"] for mount in container.get("volumeMounts", ())} <= volumes
+        limits, requests = (container["resources"][key] for key in ("limits", "requests"))
+        assert all(isinstance(value, str) and QUANTITY.match(value) for value in [*limits.values(), *requests.values()])
+        # Devices cannot be overcommitted: their requests are their limits.
+        assert all(requests[name] == limits[name] for name in limits if "/" in name)
+        assert all(isinstance(each["value"], str) for each in container.get("env", ()))
+    assert all(isinstance(value, str) for value in pod.get("nodeSelector", {}).values())
+
+
+@pytest.mark.parametrize("kind, resource", [("gpu", "nvidia.com/gpu"), ("tpu", "google.com/tpu")])
+def test_manifests_have_the_fields_of_kuberay(kind, resource):
+    job = yaml.safe_load((LAUNCH / f"kuberay-{kind}.yaml").read_text())
+    holds("manifest", job, {"apiVersion": True, "kind": True, "metadata": True, "spec": True})
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", job["metadata"]["name"])
+    holds("RayJob", job["spec"], JOB)
+    cluster = job["spec"]["rayClusterSpec"]
+    holds("RayCluster", cluster, CLUSTER)
+    assert cluster["rayVersion"] == RAY
+    holds("head", cluster["headGroupSpec"], HEAD)
+    holds_pod("head", cluster["headGroupSpec"]["template"])
+    for group in cluster["workerGroupSpecs"]:
+        holds("workers", group, WORKERS)
+        assert all(isinstance(value, str) for value in group["rayStartParams"].values())
+        holds_pod("workers", group["template"])
+        (container,) = group["template"]["spec"]["containers"]
+        chips = int(container["resources"]["limits"][resource])
+        if kind == "tpu":
+            selector = group["template"]["spec"]["nodeSelector"]
+            topology = selector["cloud.google.com/gke-tpu-topology"]
+            x, y = map(int, topology.split("x"))
+            assert x * y == chips * group["numOfHosts"], "all chips of the slice"
+            assert selector["cloud.google.com/gke-tpu-accelerator"] == "tpu-v6e-slice"
+
+
+def test_ray_accepts_the_cluster_file():
+    config = yaml.safe_load((LAUNCH / "gcp-tpu.yaml").read_text())
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    node = config["available_node_types"]["slice"]
+    accelerator = of_ray(node["node_config"]["acceleratorType"])
+    assert accelerator is not None
+    assert node["resources"]["TPU"] <= accelerator.chips_per_host
+    assert all(RAY in command for command in config["head_setup_commands"] + config["worker_setup_commands"])
+
+
+def test_commands_of_the_cluster_file_are_shell():
+    config = yaml.safe_load((LAUNCH / "gcp-tpu.yaml").read_text())
+    commands = [command for key, value in config.items() if key.endswith("commands") for command in value]
+    assert commands
+    subprocess.run(["bash", "-n"], input="\n".join(commands), text=True, check=True)
+
+
+def test_the_batch_script_is_sound():
+    script = LAUNCH / "slurm.sh"
+    subprocess.run(["bash", "-n", script], check=True)
+    checker = Path(sys.executable).with_name("shellcheck")
+    if not checker.exists():
+        pytest.skip("shellcheck is not installed")
+    subprocess.run([checker, script], check=True)
+
+
+def test_the_batch_script_starts_ray_once_a_node_and_the_sweep_once(tmp_path):
+    """With a Slurm of one line each."""
+    for name, body in {
+        "scontrol": "printf 'node-a\\nnode-b\\n'",
+        "srun": 'printf "%s\\n" "$@"; printf "auth %s\\n" "$RAY_AUTH_MODE"',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(stat.S_IRWXU)
+    slurm = {"SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8"}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), **slurm}
+    told = subprocess.run(
+        ["bash", LAUNCH / "slurm.sh", "my/sweep.yaml"], env=environment, text=True, capture_output=True, check=True
+    ).stdout.splitlines()
+    assert told[told.index("--address") + 1] == "node-a:6379"
+    assert told[told.index("--min-nodes") + 1] == "2"
+    assert told[told.index("--") + 1 : -1] == [
+        "nextscale",
+        "run",
+        "my/sweep.yaml",
+        "--out",
+        "out/sweep",
+        "--address",
+        "auto",
+    ]
+    assert told[-1] == "auth disabled"
+    refused = subprocess.run(
+        ["bash", LAUNCH / "slurm.sh"], env=environment, text=True, capture_output=True, check=False
+    )
+    assert (refused.returncode, "usage: sbatch" in refused.stderr) == (1, True)
+
+
+def test_ray_has_the_command_that_the_batch_script_gives():
+    ray = shutil.which("ray", path=Path(sys.executable).parent)
+    told = subprocess.run([ray, "symmetric-run", "--help"], capture_output=True, text=True, check=True).stdout
+    assert "--address" in told
+    assert "--min-nodes" in told
+
+
+def test_the_image_is_of_what_the_project_says():
+    lines = (LAUNCH / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
+    steps = [line.split(maxsplit=1) for line in lines if line.strip() and not line.startswith("#")]
+    assert steps[0][0] == "FROM"
+    assert {step for step, _ in steps} <= {"FROM", "ARG", "RUN", "COPY", "WORKDIR", "ENV", "USER"}
+    minor = int(re.match(r"python:3\.(\d+)", steps[0][1])[1])
+    assert minor >= int(PROJECT["project"]["requires-python"].removeprefix(">=3."))
+    copied = {name for step, rest in steps if step == "COPY" for name in rest.split()[:-1]}
+    folders = set(PROJECT["tool"]["setuptools"]["package-dir"].values())
+    assert {"pyproject.toml", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"], *folders} <= copied
+    assert all((ROOT / name).exists() for name in copied)
+    extra = next(rest for step, rest in steps if rest.startswith("EXTRA="))
+    assert extra.removeprefix("EXTRA=") in PROJECT["project"]["optional-dependencies"]
+    (install,) = (rest for step, rest in steps if "pip install" in rest)
+    assert '".[${EXTRA}]" "ray[default]==${RAY}"' in install
+    least = next(each for each in PROJECT["project"]["dependencies"] if each.startswith("ray"))
+    assert tuple(map(int, RAY.split("."))) >= tuple(map(int, least.removeprefix("ray>=").split(".")))
+
+
+def test_the_files_are_packaged_and_listed():
+    from nextscale.sweeps.infrastructure import _LAUNCH
+
+    assert set(_LAUNCH) == {file.name for file in LAUNCH.iterdir()}
+    assert "launch/*" in PROJECT["tool"]["setuptools"]["package-data"]["nextscale.cluster"]
+
+
+def commands_in(page):
+    for block in re.findall(r"```console\n(.*?)```", page, flags=re.DOTALL):
+        yield from re.findall(r"nextscale ([a-z]+)", block)
+
+
+def test_every_command_that_the_page_names_exists():
+    from nextscale.sweeps.cli import app
+
+    page = (ROOT / "docs" / "clusters.md").read_text()
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    for group in app.registered_groups:
+        known |= {each.name or each.callback.__name__ for each in group.typer_instance.registered_commands}
+    named = set(commands_in(page))
+    assert {"run", "plan", "launch", "hardware"} <= named <= known
+    files = set(re.findall(r"nextscale launch (\S+)", page))
+    assert files - {"NAME"} <= {file.name for file in LAUNCH.iterdir()}
