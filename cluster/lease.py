@@ -111,6 +111,18 @@ class Lease:
                 os.utime(self._file)
 
 
+def holder(directory: Path) -> Sign | None:
+    """The newest sign of life of whoever holds a run; None where nobody does, or one that died on this machine."""
+    newest = _newest(directory / "leases")
+    if newest is None:
+        return None
+    try:
+        _fallen(newest, None)
+    except LeaseHeld as held:
+        return held.sign or (newest.name, 0)
+    return None
+
+
 def _newest(folder: Path) -> Path | None:
     return max(folder.glob("*.json"), default=None)
 
