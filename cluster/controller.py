@@ -10,9 +10,9 @@ from typing import Literal
 
 from etils import epath
 
-from nextscale.cluster.job import Job
+from nextscale.cluster.backend import Backend, Ended
+from nextscale.cluster.job import Job, Seat
 from nextscale.cluster.lease import TIME_TO_LIVE, Sign
-from nextscale.cluster.ray_backend import Backend, Finished
 from nextscale.model.record import RunDirectory
 
 _PAUSES = (2.0, 8.0, 30.0)
@@ -75,7 +75,8 @@ def run_all(jobs: Sequence[Job], backend: Backend, on_event: Callable[[Event], N
         now = time.monotonic()
         waiting = sorted(waiting + [job for when, job in later if when <= now], key=_longest_first)
         later = [entry for entry in later if entry[0] > now]
-        idle = backend.idle()
+        slots = {slot.name: slot for slot in backend.slots()}
+        idle = [name for name, slot in slots.items() if name not in running and not slot.draining]
         alive = {*idle, *running}
         ready = []
         for candidate in waiting.copy():
@@ -93,10 +94,11 @@ def run_all(jobs: Sequence[Job], backend: Backend, on_event: Callable[[Event], N
             ready.remove(job)
             running[worker], shape_of[worker] = job, job.shape
             histories[job.run_id].saved = _saved(job)
-            backend.start(worker, job)
+            pool = slots[worker].pool
+            backend.start(worker, job, next((seat for seat in job.seats if seat.pool == pool), Seat(pool)))
             on_event(Event("started", job))
         for done in backend.wait(_POLL):
-            job, outcome = running.pop(done.worker), done.outcome
+            job, outcome = running.pop(done.slot), done.outcome
             history = histories[job.run_id]
             if outcome.status == "finished":
                 finished.append(job.run_id)
@@ -107,9 +109,12 @@ def run_all(jobs: Sequence[Job], backend: Backend, on_event: Callable[[Event], N
                 later.append((time.monotonic() + _HELD_AGAIN, dataclasses.replace(job, silent=silent)))
                 on_event(Event("held", job, outcome.message))
                 continue
+            if outcome.status == "stopped":
+                later.append((time.monotonic(), job))
+                continue
             if outcome.status != "input":
-                backend.replace(done.worker)
-                shape_of.pop(done.worker, None)
+                backend.renew(done.slot)
+                shape_of.pop(done.slot, None)
                 pause = history.pause_after(done)
                 if pause is not None:
                     later.append((time.monotonic() + pause, job))
@@ -148,11 +153,11 @@ class _History:
         """
         return worker not in self.unlucky or alive <= self.unlucky
 
-    def pause_after(self, done: Finished) -> float | None:
+    def pause_after(self, done: Ended) -> float | None:
         """Seconds to wait after a failed attempt before the next; None when there have been enough."""
         further = _saved(done.job) > self.saved
         if not further:
-            self.unlucky.add(done.worker)
+            self.unlucky.add(done.slot)
         # Preemptions are no fault of the run's, and there may be thousands. But a run that is too big for its machine
         # looks just the same, save that it gets nowhere.
         if done.outcome.status != "lost" or not further:

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextscale.cluster import controller
+from nextscale.cluster.backend import Ended, Slot
 from nextscale.cluster.controller import RETRIES, run_all
 from nextscale.cluster.job import Job, Outcome
-from nextscale.cluster.ray_backend import Finished
 from nextscale.model.config import Parent
 
 
@@ -29,10 +29,10 @@ class FakeBackend:
         self.free, self.running = list(self.workers), {}
         self.started, self.order, self.replaced, self.times = {}, [], [], {}
 
-    def idle(self):
-        return list(self.free)
+    def slots(self):
+        return [Slot(worker, "fake") for worker in [*self.free, *self.running]]
 
-    def start(self, worker, job):
+    def start(self, worker, job, seat):
         assert worker in self.free, "a worker does one job at a time"
         assert job.run_id not in {j.run_id for j, _ in self.running.values()}, "a run has one worker at a time"
         self.free.remove(worker)
@@ -52,12 +52,12 @@ class FakeBackend:
                 ends = ends(worker, job) if callable(ends) else ends
                 if isinstance(ends, str):
                     ends = Outcome(ends, f"{ends} at attempt {self.started[job.run_id]}")
-                finished.append(Finished(worker, job, ends))
+                finished.append(Ended(worker, job, ends))
                 del self.running[worker]
                 self.free.append(worker)
         return finished
 
-    def replace(self, worker):
+    def renew(self, worker):
         self.replaced.append(worker)
 
     def notices(self):
@@ -144,8 +144,8 @@ def test_a_sick_worker_does_not_eat_the_sweep():
     jobs = [fake_job(str(i), flops=10 + i) for i in range(12)]
 
     class SickBackend(FakeBackend):
-        def start(self, worker, job):
-            super().start(worker, job)
+        def start(self, worker, job, seat):
+            super().start(worker, job, seat)
             if worker == "sick":
                 self.running[worker][1] = 1
 
@@ -209,8 +209,8 @@ def test_without_a_worker_that_is_said_once_and_the_sweep_goes_on_when_one_comes
     monkeypatch.setattr(controller, "_PATIENCE", 0.05)
 
     class LateBackend(FakeBackend):
-        def idle(self):
-            return super().idle() if time.monotonic() > self.up else []
+        def slots(self):
+            return super().slots() if time.monotonic() > self.up else []
 
         def wait(self, timeout):
             time.sleep(0.01)
