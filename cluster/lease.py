@@ -78,6 +78,8 @@ class Lease:
 
     def check(self) -> None:
         """Raises LeaseLost when the run is no longer ours."""
+        if self._closed.is_set():
+            raise LeaseLost(f"{self._folder.parent} was given up")
         if self._lost.is_set() or _newest(self._folder) != self._file:
             self._lost.set()
             raise LeaseLost(f"{self._folder.parent} was taken over by another process")

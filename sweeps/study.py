@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 from etils import epath
 
+from nextscale.cluster.backend import Backend
 from nextscale.cluster.controller import Event, run_all
 from nextscale.cluster.job import Job
-from nextscale.cluster.ray_backend import Backend, RayBackend
+from nextscale.cluster.ray_backend import RayBackend
 from nextscale.fit.backtest import Backtest, fit_backtested
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit
