@@ -35,6 +35,7 @@ def run_all(
     runs: Runs | None = None,
     limits: Limits | None = None,
     peak: Callable[[str], float | None] = lambda accelerator: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Does every job once; returns when each has finished or failed for good, or a cap leaves no room for the rest.
 
@@ -51,10 +52,11 @@ def run_all(
         accounts: of the sweep; one controller at a time may have them (see `nextscale.cluster.accounts.accounts_of`).
         runs: where the runs live.
         peak: FLOP/s of a chip of an accelerator, for the utilisation in the accounts.
+        stop: once it says yes, nothing is started any more, and all that runs is asked to save itself.
     """
     accounts = Accounts(clock=backend.now) if accounts is None else accounts
     runs = RunDirectories() if runs is None else runs
-    return _Controller(jobs, backend, on_event, caps or Caps(), accounts, runs, limits or Limits(), peak).run()
+    return _Controller(jobs, backend, on_event, caps or Caps(), accounts, runs, limits or Limits(), peak, stop).run()
 
 
 class _Controller:
@@ -68,7 +70,9 @@ class _Controller:
         runs: Runs,
         limits: Limits,
         peak: Callable[[str], float | None],
+        stop: Callable[[], bool],
     ):
+        self.stop, self.stopping = stop, False
         self.backend, self.say, self.accounts, self.runs = backend, on_event, accounts, runs
         self.limits, self.peak = limits, peak
         self.budget = Budget(caps, accounts, limits)
@@ -93,8 +97,11 @@ class _Controller:
             now = self.backend.now()
             while self.timers and self.timers[0][0] <= now:
                 heapq.heappop(self.timers)[2](now)
-            self._dispatch(now)
-            if self._no_room():
+            if not self.stopping and self.stop():
+                self._stop_all()
+            if not self.stopping:
+                self._dispatch(now)
+            if self._no_room() or (self.stopping and not self.running):
                 break
             for ended in self.backend.wait(self._timeout()):
                 self._ended(ended)
@@ -103,7 +110,16 @@ class _Controller:
             self.say(Event("tick"))
         left = tuple(name for name in self.jobs if name not in self.failed and name not in self.finished)
         stopped_by = self.budget.in_words(self.waiting, [self.jobs[name] for name in left]) if left else None
+        if left and self.stopping:
+            stopped_by = f"stopped as asked, with {len(left)} runs left; the same command goes on from here"
         return Report(tuple(self.finished), self.failed, self.mendable, stopped_by, left)
+
+    def _stop_all(self) -> None:
+        self.stopping = True
+        for attempt in self.running.values():
+            if attempt.asked is None and attempt.killed is None:
+                attempt.asked = "stopped as asked"
+                self.backend.stop(attempt.slot.name)
 
     def _at(self, when: float, act: Callable[[float], None]) -> None:
         heapq.heappush(self.timers, (when, next(self.count), act))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from etils import epath
 
-from nextscale.cluster.controller import Event
+from nextscale.cluster.events import Event
 from nextscale.model.record import Row, append_row, read_rows
 
 _QUIET = ("tick",)

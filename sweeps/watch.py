@@ -75,7 +75,9 @@ def status(out: str | Path) -> Status:
     rows = {row["run_id"]: row for row in table.to_dict("records")} if len(table) else {}
     accounts = Accounts(store.root / "accounts.jsonl")
     controller = _controller(store.root)
-    running = [_running(store, reservation) for reservation in accounts.open.values()] if controller == "at work" else []
+    running = (
+        [_running(store, reservation) for reservation in accounts.open.values()] if controller == "at work" else []
+    )
     at_work = {one.run_id for one in running}
     counts = dict.fromkeys(("done", "diverged", "failed", "running", "unfinished", "not started"), 0)
     for run_id in {*planned, *rows}:
