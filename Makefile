@@ -5,6 +5,7 @@ COMMA := ,
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := nextscale.cluster nextscale.fit nextscale.model nextscale.sweeps
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal
 SOURCES := benchmarks cluster fit model sweeps tests
 
 .PHONY: quickstart test test-slow lint types format clean
@@ -13,10 +14,10 @@ quickstart: $(VENV)/user
 	$(BIN)/nextscale quickstart
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-slow: $(VENV)/developer
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 
 lint: $(VENV)/developer
 	$(BIN)/ruff check $(SOURCES)

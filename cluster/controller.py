@@ -1,197 +1,394 @@
-"""The loop that gets every run done: longest first, equal shapes together, failures tried again."""
+"""The loop that gets every run done: longest first, equal shapes together, failures tried again, within the caps."""
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import heapq
+import itertools
 import math
-import time
 from collections.abc import Callable, Sequence
-from typing import Literal
 
-from etils import epath
+from nextscale.cluster.accounts import Accounts
+from nextscale.cluster.attempt import Attempt, Budget, settle, settle_orphan
+from nextscale.cluster.backend import Backend, Ended, Slot
+from nextscale.cluster.caps import Caps
+from nextscale.cluster.choice import pick
+from nextscale.cluster.events import Event, Report
+from nextscale.cluster.failures import Limits, Quarantine, Watch
+from nextscale.cluster.job import Job, Outcome, Seat
+from nextscale.cluster.runs import RunDirectories, Runs
+from nextscale.cluster.waiting import Key, Run, Waiting, as_runs
 
-from nextscale.cluster.job import Job
-from nextscale.cluster.lease import TIME_TO_LIVE, Sign
-from nextscale.cluster.ray_backend import Backend, Finished
-from nextscale.model.record import RunDirectory
-
-_PAUSES = (2.0, 8.0, 30.0)
-"""Seconds before a run that failed is tried again: what ails a file server or a machine often passes."""
-RETRIES = len(_PAUSES)
-"""How often a run that failed is tried again."""
-_POLL = 0.25
-_HELD_AGAIN = 2.0
-"""Seconds before asking again for a run that another process holds."""
-_PATIENCE = 60.0
-"""Seconds without any worker after which that is said."""
 _NOBODY = "there is no worker: what the cluster had is gone, or busy for another driver; waiting until some is free"
-_WARM_SHARE = 0.5
-"""A worker keeps to the shape it has compiled while it finds one of at least this share of the longest run left."""
+_TRUNK_LOOKS = 100, 1.0, 30.0
+"""How often in the rest of its time a trunk is looked at for its branches' sake, and seconds between two looks."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Event:
-    """Something that happened to a run; or, with no `job`, a `notice` for a person to read or a `tick` of the loop."""
+def run_all(
+    jobs: Sequence[Job],
+    backend: Backend,
+    on_event: Callable[[Event], None] = lambda event: None,
+    *,
+    caps: Caps | None = None,
+    accounts: Accounts | None = None,
+    runs: Runs | None = None,
+    limits: Limits | None = None,
+    peak: Callable[[str], float | None] = lambda accelerator: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Does every job once; returns when each has finished or failed for good, or a cap leaves no room for the rest.
 
-    kind: Literal["started", "finished", "failed", "retried", "held", "tick", "notice"]
-    job: Job | None = None
-    message: str = ""
+    Nothing that lasts is kept here: begun anew after it died, it goes on from the runs' directories and the accounts.
 
+    A run that failed is tried again, after a pause that grows, from its newest checkpoint and on a fresh worker, as
+    often as `limits` allow for what befell it. A run held by another process waits until that one is done with it, or
+    silent. A branch waits until its trunk has come to where it begins, and fails with a trunk that does not. A slot
+    that is draining gets nothing, and what runs there is asked to save itself and goes on elsewhere.
 
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """How the runs ended: ids of those done, and why the others are not."""
-
-    finished: tuple[str, ...]
-    failed: dict[str, str]
-    mendable: bool
-    """Whether one failed for a reason that a person must mend first."""
-
-
-def run_all(jobs: Sequence[Job], backend: Backend, on_event: Callable[[Event], None] = lambda event: None) -> Report:
-    """Does every job once; returns when each has finished or failed for good.
-
-    A run that raised or whose worker died is tried again three times, after a pause that grows, each time from its
-    newest checkpoint and on a fresh worker. A worker's death does not count if the run had saved something new: a
-    preempted run goes on for ever, and one that kills its workers comes to an end. A run held by another process is
-    asked for again until that one is done with it, or silent. A branch waits until its trunk has come to where it
-    begins, and fails with a trunk that does not.
+    Args:
+        caps: what is spent and what is reserved never exceed them together. A run whose time nears its reservation
+            gets more if there is room, and else is asked to stop, and killed before the reservation ends.
+        accounts: of the sweep; one controller at a time may have them (see `nextscale.cluster.accounts.accounts_of`).
+        runs: where the runs live.
+        peak: FLOP/s of a chip of an accelerator, for the utilisation in the accounts.
+        stop: once it says yes, nothing is started any more, and all that runs is asked to save itself.
     """
-    waiting = list(jobs)
-    later: list[tuple[float, Job]] = []
-    running: dict[str, Job] = {}
-    histories = {job.run_id: _History() for job in jobs}
-    shape_of: dict[str, str] = {}
-    finished: list[str] = []
-    failed: dict[str, str] = {}
-    mendable = False
-
-    def fail(job: Job, reason: str) -> None:
-        failed[job.run_id] = reason
-        on_event(Event("failed", job, reason))
-
-    alone_since = time.monotonic()
-    while len(finished) + len(failed) < len(jobs):
-        now = time.monotonic()
-        waiting = sorted(waiting + [job for when, job in later if when <= now], key=_longest_first)
-        later = [entry for entry in later if entry[0] > now]
-        idle = backend.idle()
-        alive = {*idle, *running}
-        ready = []
-        for candidate in waiting.copy():
-            trunk = None if candidate.start is None else candidate.start.run_id
-            if trunk not in histories or trunk in finished or _far_enough(candidate):
-                ready.append(candidate)
-            elif trunk in failed:
-                waiting.remove(candidate)
-                fail(candidate, f"its trunk {trunk} failed: {failed[trunk]}")
-        for worker in idle:
-            job = _next([job for job in ready if histories[job.run_id].allows(worker, alive)], shape_of.get(worker))
-            if job is None:
-                continue
-            waiting.remove(job)
-            ready.remove(job)
-            running[worker], shape_of[worker] = job, job.shape
-            histories[job.run_id].saved = _saved(job)
-            backend.start(worker, job)
-            on_event(Event("started", job))
-        for done in backend.wait(_POLL):
-            job, outcome = running.pop(done.worker), done.outcome
-            history = histories[job.run_id]
-            if outcome.status == "finished":
-                finished.append(job.run_id)
-                on_event(Event("finished", job))
-                continue
-            if outcome.status == "held":
-                silent = history.silent(outcome.sign)
-                later.append((time.monotonic() + _HELD_AGAIN, dataclasses.replace(job, silent=silent)))
-                on_event(Event("held", job, outcome.message))
-                continue
-            if outcome.status != "input":
-                backend.replace(done.worker)
-                shape_of.pop(done.worker, None)
-                pause = history.pause_after(done)
-                if pause is not None:
-                    later.append((time.monotonic() + pause, job))
-                    on_event(Event("retried", job, outcome.message))
-                    continue
-            mendable |= outcome.status == "input"
-            fail(job, outcome.message)
-        for notice in backend.notices():
-            on_event(Event("notice", message=notice))
-        if alive:
-            alone_since = time.monotonic()
-        elif time.monotonic() - alone_since > _PATIENCE:
-            on_event(Event("notice", message=_NOBODY))
-            alone_since = math.inf  # said once, until one comes and goes
-        on_event(Event("tick"))
-    return Report(tuple(finished), failed, mendable)
+    accounts = Accounts(clock=backend.now) if accounts is None else accounts
+    runs = RunDirectories() if runs is None else runs
+    return _Controller(jobs, backend, on_event, caps or Caps(), accounts, runs, limits or Limits(), peak, stop).run()
 
 
-@dataclasses.dataclass
-class _History:
-    """What has come of a run so far."""
+class _Controller:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        backend: Backend,
+        on_event: Callable[[Event], None],
+        caps: Caps,
+        accounts: Accounts,
+        runs: Runs,
+        limits: Limits,
+        peak: Callable[[str], float | None],
+        stop: Callable[[], bool],
+    ):
+        self.stop, self.stopping = stop, False
+        self.backend, self.say, self.accounts, self.runs = backend, on_event, accounts, runs
+        self.limits, self.peak = limits, peak
+        self.budget = Budget(caps, accounts, limits)
+        self.pools = dict(backend.pools())
+        self.jobs = {run.job.run_id: run for run in as_runs(list(jobs), self._seats)}
+        self.waiting, self.quarantine = Waiting(), Quarantine(limits)
+        self.running: dict[str, Attempt] = {}
+        self.blocked: dict[str, list[tuple[int, Key, Run]]] = {}  # by trunk, the branch that begins first in front
+        self.shapes: dict[str, str] = {}  # that slots have compiled
+        self.finished: dict[str, None] = {}
+        self.failed: dict[str, str] = {}
+        self.mendable = False
+        self.timers: list[tuple[float, int, Callable[[float], None]]] = []
+        self.count = itertools.count()
+        self.later = 0  # runs that wait for a time, not for a slot
+        self.alone_since = backend.now()
+        self.orphans = {reservation.run_id: reservation for reservation in accounts.open.values()}
 
-    failures: int = 0
-    saved: int = 0
-    """Tokens in its newest checkpoint when it was last started."""
-    unlucky: set[str] = dataclasses.field(default_factory=set)
-    """Workers on which it failed without saving anything."""
-    sign: Sign | None = None
-    seen: float = 0.0
-    """When `sign`, the newest sign of life of another holder, was first seen."""
+    def run(self) -> Report:
+        self._rescan()
+        while len(self.finished) + len(self.failed) < len(self.jobs):
+            now = self.backend.now()
+            while self.timers and self.timers[0][0] <= now:
+                heapq.heappop(self.timers)[2](now)
+            if not self.stopping and self.stop():
+                self._stop_all()
+            if not self.stopping:
+                self._dispatch(now)
+            if self._no_room() or (self.stopping and not self.running):
+                break
+            for ended in self.backend.wait(self._timeout()):
+                self._ended(ended)
+            for notice in self.backend.notices():
+                self.say(Event("notice", message=notice))
+            self.say(Event("tick"))
+        left = tuple(name for name in self.jobs if name not in self.failed and name not in self.finished)
+        stopped_by = self.budget.in_words(self.waiting, [self.jobs[name] for name in left]) if left else None
+        if left and self.stopping:
+            stopped_by = f"stopped as asked, with {len(left)} runs left; the same command goes on from here"
+        return Report(tuple(self.finished), self.failed, self.mendable, stopped_by, left)
 
-    def allows(self, worker: str, alive: set[str]) -> bool:
-        """Whether to try it there: not where it failed, while any other worker might take it.
+    def _stop_all(self) -> None:
+        self.stopping = True
+        for attempt in self.running.values():
+            if attempt.asked is None and attempt.killed is None:
+                attempt.asked = "stopped as asked"
+                self.backend.stop(attempt.slot.name)
 
-        A sick GPU fails fast, so it is nearly always the one that is idle: it would use up all attempts of all runs.
-        """
-        return worker not in self.unlucky or alive <= self.unlucky
+    def _at(self, when: float, act: Callable[[float], None]) -> None:
+        heapq.heappush(self.timers, (when, next(self.count), act))
 
-    def pause_after(self, done: Finished) -> float | None:
-        """Seconds to wait after a failed attempt before the next; None when there have been enough."""
-        further = _saved(done.job) > self.saved
-        if not further:
-            self.unlucky.add(done.worker)
-        # Preemptions are no fault of the run's, and there may be thousands. But a run that is too big for its machine
-        # looks just the same, save that it gets nowhere.
-        if done.outcome.status != "lost" or not further:
-            self.failures += 1
-        return _PAUSES[max(self.failures, 1) - 1] if self.failures <= RETRIES else None
+    def _timeout(self) -> float:
+        now = self.backend.now()
+        times = [now + self.limits.poll, now + self.limits.patience]
+        if self.timers:
+            times.append(self.timers[0][0])
+        if self.waiting and (release := self.quarantine.next_release(now)) is not None:
+            times.append(release)
+        return max(min(times) - now, 0.0)
 
-    def silent(self, sign: Sign | None) -> Sign | None:
-        """The holder's sign of life if it has long been its last, by this process's own clock."""
-        if sign != self.sign:
-            self.sign, self.seen = sign, time.monotonic()
-        return sign if time.monotonic() - self.seen >= TIME_TO_LIVE else None
+    def _no_room(self) -> bool:
+        """Whether nothing happens any more because caps keep all that waits from starting."""
+        if self.running or self.later or not self.waiting.all_parked:
+            return False
+        return not self.waiting.any_fits(self.budget.room())
 
+    # What waits
 
-def _far_enough(job: Job) -> bool:
-    """Whether the state that a branch begins from is there, its trunk's or, of a branch begun before, its own."""
-    directory = RunDirectory(epath.Path(job.directory))
-    assert job.start is not None
-    return directory.sibling(job.start.run_id).checkpoint(job.start.tokens).exists() or _saved(job) > 0
+    def _rescan(self) -> None:
+        """Takes up every run from where it stands."""
+        now = self.backend.now()
+        for reservation in list(self.accounts.open.values()):
+            if reservation.run_id not in self.jobs or reservation is not self.orphans[reservation.run_id]:
+                settle_orphan(reservation, None, self.runs, self.accounts, 0.0)
+        for run in self.jobs.values():
+            start = run.job.start
+            if start is None or start.run_id not in self.jobs or self.runs.done(run.job) or self.runs.ready(run.job):
+                self._take_up(run, now)
+            else:
+                bisect.insort(self.blocked.setdefault(start.run_id, []), (start.tokens, run.key, run))
+        for trunk in list(self.blocked):
+            self._release(trunk)
+        if (most := self.budget.caps.max_wall) is not None:
+            self._at(now + most * 3600 - self.accounts.wall, lambda now: self.waiting.park_all("max_wall"))
 
+    def _take_up(self, run: Run, now: float) -> None:
+        """Lets a run wait for a slot; one that an earlier controller left at work is first looked at."""
+        if run.job.run_id in self.orphans:
+            self.later += 1
+            self._look(run, now)
+        elif self.runs.done(run.job):
+            self._finish(run)
+        else:
+            self._enqueue(run)
 
-def _saved(job: Job) -> int:
-    """Tokens in the newest checkpoint of a run, 0 while it has none."""
-    try:
-        names = [path.name for path in RunDirectory(epath.Path(job.directory)).checkpoints.iterdir()]
-    except OSError:
-        return 0
-    return max((int(name) for name in names if name.isdecimal()), default=0)
+    def _enqueue(self, run: Run) -> None:
+        if not run.job.seats:
+            run.seats = self._seats(run.job)
+        self.waiting.add(run)
 
+    def _again(self, run: Run, pause: float) -> None:
+        self.later += 1
+        self._at(self.backend.now() + pause, lambda now: self._look(run, now))
 
-def _longest_first(job: Job) -> tuple[float, int]:
-    """Runs of a budget cost the same FLOPs to within a step; the one of most steps takes longest, its being small."""
-    return -round(math.log10(job.flops), 1), -job.steps
+    def _look(self, run: Run, now: float) -> None:
+        """Lets a run wait for a slot if nobody is at work on it, or whoever was has long been silent."""
+        job = run.job
+        done, sign = self.runs.done(job), self.runs.holder(job)
+        if not done and sign is not None and run.history.silent(sign, now) < self.limits.silence:
+            self._at(now + self.limits.held_again, lambda now: self._look(run, now))
+            return
+        self.later -= 1
+        if (orphan := self.orphans.pop(job.run_id, None)) is not None:
+            settle_orphan(orphan, job, self.runs, self.accounts, self.limits.silence / 5)
+        if done:
+            self._finish(run)
+        else:
+            run.job, run.saved = dataclasses.replace(job, silent=sign), None
+            self._enqueue(run)
 
+    def _release(self, trunk: str) -> None:
+        """Lets the branches go whose state is there, and fails them with a trunk that will not bring it."""
+        branches = self.blocked.get(trunk, [])
+        while branches:
+            run = branches[0][2]
+            if trunk in self.finished or self.runs.ready(run.job):
+                branches.pop(0)
+                self._take_up(run, self.backend.now())
+            elif trunk in self.failed:
+                branches.pop(0)
+                self._fail(run, f"its trunk {trunk} failed: {self.failed[trunk]}")
+            else:
+                return
+        self.blocked.pop(trunk, None)
 
-def _next(waiting: list[Job], shape: str | None) -> Job | None:
-    """The longest run left, or one nearly as long whose program the worker already has."""
-    for job in waiting:
-        if job.flops < _WARM_SHARE * waiting[0].flops:
-            break
-        if job.shape == shape:
-            return job
-    return waiting[0] if waiting else None
+    def _finish(self, run: Run) -> None:
+        self.finished[run.job.run_id] = None
+        self.say(Event("finished", run.job))
+        self._release(run.job.run_id)
+
+    def _fail(self, run: Run, reason: str) -> None:
+        self.failed[run.job.run_id] = reason
+        self.say(Event("failed", run.job, reason))
+        self._release(run.job.run_id)
+
+    def _seats(self, job: Job) -> dict[str, Seat]:
+        """By pool; a job that names none may go anywhere."""
+        seats = job.seats or tuple(
+            Seat(name, usd_per_hour=(pool.usd_per_chip_hour or 0.0) * pool.chips_per_slot, chips=pool.chips_per_slot)
+            for name, pool in self.pools.items()
+        )
+        return {seat.pool: seat for seat in seats}
+
+    # What runs
+
+    def _dispatch(self, now: float) -> None:
+        """Gives idle slots what they are to do, and asks those that are draining to stop."""
+        slots = self.backend.slots()
+        up = [slot for slot in slots if not slot.draining]
+        for slot in slots if len(up) < len(slots) else ():
+            attempt = self.running.get(slot.name)
+            if slot.draining and attempt is not None and attempt.asked is None and attempt.killed is None:
+                attempt.asked = "draining"
+                self.backend.stop(slot.name)
+        if up or self.running:
+            self.alone_since = now
+        elif now - self.alone_since >= self.limits.patience:
+            self.say(Event("notice", message=_NOBODY))
+            self.alone_since = math.inf  # said once, until one comes and goes
+        idle = [slot for slot in up if slot.name not in self.running] if self.waiting else []
+        if not idle:
+            return
+        if any(slot.pool not in self.pools for slot in idle):
+            self._pools_changed()
+        barred = {slot.name for slot in up if self.quarantine.bars(slot, now)}
+        healthy = {slot.pool for slot in up if slot.name not in barred}
+        for slot in sorted(idle, key=lambda slot: slot.name in barred):
+            run = self._next(slot, up, barred, healthy, now)
+            if run is not None:
+                self._start(run, slot, now)
+
+    def _next(self, slot: Slot, up: list[Slot], barred: set[str], healthy: set[str], now: float) -> Run | None:
+        """The run that an idle slot gets, those left out for which a cap has no room."""
+
+        def allowed(run: Run) -> bool:
+            # A sick GPU fails fast, so it is nearly always the one that is idle: it would use up all attempts.
+            if slot.name in barred and not healthy.isdisjoint(run.seats):
+                return False
+            unlucky = run.history.unlucky
+            return slot.name not in unlucky or not any(
+                other.pool in run.seats and other.name not in unlucky and other.name not in barred for other in up
+            )
+
+        free: dict[str, list[float]] = {}
+        if len(self.pools) > 1:
+            for other in up:
+                if other.name not in barred:
+                    free.setdefault(other.pool, []).append(self._busy_for(other, now))
+        while True:
+            self.waiting.readmit(slot.pool, self.budget.room())
+            run = pick(self.waiting, slot.pool, self.shapes.get(slot.name), allowed, free)
+            if run is None:
+                return None
+            wanted = self.budget.wanted(run, run.seats[slot.pool], self._saved(run))
+            cap = self.budget.refuses(wanted)
+            if cap is None:
+                return run
+            self.waiting.park(run, slot.pool, cap, wanted[cap])
+
+    def _busy_for(self, slot: Slot, now: float) -> float:
+        attempt = self.running.get(slot.name)
+        if attempt is None:
+            return 0.0
+        # Whatever is overdue takes, for all that is known, a tenth of its time more.
+        return max(attempt.ends - now, 0.1 * (now - attempt.started))
+
+    def _saved(self, run: Run) -> int:
+        if run.saved is None:
+            run.saved = self.runs.saved(run.job)
+        return run.saved
+
+    def _start(self, run: Run, slot: Slot, now: float) -> None:
+        job, seat, saved = run.job, run.seats[slot.pool], self._saved(run)
+        self.waiting.remove(run)
+        expected = self.budget.seconds(run, seat, saved)
+        mark, pool = self.runs.seen(job).mark, self.pools.get(slot.pool)
+        reservation = self.budget.reserve(run, slot, seat, pool.accelerator if pool else "", saved, mark)
+        stop_at = now + reservation.seconds - self.budget.stopping(expected)
+        attempt = Attempt(run, slot, seat, reservation, now, now + expected, stop_at, Watch(mark, now))
+        self.running[slot.name], self.shapes[slot.name] = attempt, job.shape
+        self.backend.start(slot.name, job, seat)
+        self.say(Event("started", job))
+        self._at(self._next_check(attempt, now), lambda now: self._check(attempt, now))
+
+    def _next_check(self, attempt: Attempt, now: float) -> float:
+        when = now + self.limits.still / 10
+        if attempt.run.job.run_id in self.blocked:
+            times, least, most = _TRUNK_LOOKS
+            when = now + min(max((attempt.ends - now) / times, least), most)
+        if self.budget.caps.timed:
+            when = min(when, attempt.stop_at if attempt.asked is None else attempt.until - self.limits.slack)
+        return when
+
+    def _check(self, attempt: Attempt, now: float) -> None:
+        """Looks after what runs: that it moves, that its reservation holds, and whom it has brought far enough."""
+        run, slot = attempt.run, attempt.slot.name
+        if self.running.get(slot) is not attempt or attempt.killed is not None:
+            return
+        self._release(run.job.run_id)
+        still = attempt.watch.stuck_for(self.runs.seen(run.job).mark, now, self.limits)
+        if still is not None:
+            attempt.killed = f"its curve has not moved for {still / 60:.0f} minutes: taken for stuck, and killed"
+        elif self.budget.caps.timed and now >= attempt.until - self.limits.slack:
+            attempt.killed = "it did not stop before what was reserved for it was spent, and was killed"
+            attempt.asked = attempt.asked or "caps"
+        if attempt.killed is not None:
+            self.backend.kill(slot)
+            return
+        if self.budget.caps.timed and now >= attempt.stop_at and attempt.asked is None:
+            attempt.asked = self.budget.extend(attempt, self.runs, now)
+            if attempt.asked is not None:
+                self.backend.stop(slot)
+        self._at(self._next_check(attempt, now), lambda now: self._check(attempt, now))
+
+    def _ended(self, ended: Ended) -> None:
+        attempt = self.running.get(ended.slot)
+        if attempt is None or attempt.run.job.run_id != ended.job.run_id:
+            return
+        del self.running[ended.slot]
+        run, slot, outcome, now = attempt.run, attempt.slot, ended.outcome, self.backend.now()
+        if attempt.killed is not None and outcome.status not in ("finished", "held", "input"):
+            outcome = Outcome("lost", attempt.killed, hosts=outcome.hosts)
+        further = settle(attempt, outcome, self.runs, self.accounts, now, self.peak)
+        if outcome.status == "finished":
+            self.quarantine.well(slot)
+            self._finish(run)
+            return
+        if outcome.status == "held":
+            if outcome.sign is not None:
+                run.history.silent(outcome.sign, now)
+            self.say(Event("held", run.job, outcome.message))
+            self._again(run, self.limits.held_again)
+            return
+        if attempt.asked is not None and outcome.status in ("stopped", "lost"):
+            why = "its host is about to be taken away" if attempt.asked == "draining" else attempt.asked
+            self.say(Event("stopped", run.job, f"{why}: {outcome.message or 'it has saved itself'}"))
+            self._renew(attempt, outcome)
+            self._again(run, 0.0)
+            self._release(run.job.run_id)
+            return
+        self._renew(attempt, outcome)
+        if outcome.status == "error" or (outcome.status == "lost" and not further):
+            for notice in self.quarantine.failed(slot, outcome, now):
+                self.say(Event("notice", message=notice))
+        pause = run.history.pause_after(outcome, slot.name, further, self.limits)
+        if pause is None:
+            self.mendable |= outcome.status == "input"
+            self._fail(run, outcome.message)
+        else:
+            self.say(Event("retried", run.job, outcome.message))
+            self._again(run, pause)
+            self._release(run.job.run_id)
+
+    def _renew(self, attempt: Attempt, outcome: Outcome) -> None:
+        """A fresh worker where one failed, if its slot is still there."""
+        if outcome.status in ("stopped", "input"):
+            return
+        self.shapes.pop(attempt.slot.name, None)
+        if attempt.killed is None and any(slot.name == attempt.slot.name for slot in self.backend.slots()):
+            self.backend.renew(attempt.slot.name)
+
+    def _pools_changed(self) -> None:
+        """Those that may go anywhere may go to a new pool too."""
+        self.pools = dict(self.backend.pools())
+        for run in self.waiting:
+            if not run.job.seats:
+                self.waiting.remove(run)
+                run.seats = self._seats(run.job)
+                self.waiting.add(run)

@@ -78,6 +78,8 @@ class Lease:
 
     def check(self) -> None:
         """Raises LeaseLost when the run is no longer ours."""
+        if self._closed.is_set():
+            raise LeaseLost(f"{self._folder.parent} was given up")
         if self._lost.is_set() or _newest(self._folder) != self._file:
             self._lost.set()
             raise LeaseLost(f"{self._folder.parent} was taken over by another process")
@@ -109,6 +111,18 @@ class Lease:
                     self._lost.set()
                     return
                 os.utime(self._file)
+
+
+def holder(directory: Path) -> Sign | None:
+    """The newest sign of life of whoever holds a run; None where nobody does, or one that died on this machine."""
+    newest = _newest(directory / "leases")
+    if newest is None:
+        return None
+    try:
+        _fallen(newest, None)
+    except LeaseHeld as held:
+        return held.sign or (newest.name, 0)
+    return None
 
 
 def _newest(folder: Path) -> Path | None:

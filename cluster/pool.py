@@ -21,6 +21,7 @@ class Pool(Config):
     hosts: int = Field(1, ge=1, le=10_000, description="of each slice")
     chips: int = Field(1, ge=1, le=10_000, description="of each host; on a cpu pool, cores")
     slices: int = Field(1, ge=1, le=100_000)
+    slices_per_run: int = Field(1, ge=1, le=1000, description="of a gang lane: that train one run together")
     chips_per_run: float = Field(
         1, gt=0, description="of the warm lane: a whole number, or a fraction of one GPU that several runs share"
     )
@@ -37,6 +38,8 @@ class Pool(Config):
             raise ValueError(f"chips_per_run {self.chips_per_run} is more than the {self.chips} chips of a host")
         if self.chips_per_run > 1 and self.chips_per_run != int(self.chips_per_run):
             raise ValueError(f"chips_per_run {self.chips_per_run} is neither a whole number nor a fraction of one")
+        if self.slices_per_run > (self.slices if self.gang else 1):
+            raise ValueError(f"slices_per_run {self.slices_per_run} is for a gang lane of that many slices, or more")
         return self
 
     @property
@@ -46,9 +49,13 @@ class Pool(Config):
     @property
     def slots(self) -> int:
         """How many runs can be trained at once."""
-        return self.slices if self.gang else self.slices * int(self.chips / self.chips_per_run + 1e-9)
+        return (
+            self.slices // self.slices_per_run
+            if self.gang
+            else self.slices * int(self.chips / self.chips_per_run + 1e-9)
+        )
 
     @property
     def chips_per_slot(self) -> float:
         """What a run pays for."""
-        return self.hosts * self.chips if self.gang else self.chips_per_run
+        return self.slices_per_run * self.hosts * self.chips if self.gang else self.chips_per_run

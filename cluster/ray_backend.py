@@ -1,68 +1,45 @@
-"""Ray, behind as narrow a face as the controller needs."""
+"""A Ray cluster as the controller sees it: slots of all its pools, of both lanes, as they come and go."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import heapq
+import itertools
 import logging
 import os
+import queue
 import socket
 import time
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
-from nextscale.cluster.job import Job, Outcome
-from nextscale.cluster.worker import Worker, in_one_line
+from nextscale.cluster.backend import Ended, Slot
+from nextscale.cluster.hosts import Host, cores_of, hosts_of, kind_of, pools_of, resource_of
+from nextscale.cluster.job import Job, Outcome, Seat
+from nextscale.cluster.pool import Pool
+from nextscale.model.errors import InputError
 
-_ONE_THREAD = {
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "JAX_PLATFORMS": "cpu",
-}
-"""One run a core: small matrices gain nothing from threads, and runs side by side lose much to each other's."""
+if TYPE_CHECKING:
+    from nextscale.cluster.lane import GangSlot, WarmSlot
 
-_RESTART = 10.0
-"""Seconds before a worker that did not come up is started again."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """An attempt that has ended."""
-
-    worker: str
-    job: Job
-    outcome: Outcome
-
-
-class Backend(Protocol):
-    """Workers that each do one job at a time; they may come and go."""
-
-    def idle(self) -> list[str]:
-        """Names of the workers that are up and have nothing to do, the longest idle first."""
-
-    def start(self, worker: str, job: Job) -> None:
-        """Gives an idle worker a job; returns at once."""
-
-    def wait(self, timeout: float) -> list[Finished]:
-        """The attempts that ended, after `timeout` seconds at the latest."""
-
-    def replace(self, worker: str) -> None:
-        """Puts a fresh worker in the place of one that failed; it is idle again once it is up."""
-
-    def notices(self) -> list[str]:
-        """What a person should know of the workers since this was last asked."""
-
-    def close(self) -> None:
-        """Stops all workers."""
+_REFRESH = 2.0
+"""Seconds between two looks at which hosts there are."""
 
 
 class RayBackend:
-    """One warm actor per GPU of a Ray cluster, or per CPU core where it has no GPU.
+    """Slots on a Ray cluster.
 
     Args:
         address: of a running cluster; None starts one on this machine, and stops it with `close`.
+        pools: by name; `auto` reads them off the cluster, again and again: every GPU and every TPU slice or, where
+            there are none, every CPU core.
+
+    Raises:
+        ConnectionError: there is no cluster, or nothing on it to train on.
+        InputError: Ray cannot share out a pool as it asks.
     """
 
-    def __init__(self, address: str | None = None):
+    def __init__(self, address: str | None = None, pools: Literal["auto"] | Mapping[str, Pool] = "auto"):
         # Set before Ray is imported: it prints, reports and asks for tokens by default.
         for name, value in {
             "RAY_AUTH_MODE": "disabled",
@@ -73,61 +50,77 @@ class RayBackend:
             os.environ.setdefault(name, value)
         import ray
 
+        from nextscale.cluster.gang import Ledger
+
         self._ray = ray
-        options: dict[str, Any] = {} if address else {"include_dashboard": False}
-        unreachable = ConnectionError(
-            f"--address {address}: no Ray cluster answers there; start one, or leave it out to use this machine"
-        )
-        if address is not None and not _answers(address):
-            raise unreachable
-        try:
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, ValueError):
-            raise unreachable from None
-        self._actors: dict[str, Any] = {}
-        self._idle: list[str] = []
-        self._asked: dict[Any, str] = {}  # workers that have yet to answer whether they are up
-        self._down: dict[str, float] = {}  # workers that did not come up, and when each is to be started again
-        self._running: dict[Any, tuple[str, Job]] = {}
+        self.ledger = Ledger()
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._counter = itertools.count()
+        self._slots: dict[str, WarmSlot | GangSlot] = {}
+        self._ended: list[Ended] = []
         self._notices: dict[str, bool] = {}  # by text, whether it has been read: nothing is said twice
-        self._populate("GPU" if ray.cluster_resources().get("GPU", 0) >= 1 else "CPU")
-        if not self._actors:
+        self._hosts: dict[str, Host] = {}
+        self._left_out: set[str] = set()
+        self._pools: dict[str, Pool] = {}
+        self._auto = pools == "auto"
+        self._connect(address)
+        self._look()
+        found = pools_of(list(self._hosts.values())) if pools == "auto" else dict(pools)
+        try:
+            self._add(found)
+        except ValueError as error:
+            self.close()
+            raise InputError(f"pools: {error}") from None
+        if not self._slots:
+            self.close()
             raise ConnectionError(f"--address {address}: the Ray cluster has neither a GPU nor a CPU core to train on")
+        self._looked = time.monotonic()
 
-    def idle(self) -> list[str]:
-        return list(self._idle)
+    def pools(self) -> Mapping[str, Pool]:
+        return dict(self._pools)
 
-    def start(self, worker: str, job: Job) -> None:
-        self._idle.remove(worker)
-        self._running[self._actors[worker].run.remote(job)] = (worker, job)
+    def slots(self) -> list[Slot]:
+        idle_first = sorted(self._slots.values(), key=lambda slot: slot.idle_since or float("inf"))
+        return [shown for slot in idle_first if (shown := slot.shown()) is not None]
 
-    def wait(self, timeout: float) -> list[Finished]:
-        for worker in [worker for worker, when in self._down.items() if when <= time.monotonic()]:
-            del self._down[worker]
-            self._begin(worker)
-        pending = [*self._asked, *self._running]
-        if not pending:
-            time.sleep(timeout)
-            return []
-        done, _ = self._ray.wait(pending, num_returns=1, timeout=timeout)
-        finished = []
-        for reference in done:
-            if reference in self._asked:
-                self._answered(self._asked.pop(reference), reference)
-            else:
-                worker, job = self._running.pop(reference)
-                self._idle.append(worker)
-                finished.append(Finished(worker, job, self._outcome(reference)))
-        return finished
+    def start(self, slot: str, job: Job, seat: Seat) -> None:
+        self._slots[slot].start(job, seat)
 
-    def replace(self, worker: str) -> None:
-        self._idle.remove(worker)
-        self._ray.kill(self._actors[worker])
-        self._begin(worker)
-        # What took this one may have taken some that were idle: before they get a job they say that they are there.
-        for other in self._idle:
-            self._ask(other)
-        self._idle.clear()
+    def stop(self, slot: str) -> None:
+        if slot in self._slots:
+            self._slots[slot].stop()
+
+    def kill(self, slot: str) -> None:
+        if slot in self._slots:
+            self._slots[slot].kill()
+
+    def renew(self, slot: str) -> None:
+        if slot in self._slots:
+            self._slots[slot].renew()
+
+    def wait(self, timeout: float) -> list[Ended]:
+        until = time.monotonic() + timeout
+        while not self._ended:
+            now = time.monotonic()
+            if now - self._looked > _REFRESH:
+                self._refresh()
+            while self._later and self._later[0][0] <= now:
+                heapq.heappop(self._later)[2]()
+            next_at = min([until, self._looked + _REFRESH] + [when for when, *_ in self._later[:1]])
+            try:
+                self._calls.get(timeout=max(next_at - now, 0.001))()
+            except queue.Empty:
+                if time.monotonic() >= until:
+                    break
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._calls.get_nowait()()
+        ended, self._ended = self._ended, []
+        return ended
+
+    def now(self) -> float:
+        return time.monotonic()
 
     def notices(self) -> list[str]:
         unread = [text for text, read in self._notices.items() if not read]
@@ -135,61 +128,109 @@ class RayBackend:
         return unread
 
     def close(self) -> None:
+        for slot in self._slots.values():
+            slot.close()
+        self._slots.clear()
         self._ray.shutdown()
 
-    def _populate(self, kind: Literal["CPU", "GPU"]) -> None:
-        """A worker for each there is in all: what others hold of them now, ours wait for."""
-        self._kind = kind
-        for i in range(int(self._ray.cluster_resources().get(kind, 0))):
-            self._begin(f"{kind.lower()}-{i}")
+    # What slots need (see `lane.Hub`).
 
-    def _begin(self, worker: str) -> None:
-        if self._kind == "GPU":
-            options: dict[str, Any] = {"num_gpus": 1, "num_cpus": 0}
-        else:
-            options = {"num_cpus": 1, "runtime_env": {"env_vars": _ONE_THREAD}}
-        self._actors[worker] = self._ray.remote(Worker).options(**options).remote()
-        self._ask(worker)
+    def then(self, call: Callable[[], None]) -> None:
+        self._calls.put(call)
 
-    def _ask(self, worker: str) -> None:
-        self._asked[self._actors[worker].ready.remote()] = worker
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        heapq.heappush(self._later, (time.monotonic() + seconds, next(self._counter), call))
 
-    def _answered(self, worker: str, reference: Any) -> None:
-        try:
-            platform = self._ray.get(reference)
-        except self._ray.exceptions.RayError as error:
-            self._notice(f"a worker is not up, and is started again: {_reason(error)}")
-            self._ray.kill(self._actors[worker])
-            self._down[worker] = time.monotonic() + _RESTART
-            return
-        if self._kind == "GPU" and platform == "cpu":
-            self._ray.kill(self._actors.pop(worker))
-            self._notice("JAX cannot use a GPU that Ray offers, so it is left out; is the extra `gpu` installed there?")
-            if not self._actors:
-                self._notice("no GPU is left: training on the CPU cores")
-                self._populate("CPU")
-            return
-        self._idle.append(worker)
+    def when(self, reference: Any, call: Callable[[Any, Exception | None], None]) -> None:
+        def answered(future: Any) -> None:
+            error = future.exception()
+            result = None if error else future.result()
+            self.then(lambda: call(result, error))
 
-    def _outcome(self, reference: Any) -> Outcome:
-        try:
-            return self._ray.get(reference)
-        except self._ray.exceptions.RayTaskError as error:  # the worker lives, and raised this
-            return Outcome("error", _reason(error))
-        except self._ray.exceptions.RayError as error:
-            return Outcome("lost", f"the worker died ({_reason(error)})")
+        reference.future().add_done_callback(answered)
 
-    def _notice(self, text: str) -> None:
+    def ended(self, slot: str, job: Job, outcome: Outcome) -> None:
+        self._ended.append(Ended(slot, job, outcome))
+
+    def notice(self, text: str) -> None:
         self._notices.setdefault(text, False)
 
+    def hosts(self) -> Mapping[str, Host]:
+        return self._hosts
 
-def _reason(error: Exception) -> str:
-    """One line of an error of Ray's, which runs to pages: its cause if it has one, else its last line."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, Exception):
-        return in_one_line(cause)
-    last = [line for line in str(error).splitlines() if line.strip()][-1:]
-    return f"{type(error).__name__}: {''.join(last).strip()}"
+    @property
+    def growing(self) -> bool:
+        return not self._auto
+
+    def unusable(self, slot: str) -> None:
+        left_out = self._slots.pop(slot)
+        left_out.close()
+        self._left_out.add(slot)
+        resource = resource_of(self._pools[left_out.pool].accelerator)
+        extra = resource.lower()
+        self.notice(
+            f"JAX cannot use a {resource} that Ray offers, so it is left out; is the extra `{extra}` installed there?"
+        )
+        if not self._slots and self._auto:
+            self.notice(f"no {resource} is left: training on the CPU cores")
+            self._pools.clear()
+            self._add(cores_of(self._hosts.values()))
+
+    def _connect(self, address: str | None) -> None:
+        options: dict[str, Any] = {} if address else {"include_dashboard": False}
+        unreachable = ConnectionError(
+            f"--address {address}: no Ray cluster answers there; start one, or leave it out to use this machine"
+        )
+        if address is not None and not _answers(address):
+            raise unreachable
+        try:
+            self._ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (ConnectionError, ValueError):
+            raise unreachable from None
+
+    def _look(self) -> None:
+        from ray._private.state import state  # which nodes drain is not told elsewhere
+
+        draining: Mapping[str, int] = {}
+        with contextlib.suppress(Exception):
+            draining = state.get_draining_nodes()
+        self._hosts = {host.node: host for host in hosts_of(self._ray.nodes(), draining)}
+
+    def _refresh(self) -> None:
+        self._looked = time.monotonic()
+        self._look()
+        if self._auto and not all(pool.accelerator == "cpu" for pool in self._pools.values()):
+            found = pools_of(list(self._hosts.values()))
+            self._add({self._name(n, pool): pool for n, pool in found.items() if pool.accelerator != "cpu"})
+        elif self._auto and not self._left_out:
+            self._add(cores_of(self._hosts.values()))
+        for slot in list(self._slots.values()):
+            # What is idle on a host that is about to go moves on; what runs there is for the controller to stop.
+            if slot.idle_since is not None and (shown := slot.shown()) is not None and shown.draining:
+                slot.renew()
+
+    def _name(self, name: str, pool: Pool) -> str:
+        """What a pool that was read off the cluster is called: as it was at first, whatever has joined it since."""
+        for known, other in self._pools.items():
+            if other == pool.model_copy(update={"slices": other.slices}):
+                return known
+        return f"{name}-{pool.hosts}x{pool.chips}" if name in self._pools else name
+
+    def _add(self, pools: Mapping[str, Pool]) -> None:
+        """Slots for pools, or for what they have grown by; a slot whose host is gone waits for another."""
+        from nextscale.cluster.lane import GangSlot, WarmSlot
+
+        for name, pool in pools.items():
+            known = self._pools.get(name)
+            if known is not None and known.slices >= pool.slices:
+                continue
+            self._pools[name] = pool
+            kind = kind_of(pool.accelerator, self._hosts.values())
+            lane = GangSlot if pool.gang else WarmSlot
+            for i in range(pool.slots):
+                slot = f"{name}-{i}"
+                if slot not in self._slots and slot not in self._left_out:
+                    self._slots[slot] = lane(slot, name, pool, kind, self)
 
 
 def _answers(address: str) -> bool:

@@ -24,6 +24,8 @@ from nextscale.model.sharding import replicated, rows_sharding, shardings
 from nextscale.model.transformer import Transformer
 
 PyTree = Any
+Array = Any
+"""Of numpy or JAX; or what says of one where it lies, or along which axis it is mapped."""
 
 _ROW_FLOPS, _ROW_STEPS = 2e10, 128
 _CALL_FLOPS, _CALL_ROWS = 1e13, 16
@@ -72,10 +74,10 @@ class Given(NamedTuple):
         completes: whether each ends a row of the curve, M.
     """
 
-    batches: np.ndarray | jax.Array
-    schedule: np.ndarray
-    steps: np.ndarray
-    completes: np.ndarray
+    batches: Array
+    schedule: Array
+    steps: Array
+    completes: Array
 
 
 class Call(NamedTuple):

@@ -210,8 +210,13 @@ def record_of(
         "skipped_steps": sum(row.get("skipped", 0) for row in curve),
         "seed": config.seed,
         "device": jax.devices()[0].device_kind,
-        "versions": {name: importlib.metadata.version(name) for name in ("nextscale", "jax", "flax", "optax")},
+        "versions": _versions(),
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("nextscale", "jax", "flax", "optax")}
 
 
 def enable_compilation_cache() -> None:

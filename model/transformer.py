@@ -118,7 +118,7 @@ class Block(nnx.Module):
         self.mlp_norm = None if c.mlp == "none" else Norm(c, c.width)
         self.mlp = None if c.mlp == "none" else MLP(c, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x_NxD: jax.Array, T: int, mesh: Mesh | None) -> jax.Array:
+    def __call__(self, x_NxD: jax.Array, T: int, mesh: Mesh | None = None) -> jax.Array:
         scale = self.c.residual_multiplier
         x_NxD = x_NxD + scale * self.attention(self.attention_norm(x_NxD).astype(self.dtype), T, mesh)
         if self.mlp is not None and self.mlp_norm is not None:

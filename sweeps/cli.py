@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from nextscale.sweeps import analyses, infrastructure
+from nextscale.sweeps import analyses, control, infrastructure
 from nextscale.sweeps.errors import MENDABLE
 from nextscale.sweeps.terminal import Json, aside, print_json, screen, warn
 
@@ -25,9 +25,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Plan, train and fit scaling-law sweeps; forecast the next, bigger model.\n\n"
     "A first look: [bold]nextscale quickstart[/bold]. With runs of your own: [bold]nextscale fit runs.csv[/bold].",
-    epilog="Exit codes: 0 done, 1 finished with failed runs or without a law, 2 the input was wrong, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 finished with failed runs or without a law, 2 the input was wrong, 3 a cap or a stop "
+    "left runs to do, 130 interrupted.",
 )
 app.add_typer(analyses.app)
+app.add_typer(control.app)
 app.add_typer(infrastructure.app)
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="a YAML spec; `nextscale schema` prints what it may hold")]
@@ -94,11 +96,27 @@ def plan(spec: Spec, set_: Set = None, json_: Json = False) -> None:
 
 
 @app.command()
-def run(spec: Spec, out: Out = None, set_: Set = None, address: Address = None, json_: Json = False) -> None:
+def run(
+    spec: Spec,
+    out: Out = None,
+    set_: Set = None,
+    address: Address = None,
+    detach: Annotated[
+        bool,
+        typer.Option(
+            help="leave it at work, as a job where --address is a dashboard (http://HEAD:8265), else as a process here; "
+            "`status`, `logs` and `stop` reach it"
+        ),
+    ] = False,
+    json_: Json = False,
+) -> None:
     """Trains a sweep, fits it, writes its forecast down, trains the held-out scale, scores the forecast.
 
     Goes on from wherever it stands: what is finished is never trained again.
     """
+    if detach:
+        _detach(spec, out, set_, address)
+        return
     _run(spec, out, set_, address, json_)
 
 
@@ -167,8 +185,20 @@ def _run(path: Path, out: Path | None, set_: list[str] | None, address: str | No
         screen.print(f"{summary['runs']['done']} runs done in {summary['seconds']:.0f} s", highlight=False)
         if summary["law"] is not None:
             screen.print(f"figures and report: {folder / 'report.html'}", highlight=False, soft_wrap=True, markup=False)
+    if summary["stopped_by"]:
+        raise typer.Exit(3)
     if summary["runs"]["failed"] or summary["problem"]:
         raise typer.Exit(2 if summary["mendable"] else 1)
+
+
+def _detach(path: Path, out: Path | None, set_: list[str] | None, address: str | None) -> None:
+    from nextscale.sweeps.design import resolved
+    from nextscale.sweeps.detach import detach
+
+    spec = resolved(_read(path, set_))
+    folder = out or Path("out") / spec.name
+    where = detach(spec, folder, address)
+    screen.print(f"at work as {where}; see `nextscale status {folder}`", markup=False, highlight=False, soft_wrap=True)
 
 
 def _read(path: Path, set_: list[str] | None) -> SweepSpec:

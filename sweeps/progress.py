@@ -9,7 +9,7 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from nextscale.cluster.controller import Event
+from nextscale.cluster.events import Event
 from nextscale.cluster.job import Job
 from nextscale.model.record import RunDirectory, read_rows
 from nextscale.sweeps.design import Role

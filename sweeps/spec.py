@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from nextscale.cluster.caps import Caps
 from nextscale.cluster.pool import Pool
 from nextscale.model.config import (
     WEIGHT_DECAY,
@@ -168,3 +169,4 @@ class SweepSpec(Config):
         description="where runs are trained, no part of what they mean: pools by name, names of pools in the site "
         "file, or auto, what the running Ray cluster has",
     )
+    caps: Caps = Field(Caps(), description="what the sweep may cost; no part of what its runs mean")

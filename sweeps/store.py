@@ -91,10 +91,12 @@ class Store:
             path = self.root / "runs" / run_id / "config.json"
             raise SpecError(f"{path}: is damaged; delete {path.parent} to have this run made again") from None
 
-    def write_spec(self, spec: SweepSpec) -> None:
+    def write_spec(self, spec: SweepSpec) -> Path:
+        """Keeps a spec as it is run; tells where."""
         (self.root / "sweeps").mkdir(exist_ok=True)
         path = self.root / "sweeps" / f"{spec.name}-{digest_of(spec.model_dump(mode='json'))}.json"
         write_atomically(epath.Path(path), spec.model_dump_json(indent=1) + "\n")
+        return path
 
     def specs(self) -> list[SweepSpec]:
         """Of every sweep run here; one that this version cannot read is left out."""

@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 from etils import epath
 
-from nextscale.cluster.controller import Event, run_all
-from nextscale.cluster.job import Job
-from nextscale.cluster.ray_backend import Backend, RayBackend
+from nextscale.cluster.accounts import Accounts
+from nextscale.cluster.events import Event
+from nextscale.cluster.job import Job, Seat
+from nextscale.cluster.site import Site
 from nextscale.fit.backtest import Backtest, fit_backtested
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit
@@ -25,8 +26,10 @@ from nextscale.fit.table import CONVENTIONS, as_runs
 from nextscale.model.accounting import flops_per_token, non_embedding_parameters, parameters
 from nextscale.model.data_config import parts
 from nextscale.model.record import write_atomically
+from nextscale.sweeps.crew import Crew
 from nextscale.sweeps.design import PlannedRun, Role, planned_runs, resolved
 from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.journal import Journal
 from nextscale.sweeps.ledger import Entry, Ledger, digest_of
 from nextscale.sweeps.spec import IsoFlopDesign, SweepSpec
 from nextscale.sweeps.store import Store
@@ -95,7 +98,7 @@ class Study:
                 rows.append(record | {"budget": run.budget})
         return pd.DataFrame(rows)
 
-    def job(self, run: PlannedRun) -> Job:
+    def job(self, run: PlannedRun, seats: tuple[Seat, ...] = ()) -> Job:
         keep, run_id = self.spec.checkpoint, run.config.run_id
         branches = [branch for branch in self._branches.get(run_id, ()) if self._unfinished(branch)]
         return Job(
@@ -105,6 +108,7 @@ class Study:
             flops=run.own_flops,
             steps=run.config.training.steps,
             shape=digest_of([run.config.model.model_dump(), run.config.training.batch_tokens]),
+            seats=seats,
             every_seconds=keep.every_seconds,
             keep=keep.keep,
             final=keep.final,
@@ -231,6 +235,7 @@ def run_study(
     out: str | Path,
     *,
     address: str | None = None,
+    site: Site | None = None,
     on_phase: Callable[[Role, list[Job], list[Job]], None] = lambda phase, done, todo: None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> dict[str, Any]:
@@ -238,6 +243,7 @@ def run_study(
 
     Args:
         address: of a Ray cluster; None starts one on this machine if anything is left to train.
+        site: what is known of the devices here; None reads the site file, if there is one.
         on_phase: called before each of the two rounds of training with what is done and what is left.
         on_event: see `nextscale.cluster.controller.run_all`.
 
@@ -261,26 +267,30 @@ def run_study(
     analysis: Analysis | None = None
     forecast: Entry | None = None
     problem: str | None = None
+    stopped: str | None = None
+    journal = Journal(study.store.root)
     with contextlib.ExitStack() as stack:
-        backend: Backend | None = None
+        crew: Crew | None = None
 
         def observe(event: Event) -> None:
             if event.kind == "finished":
                 study.release()
+            journal.note(event)
             on_event(event)
 
         def train(role: Role) -> None:
-            nonlocal backend, mendable
+            nonlocal crew, mendable, stopped
             todo = study.missing(role)
             done = [study.job(run) for run in study.runs(role) if run not in todo]
             on_phase(role, done, [study.job(run) for run in todo])
             if not todo:
                 return
-            if backend is None:
-                backend = stack.enter_context(contextlib.closing(RayBackend(address)))
-            report = run_all([study.job(run) for run in todo], backend, observe)
+            if crew is None:
+                crew = stack.enter_context(Crew.of(study.spec, study.store.root, address, site, observe))
+            report = crew.train([study.job(run, crew.seats(run)) for run in todo], observe)
             failed.update(report.failed)
             mendable |= report.mendable
+            stopped = report.stopped_by or stopped
 
         train("fit")
         try:
@@ -298,7 +308,11 @@ def run_study(
     summary = summarise(study, analysis, forecast, failed=failed, reused=reused)
     if problem is not None:
         summary["warnings"].insert(0, problem)
+    if stopped is not None:
+        summary["warnings"].insert(0, stopped)
+    spent = Accounts(study.store.root / "accounts.jsonl").totals()
     summary |= {"problem": problem, "seconds": time.perf_counter() - started, "mendable": mendable}
+    summary |= {"stopped_by": stopped, "spent": spent | {"usd": float(spent["usd"])}}
     write_atomically(epath.Path(study.store.root / "summary.json"), json.dumps(summary, indent=1) + "\n")
     if analysis is not None:
         card_file = epath.Path(study.store.root / "fit_card.json")

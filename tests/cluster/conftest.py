@@ -1,3 +1,7 @@
+import importlib.util
+import sys
+from pathlib import Path
+
 import pytest
 
 from nextscale.cluster.job import Job
@@ -27,3 +31,12 @@ def job(tmp_path):
         )
 
     return build
+
+
+@pytest.fixture(scope="session")
+def fake():
+    """The simulated cluster of `fake.py`."""
+    spec = importlib.util.spec_from_file_location("fake_cluster", Path(__file__).with_name("fake.py"))
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

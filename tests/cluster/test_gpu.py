@@ -14,9 +14,10 @@ def test_a_gpu_that_jax_cannot_use_is_left_out_and_the_cores_are_used(monkeypatc
     monkeypatch.setattr(ray, "init", functools.partial(ray.init, num_gpus=2, num_cpus=2))
     with contextlib.closing(RayBackend()) as backend:
         deadline = time.time() + 120
-        while len(backend.idle()) < 2 and time.time() < deadline:
+        while len(backend.slots()) < 2 and time.time() < deadline:
             backend.wait(1.0)
-        assert sorted(backend.idle()) == ["cpu-0", "cpu-1"]
+        assert sorted(slot.name for slot in backend.slots()) == ["cpu-0", "cpu-1"]
+        assert set(backend.pools()) == {"cpu"}
         notices = backend.notices()
         assert ["JAX cannot use a GPU" in text for text in notices] == [True, False]
         assert "CPU" in notices[1]

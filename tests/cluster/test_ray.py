@@ -1,6 +1,7 @@
 """On a real Ray cluster: runs are trained, a killed worker is replaced, bad input comes back in words."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ import ray
 from etils import epath
 
 from nextscale.cluster.controller import run_all
+from nextscale.cluster.job import Seat
 from nextscale.cluster.ray_backend import RayBackend
 from nextscale.model.config import TextData
 from nextscale.model.record import RunDirectory, read_rows
@@ -91,42 +93,81 @@ def until(backend, condition, seconds=60):
     assert condition()
 
 
+def everyone(backend):
+    until(backend, lambda: len(backend.slots()) == len(backend._slots))
+    return [slot.name for slot in backend.slots()]
+
+
+def ends(backend, n=1, seconds=60):
+    ended, deadline = [], time.time() + seconds
+    while len(ended) < n and time.time() < deadline:
+        ended += backend.wait(1.0)
+    return ended
+
+
+def test_an_automatic_pool_is_every_core(backend):
+    (pool,) = backend.pools().values()
+    assert (pool.accelerator, pool.hosts, pool.slots) == ("cpu", 1, len(backend._slots))
+    assert {slot.pool for slot in backend.slots()} == {"cpu"}
+
+
+def test_a_run_that_is_asked_to_stop_saves_itself_and_goes_on_from_there(backend, job):
+    long = job(seed=31, steps=100_000)
+    slot = everyone(backend)[0]
+    backend.start(slot, long, Seat("cpu"))
+    curve = Path(long.directory, "metrics.jsonl")
+    until(backend, lambda: curve.exists() and curve.read_text().count("\n") > 3)
+    backend.stop(slot)
+    (ended,) = ends(backend)
+    assert (ended.slot, ended.job, ended.outcome.status) == (slot, long, "stopped")
+    (attempt,) = attempts_of(long)
+    assert (attempt["status"], attempt["pool"], attempt["device"]) == ("stopped", "cpu", "cpu")
+    saved = [int(path.name) for path in Path(long.directory, "checkpoints").iterdir() if path.name.isdigit()]
+    assert f"token {max(saved)} of" in ended.outcome.message
+    backend.start(slot, long, Seat("cpu"))
+    until(backend, lambda: read_rows(epath.Path(curve))[-1]["tokens"] > max(saved))
+    backend.kill(slot)
+    (ended,) = ends(backend)
+    assert (ended.outcome.status, ended.outcome.hosts) == ("lost", ())
+    assert slot in everyone(backend)
+
+
+def test_a_run_asked_to_stop_before_it_began_does(backend, job):
+    j = job(seed=32, steps=100_000)
+    slot = everyone(backend)[0]
+    backend.start(slot, j, Seat("cpu"))
+    backend.stop(slot)
+    assert ends(backend)[0].outcome.status == "stopped"
+
+
 def test_a_worker_that_cannot_be_placed_is_given_nothing_until_it_can(backend, job):
     """As when a node is gone, or another driver has its cores."""
-    until(backend, lambda: len(backend.idle()) == len(backend._actors))
-    everyone = set(backend.idle())
-    if len(everyone) < 2:
+    all_slots = everyone(backend)
+    if len(all_slots) < 2:
         pytest.skip("one core")
-    unplaced = backend.idle()[0]
-    ray.kill(backend._actors[unplaced])
-    hog = ray.remote(num_cpus=1)(type("Hog", (), {"here": lambda self: True})).remote()
+    unplaced = all_slots[0]
+    hog = ray.remote(num_cpus=1)(type("Hog", (), {"here": lambda self: True})).remote()  # waits for a core
+    ray.kill(backend._slots[unplaced]._actor)
     assert ray.get(hog.here.remote(), timeout=60)
-    backend.replace(unplaced)
     jobs = [job(seed=seed) for seed in range(20, 23)]
     report = run_all(jobs, backend)
     assert sorted(report.finished) == sorted(j.run_id for j in jobs)
-    assert unplaced not in backend.idle()
+    assert unplaced not in {slot.name for slot in backend.slots()}
     ray.kill(hog)
-    until(backend, lambda: set(backend.idle()) == everyone)
+    assert set(everyone(backend)) == set(all_slots)
 
 
-def test_where_one_worker_dies_the_idle_ones_are_asked_whether_they_live(backend):
-    until(backend, lambda: len(backend.idle()) == len(backend._actors))
-    first, *others = backend.idle()
-    for worker in others:
-        ray.kill(backend._actors[worker])
-    backend.replace(first)
-    until(backend, lambda: backend.idle() == [first] and not backend._asked)
-    assert set(backend._down) == set(others)
-    assert len(backend.notices()) == bool(others)
-    until(backend, lambda: set(backend.idle()) == {first, *others})
+def test_an_idle_worker_that_dies_is_started_again(backend):
+    first = everyone(backend)[0]
+    ray.kill(backend._slots[first]._actor)
+    until(backend, lambda: first not in {slot.name for slot in backend.slots()})
+    assert first in everyone(backend)
+    assert backend.notices() == []
 
 
-def test_what_a_worker_raises_is_the_run_s_failure_in_one_line(backend):
-    until(backend, backend.idle)
-    backend.start(backend.idle()[0], None)
-    done = []
-    while not done:
-        done = backend.wait(1.0)
-    assert done[0].outcome.status == "error"
-    assert done[0].outcome.message == "AttributeError: 'NoneType' object has no attribute 'directory'"
+def test_what_a_worker_raises_is_the_run_s_failure_in_one_line(backend, job):
+    backend.start(everyone(backend)[0], dataclasses.replace(job(), directory=None), Seat("cpu"))
+    (ended,) = ends(backend)
+    assert ended.outcome.status == "error"
+    assert ended.outcome.message.startswith("TypeError: ")
+    assert "\n" not in ended.outcome.message

@@ -1,0 +1,181 @@
+"""One attempt at a run: how long it may take, whether it moves, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+from nextscale.cluster.accounts import Accounts, Reservation
+from nextscale.cluster.backend import Slot
+from nextscale.cluster.caps import Amount, Caps, in_words, needs, share_left, work
+from nextscale.cluster.failures import Limits, Watch
+from nextscale.cluster.job import Job, Outcome, Seat
+from nextscale.cluster.runs import Runs
+from nextscale.cluster.waiting import Run, Waiting
+
+_MORE = 1.1
+"""What is reserved, over what is expected."""
+_LEAST = 0.02
+"""Of its time, for what a run does beside training: at least so much is expected to be left."""
+
+
+@dataclasses.dataclass(eq=False)
+class Attempt:
+    """What runs in a slot.
+
+    Attributes:
+        started: by the backend's clock.
+        ends: when it is expected to be done.
+        stop_at: when it needs a longer reservation or is asked to stop, if time is capped.
+        asked: why it was asked to stop; a cap's name, `draining`, or None.
+        killed: why it was killed, or None.
+    """
+
+    run: Run
+    slot: Slot
+    seat: Seat
+    reservation: Reservation
+    started: float
+    ends: float
+    stop_at: float
+    watch: Watch
+    asked: str | None = None
+    killed: str | None = None
+
+    @property
+    def until(self) -> float:
+        """When its reservation ends."""
+        return self.started + self.reservation.seconds
+
+
+class Budget:
+    """Caps, held against accounts: what is spent and what is reserved never exceed them together."""
+
+    def __init__(self, caps: Caps, accounts: Accounts, limits: Limits):
+        self.caps, self.accounts, self._limits = caps, accounts, limits
+
+    def seconds(self, run: Run, seat: Seat, saved: int) -> float:
+        """Expected of the rest of a run; 0 where nobody knows."""
+        return seat.seconds * max(share_left(run.job, saved), _LEAST) * run.slow
+
+    def stopping(self, expected: float) -> float:
+        """Seconds of a reservation in which the run is to save itself and end."""
+        return self._limits.stopping(_MORE * (expected or self._limits.unknown))
+
+    def reserve(self, run: Run, slot: Slot, seat: Seat, accelerator: str, saved: int, mark: str) -> Reservation:
+        """Sets aside what the rest of a run takes."""
+        seconds = self._reserved_seconds(self.seconds(run, seat, saved))
+        flops = int(run.job.flops) - work(run.job, saved)
+        return self.accounts.reserve(run.job.run_id, slot.name, seat, accelerator, saved, mark, seconds, flops)
+
+    def _reserved_seconds(self, expected: float) -> float:
+        return _MORE * (expected or self._limits.unknown) + self.stopping(expected)
+
+    def room(self) -> dict[str, float]:
+        return self.caps.room(self.accounts.used, self.accounts.wall)
+
+    def wanted(self, run: Run, seat: Seat, saved: int) -> dict[str, float]:
+        """What the rest of a run takes of each cap."""
+        seconds = self._reserved_seconds(self.seconds(run, seat, saved))
+        return needs(Amount.of(seat, seconds, int(run.job.flops) - work(run.job, saved)), seconds)
+
+    def refuses(self, wanted: dict[str, float]) -> str | None:
+        """The cap that this would cross."""
+        return next((cap for cap, left in self.room().items() if wanted[cap] > left), None)
+
+    def extend(self, attempt: Attempt, runs: Runs, now: float) -> str | None:
+        """Reserves what an attempt needs to be done, or returns the cap that has no room for it."""
+        elapsed = now - attempt.started
+        expected = max(self._still_needed(attempt, runs, elapsed), _LEAST * elapsed, 1.0)
+        seconds = elapsed + self._reserved_seconds(expected)
+        more = Amount.of(attempt.seat, seconds) - Amount.of(attempt.seat, attempt.reservation.seconds)
+        wanted = needs(dataclasses.replace(more, flops=0), seconds - elapsed)
+        if cap := self.refuses(wanted):
+            return cap
+        attempt.reservation = self.accounts.extend(attempt.reservation, seconds)
+        attempt.ends, attempt.stop_at = now + expected, attempt.until - self.stopping(expected)
+        return None
+
+    def in_words(self, waiting: Waiting, left: list[Run]) -> str:
+        """Which cap stopped a sweep, and what it would take to go on."""
+        least: dict[str, float] = {}
+        for run in waiting:
+            for cap, need in run.parked.values():
+                least[cap] = min(need, least.get(cap, math.inf))
+        parts = []
+        for cap, need in least.items():
+            rest = sum(self.wanted(run, next(iter(run.seats.values())), run.saved or 0)[cap] for run in left)
+            spent = needs(self.accounts.used, self.accounts.wall)[cap]
+            limit = f"{cap} {getattr(self.caps, cap):g}: {in_words(cap, spent)} are spent"
+            smallest = "" if math.isinf(need) else f" at least {in_words(cap, need)} each, and"
+            parts.append(f"{limit}, and the {len(left)} runs left would take{smallest} {in_words(cap, rest)} in all")
+        return "; ".join(parts)
+
+    def _still_needed(self, attempt: Attempt, runs: Runs, elapsed: float) -> float:
+        """Seconds, by how far it has come."""
+        job, begun, sighting = attempt.run.job, attempt.reservation.position, runs.seen(attempt.run.job)
+        made = work(job, sighting.tokens) - work(job, begun) if sighting.mark != attempt.reservation.mark else 0
+        if made <= 0:
+            return self.seconds(attempt.run, attempt.seat, begun)
+        return elapsed * (int(job.flops) - work(job, sighting.tokens)) / made
+
+
+def flops_of(job: Job, reservation: Reservation, runs: Runs, *, done: bool) -> tuple[int, int, int]:
+    """What an attempt made: FLOPs kept, FLOPs lost, and the tokens that are now saved.
+
+    By the curve: what it made after its newest row is not known to anybody.
+    """
+    before = work(job, reservation.position)
+    if done:
+        return int(job.flops) - before, 0, job.config.tokens
+    saved, sighting = runs.saved(job), runs.seen(job)
+    kept = max(work(job, saved) - before, 0)
+    moved = sighting.mark != reservation.mark
+    return kept, max(work(job, sighting.tokens) - before - kept, 0) if moved else 0, saved
+
+
+def settle(
+    attempt: Attempt, outcome: Outcome, runs: Runs, accounts: Accounts, now: float, peak: Callable[[str], float | None]
+) -> bool:
+    """Books an attempt that has ended; whether it saved something new."""
+    run, reservation = attempt.run, attempt.reservation
+    held = outcome.status == "held"  # whatever was written meanwhile was another's
+    kept, lost, saved = (
+        (0, 0, reservation.position)
+        if held
+        else flops_of(run.job, reservation, runs, done=outcome.status == "finished")
+    )
+    seconds = now - attempt.started
+    accounts.settle(
+        reservation,
+        seconds,
+        kept=kept,
+        lost=lost,
+        outcome=outcome.status,
+        reason=outcome.message,
+        peak=peak(reservation.accelerator),
+    )
+    run.saved = None if held else saved
+    share = work(run.job, saved) - work(run.job, reservation.position) + lost
+    if attempt.seat.seconds and share > 0 and outcome.status != "finished":
+        run.slow = max(1.0, seconds / (attempt.seat.seconds * share / int(run.job.flops)))
+    return saved > reservation.position
+
+
+def settle_orphan(reservation: Reservation, job: Job | None, runs: Runs, accounts: Accounts, beat: float) -> None:
+    """Books an attempt whose controller died, so that what is spent is never understated.
+
+    Its time is until the newest sign of life of it, and one `beat` more; where it left none, all that was reserved.
+    """
+    alive = None if job is None else runs.alive(job)
+    if job is None or alive is None or alive < reservation.started:
+        seconds, reason = reservation.seconds, "it left no sign of life, so all that was reserved counts"
+    else:
+        seconds, reason = alive - reservation.started + beat, "by its newest sign of life"
+    kept, lost = (0, 0) if job is None else flops_of(job, reservation, runs, done=runs.done(job))[:2]
+    if job is None:
+        lost = reservation.amount.flops
+    accounts.settle(
+        reservation, seconds, kept=kept, lost=lost, outcome="lost", reason=f"its controller died; its time is {reason}"
+    )

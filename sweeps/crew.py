@@ -1,0 +1,101 @@
+"""What trains the runs of a sweep: a cluster, and the one controller that may use it for this folder at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from nextscale.cluster.accounts import Accounts, accounts_of
+from nextscale.cluster.backend import Backend
+from nextscale.cluster.controller import run_all
+from nextscale.cluster.events import Event, Report
+from nextscale.cluster.hardware import Accelerator, measured
+from nextscale.cluster.job import Job, Seat
+from nextscale.cluster.placement import price, seats
+from nextscale.cluster.ray_backend import RayBackend
+from nextscale.cluster.site import Site
+from nextscale.sweeps.design import PlannedRun
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.sites import load_site, pools_of
+from nextscale.sweeps.spec import SweepSpec
+from nextscale.sweeps.watch import STOP
+
+
+@dataclasses.dataclass(frozen=True)
+class Crew:
+    """A cluster with its pools and prices, and the accounts of an output folder."""
+
+    spec: SweepSpec
+    out: Path
+    backend: Backend
+    accounts: Accounts
+    accelerators: Mapping[str, Accelerator]
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(
+        cls, spec: SweepSpec, out: Path, address: str | None, site: Site | None, on_event: Callable[[Event], None]
+    ) -> Iterator[Crew]:
+        """Waits until no other controller is at work in the folder, and connects to the cluster.
+
+        Raises:
+            SpecError, InputError: the pools cannot be used.
+            ConnectionError: there is no cluster.
+        """
+        site = load_site() if site is None else site
+        accelerators = measured(site.catalogue())
+        pools = pools_of(spec.pools, site, accelerators)
+        with accounts_of(out, on_wait=lambda message: on_event(Event("notice", message=message))) as accounts:
+            (out / STOP).unlink(missing_ok=True)
+            with contextlib.closing(RayBackend(address, "auto" if pools is None else pools)) as backend:
+                crew = cls(spec, out, backend, accounts, accelerators)
+                crew._check_prices()
+                yield crew
+
+    def seats(self, run: PlannedRun) -> tuple[Seat, ...]:
+        """Where a run may be trained; anywhere, if nothing is known of what the cluster offers by itself.
+
+        Raises:
+            InputError: it fits nowhere.
+        """
+        pools = self.backend.pools()
+        if self.spec.pools == "auto":
+            known = {
+                name: pool
+                for name, pool in pools.items()
+                if pool.accelerator in self.accelerators and self.accelerators[pool.accelerator].peak_flops
+            }
+            if len(known) < len(pools):
+                return ()
+        return seats(run.config, run.own_flops, pools, self.accelerators)
+
+    def train(self, jobs: Sequence[Job], on_event: Callable[[Event], None]) -> Report:
+        """Does every job once, within the caps, until `nextscale stop` asks otherwise."""
+        return run_all(
+            jobs,
+            self.backend,
+            on_event,
+            caps=self.spec.caps,
+            accounts=self.accounts,
+            peak=self._peak,
+            stop=(self.out / STOP).exists,
+        )
+
+    def _check_prices(self) -> None:
+        """A cap in dollars cannot hold where something has no price."""
+        if self.spec.caps.max_usd is None:
+            return
+        for name, pool in self.backend.pools().items():
+            known = self.accelerators.get(pool.accelerator)
+            if pool.usd_per_chip_hour is None and (known is None or price(pool, known)[0] is None):
+                raise SpecError(
+                    f"caps.max_usd: pool {name} ({pool.accelerator}) has no price, so no cap in dollars can hold; set "
+                    f"its usd_per_chip_hour under pools, or under accelerators.{pool.accelerator} of a site file",
+                    ("caps", "max_usd"),
+                )
+
+    def _peak(self, accelerator: str) -> float | None:
+        known = self.accelerators.get(accelerator)
+        return None if known is None else known.peak_flops

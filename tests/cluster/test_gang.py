@@ -1,0 +1,146 @@
+"""The gang lane on a real Ray cluster of TPU slices that are not: hosts are processes of this machine, each with two
+devices of its CPU, and every run is trained by two of them."""
+
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from nextscale.cluster.controller import run_all
+from nextscale.cluster.job import Seat
+from nextscale.cluster.ray_backend import RayBackend
+from nextscale.model.record import RunDirectory, read_rows
+
+# Before Ray is imported.
+os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "180"}
+
+from ray.cluster_utils import Cluster
+
+SEATS = (Seat("tpu-v4", "data=2,fsdp=2"),)
+
+
+def add_slice(cluster, name, hosts=2, chips=4):
+    """A slice of TPU v4: its nodes, in the order of its workers."""
+    pod, topology = f"v4-{hosts * chips * 2}", f"2x2x{hosts}"
+    nodes = []
+    for i in range(hosts):
+        # A slice is reserved by a task on its first worker, which reads its name there.
+        environment = {
+            "TPU_NAME": name,
+            "TPU_WORKER_ID": str(i),
+            "TPU_ACCELERATOR_TYPE": pod,
+            "TPU_TOPOLOGY": topology,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false",
+        }
+        labels = {
+            "ray.io/tpu-slice-name": name,
+            "ray.io/tpu-worker-id": str(i),
+            "ray.io/tpu-topology": topology,
+            "ray.io/tpu-pod-type": pod,
+            "ray.io/accelerator-type": "TPU-V4",
+        }
+        resources = {"TPU": chips, name: 1, "accelerator_type:TPU-V4": 1}
+        if i == 0:
+            resources[f"TPU-{pod}-head"] = 1
+        nodes.append(cluster.add_node(num_cpus=2, resources=resources, env_vars=environment, labels=labels))
+    return nodes
+
+
+@contextlib.contextmanager
+def a_cluster(**slices):
+    """A cluster of a head without work and slices of so many hosts; gives it and the nodes of each slice."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        nodes = {name: add_slice(cluster, name, hosts) for name, hosts in slices.items()}
+        cluster.wait_for_nodes()
+        yield cluster, nodes
+    finally:
+        cluster.shutdown()
+
+
+def until(backend, condition, seconds=120):
+    """Waits, and returns what ended by then."""
+    ended, deadline = [], time.time() + seconds
+    while not condition(ended):
+        assert time.time() < deadline, backend.notices()
+        ended += backend.wait(0.2)
+    return ended
+
+
+def attempts_of(job):
+    return read_rows(epath.Path(job.directory) / "attempts.jsonl")
+
+
+def newest(job):
+    """Tokens in the newest checkpoint."""
+    folder = Path(job.directory, "checkpoints")
+    return max((int(p.name) for p in folder.glob("*") if p.name.isdecimal()), default=0)
+
+
+def hosts_of(backend):
+    return {slot.name: set(slot.hosts) for slot in backend.slots()}
+
+
+@pytest.fixture
+def two_slices():
+    with a_cluster(one=2, other=2) as (cluster, nodes), contextlib.closing(RayBackend(cluster.address)) as backend:
+        until(backend, lambda ended: len(backend.slots()) == 2)
+        yield cluster, nodes, backend
+
+
+@pytest.mark.slow
+def test_a_run_whose_host_is_killed_finishes_on_another_slice_to_the_bit_and_the_other_run_is_not_disturbed(
+    two_slices, job
+):
+    cluster, nodes, backend = two_slices
+    (pool,) = backend.pools().values()
+    assert (pool.accelerator, pool.hosts, pool.chips, pool.slices, pool.topology) == ("tpu-v4", 2, 4, 2, "2x2x2")
+
+    def built(seed, name, steps):
+        j = job(seed=seed, steps=steps, every_seconds=0.5, seats=SEATS)
+        return type(j)(**{**vars(j), "directory": f"{j.directory}-{name}"})
+
+    undisturbed = built(1, "undisturbed", 1200)
+    assert run_all([undisturbed, built(5, "short", 20)], backend).failed == {}
+    disturbed, bystander = built(1, "disturbed", 1200), built(2, "bystander", 1600)
+    killed, least = [], []
+
+    def watch(event):
+        hosts = hosts_of(backend).values()
+        assert sum(map(len, hosts)) == len(set().union(*hosts)), "a host is in two slots"
+        if not killed and newest(disturbed):
+            row = json.loads(max(Path(disturbed.directory, "leases").glob("*.json")).read_text())
+            parent = int(Path(f"/proc/{row['pid']}/stat").read_text().rpartition(")")[2].split()[1])
+            name = next(name for name, members in nodes.items() if parent in pids_of(members))
+            killed.append((name, newest(disturbed), time.time()))
+            cluster.remove_node(nodes[name][1], allow_graceful=False)
+        if killed and len(attempts_of(disturbed)) > 0:
+            rows = read_rows(epath.Path(disturbed.directory) / "metrics.jsonl")
+            least.append(rows[-1]["tokens"] if rows else 0)
+
+    report = run_all([disturbed, bystander], backend, watch)
+    assert report.failed == {}
+    assert killed
+    assert [a["status"] for a in attempts_of(bystander)] == ["finished"]
+    first, second = attempts_of(disturbed)
+    assert (first["status"], second["status"]) == ("lost", "finished")
+    assert not set(first["hosts"]) & set(second["hosts"])
+    assert set(second["hosts"]) == set(attempts_of(bystander)[0]["hosts"])
+    assert min(least) >= killed[0][1]
+    one, other = (Path(j.directory, "metrics.jsonl").read_bytes() for j in (undisturbed, disturbed))
+    assert one == other
+    one, other = (RunDirectory(epath.Path(j.directory)).record() for j in (undisturbed, disturbed))
+    assert {**one, "seconds": 0} == {**other, "seconds": 0}
+    # A new slice takes the place of the one that is broken.
+    add_slice(cluster, "new")
+    until(backend, lambda ended: len(backend.slots()) == 2)
+
+
+def pids_of(nodes):
+    """Of the raylets."""
+    return {info.process.pid for node in nodes for info in node.all_processes["raylet"]}
