@@ -55,14 +55,16 @@ def plan(spec: Spec, set_: Set = None, json_: Json = False) -> None:
     from nextscale.sweeps.design import planned_runs, resolved
     from nextscale.sweeps.placing import placed
     from nextscale.sweeps.plan import plan as plan_of
-    from nextscale.sweeps.sites import load_site, pools_of
+    from nextscale.sweeps.sites import load_site, pools_of, price_notes
     from nextscale.sweeps.tables import Table, count, duration, number
 
     read = resolved(_read(spec, set_))
     planned, site = planned_runs(read), load_site()
     found = plan_of(planned)
-    pools, notes = pools_of(read.pools, site, site.catalogue())
-    placement = None if pools is None else placed(planned, pools, site.catalogue())
+    accelerators = site.catalogue()
+    pools = pools_of(read.pools, site, accelerators)
+    notes = price_notes(read.pools, site, accelerators)
+    placement = None if pools is None else placed(planned, pools, accelerators)
     if json_:
         print_json(found.to_dict() | {"placement": placement, "warnings": [*found.warnings, *notes]})
         return

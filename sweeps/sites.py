@@ -44,26 +44,30 @@ def load_site(path: str | Path | None = None) -> Site:
     return site
 
 
-def pools_of(
-    pools: Pools, site: Site, accelerators: Mapping[str, Accelerator]
-) -> tuple[dict[str, Pool] | None, list[str]]:
-    """The pools of a spec, each with the price that holds for it, and what to know of these prices.
-
-    There are none for `auto`: those are read off the cluster.
+def pools_of(pools: Pools, site: Site, accelerators: Mapping[str, Accelerator]) -> dict[str, Pool] | None:
+    """The pools of a spec, each with the price that holds for it; None for `auto`: those are read off the cluster.
 
     Raises:
         SpecError: a pool is not in the site file, or its accelerator not in the catalogue.
     """
     if pools == "auto":
-        return None, []
-    found, notes = {}, []
+        return None
+    found = {}
     try:
         for name, pool in site.named(pools).items():
-            accelerator = lookup(pool.accelerator, accelerators)
-            usd, basis = price(pool, accelerator)
-            if usd is None or (pool.spot and usd == accelerator.usd_per_chip_hour):
-                notes.append(f"pool {name}: {basis}")
+            usd, _ = price(pool, lookup(pool.accelerator, accelerators))
             found[name] = pool.model_copy(update={"usd_per_chip_hour": usd})
     except InputError as error:
         raise SpecError(str(error), ("pools",)) from None
-    return found, notes
+    return found
+
+
+def price_notes(pools: Pools, site: Site, accelerators: Mapping[str, Accelerator]) -> list[str]:
+    """What to know of the prices of a spec's pools: which have none, and which spot pool has that on demand."""
+    notes = []
+    for name, pool in () if pools == "auto" else site.named(pools).items():
+        accelerator = lookup(pool.accelerator, accelerators)
+        usd, basis = price(pool, accelerator)
+        if usd is None or (pool.spot and pool.usd_per_chip_hour is None and not accelerator.usd_per_chip_hour_spot):
+            notes.append(f"pool {name}: {basis}")
+    return notes

@@ -9,7 +9,7 @@ from nextscale.cluster.pool import Pool
 from nextscale.sweeps.design import planned_runs, resolved
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.reading import load_spec
-from nextscale.sweeps.sites import load_site, pools_of
+from nextscale.sweeps.sites import load_site, pools_of, price_notes
 
 SPEC = """
 name: small
@@ -106,9 +106,9 @@ def test_a_mistake_in_a_site_file_is_one_line_with_its_place(site, text, told):
 
 def test_a_spec_names_pools_of_the_site(site):
     lab = site("pools:\n  lab: {accelerator: tpu-v5e, hosts: 2, chips: 4, spot: true}\n")
-    assert pools_of("auto", lab, CATALOGUE) == (None, [])
-    found, notes = pools_of(["lab"], lab, CATALOGUE)
-    assert notes == []
+    assert pools_of("auto", lab, CATALOGUE) is None
+    found = pools_of(["lab"], lab, CATALOGUE)
+    assert price_notes(["lab"], lab, CATALOGUE) == price_notes("auto", lab, CATALOGUE) == []
     assert found["lab"].usd_per_chip_hour == CATALOGUE["tpu-v5e"].usd_per_chip_hour_spot
     with pytest.raises(
         SpecError, match=r"^pools: the site file has no pool 'lap' \(it has lab\); add it there or here$"
@@ -120,7 +120,7 @@ def test_a_spec_names_pools_of_the_site(site):
 
 def test_a_price_that_is_not_what_it_might_be_taken_for_is_noted(site):
     pools = {"a": Pool(accelerator="h100", spot=True), "b": Pool(accelerator="cpu"), "c": Pool(accelerator="l4")}
-    _, notes = pools_of(pools, load_site(), CATALOGUE)
+    notes = price_notes(pools, load_site(), CATALOGUE)
     assert [note.split(":")[0] for note in notes] == ["pool a", "pool b"]
     assert "none is listed for spot" in notes[0]
     assert "no price is known" in notes[1]
