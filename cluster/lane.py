@@ -18,6 +18,7 @@ from nextscale.cluster.backend import Slot
 from nextscale.cluster.gang import Gang, Ledger, Reservation, reserve
 from nextscale.cluster.hosts import Host, resource_of
 from nextscale.cluster.job import Job, Outcome, Seat
+from nextscale.cluster.placement import USABLE
 from nextscale.cluster.pool import Pool
 from nextscale.cluster.worker import Worker, in_one_line
 
@@ -72,8 +73,9 @@ def environment_of(pool: Pool) -> dict[str, str]:
         cores = str(int(n))
         threads = {"OMP_NUM_THREADS": cores, "OPENBLAS_NUM_THREADS": cores, "NPROC": cores}
         return {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"} | threads  # NPROC: the threads of XLA
-    if resource_of(pool.accelerator) == "GPU" and n < 1:
-        return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 * n:.3f}"}  # Ray shares out the device, not its memory
+    if resource_of(pool.accelerator) == "GPU":
+        # Ray shares out devices, not their memory; and JAX by itself would take less than runs are placed by.
+        return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{USABLE * min(n, 1):.3f}"}
     return {}
 
 

@@ -90,6 +90,7 @@ def attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], bool],
     from nextscale.model.errors import InputError, Stopped
     from nextscale.model.memory import ran_out
     from nextscale.model.sharding import Layout
+    from nextscale.model.step import Saving
     from nextscale.model.train import train
 
     directory = _directory(job)
@@ -102,6 +103,7 @@ def attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], bool],
             checkpoint=CheckpointPolicy(job.every_seconds, job.keep, job.final, job.pinned),
             trunk=job.start,
             layout=Layout.parse(seat.layout),
+            least=Saving(seat.micro_batches, seat.recompute),
             on_progress=lambda tokens: None if lease is None else lease.check(),
             stop=stop,
         )

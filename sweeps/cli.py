@@ -106,8 +106,8 @@ def run(
     detach: Annotated[
         bool,
         typer.Option(
-            help="leave it at work, as a job where --address is a dashboard (http://HEAD:8265), else as a process here; "
-            "`status`, `logs` and `stop` reach it"
+            help="leave it at work: as a job, if --address is a dashboard (http://HEAD:8265), else as a process here; "
+            "status, logs and stop reach it"
         ),
     ] = False,
     json_: Json = False,

@@ -55,8 +55,8 @@ def _job(name: str, file: Path, out: Path, address: str) -> str:
         client = JobSubmissionClient(address)
     except (ImportError, RuntimeError) as error:
         raise SpecError(
-            f"--address {address}: cannot leave a job there ({str(error).splitlines()[0]}); pip install 'ray[default]', "
-            "and name the cluster's dashboard, such as http://HEAD:8265"
+            f"--address {address}: cannot leave a job there ({str(error).splitlines()[0]}); install ray[default] and "
+            "name the cluster's dashboard, such as http://HEAD:8265"
         ) from None
     except ConnectionError:
         raise SpecError(

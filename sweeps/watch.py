@@ -78,11 +78,11 @@ def status(out: str | Path) -> Status:
     running = (
         [_running(store, reservation) for reservation in accounts.open.values()] if controller == "at work" else []
     )
-    at_work = {one.run_id for one in running}
+    names = {one.run_id for one in running}
     counts = dict.fromkeys(("done", "diverged", "failed", "running", "unfinished", "not started"), 0)
     for run_id in {*planned, *rows}:
         row = rows.get(run_id)
-        state = "running" if run_id in at_work else "not started" if row is None else str(row["status"])
+        state = "running" if run_id in names else "not started" if row is None else str(row["status"])
         counts[state] += 1
     done = sum(run.own_flops for run_id, run in planned.items() if rows.get(run_id, {}).get("status") == "done")
     failures = {run_id: str(row["reason"]) for run_id, row in rows.items() if row["status"] == "failed"}
@@ -128,7 +128,7 @@ def _running(store: Store, reservation: Reservation) -> Running:
         tokens = store.config(reservation.run_id).tokens
     except (FileNotFoundError, SpecError):  # it is about to begin
         tokens = 1
-    newest = curve[-1] if curve else {"tokens": 0, "loss": None}
+    newest: Row = curve[-1] if curve else {"tokens": 0, "loss": None}
     return Running(
         run_id=reservation.run_id,
         slot=reservation.slot,
