@@ -1,7 +1,7 @@
 """A cluster and its disk in virtual time: deterministic, scripted or at random, and keeping books of its own.
 
 `World` is what lasts: the clock, the hosts, what is on disk, what was truly spent. `FakeBackend` and `FakeRuns` are the
-faces of it that a controller sees; a controller that dies leaves the world as it is, and the next gets faces of its own.
+faces of it that a controller sees; one that dies leaves the world as it is, and the next gets faces of its own.
 """
 
 import dataclasses
@@ -264,10 +264,10 @@ class World:
         self.idle_since[work.slot] = self.time
         seconds = Fraction(self.time) - Fraction(work.started)
         self.busy += float(seconds)
-        usd = seconds * Fraction(work.seat.usd_per_hour) / 3600
+        usd = seconds * Fraction(str(work.seat.usd_per_hour)) / 3600
         self.bills.append((work.job.run_id, seconds, usd, flops))
         self.billed += usd
-        self.billed_device += seconds * Fraction(work.seat.chips)
+        self.billed_device += seconds * Fraction(str(work.seat.chips))
         self.flops += flops
 
     def truly(self):
