@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from decimal import Decimal
+from fractions import Fraction
 
 from pydantic import Field
 
@@ -25,8 +27,9 @@ class Amount:
     @staticmethod
     def of(seat: Seat, seconds: float, flops: int = 0) -> Amount:
         """What a slot costs for so long, rounded up."""
-        usd = math.ceil(seconds * seat.usd_per_hour * _MICRO / 3600)
-        return Amount(flops, usd, math.ceil(seconds * seat.chips * _MICRO))
+        time = Fraction(seconds) * _MICRO
+        usd = math.ceil(time * _as_written(seat.usd_per_hour) / 3600)
+        return Amount(flops, usd, math.ceil(time * _as_written(seat.chips)))
 
     def __add__(self, other: Amount) -> Amount:
         return Amount(self.flops + other.flops, self.micro_usd + other.micro_usd, self.device_us + other.device_us)
@@ -41,6 +44,12 @@ class Amount:
     @property
     def device_hours(self) -> float:
         return self.device_us / _MICRO / 3600
+
+
+@functools.lru_cache
+def _as_written(value: float) -> Fraction:
+    """A price of 3.6 is that, and not the float next to it."""
+    return Fraction(str(value))
 
 
 class Caps(Config):
