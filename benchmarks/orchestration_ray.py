@@ -93,23 +93,15 @@ def tuned(root: Path, runs: int, *, reuse_actors: bool) -> float | None:
         return None
     import ray
 
-    class Trial(tune.Trainable):
-        def setup(self, config: Row) -> None:
-            enable_compilation_cache()
-            self.seed = config["seed"]
-
-        def step(self) -> Row:
-            trained(job(root, self.seed))
-            return {"loss": 0.0, "done": True}
-
-        def reset_config(self, config: Row) -> bool:
-            self.seed = config["seed"]
-            return True
+    def trial(config: Row) -> None:
+        enable_compilation_cache()
+        trained(job(root, config["seed"]))
+        tune.report({"loss": 0.0})
 
     ray.init(address="local", num_cpus=1, log_to_driver=False, include_dashboard=False)
     try:
         tuner = tune.Tuner(
-            Trial,
+            trial,
             param_space={"seed": tune.grid_search(list(range(runs)))},
             tune_config=tune.TuneConfig(reuse_actors=reuse_actors, max_concurrent_trials=1),
             run_config=tune.RunConfig(storage_path=str(root), verbose=0),
