@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,23 +93,15 @@ def tuned(root: Path, runs: int, *, reuse_actors: bool) -> float | None:
         return None
     import ray
 
-    class Trial(tune.Trainable):
-        def setup(self, config: Row) -> None:
-            enable_compilation_cache()
-            self.seed = config["seed"]
-
-        def step(self) -> Row:
-            trained(job(root, self.seed))
-            return {"loss": 0.0, "done": True}
-
-        def reset_config(self, config: Row) -> bool:
-            self.seed = config["seed"]
-            return True
+    def trial(config: Row) -> None:
+        enable_compilation_cache()
+        trained(job(root, config["seed"]))
+        tune.report({"loss": 0.0})
 
     ray.init(address="local", num_cpus=1, log_to_driver=False, include_dashboard=False)
     try:
         tuner = tune.Tuner(
-            Trial,
+            trial,
             param_space={"seed": tune.grid_search(list(range(runs)))},
             tune_config=tune.TuneConfig(reuse_actors=reuse_actors, max_concurrent_trials=1),
             run_config=tune.RunConfig(storage_path=str(root), verbose=0),
@@ -122,25 +114,26 @@ def tuned(root: Path, runs: int, *, reuse_actors: bool) -> float | None:
         ray.shutdown()
 
 
-def rows(runs: int = RUNS, tuned_runs: int = TUNED) -> list[Row]:
+def rows(runs: int = RUNS, tuned_runs: int = TUNED) -> Iterator[Row]:
     """Seconds per run of each way, and beyond the bare loop's."""
     ways: dict[str, tuple[int, Callable[[Path, int], float | None]]] = {
         "bare loop": (runs, bare),
         "warm worker": (runs, warm),
         "Ray Tune": (tuned_runs, lambda root, n: tuned(root, n, reuse_actors=False)),
-        "Ray Tune, reuse_actors": (runs, lambda root, n: tuned(root, n, reuse_actors=True)),
+        "Ray Tune, reuse_actors": (tuned_runs, lambda root, n: tuned(root, n, reuse_actors=True)),
     }
-    table: list[Row] = []
+    least: float | None = None
     for way, (n, measure) in ways.items():
         with tempfile.TemporaryDirectory() as root:
             seconds = measure(Path(root), n)
         row: Row = {"way": way, "runs": n, "seconds_per_run": seconds}
         if seconds is None:
             row["note"] = 'not installed: pip install "ray[tune]"'
-        elif table:
-            row["overhead_seconds"] = seconds - table[0]["seconds_per_run"]
-        table.append(row)
-    return table
+        elif least is None:
+            least = seconds
+        else:
+            row["overhead_seconds"] = seconds - least
+        yield row
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ All here is called by one thread. What takes time ends in `Hub.then`, which is c
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -125,7 +126,7 @@ class WarmSlot:
         self._life = 0
         """Counts the workers: what comes from one that was given up is not heard."""
         self._attempt = 0
-        self._running: Job | None = None
+        self.running: Job | None = None
         self._node = ""
         self._actor: Any = None
         self.renew()
@@ -133,20 +134,20 @@ class WarmSlot:
     def shown(self) -> Slot | None:
         """As the controller sees it; None while it is not up."""
         host = self._hub.hosts().get(self._node)
-        if self.idle_since is None and self._running is None:
+        if self.idle_since is None and self.running is None:
             return None
         name = host.name if host else self._node[:6]
         return Slot(self.name, self.pool, (name,), draining=host is not None and host.draining)
 
     def start(self, job: Job, seat: Seat) -> None:
         assert self.idle_since is not None, f"{self.name} is not idle"
-        self.idle_since, self._running = None, job
+        self.idle_since, self.running = None, job
         self._attempt += 1
         done = functools.partial(self._done, self._life)
         self._hub.when(self._actor.run.remote(job, seat, self._attempt), done)
 
     def stop(self) -> None:
-        if self._running is not None:
+        if self.running is not None:
             self._actor.stop.remote(self._attempt)
 
     def kill(self) -> None:
@@ -155,7 +156,7 @@ class WarmSlot:
 
     def renew(self) -> None:
         """Puts a fresh worker in the place of the one there is, if it has nothing to do."""
-        if self._running is not None:
+        if self.running is not None:
             return
         self._life += 1
         self.idle_since = None
@@ -166,7 +167,8 @@ class WarmSlot:
 
     def close(self) -> None:
         self._life += 1
-        ray.kill(self._actor)
+        with contextlib.suppress(Exception):  # where Ray is gone, so is the worker
+            ray.kill(self._actor)
 
     def _up(self, life: int, answer: Any, error: Exception | None) -> None:
         if life != self._life:
@@ -194,7 +196,7 @@ class WarmSlot:
             self.renew()
 
     def _done(self, life: int, outcome: Any, error: Exception | None) -> None:
-        if life != self._life or self._running is None:
+        if life != self._life or self.running is None:
             return
         if isinstance(error, RayError) and not isinstance(error, RayTaskError):
             self._gone(life, None, error)
@@ -203,7 +205,7 @@ class WarmSlot:
         self._end(Outcome("error", reason(error)) if error is not None else outcome)
 
     def _end(self, outcome: Outcome) -> None:
-        job, self._running = self._running, None
+        job, self.running = self.running, None
         if job is not None:
             self._hub.ended(self.name, job, outcome)
 
@@ -217,6 +219,7 @@ class GangSlot:
         self.idle_since: float | None = None
         self._hub, self._pool, self._kind = hub, pool, kind
         self._held: Reservation | None = None
+        self.running: Job | None = None
         self._gang: Gang | None = None
         self._asking = False
         self._closed = False
@@ -231,7 +234,7 @@ class GangSlot:
     def start(self, job: Job, seat: Seat) -> None:
         assert self.idle_since is not None, f"{self.name} is not idle"
         assert self._held is not None
-        self.idle_since = None
+        self.idle_since, self.running = None, job
         gang = self._gang = Gang(self._held, self._pool, environment_of(self._pool))
 
         def train() -> None:
@@ -271,7 +274,9 @@ class GangSlot:
         return self._draining() or self._held is None or any(host.node not in now for host in self._held.hosts)
 
     def _ended(self, job: Job, outcome: Outcome) -> None:
-        self._gang, self.idle_since = None, time.monotonic()
+        if self._closed:
+            return
+        self._gang, self.running, self.idle_since = None, None, time.monotonic()
         self._hub.ended(self.name, job, outcome)
         if (outcome.status == "lost" and outcome.hosts) or self._broken():
             self._release()

@@ -64,7 +64,8 @@ class RayBackend:
         self._left_out: set[str] = set()
         self._pools: dict[str, Pool] = {}
         self._auto = pools == "auto"
-        self._connect(address)
+        self._address = address
+        self._connect()
         self._look()
         found = pools_of(list(self._hosts.values())) if pools == "auto" else dict(pools)
         try:
@@ -176,7 +177,8 @@ class RayBackend:
             self._pools.clear()
             self._add(cores_of(self._hosts.values()))
 
-    def _connect(self, address: str | None) -> None:
+    def _connect(self) -> None:
+        address = self._address
         options: dict[str, Any] = {} if address else {"include_dashboard": False}
         unreachable = ConnectionError(
             f"--address {address}: no Ray cluster answers there; start one, or leave it out to use this machine"
@@ -196,9 +198,26 @@ class RayBackend:
             draining = state.get_draining_nodes()
         self._hosts = {host.node: host for host in hosts_of(self._ray.nodes(), draining)}
 
+    def _restart(self) -> None:
+        """Begins anew where Ray went down that was started here: what it trained is lost, but for what is saved."""
+        pools, self._pools = self._pools, {}
+        slots, self._slots = self._slots, {}
+        for name, slot in slots.items():
+            slot.close()
+            if slot.running is not None:
+                self.ended(name, slot.running, Outcome("lost", "Ray went down on this machine"))
+        self._ray.shutdown()
+        self._connect()
+        self._look()
+        self._looked = time.monotonic()
+        self.notice("Ray went down on this machine, and is started again")
+        self._add(pools)
+
     def _refresh(self) -> None:
         self._looked = time.monotonic()
         self._look()
+        if not self._hosts and self._address is None:
+            self._restart()
         if self._auto and not all(pool.accelerator == "cpu" for pool in self._pools.values()):
             found = pools_of(list(self._hosts.values()))
             self._add({self._name(n, pool): pool for n, pool in found.items() if pool.accelerator != "cpu"})
