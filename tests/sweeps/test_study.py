@@ -28,7 +28,7 @@ def summary_of(out):
     """A summary, but for what may differ between two ways to the same end."""
     summary = json.loads((out / "summary.json").read_text())
     summary["forecast"] = summary["forecast"] and {k: v for k, v in summary["forecast"].items() if k != "time"}
-    return {key: value for key, value in summary.items() if key not in ("seconds", "runs")}
+    return {key: value for key, value in summary.items() if key not in ("seconds", "runs", "spent")}
 
 
 def spoil(run):

@@ -1,6 +1,7 @@
 """Trunks and branches through the whole loop: the same results as of runs trained apart, and nothing kept too long."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,15 @@ import pandas as pd
 import pytest
 from etils import epath
 
-from nextscale.cluster.ray_backend import Finished
-from nextscale.cluster.worker import Outcome, Worker
+from nextscale.cluster.backend import Ended, Slot
+from nextscale.cluster.job import Outcome
+from nextscale.cluster.pool import Pool
+from nextscale.cluster.worker import Worker
 from nextscale.fit import fit
 from nextscale.model.checkpoint import CheckpointPolicy
 from nextscale.model.record import RunDirectory
 from nextscale.model.train import train
-from nextscale.sweeps import study as studies
+from nextscale.sweeps import crew
 from nextscale.sweeps.reading import load_spec
 from nextscale.sweeps.study import Study, run_study
 
@@ -34,21 +37,29 @@ class InProcessBackend:
 
     before = staticmethod(lambda job: None)
 
-    def __init__(self, address):
+    def __init__(self, address, pools="auto"):
         self.worker, self.job = Worker(), None
 
-    def idle(self):
-        return [] if self.job else ["here"]
+    def pools(self):
+        return {"here": Pool(accelerator="cpu")}
 
-    def start(self, worker, job):
-        self.job = job
+    def slots(self):
+        return [Slot("here", "here", ("here",))]
+
+    def start(self, slot, job, seat):
+        self.job, self.seat = job, seat
+
+    def stop(self, slot):
+        pass
+
+    kill = renew = stop
 
     def wait(self, timeout):
         job, self.job = self.job, None
-        return [Finished("here", job, self.before(job) or self.worker.run(job))] if job else []
+        return [Ended("here", job, self.before(job) or self.worker.run(job, self.seat, 1))] if job else []
 
-    def replace(self, worker):
-        pass
+    def now(self):
+        return time.monotonic()
 
     def notices(self):
         return []
@@ -68,7 +79,7 @@ def jobs(monkeypatch):
     """The jobs that are started, in order."""
     started = []
     backend = type("Backend", (InProcessBackend,), {"before": staticmethod(started.append)})
-    monkeypatch.setattr(studies, "RayBackend", backend)
+    monkeypatch.setattr(crew, "RayBackend", backend)
     return started
 
 
@@ -109,13 +120,13 @@ def test_states_are_kept_until_all_branches_from_them_are_done(spec, tmp_path, m
     def before(job):
         return Outcome("input", "no luck") if job.run_id == unlucky.config.run_id else None
 
-    monkeypatch.setattr(studies.RayBackend, "before", staticmethod(before))
+    monkeypatch.setattr(crew.RayBackend, "before", staticmethod(before))
     run_study(spec, out)
     trunk = unlucky.trunk.run_id
     assert [trunk for trunk, positions in kept(out).items() if len(positions) > 1] == [trunk]
     assert kept(out)[trunk] == [unlucky.branches_at, unlucky.trunk.tokens]
     starts = []
-    monkeypatch.setattr(studies.RayBackend, "before", staticmethod(lambda job: starts.append(job.start)))
+    monkeypatch.setattr(crew.RayBackend, "before", staticmethod(lambda job: starts.append(job.start)))
     run_study(spec, out)
     assert starts == [unlucky.start]
     assert kept(out)[trunk] == [unlucky.trunk.tokens]
@@ -125,7 +136,7 @@ def test_a_trunk_that_fails_takes_its_branches_with_it_and_no_others(spec, tmp_p
     out = tmp_path / "out"
     trunk = next(run for run in Study(spec, out).planned if run.trunk is not None).trunk.run_id
     fails = staticmethod(lambda job: Outcome("input", "no luck") if job.run_id == trunk else None)
-    monkeypatch.setattr(studies.RayBackend, "before", fails)
+    monkeypatch.setattr(crew.RayBackend, "before", fails)
     summary = run_study(spec, out)
     assert summary["runs"] == {"done": 6, "reused": 0, "failed": 3}
     failures = [warning for warning in summary["warnings"] if "failed" in warning]
