@@ -9,7 +9,7 @@ from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from nextscale.cluster.controller import Event
+from nextscale.cluster.events import Event
 from nextscale.cluster.job import Job
 from nextscale.model.record import RunDirectory, read_rows
 from nextscale.sweeps.design import Role
@@ -82,7 +82,7 @@ class Reporter:
                     f"  {len(self._finished)}/{len(self._todo)}  {job.run_id}  width {job.config.model.width:<5} "
                     f"{job.flops:.3g} FLOPs  {ended}"
                 )
-            elif event.kind in ("failed", "retried"):
+            elif event.kind in ("failed", "retried", "stopped"):
                 self.console.print(f"  {job.run_id} {event.kind}: {event.message}", style="yellow", markup=False)
             elif event.kind == "held":
                 self._say(f"  {job.run_id} is being trained by another process; waiting for it")

@@ -13,9 +13,12 @@ from typing import Any
 import pandas as pd
 from etils import epath
 
-from nextscale.cluster.controller import Event, run_all
+from nextscale.cluster.accounts import accounts_of
+from nextscale.cluster.backend import Backend
+from nextscale.cluster.controller import run_all
+from nextscale.cluster.events import Event
 from nextscale.cluster.job import Job
-from nextscale.cluster.ray_backend import Backend, RayBackend
+from nextscale.cluster.ray_backend import RayBackend
 from nextscale.fit.backtest import Backtest, fit_backtested
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit
@@ -278,7 +281,10 @@ def run_study(
                 return
             if backend is None:
                 backend = stack.enter_context(contextlib.closing(RayBackend(address)))
-            report = run_all([study.job(run) for run in todo], backend, observe)
+            with accounts_of(
+                study.store.root, on_wait=lambda text: on_event(Event("notice", message=text))
+            ) as accounts:
+                report = run_all([study.job(run) for run in todo], backend, observe, accounts=accounts)
             failed.update(report.failed)
             mendable |= report.mendable
 
