@@ -180,6 +180,6 @@ def test_whatever_happens_many_times(fake, tmp_path_factory, n, **schedule):
 
 @pytest.mark.slow
 @given(**schedules)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=15)
 def test_whatever_happens_to_a_thousand_runs(fake, tmp_path_factory, **schedule):
     check_schedule(fake, tmp_path_factory.getbasetemp() / "thousand.jsonl", 1000, **schedule)

@@ -1,6 +1,7 @@
 """Trunks and branches through the whole loop: the same results as of runs trained apart, and nothing kept too long."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pandas as pd
 import pytest
 from etils import epath
 
-from nextscale.cluster.ray_backend import Finished
+from nextscale.cluster.backend import Ended, Slot
+from nextscale.cluster.pool import Pool
 from nextscale.cluster.worker import Outcome, Worker
 from nextscale.fit import fit
 from nextscale.model.checkpoint import CheckpointPolicy
@@ -37,18 +39,24 @@ class InProcessBackend:
     def __init__(self, address):
         self.worker, self.job = Worker(), None
 
-    def idle(self):
-        return [] if self.job else ["here"]
+    def pools(self):
+        return {"here": Pool(accelerator="cpu")}
 
-    def start(self, worker, job):
+    def slots(self):
+        return [Slot("here", "here")]
+
+    def start(self, slot, job, seat):
         self.job = job
 
     def wait(self, timeout):
         job, self.job = self.job, None
-        return [Finished("here", job, self.before(job) or self.worker.run(job))] if job else []
+        return [Ended("here", job, self.before(job) or self.worker.run(job))] if job else []
 
-    def replace(self, worker):
+    def renew(self, slot):
         pass
+
+    def now(self):
+        return time.monotonic()
 
     def notices(self):
         return []
