@@ -26,7 +26,7 @@ class Elsewhere:
         """Whether it would be done sooner by waiting for a seat that it prefers to one in `pool`; if so it is given
         to that, and those asked about later come after it."""
         here = run.seats[pool].seconds * run.slow
-        if not here:
+        if not here or run.history.unlucky:  # one that failed goes wherever it is let
             return False
         best, preferred = here, None
         for other, seat in run.seats.items():

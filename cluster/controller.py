@@ -249,13 +249,22 @@ class _Controller:
             self._pools_changed()
         barred = {slot.name for slot in up if self.quarantine.bars(slot, now)}
         healthy = {slot.pool for slot in up if slot.name not in barred}
-        for slot in sorted(idle, key=lambda slot: slot.name in barred):
-            run = self._next(slot, up, barred, healthy, now)
-            if run is not None:
-                self._start(run, slot, now)
+        for patient in (True, False):  # while nothing runs there is nothing to wait for
+            for slot in sorted(idle, key=lambda slot: slot.name in barred):
+                run = None
+                if slot.name not in self.running and (patient or not self.running):
+                    run = self._next(slot, up, barred, healthy, now, patient=patient)
+                if run is not None:
+                    self._start(run, slot, now)
 
-    def _next(self, slot: Slot, up: list[Slot], barred: set[str], healthy: set[str], now: float) -> Run | None:
-        """The run that an idle slot gets, those left out for which a cap has no room."""
+    def _next(
+        self, slot: Slot, up: list[Slot], barred: set[str], healthy: set[str], now: float, *, patient: bool
+    ) -> Run | None:
+        """The run that an idle slot gets, those left out for which a cap has no room.
+
+        Args:
+            patient: whether a run may wait for a seat that it prefers.
+        """
 
         def allowed(run: Run) -> bool:
             # A sick GPU fails fast, so it is nearly always the one that is idle: it would use up all attempts.
@@ -267,7 +276,7 @@ class _Controller:
             )
 
         free: dict[str, list[float]] = {}
-        if len(self.pools) > 1:
+        if patient and len(self.pools) > 1:
             for other in up:
                 if other.name not in barred:
                     free.setdefault(other.pool, []).append(self._busy_for(other, now))

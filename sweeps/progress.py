@@ -82,7 +82,7 @@ class Reporter:
                     f"  {len(self._finished)}/{len(self._todo)}  {job.run_id}  width {job.config.model.width:<5} "
                     f"{job.flops:.3g} FLOPs  {ended}"
                 )
-            elif event.kind in ("failed", "retried"):
+            elif event.kind in ("failed", "retried", "stopped"):
                 self.console.print(f"  {job.run_id} {event.kind}: {event.message}", style="yellow", markup=False)
             elif event.kind == "held":
                 self._say(f"  {job.run_id} is being trained by another process; waiting for it")

@@ -291,6 +291,15 @@ class World:
             assert until < math.inf, "nothing will ever happen again"
             self.time = max(self.time, until)
 
+    def skip(self, seconds):
+        """Lets time pass with no controller there."""
+        until = self.time + seconds
+        while self.time < until or (self.events and self.events[0][0] <= until):
+            self.ended.clear()
+            self.changed = False
+            self.advance(until)
+        self.ended.clear()
+
     def controller_dies(self):
         """Workers of a controller that died end now, or a little later."""
         self.ended.clear()
