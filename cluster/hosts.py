@@ -8,12 +8,11 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
+from nextscale.cluster.hardware import of_ray
 from nextscale.cluster.pool import Pool
 
 _KIND, _SLICE, _WORKER = "ray.io/accelerator-type", "ray.io/tpu-slice-name", "ray.io/tpu-worker-id"
 _TOPOLOGY = "ray.io/tpu-topology"
-_OURS = {"tpu-v5litepod": "tpu-v5e"}
-"""Accelerators that go by another name in Ray."""
 
 Kind = tuple[str, int, int, str | None]
 """Of slices: accelerator, hosts, chips of each, topology."""
@@ -66,8 +65,8 @@ def hosts_of(nodes: Iterable[Mapping[str, Any]], draining: Container[str] = ()) 
 
 def accelerator_of(kind: str | None) -> str:
     """The catalogue's name of what Ray calls `kind`: of `TPU-V5LITEPOD` tpu-v5e, of `H100` h100."""
-    name = (kind or "gpu").lower()
-    return _OURS.get(name, name)
+    known = None if kind is None else of_ray(kind)
+    return (kind or "gpu").lower() if known is None else known.name
 
 
 def resource_of(accelerator: str) -> str:

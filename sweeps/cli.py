@@ -166,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(path: Path, out: Path | None, set_: list[str] | None, address: str | None, json_: bool) -> None:
+    from nextscale.cluster.lease import LeaseLost
     from nextscale.sweeps.progress import Reporter
     from nextscale.sweeps.study import run_study
     from nextscale.sweeps.tables import tables
@@ -175,6 +176,8 @@ def _run(path: Path, out: Path | None, set_: list[str] | None, address: str | No
     try:
         with Reporter(aside) as reporter:
             summary = run_study(spec, folder, address=address, on_phase=reporter.phase, on_event=reporter.event)
+    except LeaseLost:
+        _fail(f"{folder}: another process has taken this sweep over, having heard nothing of this one for too long")
     except KeyboardInterrupt:
         aside.print("interrupted; what is finished is kept, and the same command goes on from here")
         raise typer.Exit(130) from None

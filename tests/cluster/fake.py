@@ -264,10 +264,10 @@ class World:
         self.idle_since[work.slot] = self.time
         seconds = Fraction(self.time) - Fraction(work.started)
         self.busy += float(seconds)
-        usd = seconds * Fraction(work.seat.usd_per_hour) / 3600
+        usd = seconds * Fraction(str(work.seat.usd_per_hour)) / 3600
         self.bills.append((work.job.run_id, seconds, usd, flops))
         self.billed += usd
-        self.billed_device += seconds * Fraction(work.seat.chips)
+        self.billed_device += seconds * Fraction(str(work.seat.chips))
         self.flops += flops
 
     def truly(self):

@@ -4,11 +4,13 @@ import contextlib
 import functools
 import time
 
+import pytest
 import ray
 
 from nextscale.cluster.ray_backend import RayBackend
 
 
+@pytest.mark.slow
 def test_a_gpu_that_jax_cannot_use_is_left_out_and_the_cores_are_used(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(ray, "init", functools.partial(ray.init, num_gpus=2, num_cpus=2))

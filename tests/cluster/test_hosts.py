@@ -39,7 +39,7 @@ def test_every_kind_of_gpu_is_a_pool():
     assert seen(*nodes) == {"h100": ("h100", 1, 8, 2, False)}
     assert seen(*nodes, node(4, GPU=4, accelerator_type__A100=1)) == {
         "h100": ("h100", 1, 8, 2, False),
-        "a100": ("a100", 1, 4, 1, False),
+        "a100-40gb": ("a100-40gb", 1, 4, 1, False),
     }
     assert kind_of("h100", hosts_of(nodes)) == "H100"
 
@@ -68,10 +68,11 @@ def test_what_is_dead_is_none_and_what_drains_is_said():
 
 
 def test_names_of_accelerators():
-    assert [accelerator_of(kind) for kind in ("TPU-V6E", "TPU-V5LITEPOD", "H100", None)] == [
+    assert [accelerator_of(kind) for kind in ("TPU-V6E", "TPU-V5LITEPOD", "H100", "A100", None)] == [
         "tpu-v6e",
         "tpu-v5e",
         "h100",
+        "a100-40gb",
         "gpu",
     ]
 
@@ -82,8 +83,8 @@ def test_a_share_of_a_gpu_has_its_share_of_the_memory():
     options = options_of(pool, "H100")
     assert options["num_gpus"] == 0.25
     assert options["resources"] == {"accelerator_type:H100": 0.001}
-    assert environment_of(pool) == {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.225"}
-    assert environment_of(Pool(accelerator="h100")) == {}
+    assert environment_of(pool) == {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.230"}
+    assert environment_of(Pool(accelerator="h100")) == {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.920"}
 
 
 @pytest.mark.parametrize("chips", [1, 2, 4, 8])

@@ -145,6 +145,7 @@ def test_kill_9_of_the_driver_loses_nothing_and_does_nothing_twice(finished, tmp
         assert finishes.count("finished") == 1
 
 
+@pytest.mark.slow
 def test_two_shells_at_once_train_each_run_once(finished, tmp_path):
     spec, undisturbed, _ = finished
     out = tmp_path / "out"
@@ -159,6 +160,7 @@ def test_two_shells_at_once_train_each_run_once(finished, tmp_path):
     assert [entry["kind"] for entry in Ledger(out / "ledger.jsonl").entries()] == ["forecast", "score"]
 
 
+@pytest.mark.slow
 def test_a_corrupt_checkpoint_is_one_line_exit_code_2_and_the_rest_is_done(finished, tmp_path):
     spec, undisturbed, _ = finished
     out = tmp_path / "out"
@@ -208,6 +210,7 @@ def test_the_held_out_scale_waits_for_every_run_of_the_fit(finished, tmp_path):
     assert len(list(out.glob("runs/*"))) == 12
 
 
+@pytest.mark.slow
 def test_one_failed_held_out_run_hides_no_other(finished, tmp_path):
     spec, undisturbed, _ = finished
     out = tmp_path / "out"
@@ -270,6 +273,7 @@ def test_a_damaged_record_is_named(finished, tmp_path):
     assert "delete it" in ended.stderr
 
 
+@pytest.mark.slow
 def test_diverged_runs_are_rows_and_a_sweep_of_nothing_else_has_no_law(tmp_path, tiny_spec):
     spec = tmp_path / "spec.yaml"
     spec.write_text(tiny_spec.replace("base: 0.02, floor: 0.008", "base: 60.0, floor: 20.0"))
