@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -82,13 +83,18 @@ def evaluation_points(config: RunConfig) -> list[int]:
 
 def evaluate_all(
     config: RunConfig, params: PyTree, source: Source, sets: dict[str, Source], *, parts: int = 1
-) -> Evaluation:
+) -> Callable[[], Evaluation]:
     """What the held-out tokens of `source`, and those of each of `sets`, say of a model (see `evaluate`)."""
-    own, *others = (evaluate(config, params, each, parts=parts) for each in (source, *sets.values()))
-    return dataclasses.replace(own, sets=dict(zip(sets, others, strict=True)))
+    asked = [evaluate(config, params, each, parts=parts) for each in (source, *sets.values())]
+
+    def told() -> Evaluation:
+        own, *others = (each() for each in asked)
+        return dataclasses.replace(own, sets=dict(zip(sets, others, strict=True)))
+
+    return told
 
 
-def evaluate(config: RunConfig, params: PyTree, source: Source, *, parts: int = 1) -> Evaluation:
+def evaluate(config: RunConfig, params: PyTree, source: Source, *, parts: int = 1) -> Callable[[], Evaluation]:
     """The loss over `config.evaluation.tokens` held-out tokens.
 
     Where the source knows its own law, the loss is its entropy plus the mean Kullback-Leibler divergence of
@@ -97,6 +103,9 @@ def evaluate(config: RunConfig, params: PyTree, source: Source, *, parts: int = 
 
     Args:
         parts: micro-batches that a batch must be cut into to fit into memory.
+
+    Returns:
+        waits for the devices, and gives what they found. Until it is called, they may be given more to do.
     """
     B, T = config.batch_sequences, config.model.context
     available = source.held_out(math.ceil(config.evaluation.tokens / (B * T)) * B)
@@ -104,22 +113,27 @@ def evaluate(config: RunConfig, params: PyTree, source: Source, *, parts: int = 
     scored = available[: len(available) // B * B]
     mesh = mesh_under(params)
     batches_SxBxT1 = spread(mesh, scored.reshape(-1, B // parts if B % parts == 0 else B, T + 1))
+    known, skipped = 0.0, 0
     if isinstance(source, MarkovSource):
         # 0·log 0 is 0, but not to a computer: what underflows is lifted to where it still weighs nothing.
         law = jnp.asarray(np.maximum(source.chain.conditional, np.finfo(np.float32).tiny), jnp.float32)
-        divergence_SxT = _divergence(config.network, config.training.dtype, mesh, params, batches_SxBxT1, law)
-        by_position_T = source.chain.entropy + gathered(divergence_SxT).astype(np.float64).mean(axis=0)[1:]
+        found_SxT = _divergence(config.network, config.training.dtype, mesh, params, batches_SxBxT1, law)
+        known, skipped = source.chain.entropy, 1
     else:
-        loss_SxT = _cross_entropy(config.network, config.training.dtype, mesh, params, batches_SxBxT1)
-        by_position_T = gathered(loss_SxT).astype(np.float64).mean(axis=0)
-    loss = float(by_position_T.mean())
-    per_byte = source.tokens_per_byte
-    return Evaluation(
-        loss=loss,
-        bits_per_byte=None if per_byte is None else loss / math.log(2) * per_byte,
-        loss_by_position=by_position_T.tolist(),
-        tokens=len(scored) * len(by_position_T),
-    )
+        found_SxT = _cross_entropy(config.network, config.training.dtype, mesh, params, batches_SxBxT1)
+
+    def told() -> Evaluation:
+        by_position_T = (known + gathered(found_SxT).astype(np.float64).mean(axis=0))[skipped:]
+        loss = float(by_position_T.mean())
+        per_byte = source.tokens_per_byte
+        return Evaluation(
+            loss=loss,
+            bits_per_byte=None if per_byte is None else loss / math.log(2) * per_byte,
+            loss_by_position=by_position_T.tolist(),
+            tokens=len(scored) * len(by_position_T),
+        )
+
+    return told
 
 
 def cross_entropy(logits_BxTxV: jax.Array, labels_BxT: jax.Array) -> jax.Array:

@@ -65,20 +65,23 @@ def train_together(
         # Those of the program whose first run comes first; of them, the ones that stand at the same call.
         kind = _kind(next(iter(calls.values())))
         alike = [number for number, call in calls.items() if _kind(call) == kind]
-        pace = paces.setdefault(kind[0], _Pace(most))
+        # A run that is spread over devices leaves none of them idle.
+        pace = paces.setdefault(kind[0], _Pace(most if kind[0].mesh is None else 1))
         size = pace.size(len(alike))
         for group in (alike[i : i + size] for i in range(0, len(alike), size)):
             asked = [calls.pop(number) for number in group]
             began = clock()
             try:
                 after = made_together(asked, wait=not pace.settled)
-            except jax.errors.JaxRuntimeError as error:
-                if len(group) == 1:
+            except Exception as error:  # of several, also that this program cannot be mapped over runs
+                if len(group) > 1:
+                    _log.info("%d runs side by side: %s", len(group), error)
+                    pace.give_up(len(group))
+                    calls.update(zip(group, asked, strict=True))
+                elif isinstance(error, jax.errors.JaxRuntimeError):
                     advance(group[0], functools.partial(runs[group[0]].throw, error))
-                    continue
-                _log.info("%d runs side by side: %s", len(group), error)
-                pace.give_up(len(group))
-                calls.update(zip(group, asked, strict=True))
+                else:
+                    raise
                 continue
             pace.took(len(group), clock() - began)
             for number, state in zip(group, after, strict=True):

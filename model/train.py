@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from typing import Any, ParamSpec
 
 import jax
 import numpy as np
@@ -45,11 +45,11 @@ from nextscale.model.step import (
 from nextscale.model.text import cache_folder
 
 PyTree = Any
+P = ParamSpec("P")
 
 _log = logging.getLogger(__name__)
 
 _PROGRESS_SECONDS = 1.0
-
 
 Made = tuple[PyTree, tally.Tally]
 Training = Generator[Call, Made, Row]
@@ -60,7 +60,7 @@ An error of that call is thrown into it.
 """
 
 
-def train(
+def training(
     config: RunConfig,
     directory: RunDirectory,
     *,
@@ -71,16 +71,19 @@ def train(
     least: Saving = NONE_SAVED,
     on_progress: Callable[[int], None] = lambda tokens: None,
     stop: Callable[[], bool] = lambda: False,
-) -> Row:
+) -> Training:
     """Trains one run to its end, from its newest checkpoint if it has one, and writes its record.
 
     Where JAX is one of several processes, all call this alike, on a file system that they share. The first alone
     writes; each writes its part of a checkpoint.
 
     When memory runs out, the same batch is trained in smaller parts, from the newest checkpoint on, and in the end with
-    each block computed twice. Which did not fit
-    is noted among the attempts, and not tried again there. Of several processes the one that it happens to cannot
-    tell the others, so there it notes it and fails: the next attempt has smaller parts.
+    each block computed twice. What did not fit is noted among the attempts, and not tried again there. Of several
+    processes the one that it happens to cannot tell the others, so there it notes it and fails: the next attempt has
+    smaller parts.
+
+    The compiled calls it leaves to others, so that those of several runs may be made as one (see `pack.py`); `train` is
+    the same with all of them made.
 
     Args:
         directory: where the run lives; a finished run is returned as it is.
@@ -101,43 +104,6 @@ def train(
             none, or one sequence per device does not fit into memory.
         Stopped: it was asked to stop, and has saved itself.
     """
-    run = training(
-        config,
-        directory,
-        checkpoint=checkpoint,
-        trunk=trunk,
-        layout=layout,
-        memory=memory,
-        least=least,
-        on_progress=on_progress,
-        stop=stop,
-    )
-    advance: Callable[[], Call] = functools.partial(next, run)
-    while True:
-        try:
-            call = advance()
-        except StopIteration as end:
-            return end.value
-        try:
-            advance = functools.partial(run.send, made(call))
-        except jax.errors.JaxRuntimeError as error:
-            advance = functools.partial(run.throw, error)
-
-
-def training(
-    config: RunConfig,
-    directory: RunDirectory,
-    *,
-    checkpoint: CheckpointPolicy = CheckpointPolicy(),
-    trunk: Parent | None = None,
-    layout: Layout = Layout(),
-    memory: int | None = None,
-    least: Saving = NONE_SAVED,
-    on_progress: Callable[[int], None] = lambda tokens: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> Training:
-    """What `train` does, but for the compiled calls. It asks for them, so that those of several runs may be made as one
-    (see `pack.py`)."""
     if (record := directory.record()) is not None:
         return record
     started, first = time.perf_counter(), jax.process_index() == 0
@@ -175,6 +141,29 @@ def training(
         directory.write_record(record | spent)
     barrier("the record is there")
     return directory.record() or record
+
+
+def _to_its_end(training: Callable[P, Training]) -> Callable[P, Row]:
+    """A training whose calls are made as it asks for them."""
+
+    @functools.wraps(training)
+    def train(*arguments: P.args, **options: P.kwargs) -> Row:
+        run = training(*arguments, **options)
+        advance: Callable[[], Call] = functools.partial(next, run)
+        while True:
+            try:
+                call = advance()
+            except StopIteration as end:
+                return end.value
+            try:
+                advance = functools.partial(run.send, made(call))
+            except jax.errors.JaxRuntimeError as error:
+                advance = functools.partial(run.throw, error)
+
+    return train
+
+
+train = _to_its_end(training)
 
 
 def record_of(
@@ -246,7 +235,7 @@ class _Work:
     on_progress: Callable[[int], None]
     stop: Callable[[], bool]
 
-    def evaluated(self, params: PyTree, parts: int) -> Evaluation:
+    def evaluated(self, params: PyTree, parts: int) -> Callable[[], Evaluation]:
         return evaluate_all(self.config, params, self.source, self.sets, parts=parts)
 
 
@@ -261,7 +250,7 @@ def _attempt(work: _Work, saving: Saving) -> Generator[Call, Made, tuple[Evaluat
             work.directory.cut(position, curves)
         barrier("the curves are cut")
         state, trouble = yield from _steps(work, program, state, position, checkpoints)
-        evaluation = None if trouble else work.evaluated(state["params"], saving.parts)
+        evaluation = None if trouble else work.evaluated(state["params"], saving.parts)()
         if evaluation is not None and evaluation.unusable:
             trouble = f"{evaluation.unusable} is not a number"
             evaluation = None
@@ -303,8 +292,18 @@ def _steps(
     saved_at = told_at = time.monotonic()
     unread: tuple[tuple[int, ...], tuple[int, ...], tally.Tally] | None = None
 
+    evaluating: tuple[int, Callable[[], Evaluation]] | None = None
+
     def late_or_stopped() -> tuple[bool, bool]:
         return time.monotonic() - saved_at > policy.every_seconds, work.stop()
+
+    def settled(tokens: int, told: Callable[[], Evaluation]) -> str | None:
+        if (evaluation := told()).unusable:
+            return f"{evaluation.unusable} was not a number at token {tokens}"
+        work.on_progress(tokens)
+        if jax.process_index() == 0:
+            work.directory.add_evaluation(_evaluation_row(config, tokens, evaluation))
+        return None
 
     rows = [row for row in work.directory.metrics() if row["tokens"] <= position]
     with (work.directory.metrics_file if jax.process_index() == 0 else epath.Path(os.devnull)).open("a") as file:
@@ -318,22 +317,25 @@ def _steps(
             if unread and (trouble := curve.add(*unread)):
                 return state, trouble
             unread = dispatch.tokens_done, dispatch.row_steps, sums
-            evaluation = None
+            # So is an evaluation, which the devices make between the two.
+            if evaluating and (trouble := settled(*evaluating)):
+                return state, trouble
+            evaluating = None
             if tokens_done in points:
-                if unread and (trouble := curve.add(*unread)):
+                evaluating = tokens_done, work.evaluated(state["params"], program.saving.parts)
+                if trouble := curve.add(*unread):
                     return state, trouble
-                unread, evaluation = None, work.evaluated(state["params"], program.saving.parts)
-                if evaluation.unusable:
-                    return state, f"{evaluation.unusable} was not a number at token {tokens_done}"
+                unread = None
             late, stopped = asked()
             saves = (tokens_done in policy.pinned or late or stopped) and tokens_done < config.tokens
+            # Before what is saved here: who goes on from that takes this over.
+            if saves and evaluating and (trouble := settled(*evaluating)):
+                return state, trouble
+            evaluating = None if saves else evaluating
             now = time.monotonic()
-            if saves or evaluation is not None or now - told_at > _PROGRESS_SECONDS:
+            if saves or now - told_at > _PROGRESS_SECONDS:
                 work.on_progress(tokens_done)
                 told_at = now
-            # Before what is saved here: who goes on from that takes this over.
-            if evaluation is not None and jax.process_index() == 0:
-                work.directory.add_evaluation(_evaluation_row(config, tokens_done, evaluation))
             if saves:
                 if unread and (trouble := curve.add(*unread)):
                     return state, trouble

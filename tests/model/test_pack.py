@@ -130,13 +130,14 @@ def test_runs_that_differ_take_turns(tiny_run, together, alone):
     assert max(sizes) == 2
 
 
-def test_too_many_for_the_memory_are_fewer(runs, together, monkeypatch):
+@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), ValueError("no")])
+def test_too_many_for_the_memory_or_the_compiler_are_fewer(runs, together, monkeypatch, error):
     real = step.packed
 
     def packed(program):
         def steps(state, *rest):
             if len(jax.tree.leaves(state)[0]) == 4:
-                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+                raise error
             return real(program)(state, *rest)
 
         return steps

@@ -18,12 +18,13 @@ from nextscale.model.checkpoint import CheckpointPolicy, Checkpoints
 from nextscale.model.config import MarkovData, ModelFamily, TextData
 from nextscale.model.curve import Curve
 from nextscale.model.data import open_source, resolve
+from nextscale.model.dispatch import dispatches
 from nextscale.model.errors import CorruptCheckpoint, InputError
 from nextscale.model.evaluate import Evaluation, evaluate
 from nextscale.model.markov import markov
 from nextscale.model.record import RunDirectory
 from nextscale.model.step import program_of, train_steps
-from nextscale.model.train import train
+from nextscale.model.train import train, training
 
 EVERY_DISPATCH, NEVER = CheckpointPolicy(every_seconds=0), CheckpointPolicy(every_seconds=3600)
 
@@ -88,7 +89,7 @@ def test_a_perfect_model_scores_exactly_the_entropy(tiny_run, monkeypatch):
         return module
 
     monkeypatch.setattr("nextscale.model.evaluate.merged", perfect)
-    assert evaluate(run, None, source).loss == pytest.approx(source.chain.entropy, abs=2e-6)
+    assert evaluate(run, None, source)().loss == pytest.approx(source.chain.entropy, abs=2e-6)
 
 
 @pytest.mark.parametrize("saved", [1, 2, 4])
@@ -337,3 +338,43 @@ class TestSeveralRowsInOneCall:
         for run in runs:
             train(run, run_directory.sibling(run.run_id), checkpoint=CheckpointPolicy(pinned=(300 * 32,)))
         assert step.train_stretches(program_of(runs[0]))._cache_size() == 1
+
+
+def test_a_state_is_given_away_to_the_steps_from_it(tiny_run):
+    run = tiny_run(steps=40)
+    program, numbers = program_of(run), step.numbers_of(run)
+    state = step.initial_state(program)(jax.random.key(0), numbers)
+    dispatch = next(dispatches(run, open_source(run), 0, ()))
+    step.made(step.Call(program, state, dispatch.given, numbers))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state["params"]))
+
+
+def test_an_evaluation_on_the_way_is_read_when_the_next_steps_are_on_their_way(tiny_run, run_directory, monkeypatch):
+    """The devices are never idle for it."""
+    run = tiny_run(steps=300)
+    run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"points": 2})})
+    events, real = [], trainer.evaluate_all
+
+    def evaluate_all(*arguments, **options):
+        events.append("evaluation asked for")
+        told = real(*arguments, **options)
+
+        def read():
+            events.append("evaluation read")
+            return told()
+
+        return read
+
+    monkeypatch.setattr(trainer, "evaluate_all", evaluate_all)
+    going = training(run, run_directory, checkpoint=NEVER)
+    call = next(going)
+    with contextlib.suppress(StopIteration):
+        while True:
+            events.append("steps")
+            call = going.send(step.made(call))
+    asked = [i for i, event in enumerate(events) if event == "evaluation asked for"]
+    *on_the_way, last = asked
+    assert len(on_the_way) == len(run_directory.evaluations()) - 1 > 1
+    for i in on_the_way:
+        assert events[i : i + 3] == ["evaluation asked for", "steps", "evaluation read"]
+    assert events[last:] == ["evaluation asked for", "evaluation read"]
