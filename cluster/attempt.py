@@ -20,6 +20,10 @@ _LEAST = 0.02
 """Of its time, for what a run does beside training: at least so much is expected to be left."""
 
 
+_TELLING = 0.05
+"""Of a run: less than that, with all that comes before the first step, does not tell how long the rest takes."""
+
+
 @dataclasses.dataclass(eq=False)
 class Attempt:
     """What runs in a slot.
@@ -116,7 +120,7 @@ class Budget:
         """Seconds, by how far it has come."""
         job, begun, sighting = attempt.run.job, attempt.reservation.position, runs.seen(attempt.run.job)
         made = work(job, sighting.tokens) - work(job, begun) if sighting.mark != attempt.reservation.mark else 0
-        if made <= 0:
+        if made <= (_TELLING * int(job.flops) if attempt.seat.seconds else 0):
             return self.seconds(attempt.run, attempt.seat, begun)
         return elapsed * (int(job.flops) - work(job, sighting.tokens)) / made
 
@@ -157,9 +161,9 @@ def settle(
         peak=peak(reservation.accelerator),
     )
     run.saved = None if held else saved
-    share = work(run.job, saved) - work(run.job, reservation.position) + lost
-    if attempt.seat.seconds and share > 0 and outcome.status != "finished":
-        run.slow = max(1.0, seconds / (attempt.seat.seconds * share / int(run.job.flops)))
+    share = (work(run.job, saved) - work(run.job, reservation.position) + lost) / int(run.job.flops)
+    if attempt.seat.seconds and share > _TELLING and outcome.status != "finished":
+        run.slow = max(1.0, seconds / (attempt.seat.seconds * share))
     return saved > reservation.position
 
 

@@ -6,7 +6,6 @@ import bisect
 import dataclasses
 import heapq
 import itertools
-import math
 from collections.abc import Callable, Sequence
 
 from nextscale.cluster.accounts import Accounts
@@ -15,12 +14,15 @@ from nextscale.cluster.backend import Backend, Ended, Slot
 from nextscale.cluster.caps import Caps
 from nextscale.cluster.choice import pick
 from nextscale.cluster.events import Event, Report
-from nextscale.cluster.failures import Limits, Quarantine, Watch
+from nextscale.cluster.failures import Limits, Quarantine, Watch, hosts_of
 from nextscale.cluster.job import Job, Outcome, Seat
+from nextscale.cluster.pool import Pool
 from nextscale.cluster.runs import RunDirectories, Runs
 from nextscale.cluster.waiting import Key, Run, Waiting, as_runs
 
-_NOBODY = "there is no worker: what the cluster had is gone, or busy for another driver; waiting until some is free"
+_NOBODY = "there is no worker{}: what the cluster had is gone, or busy for another driver; waiting until some is free"
+_TOLD_AGAIN = 300.0
+"""Seconds after which it is said again that a run is held by somebody else."""
 _TRUNK_LOOKS = 100, 1.0, 30.0
 """How often in the rest of its time a trunk is looked at for its branches' sake, and seconds between two looks."""
 
@@ -35,6 +37,8 @@ def run_all(
     runs: Runs | None = None,
     limits: Limits | None = None,
     peak: Callable[[str], float | None] = lambda accelerator: None,
+    price: Callable[[Pool], float | None] = lambda pool: pool.usd_per_chip_hour,
+    known: Callable[[str], Job | None] = lambda run_id: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Report:
     """Does every job once; returns when each has finished or failed for good, or a cap leaves no room for the rest.
@@ -52,11 +56,15 @@ def run_all(
         accounts: of the sweep; one controller at a time may have them (see `nextscale.cluster.accounts.accounts_of`).
         runs: where the runs live.
         peak: FLOP/s of a chip of an accelerator, for the utilisation in the accounts.
+        price: dollars per chip-hour of a pool, for runs that name no seats.
+        known: other jobs of these accounts, by their run_id: an attempt at one may have been left open.
         stop: once it says yes, nothing is started any more, and all that runs is asked to save itself.
     """
     accounts = Accounts(clock=backend.now) if accounts is None else accounts
     runs = RunDirectories() if runs is None else runs
-    return _Controller(jobs, backend, on_event, caps or Caps(), accounts, runs, limits or Limits(), peak, stop).run()
+    return _Controller(
+        jobs, backend, on_event, caps or Caps(), accounts, runs, limits or Limits(), peak, price, known, stop
+    ).run()
 
 
 class _Controller:
@@ -70,11 +78,13 @@ class _Controller:
         runs: Runs,
         limits: Limits,
         peak: Callable[[str], float | None],
+        price: Callable[[Pool], float | None],
+        known: Callable[[str], Job | None],
         stop: Callable[[], bool],
     ):
         self.stop, self.stopping = stop, False
         self.backend, self.say, self.accounts, self.runs = backend, on_event, accounts, runs
-        self.limits, self.peak = limits, peak
+        self.limits, self.peak, self.price, self.known = limits, peak, price, known
         self.budget = Budget(caps, accounts, limits)
         self.pools = dict(backend.pools())
         self.jobs = {run.job.run_id: run for run in as_runs(list(jobs), self._seats)}
@@ -88,7 +98,9 @@ class _Controller:
         self.timers: list[tuple[float, int, Callable[[float], None]]] = []
         self.count = itertools.count()
         self.later = 0  # runs that wait for a time, not for a slot
-        self.alone_since = backend.now()
+        self.seen_up = dict.fromkeys(self.pools, backend.now())
+        self.missed: set[str] = set()  # pools of which it was said that nothing is up
+        self.walled = False
         self.orphans = {reservation.run_id: reservation for reservation in accounts.open.values()}
 
     def run(self) -> Report:
@@ -146,7 +158,7 @@ class _Controller:
         now = self.backend.now()
         for reservation in list(self.accounts.open.values()):
             if reservation.run_id not in self.jobs or reservation is not self.orphans[reservation.run_id]:
-                settle_orphan(reservation, None, self.runs, self.accounts, 0.0)
+                settle_orphan(reservation, self.known(reservation.run_id), self.runs, self.accounts, 0.0)
         for run in self.jobs.values():
             start = run.job.start
             if start is None or start.run_id not in self.jobs or self.runs.done(run.job) or self.runs.ready(run.job):
@@ -155,8 +167,17 @@ class _Controller:
                 bisect.insort(self.blocked.setdefault(start.run_id, []), (start.tokens, run.key, run))
         for trunk in list(self.blocked):
             self._release(trunk)
-        if (most := self.budget.caps.max_wall) is not None:
-            self._at(now + most * 3600 - self.accounts.wall, lambda now: self.waiting.park_all("max_wall"))
+        if self.budget.caps.max_wall is not None:
+            self._wall(now)
+
+    def _wall(self, now: float) -> None:
+        """Keeps all that waits from starting once the time is over; it begins with the first attempt."""
+        left = self.budget.room()["max_wall"]
+        self.walled = left <= 0
+        if not self.walled:
+            self._at(now + left, self._wall)
+        for run in self.waiting if self.walled else ():
+            self.waiting.park_for_good(run, "max_wall")
 
     def _take_up(self, run: Run, now: float) -> None:
         """Lets a run wait for a slot; one that an earlier controller left at work is first looked at."""
@@ -168,10 +189,23 @@ class _Controller:
         else:
             self._enqueue(run)
 
+    def _whole(self, job: Job) -> Job:
+        """A branch as it is where the state that it should begin from is gone: from its first token on."""
+        start = job.start
+        if start is None or self.runs.saved(job) >= start.tokens:
+            return job
+        if not self.runs.saved(job) and self.runs.ready(job):
+            return job
+        flops = job.whole_flops or job.flops
+        seats = tuple(dataclasses.replace(seat, seconds=seat.seconds * flops / job.flops) for seat in job.seats)
+        return dataclasses.replace(job, start=None, flops=flops, seats=seats)
+
     def _enqueue(self, run: Run) -> None:
-        if not run.job.seats:
-            run.seats = self._seats(run.job)
+        run.job = self._whole(run.job)
+        run.seats = self._seats(run.job)
         self.waiting.add(run)
+        if self.walled:
+            self.waiting.park_for_good(run, "max_wall")
 
     def _again(self, run: Run, pause: float) -> None:
         self.later += 1
@@ -182,6 +216,9 @@ class _Controller:
         job = run.job
         done, sign = self.runs.done(job), self.runs.holder(job)
         if not done and sign is not None and run.history.silent(sign, now) < self.limits.silence:
+            if now - run.told >= _TOLD_AGAIN:
+                self.say(Event("held", job, "another process gives signs of working on it; waiting until it is done"))
+                run.told = now
             self._at(now + self.limits.held_again, lambda now: self._look(run, now))
             return
         self.later -= 1
@@ -219,9 +256,9 @@ class _Controller:
         self._release(run.job.run_id)
 
     def _seats(self, job: Job) -> dict[str, Seat]:
-        """By pool; a job that names none may go anywhere."""
-        seats = job.seats or tuple(
-            Seat(name, usd_per_hour=(pool.usd_per_chip_hour or 0.0) * pool.chips_per_slot, chips=pool.chips_per_slot)
+        """By pool; a job that names none that there is may go anywhere."""
+        seats = tuple(seat for seat in job.seats if seat.pool in self.pools) or tuple(
+            Seat(name, usd_per_hour=(self.price(pool) or 0.0) * pool.chips_per_slot, chips=pool.chips_per_slot)
             for name, pool in self.pools.items()
         )
         return {seat.pool: seat for seat in seats}
@@ -237,11 +274,7 @@ class _Controller:
             if slot.draining and attempt is not None and attempt.asked is None and attempt.killed is None:
                 attempt.asked = "draining"
                 self.backend.stop(slot.name)
-        if up or self.running:
-            self.alone_since = now
-        elif now - self.alone_since >= self.limits.patience:
-            self.say(Event("notice", message=_NOBODY))
-            self.alone_since = math.inf  # said once, until one comes and goes
+        self._miss(up, now)
         idle = [slot for slot in up if slot.name not in self.running] if self.waiting else []
         if not idle:
             return
@@ -257,6 +290,21 @@ class _Controller:
                 if run is not None:
                     self._start(run, slot, now)
 
+    def _miss(self, up: list[Slot], now: float) -> None:
+        """Says, once, that nothing is up of the pools that runs wait for, those left out that a cap closes to them."""
+        self.seen_up |= dict.fromkeys([slot.pool for slot in up], now)
+        self.missed.difference_update(slot.pool for slot in up)
+        if self.running and not up:  # those whose host is gone are about to end
+            return
+        gone = {name for name, seen in self.seen_up.items() if now - seen >= self.limits.patience}
+        if gone <= self.missed:
+            return
+        waiting = [run for run in self.waiting if run.seats.keys() - run.parked.keys() <= gone]
+        if waiting:
+            self.missed |= gone
+            where = "" if not up else f" of pool {', '.join(sorted(gone))}, and {len(waiting)} runs need one"
+            self.say(Event("notice", message=_NOBODY.format(where)))
+
     def _next(
         self, slot: Slot, up: list[Slot], barred: set[str], healthy: set[str], now: float, *, patient: bool
     ) -> Run | None:
@@ -268,11 +316,15 @@ class _Controller:
 
         def allowed(run: Run) -> bool:
             # A sick GPU fails fast, so it is nearly always the one that is idle: it would use up all attempts.
-            if slot.name in barred and not healthy.isdisjoint(run.seats):
+            if slot.name in barred and not healthy.isdisjoint(run.seats.keys() - run.parked.keys()):
                 return False
             unlucky = run.history.unlucky
             return slot.name not in unlucky or not any(
-                other.pool in run.seats and other.name not in unlucky and other.name not in barred for other in up
+                other.pool in run.seats
+                and other.pool not in run.parked
+                and other.name not in unlucky
+                and other.name not in barred
+                for other in up
             )
 
         free: dict[str, list[float]] = {}
@@ -307,10 +359,11 @@ class _Controller:
         job, seat, saved = run.job, run.seats[slot.pool], self._saved(run)
         self.waiting.remove(run)
         expected = self.budget.seconds(run, seat, saved)
-        mark, pool = self.runs.seen(job).mark, self.pools.get(slot.pool)
-        reservation = self.budget.reserve(run, slot, seat, pool.accelerator if pool else "", saved, mark)
+        seen, pool = self.runs.seen(job), self.pools.get(slot.pool)
+        reservation = self.budget.reserve(run, slot, seat, pool.accelerator if pool else "", saved, seen.mark)
         stop_at = now + reservation.seconds - self.budget.stopping(expected)
-        attempt = Attempt(run, slot, seat, reservation, now, now + expected, stop_at, Watch(mark, now))
+        watch = Watch(seen.pulse, now)
+        attempt = Attempt(run, slot, seat, reservation, now, now + expected, stop_at, watch)
         self.running[slot.name], self.shapes[slot.name] = attempt, job.shape
         self.backend.start(slot.name, job, seat)
         self.say(Event("started", job))
@@ -331,7 +384,7 @@ class _Controller:
         if self.running.get(slot) is not attempt or attempt.killed is not None:
             return
         self._release(run.job.run_id)
-        still = attempt.watch.stuck_for(self.runs.seen(run.job).mark, now, self.limits)
+        still = attempt.watch.stuck_for(self.runs.seen(run.job).pulse, now, self.limits)
         if still is not None:
             attempt.killed = f"its curve has not moved for {still / 60:.0f} minutes: taken for stuck, and killed"
         elif self.budget.caps.timed and now >= attempt.until - self.limits.slack:
@@ -354,6 +407,10 @@ class _Controller:
         run, slot, outcome, now = attempt.run, attempt.slot, ended.outcome, self.backend.now()
         if attempt.killed is not None and outcome.status not in ("finished", "held", "input"):
             outcome = Outcome("lost", attempt.killed, hosts=outcome.hosts)
+        if outcome.status == "finished" and not self.runs.done(run.job):
+            host = ", ".join(slot.hosts) or slot.name
+            text = f"it says that it is done, but {run.job.directory} has no record: does {host} share that folder?"
+            outcome = Outcome("error", text, hosts=slot.hosts)
         further = settle(attempt, outcome, self.runs, self.accounts, now, self.peak)
         if outcome.status == "finished":
             self.quarantine.well(slot)
@@ -363,6 +420,7 @@ class _Controller:
             if outcome.sign is not None:
                 run.history.silent(outcome.sign, now)
             self.say(Event("held", run.job, outcome.message))
+            run.told = now
             self._again(run, self.limits.held_again)
             return
         if attempt.asked is not None and outcome.status in ("stopped", "lost"):
@@ -373,17 +431,38 @@ class _Controller:
             self._release(run.job.run_id)
             return
         self._renew(attempt, outcome)
+        others = tuple(seat for seat in run.seats.values() if seat.pool != slot.pool)
+        if outcome.status == "unfit" and others:
+            run.job = dataclasses.replace(run.job, seats=others)
+            self.say(Event("retried", run.job, f"{outcome.message}; another pool is next"))
+            self._again(run, 0.0)
+            return
+        if outcome.status == "input" and self._elsewhere(run, slot):
+            self.say(Event("retried", run.job, f"{outcome.message}; another host is asked"))
+            self._again(run, 0.0)
+            return
         if outcome.status == "error" or (outcome.status == "lost" and not further):
             for notice in self.quarantine.failed(slot, outcome, now):
                 self.say(Event("notice", message=notice))
         pause = run.history.pause_after(outcome, slot.name, further, self.limits)
         if pause is None:
-            self.mendable |= outcome.status == "input"
+            self.mendable |= outcome.status in ("input", "unfit")
             self._fail(run, outcome.message)
         else:
             self.say(Event("retried", run.job, outcome.message))
             self._again(run, pause)
             self._release(run.job.run_id)
+
+    def _elsewhere(self, run: Run, slot: Slot) -> bool:
+        """Whether a run that is refused on one host is to be tried on another: once, for it may be the host's fault."""
+        hosts = set(hosts_of(slot))
+        alike = {other.name: hosts.isdisjoint(hosts_of(other)) for other in self.backend.slots()}
+        again = not run.history.refused and any(
+            alike[other.name] and other.pool in run.seats and not other.draining for other in self.backend.slots()
+        )
+        run.history.refused = True
+        run.history.unlucky |= {name for name, apart in alike.items() if not apart}
+        return again
 
     def _renew(self, attempt: Attempt, outcome: Outcome) -> None:
         """A fresh worker where one failed, if its slot is still there."""
@@ -394,10 +473,11 @@ class _Controller:
             self.backend.renew(attempt.slot.name)
 
     def _pools_changed(self) -> None:
-        """Those that may go anywhere may go to a new pool too."""
+        """Those that may go anywhere may go to a new pool too, as may those whose pools are gone."""
         self.pools = dict(self.backend.pools())
         for run in self.waiting:
-            if not run.job.seats:
+            seats = self._seats(run.job)
+            if seats.keys() != run.seats.keys():
                 self.waiting.remove(run)
-                run.seats = self._seats(run.job)
+                run.seats = seats
                 self.waiting.add(run)

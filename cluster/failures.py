@@ -68,6 +68,8 @@ class History:
     losses: int = 0
     fruitless: int = 0
     memory: int = 0
+    refused: bool = False
+    """Whether a host has refused it, as `input`."""
     unlucky: set[str] = dataclasses.field(default_factory=set)
     """Slots on which it failed without saving anything."""
     sign: Sign | None = None
@@ -80,7 +82,7 @@ class History:
         Args:
             further: whether the attempt saved something new.
         """
-        if outcome.status == "input":
+        if outcome.status in ("input", "unfit"):
             return None
         if outcome.status == "memory":
             self.memory += 1

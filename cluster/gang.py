@@ -310,7 +310,7 @@ class Gang:
         if gone:
             hosts = tuple(dict.fromkeys(host for outcome in gone for host in outcome.hosts))
             return Outcome("lost", gone[0].message, hosts=hosts)
-        for status in ("memory", "input"):
+        for status in ("memory", "unfit", "input"):
             if status in by_status:
                 return by_status[status][0]
         errors = by_status.get("error", [])

@@ -41,6 +41,7 @@ class Job:
         seats: where it may be trained, the preferred first.
         start: the state of another run that it waits for, and begins from.
         every_seconds, keep, final, pinned: see `nextscale.model.checkpoint.CheckpointPolicy`.
+        whole_flops: of a branch, from its first token on: what it takes where that state is gone.
         silent: see `nextscale.cluster.lease.Lease`.
     """
 
@@ -57,6 +58,7 @@ class Job:
     final: bool = True
     pinned: tuple[int, ...] = ()
     silent: Sign | None = None
+    whole_flops: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +69,12 @@ class Outcome:
         status: `finished`: the run has its record; `stopped`: it was asked to stop, and has saved itself; `held`:
             another process is at work on the run, with `sign` its last sign of life; `input`: for a person to mend;
             `error`: the run's own failure; `memory`: it ran out, and less is next (the attempt is noted in the run's
-            directory); `lost`: the worker, its host or one of a gang's hosts went away, or was taken away.
+            directory); `unfit`: not even the least fits there, so another pool is next; `lost`: the worker, its host or
+            one of a gang's hosts went away, or was taken away.
         hosts: those that failed, where that is known; empty where it is nobody's fault or everybody's.
     """
 
-    status: Literal["finished", "stopped", "held", "input", "error", "memory", "lost"]
+    status: Literal["finished", "stopped", "held", "input", "error", "memory", "unfit", "lost"]
     message: str = ""
     sign: Sign | None = None
     hosts: tuple[str, ...] = ()

@@ -154,7 +154,7 @@ def splits(config: RunConfig, pool: Pool) -> Iterator[Split]:
     model, sequences = config.model, config.batch_sequences
     # A process sees a CPU as one device, however many cores it has.
     chips = 1 if pool.accelerator == "cpu" else (pool.chips if pool.gang else max(int(pool.chips_per_run), 1))
-    devices = pool.hosts * chips
+    devices = (pool.hosts * pool.slices_per_run if pool.gang else 1) * chips
     heads = math.gcd(model.heads, model.kv_heads or model.heads)
     found = [
         Split(n // tensor // fsdp, fsdp, tensor)

@@ -25,10 +25,17 @@ class Sighting:
     Attributes:
         tokens: its newest position, 0 while there is none.
         mark: another whenever the curve was written to.
+        beat: another whenever anything else was, that it does beside.
     """
 
     tokens: int = 0
     mark: str = ""
+    beat: str = ""
+
+    @property
+    def pulse(self) -> str:
+        """Another whenever it moved."""
+        return f"{self.mark} {self.beat}"
 
 
 class Runs(Protocol):
@@ -80,8 +87,17 @@ class RunDirectories:
         stat = Path(job.directory, "metrics.jsonl").stat()
         for line in reversed(lines):
             with contextlib.suppress(ValueError, TypeError, KeyError):  # cut short, at either end
-                return Sighting(int(json.loads(line)["tokens"]), f"{stat.st_ino}.{stat.st_mtime_ns}.{size}")
-        return Sighting()
+                mark = f"{stat.st_ino}.{stat.st_mtime_ns}.{size}"
+                return Sighting(int(json.loads(line)["tokens"]), mark, self._beat(job))
+        return Sighting(beat=self._beat(job))
+
+    @staticmethod
+    def _beat(job: Job) -> str:
+        times = []
+        for name in ("evaluations.jsonl", "checkpoints"):
+            with contextlib.suppress(OSError):
+                times.append(str(Path(job.directory, name).stat().st_mtime_ns))
+        return " ".join(times)
 
     def ready(self, job: Job) -> bool:
         assert job.start is not None

@@ -36,6 +36,13 @@ class Run:
     slow: float = 1.0
     parked: dict[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     """By pool, the cap that keeps it from starting there, and what it needs of that."""
+    told: float = -math.inf
+    """When it was last said that somebody else holds it."""
+
+    @property
+    def stuck(self) -> bool:
+        """Whether caps keep it from starting anywhere."""
+        return len(self.parked) == len(self.seats)
 
 
 def as_runs(jobs: list[Job], seats_of: Callable[[Job], dict[str, Seat]]) -> list[Run]:
@@ -71,7 +78,7 @@ class Waiting:
 
     @property
     def all_parked(self) -> bool:
-        """Whether a cap keeps each of them from starting somewhere."""
+        """Whether a cap keeps each of them from starting anywhere."""
         return bool(self._runs) and not self._free
 
     def load(self, pool: str) -> float:
@@ -87,7 +94,7 @@ class Waiting:
 
     def remove(self, run: Run) -> None:
         del self._runs[run.job.run_id]
-        self._free -= not run.parked
+        self._free -= not run.stuck
         for pool in run.seats:
             if pool in run.parked:
                 self._unpark(run, pool)
@@ -96,9 +103,9 @@ class Waiting:
 
     def park(self, run: Run, pool: str, cap: str, need: float) -> None:
         """Keeps a run from starting in a pool until there is room for it under a cap."""
-        self._free -= not run.parked
         self._delete(run, pool)
         run.parked[pool] = (cap, need)
+        self._free -= run.stuck
         bisect.insort(self._parked.setdefault((pool, cap), []), (need, run.key, run))
 
     def readmit(self, pool: str, room: Mapping[str, float]) -> None:
@@ -110,18 +117,17 @@ class Waiting:
             i = bisect.bisect_right(parked, left, key=lambda entry: entry[0])
             if i:
                 run = parked[i - 1][2]
+                self._free += run.stuck
                 self._unpark(run, pool)
                 self._insert(run, pool)
-                self._free += not run.parked
 
     def any_fits(self, room: Mapping[str, float]) -> bool:
         """Whether one that is kept from starting need not be any more."""
         return any(need <= room.get(cap, math.inf) for run in self for cap, need in run.parked.values())
 
-    def park_all(self, cap: str) -> None:
-        for run in self:
-            for pool in [pool for pool in run.seats if pool not in run.parked]:
-                self.park(run, pool, cap, math.inf)
+    def park_for_good(self, run: Run, cap: str) -> None:
+        for pool in [pool for pool in run.seats if pool not in run.parked]:
+            self.park(run, pool, cap, math.inf)
 
     def in_order(self, pool: str) -> Iterator[Run]:
         return (run for _, run in self._lists.get(pool, ()))

@@ -87,7 +87,7 @@ def attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], bool],
         row: of the attempt; how it ended is added, unless there is nothing to be written down.
     """
     from nextscale.model.checkpoint import CheckpointPolicy
-    from nextscale.model.errors import InputError, Stopped
+    from nextscale.model.errors import InputError, Stopped, TooLarge
     from nextscale.model.memory import ran_out
     from nextscale.model.sharding import Layout
     from nextscale.model.step import Saving
@@ -112,6 +112,8 @@ def attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], bool],
         return Outcome("held", str(lost))  # the run is not ours to write to: the heir has noted our end
     except Stopped as stopped:
         outcome = Outcome("stopped", str(stopped))
+    except TooLarge as error:
+        outcome = Outcome("unfit", str(error))
     except InputError as error:
         outcome = Outcome("input", str(error))
     except OSError as error:

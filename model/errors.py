@@ -9,5 +9,9 @@ class CorruptCheckpoint(InputError):
     """A checkpoint cannot be read back, or what it holds is not what was saved."""
 
 
+class TooLarge(InputError):
+    """The steps of a run do not fit into the memory of these devices, however little of it they are made to need."""
+
+
 class Stopped(Exception):
     """The run was asked to stop. It has saved itself, and goes on from there when it is trained again."""

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from nextscale.model.config import RunConfig
-from nextscale.model.errors import InputError
+from nextscale.model.errors import InputError, TooLarge
 from nextscale.model.record import Row
 from nextscale.model.sharding import Layout, mesh_of, rows_sharding, ways
 from nextscale.model.step import Program, Saving, program_of, state_shapes, steps_per_row, train_steps
@@ -44,7 +44,7 @@ def thriftier(config: RunConfig, layout: Layout, saving: Saving) -> Saving:
     that are computed again.
 
     Raises:
-        InputError: that is done already.
+        TooLarge: that is done already.
     """
     own = sequences(config, layout)
     more = next((n for n in range(2 * saving.parts, own + 1) if own % n == 0), None)
@@ -52,7 +52,7 @@ def thriftier(config: RunConfig, layout: Layout, saving: Saving) -> Saving:
         return saving._replace(parts=more)
     if not saving.recompute:
         return saving._replace(recompute=True)
-    raise InputError(
+    raise TooLarge(
         f"one sequence of {config.model.context} tokens per device does not fit into memory; take a smaller model "
         f"or context, or split the weights over more devices than layout {layout} does"
     )

@@ -8,19 +8,37 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nextscale.cluster.accounts import Accounts, accounts_of
+from nextscale.cluster.attempt import settle_orphan
 from nextscale.cluster.backend import Backend
 from nextscale.cluster.controller import run_all
 from nextscale.cluster.events import Event, Report
 from nextscale.cluster.hardware import Accelerator, measured
 from nextscale.cluster.job import Job, Seat
+from nextscale.cluster.lease import Lease, LeaseHeld
 from nextscale.cluster.placement import price, seats
+from nextscale.cluster.pool import Pool
 from nextscale.cluster.ray_backend import RayBackend
+from nextscale.cluster.runs import RunDirectories
 from nextscale.cluster.site import Site
 from nextscale.sweeps.design import PlannedRun
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.sites import load_site, pools_of
+from nextscale.sweeps.sites import load_site, pools_of, price_notes
 from nextscale.sweeps.spec import SweepSpec
 from nextscale.sweeps.watch import STOP
+
+
+def settle_done(out: Path, known: Callable[[str], Job | None]) -> None:
+    """Books the attempts at runs that are done whose controller died before it could, unless another is at work."""
+    runs, file = RunDirectories(), out / "accounts.jsonl"
+    if not Accounts(file).open:
+        return
+    with contextlib.suppress(LeaseHeld), Lease(out / "controller") as lease:
+        accounts = Accounts(file, guard=lease.check)
+        for reservation in list(accounts.open.values()):
+            job = known(reservation.run_id)
+            if job is not None and runs.done(job):
+                settle_orphan(reservation, job, runs, accounts, 0.0)
+        accounts.close()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +67,8 @@ class Crew:
         pools = pools_of(spec.pools, site, accelerators)
         with accounts_of(out, on_wait=lambda message: on_event(Event("notice", message=message))) as accounts:
             (out / STOP).unlink(missing_ok=True)
+            for note in price_notes(spec.pools, site, accelerators):
+                on_event(Event("notice", message=note))
             with contextlib.closing(RayBackend(address, "auto" if pools is None else pools)) as backend:
                 crew = cls(spec, out, backend, accounts, accelerators)
                 crew._check_prices()
@@ -71,8 +91,14 @@ class Crew:
                 return ()
         return seats(run.config, run.own_flops, pools, self.accelerators)
 
-    def train(self, jobs: Sequence[Job], on_event: Callable[[Event], None]) -> Report:
-        """Does every job once, within the caps, until `nextscale stop` asks otherwise."""
+    def train(
+        self, jobs: Sequence[Job], on_event: Callable[[Event], None], known: Callable[[str], Job | None]
+    ) -> Report:
+        """Does every job once, within the caps, until `nextscale stop` asks otherwise.
+
+        Args:
+            known: any job of the folder, by its run_id.
+        """
         return run_all(
             jobs,
             self.backend,
@@ -80,6 +106,8 @@ class Crew:
             caps=self.spec.caps,
             accounts=self.accounts,
             peak=self._peak,
+            price=self._price,
+            known=known,
             stop=(self.out / STOP).exists,
         )
 
@@ -88,13 +116,16 @@ class Crew:
         if self.spec.caps.max_usd is None:
             return
         for name, pool in self.backend.pools().items():
-            known = self.accelerators.get(pool.accelerator)
-            if pool.usd_per_chip_hour is None and (known is None or price(pool, known)[0] is None):
+            if self._price(pool) is None:
                 raise SpecError(
                     f"caps.max_usd: pool {name} ({pool.accelerator}) has no price, so no cap in dollars can hold; set "
                     f"its usd_per_chip_hour under pools, or under accelerators.{pool.accelerator} of a site file",
                     ("caps", "max_usd"),
                 )
+
+    def _price(self, pool: Pool) -> float | None:
+        known = self.accelerators.get(pool.accelerator)
+        return pool.usd_per_chip_hour if known is None else price(pool, known)[0]
 
     def _peak(self, accelerator: str) -> float | None:
         known = self.accelerators.get(accelerator)

@@ -160,7 +160,7 @@ def _row(store: Store, run_id: str) -> dict[str, Any]:
     attempts = store.run(run_id).attempts()
     record, config = store.record(run_id), store.config(run_id)
     if record is None:
-        failed = bool(attempts) and attempts[-1]["status"] != "lost"
+        failed = bool(attempts) and attempts[-1]["status"] not in ("lost", "stopped")
         record = _expected(config, store.run(run_id).metrics()) | {
             "status": "failed" if failed else "unfinished",
             "reason": attempts[-1]["message"] if attempts else None,

@@ -26,7 +26,7 @@ from nextscale.fit.table import CONVENTIONS, as_runs
 from nextscale.model.accounting import flops_per_token, non_embedding_parameters, parameters
 from nextscale.model.data_config import parts
 from nextscale.model.record import write_atomically
-from nextscale.sweeps.crew import Crew
+from nextscale.sweeps.crew import Crew, settle_done
 from nextscale.sweeps.design import PlannedRun, Role, planned_runs, resolved
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.journal import Journal
@@ -113,6 +113,7 @@ class Study:
             keep=keep.keep,
             final=keep.final,
             start=run.start,
+            whole_flops=float(run.flops),
             pinned=tuple(sorted({branch.branches_at for branch in branches})),
         )
 
@@ -269,6 +270,12 @@ def run_study(
     problem: str | None = None
     stopped: str | None = None
     journal = Journal(study.store.root)
+    planned = {run.config.run_id: run for run in study.planned}
+
+    def known(run_id: str) -> Job | None:
+        run = planned.get(run_id)
+        return None if run is None else study.job(run)
+
     with contextlib.ExitStack() as stack:
         crew: Crew | None = None
 
@@ -287,11 +294,12 @@ def run_study(
                 return
             if crew is None:
                 crew = stack.enter_context(Crew.of(study.spec, study.store.root, address, site, observe))
-            report = crew.train([study.job(run, crew.seats(run)) for run in todo], observe)
+            report = crew.train([study.job(run, crew.seats(run)) for run in todo], observe, known)
             failed.update(report.failed)
             mendable |= report.mendable
             stopped = report.stopped_by or stopped
 
+        settle_done(study.store.root, known)
         train("fit")
         try:
             analysis = study.analyse()

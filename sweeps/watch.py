@@ -103,7 +103,7 @@ def ask_to_stop(out: str | Path) -> bool:
         SpecError: the folder holds no sweep.
     """
     store = Store.existing(out)
-    if _controller(store.root) == "none":
+    if _controller(store.root) != "at work":
         return False
     (store.root / STOP).write_text("")
     return True

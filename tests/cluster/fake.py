@@ -228,7 +228,7 @@ class World:
         run.flops += made
         self._bill(work, made)
         run.beat = max(run.beat, self._last_beat(work))
-        if status in ("finished", "stopped", "error", "memory", "input"):
+        if status in ("finished", "stopped", "error", "memory", "unfit", "input"):
             run.released, run.beat = True, self.time
         if status == "finished":
             run.done, run.finishes = True, run.finishes + 1

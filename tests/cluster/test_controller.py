@@ -7,6 +7,7 @@ import pytest
 
 from nextscale.cluster.accounts import Accounts
 from nextscale.cluster.backend import Slot
+from nextscale.cluster.caps import Caps
 from nextscale.cluster.controller import run_all
 from nextscale.cluster.failures import History, Limits, Quarantine
 from nextscale.cluster.job import Outcome, Seat
@@ -118,6 +119,36 @@ class TestFailures:
         report, _ = go(fake, world, [fake.job("a"), fake.job("b")])
         assert report.finished == ("a",)
         assert started(world).count("b") == 1 + LIMITS.memory
+
+    def test_a_run_that_is_too_large_for_one_pool_goes_to_the_next_and_fails_after_the_last(self, fake):
+        world = fake.World(
+            {"small": fake.pool(), "large": fake.pool()},
+            fates=lambda run, attempt, slot: (
+                fake.Fate("unfit", 1.0, message="too large") if slot == "small-0" or run == "b" else None
+            ),
+        )
+        jobs = [fake.job(name, 1e4, seats=(Seat("small", seconds=5.0), Seat("large", seconds=5.0))) for name in "ab"]
+        report, _ = go(fake, world, jobs)
+        assert report.finished == ("a",)
+        assert report.failed == {"b": "too large"}
+        assert report.mendable
+        assert sorted(slot for _, slot, job in world.starts if job.run_id == "b") == ["large-0", "small-0"]
+
+    def test_runs_whose_pool_is_gone_for_good_go_where_there_is_one(self, fake):
+        """JAX may not be able to use what Ray offers: then only CPU cores are left."""
+        world = fake.World({"gpu": fake.pool(), "cpu": fake.pool(accelerator="cpu")})
+        gpu, cpu = world.pools["gpu"], world.pools["cpu"]
+        world.up["cpu-0"] = False
+        world.at(10.0, world.drop, "gpu-h0")
+        world.at(20.0, world._return, "cpu-0")
+
+        class Backend(fake.FakeBackend):
+            def pools(self):
+                return {"gpu": gpu} if world.time < 20.0 else {"cpu": cpu}
+
+        jobs = [fake.job(name, seats=(Seat("gpu", seconds=1e3),)) for name in "ab"]
+        report = run_all(jobs, Backend(world), runs=fake.FakeRuns(world), limits=LIMITS)
+        assert set(report.finished) == {"a", "b"}
 
     @pytest.mark.parametrize("sick", ["error", "lost"])
     def test_a_sick_host_does_not_eat_the_sweep(self, fake, sick):
@@ -363,3 +394,124 @@ def perfect(jobs, world, rate):
     everywhere = sum(seconds for seconds, _ in work) / sum(rate[name] * n for name, n in slots.items())
     bounded = sum(s for s, names in work if "tpu" not in names) / sum(rate[n] * slots[n] for n in ("h100", "a100"))
     return max(everywhere, bounded, *(min(seat.seconds for seat in job.seats) for job in jobs))
+
+
+class TestNobodyWaitsForNothing:
+    """A run either goes on, or it is said what it waits for."""
+
+    def test_a_host_that_refuses_every_run_does_not_eat_the_sweep(self, fake):
+        world = fake.World(
+            {"p": fake.pool(2)}, fates=lambda run, attempt, slot: fake.Fate("input", 0.1) if slot == "p-0" else None
+        )
+        report, _ = go(fake, world, [fake.job(str(i), 1e5 + i, shape=str(i)) for i in range(40)])
+        assert report.failed == {}
+
+    def test_what_every_host_refuses_fails_after_the_second(self, fake):
+        world = fake.World({"p": fake.pool(3)}, fates=lambda run, attempt, slot: fake.Fate("input", 0.1, message="no"))
+        report, _ = go(fake, world, [fake.job("a")])
+        assert report.failed == {"a": "no"}
+        assert report.mendable
+        assert len({slot for _, slot, _ in world.starts}) == len(world.starts) == 2
+
+    DEAR = (Seat("cheap", seconds=3e3, usd_per_hour=1.0), Seat("dear", seconds=3e3, usd_per_hour=10.0))
+
+    def test_a_cap_that_has_room_in_a_cheaper_pool_waits_for_it(self, fake):
+        world = fake.World({"cheap": fake.pool(), "dear": fake.pool()})
+        world.up["cheap-0"] = False
+        world.at(500.0, world._return, "cheap-0")
+        report, events = go(fake, world, [fake.job("a", seats=self.DEAR)], caps=Caps(max_usd=5.0))
+        assert report.finished == ("a",)
+        assert any("of pool cheap" in event.message for event in events if event.kind == "notice")
+        assert [slot for _, slot, _ in world.starts] == ["cheap-0"]
+
+    def test_a_run_that_failed_where_it_is_cheap_is_tried_there_again_if_a_cap_bars_it_elsewhere(self, fake):
+        world = fake.World({"cheap": fake.pool(), "dear": fake.pool()}, fates=script(fake, {"a": ["error"]}))
+        report, _ = go(fake, world, [fake.job("a", seats=self.DEAR)], caps=Caps(max_usd=5.0))
+        assert report.finished == ("a",)
+        assert [slot for _, slot, _ in world.starts] == ["cheap-0", "cheap-0"]
+
+    def test_it_is_said_which_pool_runs_wait_for_while_others_work(self, fake):
+        world = fake.World({"a": fake.pool(), "b": fake.pool()})
+        world.up["a-0"] = False
+        world.at(4000.0, world._return, "a-0")
+        jobs = [fake.job("x", seats=(Seat("a", seconds=5.0),))]
+        jobs += [fake.job(f"y{i}", seats=(Seat("b", seconds=50.0),)) for i in range(9)]
+        report, events = go(fake, world, jobs)
+        assert report.failed == {}
+        (notice,) = [event.message for event in events if event.kind == "notice"]
+        assert notice.startswith("there is no worker of pool a, and 1 runs need one: ")
+
+    def test_whoever_holds_a_run_of_an_earlier_controller_is_told_of(self, fake):
+        world = fake.World({"p": fake.pool(2)})
+        accounts = Accounts(clock=lambda: world.time)
+        a = fake.job("a", 2e6)
+
+        class Enough(Exception):
+            pass
+
+        def check(world):
+            if world.time > 100.0:
+                raise Enough
+
+        with pytest.raises(Enough):
+            run_all([a], fake.FakeBackend(world, check), runs=fake.FakeRuns(world), accounts=accounts, limits=LIMITS)
+        (work,) = world.working.values()
+        work.zombie = True  # on a host that the new controller cannot reach, where it goes on
+        report, events = go(fake, world, [a], accounts=accounts)
+        assert report.finished == ("a",)
+        held = [event for event in events if event.kind == "held"]
+        assert 1 <= len(held) <= 2000 / 300 + 1
+
+    def test_what_is_done_without_a_record_is_not_believed(self, fake):
+        world = fake.World({"p": fake.pool()})
+        runs = fake.FakeRuns(world)
+        runs.done = lambda job: False
+
+        def elsewhere(event):
+            world.run("a").done = False
+
+        report = run_all([fake.job("a")], fake.FakeBackend(world), elsewhere, runs=runs, limits=LIMITS)
+        assert report.finished == ()
+        assert "has no record: does p-h0 share that folder?" in report.failed["a"]
+
+    def test_a_branch_whose_trunk_kept_no_state_is_booked_from_its_first_token(self, fake):
+        world = fake.World({"p": fake.pool()})
+        accounts = Accounts(clock=lambda: world.time)
+        branch = fake.job("b", 200, tokens=1000, start=("gone", 800), seats=(Seat("p", seconds=200.0),))
+        branch = dataclasses.replace(branch, whole_flops=1000.0)
+        report, _ = go(fake, world, [branch], accounts=accounts)
+        assert report.finished == ("b",)
+        assert accounts.totals()["flops_kept"] == 1000
+        assert accounts.totals()["seconds"] == pytest.approx(1000.0)
+
+    def test_the_wall_begins_with_the_first_run(self, fake):
+        world = fake.World({"p": fake.pool()})
+        world.up["p-0"] = False
+        world.at(7200.0, world._return, "p-0")
+        caps, jobs = Caps(max_wall=1.0), [fake.job(str(i), 1e6) for i in range(9)]
+        report, _ = go(fake, world, jobs, caps=caps)
+        assert len(report.finished) == 3
+        assert report.stopped_by.startswith("max_wall 1: ")
+        assert world.time <= 7200 + 3600
+
+    def test_a_run_lost_at_its_first_steps_is_not_taken_for_a_slow_one(self, fake):
+        seat = Seat("p", seconds=36_000.0, usd_per_hour=10.0)
+        world = fake.World({"p": fake.pool()}, setup=300.0, fates=script(fake, {"a": [fake.Fate("lost", 331.0)]}))
+        report, _ = go(fake, world, [fake.job("a", 1e9, seats=(seat,))], caps=Caps(max_usd=200.0))
+        assert report.finished == ("a",)
+
+
+def test_an_attempt_at_a_run_that_is_done_is_booked_for_what_it_was(fake):
+    """Its controller died between the run's record and the accounts; the sweep no longer asks for that run."""
+    world = fake.World({"p": fake.pool()})
+    clock = {"clock": lambda: world.time}
+    accounts, a, b = Accounts(**clock), fake.job("a", 1e6), fake.job("b", 1e6)
+    seat = a.seats[0]
+    accounts.reserve("a", "p-0", seat, "h100", 0, "", 1210.0, 1_000_000)
+    world.starts.clear()
+    run_all([a], fake.FakeBackend(world), runs=fake.FakeRuns(world), limits=LIMITS)
+    go(fake, world, [b], accounts=accounts, known={"a": a}.get)
+    totals = accounts.totals()
+    assert totals["open"] == 0
+    assert (totals["flops_kept"], totals["flops_lost"]) == (2_000_000, 0)
+    assert totals["seconds"] == pytest.approx(2000.0, abs=10)

@@ -4,6 +4,8 @@ devices of its CPU, and every run is trained by two of them."""
 import contextlib
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,15 +14,19 @@ from etils import epath
 
 from nextscale.cluster.controller import run_all
 from nextscale.cluster.job import Seat
+from nextscale.cluster.pool import Pool
 from nextscale.cluster.ray_backend import RayBackend
 from nextscale.model.record import RunDirectory, read_rows
 
 # Before Ray is imported.
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "180"}
 
+import ray
 from ray.cluster_utils import Cluster
 
 SEATS = (Seat("tpu-v4", "data=2,fsdp=2"),)
+TWO_HOSTS = {"two": Pool(accelerator="cpu", hosts=2)}
+OVER_TWO = (Seat("two", "data=2"),)
 
 
 def add_slice(cluster, name, hosts=2, chips=4):
@@ -144,3 +150,61 @@ def test_a_run_whose_host_is_killed_finishes_on_another_slice_to_the_bit_and_the
 def pids_of(nodes):
     """Of the raylets."""
     return {info.process.pid for node in nodes for info in node.all_processes["raylet"]}
+
+
+@contextlib.contextmanager
+def plain_hosts(n):
+    """A backend of one slot over two of n hosts without accelerators."""
+    with a_cluster() as (cluster, _):
+        for _ in range(n):
+            cluster.add_node(num_cpus=1, env_vars={"JAX_PLATFORMS": "cpu"})
+        cluster.wait_for_nodes()
+        with contextlib.closing(RayBackend(cluster.address, TWO_HOSTS)) as backend:
+            yield backend
+
+
+def trained_once(job, saved):
+    """Whether a run went on from a position, and did nothing twice."""
+    tokens = [row["tokens"] for row in read_rows(epath.Path(job.directory) / "metrics.jsonl")]
+    return saved in tokens and tokens == sorted(set(tokens)) and tokens[-1] == job.config.tokens
+
+
+def test_a_run_over_two_hosts_is_stopped_saves_itself_and_goes_on_from_there(job):
+    run = job(seed=1, steps=3000, every_seconds=1e9, seats=OVER_TWO)
+    with plain_hosts(2) as backend:
+        first = run_all([run], backend, stop=Path(run.directory, "metrics.jsonl").exists)
+        saved = newest(run)
+        second = run_all([run], backend)
+    assert (first.left, second.finished) == ((run.run_id,), (run.run_id,))
+    assert 0 < saved < run.config.tokens
+    assert [(a["status"], a["processes"]) for a in attempts_of(run)] == [("stopped", 2), ("finished", 2)]
+    assert trained_once(run, saved)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_host_about_to_be_taken_away_is_saved_ahead_and_goes_on_over_others(job):
+    run = job(seed=1, steps=6000, every_seconds=1e9, seats=OVER_TWO)
+    drained, saved = [], []
+
+    def drain_once(event):
+        if not drained and Path(run.directory, "metrics.jsonl").exists():
+            (slot,) = backend.slots()
+            drained.append(slot.hosts[1])
+            node = next(node["NodeID"] for node in ray.nodes() if slot.hosts[1].endswith(f"-{node['NodeID'][:6]}"))
+            asked = ["drain-node", "--address", address, "--node-id", node, "--reason-message", "spot"]
+            asked += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--deadline-remaining-seconds", "600"]
+            subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *asked], check=True, capture_output=True)
+        if event.kind == "stopped":
+            saved.append((newest(run), event.message))
+
+    with plain_hosts(3) as backend:
+        address = ray.get_runtime_context().gcs_address
+        assert run_all([run], backend, drain_once).finished == (run.run_id,)
+    first, second = attempts_of(run)
+    assert (first["status"], second["status"]) == ("stopped", "finished")
+    assert drained[0] in first["hosts"]
+    assert drained[0] not in second["hosts"]
+    ((position, message),) = saved
+    assert message.startswith("its host is about to be taken away")
+    assert 0 < position < run.config.tokens
+    assert trained_once(run, position)

@@ -36,6 +36,11 @@ def large(**options):
     return run(**{**shape, **options})
 
 
+def test_a_gang_over_several_slices_has_a_mesh_of_all_their_chips():
+    pool = Pool(accelerator="tpu-v4", hosts=2, chips=4, slices=2, slices_per_run=2)
+    assert {split.devices for split in splits(run(sequences=64), pool)} == {16}
+
+
 # Not one of these is among the runs that the arithmetic was fitted to.
 @pytest.mark.parametrize(
     "options, saving",

@@ -30,7 +30,9 @@ def world_of(fake, seed, trouble):
         roll = random.Random(f"{seed} {run_id} {attempt}")
         if roll.random() * 1000 >= trouble:
             return None
-        kind = roll.choice(["lost", "lost", "lost", "error", "memory", "held", "stopped", "stuck", "deaf", "input"])
+        kind = roll.choice(
+            ["lost", "lost", "lost", "error", "memory", "held", "stopped", "stuck", "deaf", "input", "unfit"]
+        )
         after = roll.uniform(0.0, 200.0)
         if kind == "input" and roll.random() < 0.8:
             return None
