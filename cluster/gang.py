@@ -255,8 +255,8 @@ class Gang:
             return self._verdict(up)
         coordinator = f"{self._hosts[0].address}:{up[0]}"
         begun = self._ends([self._ranks[0].begin.remote(job)], _START)[0]
-        if isinstance(begun, Outcome):
-            return begun
+        if begun is not True:
+            return begun or self._lost(0, "it was not told whether the run is ours")
         accelerated = resource_of(self._pool.accelerator) != "CPU"
         n = len(self._ranks)
         ends = self._ends(

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
-from nextscale.cluster.hardware import of_ray
+from nextscale.cluster.hardware import CATALOGUE, of_ray
 from nextscale.cluster.pool import Pool
 
 _KIND, _SLICE, _WORKER = "ray.io/accelerator-type", "ray.io/tpu-slice-name", "ray.io/tpu-worker-id"
@@ -75,9 +75,18 @@ def resource_of(accelerator: str) -> str:
 
 
 def kind_of(accelerator: str, hosts: Iterable[Host]) -> str | None:
-    """What Ray calls an accelerator of the catalogue, where a host has it."""
-    kinds = {host.kind for host in hosts if host.kind and accelerator_of(host.kind) == accelerator}
-    return min(kinds, default=None)
+    """What Ray calls an accelerator of the catalogue: where a host has it, as that says it.
+
+    None where some host does not tell what it has, so that it may be that.
+    """
+    there = {host.kind for host in hosts if host.count(resource_of(accelerator))}
+    kinds = {kind for kind in there if kind and accelerator_of(kind) == accelerator}
+    if not kinds and accelerator.startswith("a100"):  # Ray often tells no more of them
+        kinds = there & {"A100"}
+    known = CATALOGUE.get(accelerator)
+    if kinds or None in there or known is None or known.platform == "cpu":
+        return min((kind for kind in kinds if kind), default=None)
+    return known.ray_types[0] if known.ray_types else None
 
 
 def slices_of(hosts: Iterable[Host]) -> dict[str, list[Host]]:

@@ -36,6 +36,10 @@ _RESERVING = 30.0
 """Seconds for a slice to be reserved."""
 
 
+_REFUSALS = 10
+"""After how many times in a row that no slice was to be had, for no reason that Ray gives, it is said."""
+
+
 class Hub(Protocol):
     """What slots need of the backend."""
 
@@ -98,6 +102,8 @@ def options_of(pool: Pool, kind: str | None) -> dict[str, Any]:
         options["num_gpus"] = n
     elif n in (1, 2, 4, 8) or n == pool.chips:
         wanted["TPU"] = n
+        if pool.topology is not None:  # hosts of larger slices, whose chips are the same, are for gangs
+            options["label_selector"] = {"ray.io/tpu-topology": pool.topology}
     else:
         raise ValueError(f"chips_per_run {n}: TPU chips of a host are shared out by 1, 2, 4 or 8")
     return options | ({"resources": wanted} if wanted else {})
@@ -138,6 +144,12 @@ class WarmSlot:
             return None
         name = host.name if host else self._node[:6]
         return Slot(self.name, self.pool, (name,), draining=host is not None and host.draining)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether its host is about to go; that it is gone, the worker tells."""
+        host = self._hub.hosts().get(self._node)
+        return host is not None and host.draining
 
     def start(self, job: Job, seat: Seat) -> None:
         assert self.idle_since is not None, f"{self.name} is not idle"
@@ -222,6 +234,7 @@ class GangSlot:
         self.running: Job | None = None
         self._gang: Gang | None = None
         self._asking = False
+        self._refusals = 0
         self._closed = False
         self._reserve()
 
@@ -230,6 +243,11 @@ class GangSlot:
         if self._held is None:
             return None
         return Slot(self.name, self.pool, tuple(host.name for host in self._held.hosts), draining=self._draining())
+
+    @property
+    def leaving(self) -> bool:
+        """Whether one of its hosts is gone, or about to be."""
+        return self._held is not None and self._broken()
 
     def start(self, job: Job, seat: Seat) -> None:
         assert self.idle_since is not None, f"{self.name} is not idle"
@@ -309,11 +327,14 @@ class GangSlot:
         if self._closed:
             return
         if held is None:
+            self._refusals += 1
+            if problem is None and self._refusals == _REFUSALS:
+                problem = "the hosts that it asks for are not there, or partly busy"
             if problem is not None:
                 self._hub.notice(f"pool {self.pool}: no slice was to be had: {problem}")
             self._hub.later(RESTART if problem else 1.0, self._reserve)
             return
-        self._held, self.idle_since = held, time.monotonic()
+        self._held, self.idle_since, self._refusals = held, time.monotonic(), 0
 
 
 def reason(error: Exception) -> str:

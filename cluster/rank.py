@@ -25,13 +25,13 @@ class Rank(Worker):
         self._lease: Lease | None = None
         self._row: Row = {"host": socket.gethostname(), "started": time.time()}
 
-    def begin(self, job: Job) -> Outcome | None:
-        """Takes the run, in the first process alone: None when it is ours to train."""
+    def begin(self, job: Job) -> Outcome | bool:
+        """Takes the run, in the first process alone: True when it is ours to train."""
         lease = lease_of(job)
         if isinstance(lease, Outcome):
             return lease
         self._lease = lease
-        return None
+        return True
 
     def free_port(self) -> int:
         """One that the first process may listen on for the others."""
@@ -57,6 +57,8 @@ class Rank(Worker):
                 initialization_timeout=_JOINING,
                 heartbeat_timeout_seconds=SILENCE,
                 shutdown_timeout_seconds=SILENCE,
+                # Under Slurm it would take each host's first GPU alone for ours.
+                cluster_detection_method="deactivate",
             )
         if accelerated and jax.default_backend() == "cpu" and "JAX_PLATFORMS" not in os.environ:
             return Outcome(

@@ -35,7 +35,7 @@ class RayBackend:
             there are none, every CPU core.
 
     Raises:
-        ConnectionError: there is no cluster, or nothing on it to train on.
+        ConnectionError: there is no cluster.
         InputError: Ray cannot share out a pool as it asks.
     """
 
@@ -46,6 +46,7 @@ class RayBackend:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_raylet_start_wait_time_s": "180",
+            "RAY_ENABLE_AUTO_CONNECT": "0",  # what is still on its way when all is closed must not start another Ray
         }.items():
             os.environ.setdefault(name, value)
         import ray
@@ -73,9 +74,6 @@ class RayBackend:
         except ValueError as error:
             self.close()
             raise InputError(f"pools: {error}") from None
-        if not self._slots:
-            self.close()
-            raise ConnectionError(f"--address {address}: the Ray cluster has neither a GPU nor a CPU core to train on")
         self._looked = time.monotonic()
 
     def pools(self) -> Mapping[str, Pool]:
@@ -218,14 +216,16 @@ class RayBackend:
         self._look()
         if not self._hosts and self._address is None:
             self._restart()
-        if self._auto and not all(pool.accelerator == "cpu" for pool in self._pools.values()):
+        if self._auto and not self._pools:
+            self._add(pools_of(list(self._hosts.values())))
+        elif self._auto and not all(pool.accelerator == "cpu" for pool in self._pools.values()):
             found = pools_of(list(self._hosts.values()))
             self._add({self._name(n, pool): pool for n, pool in found.items() if pool.accelerator != "cpu"})
         elif self._auto and not self._left_out:
             self._add(cores_of(self._hosts.values()))
         for slot in list(self._slots.values()):
-            # What is idle on a host that is about to go moves on; what runs there is for the controller to stop.
-            if slot.idle_since is not None and (shown := slot.shown()) is not None and shown.draining:
+            # What is idle on a host that is gone, or going, moves on; what runs there is the controller's to stop.
+            if slot.idle_since is not None and slot.leaving:
                 slot.renew()
 
     def _name(self, name: str, pool: Pool) -> str:

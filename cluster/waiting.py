@@ -42,7 +42,7 @@ class Run:
     @property
     def stuck(self) -> bool:
         """Whether caps keep it from starting anywhere."""
-        return len(self.parked) == len(self.seats)
+        return bool(self.seats) and len(self.parked) == len(self.seats)
 
 
 def as_runs(jobs: list[Job], seats_of: Callable[[Job], dict[str, Seat]]) -> list[Run]:

@@ -110,6 +110,10 @@ def run(
             "status, logs and stop reach it"
         ),
     ] = False,
+    stopped_ok: Annotated[
+        bool,
+        typer.Option(help="exit with 0, not 3, where a cap or a stop left runs: a job system would start it again"),
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Trains a sweep, fits it, writes its forecast down, trains the held-out scale, scores the forecast.
@@ -119,7 +123,7 @@ def run(
     if detach:
         _detach(spec, out, set_, address)
         return
-    _run(spec, out, set_, address, json_)
+    _run(spec, out, set_, address, json_, stopped_ok=stopped_ok)
 
 
 @app.command()
@@ -165,7 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
-def _run(path: Path, out: Path | None, set_: list[str] | None, address: str | None, json_: bool) -> None:
+def _run(
+    path: Path, out: Path | None, set_: list[str] | None, address: str | None, json_: bool, *, stopped_ok: bool = False
+) -> None:
     from nextscale.cluster.lease import LeaseLost
     from nextscale.sweeps.progress import Reporter
     from nextscale.sweeps.study import run_study
@@ -191,7 +197,7 @@ def _run(path: Path, out: Path | None, set_: list[str] | None, address: str | No
         if summary["law"] is not None:
             screen.print(f"figures and report: {folder / 'report.html'}", highlight=False, soft_wrap=True, markup=False)
     if summary["stopped_by"]:
-        raise typer.Exit(3)
+        raise typer.Exit(0 if stopped_ok else 3)
     if summary["runs"]["failed"] or summary["problem"]:
         raise typer.Exit(2 if summary["mendable"] else 1)
 

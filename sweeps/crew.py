@@ -87,7 +87,7 @@ class Crew:
                 for name, pool in pools.items()
                 if pool.accelerator in self.accelerators and self.accelerators[pool.accelerator].peak_flops
             }
-            if len(known) < len(pools):
+            if len(known) < len(pools) or not pools:
                 return ()
         return seats(run.config, run.own_flops, pools, self.accelerators)
 

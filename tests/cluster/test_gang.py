@@ -169,8 +169,9 @@ def trained_once(job, saved):
     return saved in tokens and tokens == sorted(set(tokens)) and tokens[-1] == job.config.tokens
 
 
+@pytest.mark.slow
 def test_a_run_over_two_hosts_is_stopped_saves_itself_and_goes_on_from_there(job):
-    run = job(seed=1, steps=3000, every_seconds=1e9, seats=OVER_TWO)
+    run = job(seed=1, steps=800, every_seconds=1e9, seats=OVER_TWO)
     with plain_hosts(2) as backend:
         first = run_all([run], backend, stop=Path(run.directory, "metrics.jsonl").exists)
         saved = newest(run)
@@ -183,7 +184,7 @@ def test_a_run_over_two_hosts_is_stopped_saves_itself_and_goes_on_from_there(job
 
 @pytest.mark.slow
 def test_a_run_on_a_host_about_to_be_taken_away_is_saved_ahead_and_goes_on_over_others(job):
-    run = job(seed=1, steps=6000, every_seconds=1e9, seats=OVER_TWO)
+    run = job(seed=1, steps=1600, every_seconds=1e9, seats=OVER_TWO)
     drained, saved = [], []
 
     def drain_once(event):

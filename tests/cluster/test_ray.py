@@ -46,6 +46,7 @@ def test_runs_are_trained_once_on_warm_workers(backend, job):
         assert [a["status"] for a in attempts_of(j)] == ["finished"]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_run_goes_on_from_its_checkpoint(backend, job):
     undisturbed = job(seed=11, steps=12_000, every_seconds=0.0)
     disturbed = job(seed=11, steps=12_000, every_seconds=0.0)

@@ -120,6 +120,7 @@ def test_the_table_of_runs_is_tidy(finished):
     assert json.loads(ended.stdout)["targets"][0]["flops"] == 1e11
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_driver_loses_nothing_and_does_nothing_twice(finished, tmp_path):
     spec, undisturbed, _ = finished
     out = tmp_path / "out"
