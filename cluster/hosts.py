@@ -80,12 +80,12 @@ def kind_of(accelerator: str, hosts: Iterable[Host]) -> str | None:
     None where some host does not tell what it has, so that it may be that.
     """
     there = {host.kind for host in hosts if host.count(resource_of(accelerator))}
-    kinds = {kind for kind in there if kind and accelerator_of(kind) == accelerator}
+    kinds = {kind or "" for kind in there if accelerator_of(kind) == accelerator} - {""}
     if not kinds and accelerator.startswith("a100"):  # Ray often tells no more of them
-        kinds = there & {"A100"}
+        kinds = {"A100"} & there
     known = CATALOGUE.get(accelerator)
     if kinds or None in there or known is None or known.platform == "cpu":
-        return min((kind for kind in kinds if kind), default=None)
+        return min(kinds, default=None)
     return known.ray_types[0] if known.ray_types else None
 
 

@@ -34,6 +34,15 @@ def test_cores_where_there_is_nothing_better():
     assert seen(node(1, CPU=8), node(2, CPU=2)) == {"cpu-8": ("cpu", 1, 8, 1, False), "cpu-2": ("cpu", 1, 2, 1, False)}
 
 
+def test_a_named_accelerator_is_asked_for_by_name_whatever_else_there_is():
+    l4, a100 = node(1, GPU=8, accelerator_type__L4=1), node(2, GPU=8, accelerator_type__A100=1)
+    assert kind_of("h100", hosts_of([l4])) == "H100", "an autoscaler may bring it"
+    assert kind_of("h100", hosts_of([l4, node(3, GPU=8)])) is None, "it may be what does not tell"
+    assert kind_of("a100", hosts_of([l4, a100])) == "A100"
+    assert kind_of("my-card", hosts_of([l4])) is None
+    assert kind_of("cpu", hosts_of([node(1, CPU=8)])) is None
+
+
 def test_every_kind_of_gpu_is_a_pool():
     nodes = node(1, CPU=9), node(2, GPU=8, accelerator_type__H100=1), node(3, GPU=8, accelerator_type__H100=1)
     assert seen(*nodes) == {"h100": ("h100", 1, 8, 2, False)}
