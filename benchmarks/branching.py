@@ -10,7 +10,8 @@ from rich.console import Console
 
 from nextscale.model.config import MarkovData
 from nextscale.sweeps.design import planned_runs
-from nextscale.sweeps.spec import SweepSpec, SweepTraining, WsdDesign
+from nextscale.sweeps.designs import WsdDesign
+from nextscale.sweeps.spec import SweepSpec, SweepTraining
 from nextscale.sweeps.tables import Table
 
 LENGTHS, SHORTEST = 5, 2**24

@@ -7,20 +7,29 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import pandas as pd
 from etils import epath
 
 from nextscale.cluster.caps import Amount
 from nextscale.cluster.job import Seat
 from nextscale.cluster.lease import TIME_TO_LIVE, Lease, LeaseHeld, Sign
+from nextscale.model.errors import InputError
 from nextscale.model.record import Row, read_rows
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _MICRO = 10**6
+RESTORE = "restore the accounts from a copy: caps are held against these sums"
+_ALWAYS = ("attempt", "chips", "started", "seconds", "device_us", "usd")
+_NUMBERS = {
+    "reserved": (*_ALWAYS, "usd_per_hour", "position", "flops"),
+    "settled": (*_ALWAYS, "flops_kept", "flops_lost"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +65,9 @@ class Accounts:
         path: None keeps no file.
         clock: seconds since the epoch, comparable over restarts and with the times of files.
         guard: called before each row; raises where the accounts are no longer ours.
+
+    Raises:
+        InputError: a row of the file is damaged.
     """
 
     def __init__(
@@ -68,13 +80,25 @@ class Accounts:
         self.clock = clock
         self._path, self._guard = path, guard
         self._file: TextIO | None = None
-        self.rows: list[Row] = [] if path is None else read_rows(epath.Path(path))
+        self.rows: list[Row] = []
         self.open: dict[int, Reservation] = {}
         self.spent = self.pending = Amount()
         self.first: float | None = None
         """When the first attempt was reserved."""
         self._attempts = 0
-        for row in self.rows:
+        if path is not None:
+            self.take_in(read_rows(epath.Path(path)), path)
+
+    def take_in(self, rows: Iterable[Row], path: Path) -> None:
+        """Counts rows that stand in a file already.
+
+        Raises:
+            InputError: a row is damaged.
+        """
+        for row in rows:
+            if (problem := unsound(row)) is not None:
+                raise InputError(f"{path}: row {len(self.rows) + 1} is damaged: {problem}; {RESTORE}")
+            self.rows.append(row)
             self._count(row)
 
     def reserve(
@@ -124,6 +148,7 @@ class Accounts:
                 "accelerator": reservation.accelerator,
                 "slot": reservation.slot,
                 "chips": seat.chips,
+                "recompute": seat.recompute,
                 "started": reservation.started,
                 "seconds": seconds,
                 "device_us": cost.device_us,
@@ -148,6 +173,8 @@ class Accounts:
 
     def frame(self) -> pd.DataFrame:
         """One row per attempt that has ended."""
+        import pandas as pd
+
         rows = [row for row in self.rows if row["kind"] == "settled"]
         return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["attempt"]).drop(columns="kind", errors="ignore")
 
@@ -203,6 +230,17 @@ class Accounts:
             self.spent += Amount(row["flops_kept"] + row["flops_lost"], round(row["usd"] * _MICRO), row["device_us"])
 
 
+def unsound(row: Row) -> str | None:
+    """What keeps a row from being one of accounts; None where nothing does."""
+    kind = row.get("kind")
+    if kind not in _NUMBERS:
+        return f"its kind is {kind}, neither reserved nor settled"
+    for name in _NUMBERS[kind]:
+        if not isinstance(row.get(name), int | float):
+            return f"its {name} is {row.get(name)}, no number"
+    return None if isinstance(row.get("run_id"), str) else f"its run_id is {row.get('run_id')}"
+
+
 @contextlib.contextmanager
 def accounts_of(
     out: Path, *, on_wait: Callable[[str], None] = lambda message: None, clock: Callable[[], float] = time.time
@@ -248,6 +286,7 @@ def _as_row(reservation: Reservation) -> Row:
         "accelerator": reservation.accelerator,
         "slot": reservation.slot,
         "chips": seat.chips,
+        "recompute": seat.recompute,
         "usd_per_hour": seat.usd_per_hour,
         "started": reservation.started,
         "position": reservation.position,
@@ -263,6 +302,11 @@ def _from_row(row: Row) -> Reservation:
     same = ("attempt", "run_id", "slot", "accelerator", "started", "position", "mark", "seconds")
     return Reservation(
         **{name: row[name] for name in same},
-        seat=Seat(row["pool"], usd_per_hour=row["usd_per_hour"], chips=row["chips"]),
+        seat=Seat(
+            row["pool"],
+            usd_per_hour=row["usd_per_hour"],
+            chips=row["chips"],
+            recompute=row.get("recompute", False),  # not said by earlier versions
+        ),
         amount=Amount(row["flops"], round(row["usd"] * _MICRO), row["device_us"]),
     )

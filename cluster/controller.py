@@ -192,9 +192,10 @@ class _Controller:
     def _whole(self, job: Job) -> Job:
         """A branch as it is where the state that it should begin from is gone: from its first token on."""
         start = job.start
-        if start is None or self.runs.saved(job) >= start.tokens:
+        if start is None:
             return job
-        if not self.runs.saved(job) and self.runs.ready(job):
+        saved = self.runs.saved(job)
+        if saved >= start.tokens or (not saved and self.runs.ready(job)):
             return job
         flops = job.whole_flops or job.flops
         seats = tuple(dataclasses.replace(seat, seconds=seat.seconds * flops / job.flops) for seat in job.seats)
@@ -437,7 +438,7 @@ class _Controller:
             self.say(Event("retried", run.job, f"{outcome.message}; another pool is next"))
             self._again(run, 0.0)
             return
-        if outcome.status == "input" and self._elsewhere(run, slot):
+        if outcome.status == "input" and not run.history.refused and self._may_be_its_host(run, slot):
             self.say(Event("retried", run.job, f"{outcome.message}; another host is asked"))
             self._again(run, 0.0)
             return
@@ -453,16 +454,16 @@ class _Controller:
             self._again(run, pause)
             self._release(run.job.run_id)
 
-    def _elsewhere(self, run: Run, slot: Slot) -> bool:
-        """Whether a run that is refused on one host is to be tried on another: once, for it may be the host's fault."""
-        hosts = set(hosts_of(slot))
-        alike = {other.name: hosts.isdisjoint(hosts_of(other)) for other in self.backend.slots()}
-        again = not run.history.refused and any(
-            alike[other.name] and other.pool in run.seats and not other.draining for other in self.backend.slots()
+    def _may_be_its_host(self, run: Run, slot: Slot) -> bool:
+        """Whether a run that was refused has another host to be tried on; if so it avoids the slots of this one."""
+        slots = self.backend.slots()
+        here = {other.name for other in slots if not set(hosts_of(slot)).isdisjoint(hosts_of(other))}
+        run.history.refused = any(
+            other.pool in run.seats and other.name not in here and not other.draining for other in slots
         )
-        run.history.refused = True
-        run.history.unlucky |= {name for name, apart in alike.items() if not apart}
-        return again
+        if run.history.refused:
+            run.history.unlucky |= here
+        return run.history.refused
 
     def _renew(self, attempt: Attempt, outcome: Outcome) -> None:
         """A fresh worker where one failed, if its slot is still there."""

@@ -19,6 +19,8 @@ class Seat:
         usd_per_hour: of the slot.
         chips: of the slot.
         micro_batches, recompute: what it takes to fit there (see `nextscale.model.step.Saving`).
+        bytes: of each device that it takes.
+        measured: whether its seconds are those of runs that were timed, not the catalogue's.
     """
 
     pool: str
@@ -28,6 +30,8 @@ class Seat:
     chips: float = 1.0
     micro_batches: int = 1
     recompute: bool = False
+    bytes: float = 0.0
+    measured: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

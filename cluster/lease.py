@@ -126,7 +126,10 @@ def holder(directory: Path) -> Sign | None:
 
 
 def _newest(folder: Path) -> Path | None:
-    return max(folder.glob("*.json"), default=None)
+    try:
+        return max(folder.glob("*.json"), default=None)
+    except FileNotFoundError:  # deleted while it was listed
+        return None
 
 
 def _fallen(lease: Path, silent: Sign | None) -> dict[str, Any] | None:

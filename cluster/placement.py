@@ -6,12 +6,13 @@ Plain arithmetic, no jax and no ray: a plan is made before there is any device.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import NamedTuple
 
 from nextscale.cluster.hardware import Accelerator, lookup
 from nextscale.cluster.job import Seat
 from nextscale.cluster.pool import Pool
+from nextscale.cluster.speed import Speed
 from nextscale.model.accounting import flops_per_token, parameter_groups, parameters
 from nextscale.model.config import RunConfig
 from nextscale.model.errors import InputError
@@ -55,6 +56,9 @@ class Split(NamedTuple):
 
 
 ONE = Split()
+
+Fits = dict[Hashable, tuple[Split | None, float]]
+"""By pool and shape of a run, how it fits there and what it needs; see `_fitted`."""
 
 
 def needed(config: RunConfig, split: Split = ONE, platform: str = "cpu") -> float:
@@ -196,13 +200,20 @@ def _room(pool: Pool, accelerator: Accelerator) -> float:
 
 
 def seats(
-    config: RunConfig, flops: float, pools: Mapping[str, Pool], accelerators: Mapping[str, Accelerator]
+    config: RunConfig,
+    flops: float,
+    pools: Mapping[str, Pool],
+    accelerators: Mapping[str, Accelerator],
+    speed: Speed | None = None,
+    fits: Fits | None = None,
 ) -> tuple[Seat, ...]:
     """Where a run can be trained: in the smallest slot first, then the cheapest for the run, then the quickest.
 
     Args:
         flops: that are left of it.
         accelerators: with a peak for each; `hardware.measured` gives the CPU one.
+        speed: what is known of runs that were timed; where there are none like this, the catalogue tells its time.
+        fits: kept from one call to the next with the same pools, it saves looking again for runs of one shape.
 
     Raises:
         InputError: nowhere; or a pool's accelerator is not known, or no peak of it.
@@ -212,23 +223,33 @@ def seats(
         accelerator = lookup(pool.accelerator, accelerators)
         if accelerator.peak_flops is None:
             raise InputError(f"pool {name}: no peak_flops of {pool.accelerator} is known; state it in a site file")
-        split, need = _fitted(config, pool, accelerator)
+        shape = (name, config.model, config.training.batch_tokens, config.training.optimizer, config.training.dtype)
+        if fits is None or shape not in fits:
+            fits = {} if fits is None else fits
+            fits[shape] = _fitted(config, pool, accelerator)
+        split, need = fits[shape]
         if split is None:
             lacks.append((need, _room(pool, accelerator), name, pool))
             continue
         chips = pool.chips_per_slot
         # Devices beside the mesh are paid for, and do nothing. A lone CPU worker has one thread, a gang's all cores.
         used = min(chips, split.devices) if accelerator.platform != "cpu" else (chips if pool.gang else min(chips, 1))
+        work = flops * (_RECOMPUTED if split.recompute else 1)
         rate = used * accelerator.peak_flops * utilisation(accelerator, params)
+        timed = (
+            None if speed is None else speed.seconds(config, flops, pool.accelerator, chips, recompute=split.recompute)
+        )
         usd, _ = price(pool, accelerator)
         seat = Seat(
             pool=name,
             layout=split.layout,
-            seconds=flops * (_RECOMPUTED if split.recompute else 1) / rate,
+            seconds=work / rate if timed is None else timed,
             usd_per_hour=chips * (usd or 0.0),
             chips=chips,
             micro_batches=split.micro_batches,
             recompute=split.recompute,
+            bytes=need,
+            measured=timed is not None,
         )
         found.append(((chips, usd is None, seat.usd_per_hour * seat.seconds, seat.seconds), seat))
     if not found:

@@ -70,11 +70,7 @@ class RunDirectories:
             return False
 
     def saved(self, job: Job) -> int:
-        try:
-            names = [path.name for path in RunDirectory(epath.Path(job.directory)).checkpoints.iterdir()]
-        except OSError:
-            return 0
-        return max((int(name) for name in names if name.isdecimal()), default=0)
+        return max(RunDirectory(epath.Path(job.directory)).saved, default=0)
 
     def seen(self, job: Job) -> Sighting:
         try:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from nextscale.cluster.gates import Gates
 from nextscale.cluster.hardware import CATALOGUE, Accelerator
 from nextscale.cluster.pool import Pool
 from nextscale.model.errors import InputError
@@ -35,10 +36,11 @@ class Listing(Config):
 
 
 class Site(Config):
-    """The site file: `accelerators` extend the catalogue, `pools` are there for specs to name."""
+    """The site file: `accelerators` extend the catalogue, `pools` are there for specs to name, `gates` hold for all."""
 
     accelerators: dict[Name, Listing] = Field(default_factory=dict)
     pools: dict[Name, Pool] = Field(default_factory=dict)
+    gates: Gates = Gates()
 
     def catalogue(self, source: str = "the site file") -> dict[str, Accelerator]:
         """The catalogue with what this site says of it.

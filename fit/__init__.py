@@ -3,8 +3,8 @@
     from nextscale.fit import fit, read_table
     print(fit(read_table("runs.csv")))
 
-Beside what is named here, each in the module of its name: `frontier`, `approaches`, `forecast`, `compare`, `trend` and
-`card`; and the figures in `plot`.
+Beside what is named here, each in the module of its name: `frontier`, `approaches`, `forecast`, `compare`, `trend`,
+`lifetime`, `overtrain`, `published` and `card`; and the figures in `plot`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from nextscale.fit.choice import Candidate, Choice, backtest_table, candidates_for, choose
     from nextscale.fit.errors import InputError
     from nextscale.fit.estimate import Fit, fit
-    from nextscale.fit.forecast import compute_for, forecast_run
+    from nextscale.fit.forecast import forecast_run
     from nextscale.fit.formula import Formula
+    from nextscale.fit.inverse import compute_for
     from nextscale.fit.isoflop import isoflops
     from nextscale.fit.law import Law, Shape
     from nextscale.fit.laws import LAWS
@@ -34,7 +35,8 @@ _HOMES = {
     "choice": ["Candidate", "Choice", "backtest_table", "candidates_for", "choose"],
     "errors": ["InputError"],
     "estimate": ["Fit", "fit"],
-    "forecast": ["compute_for", "forecast_run"],
+    "forecast": ["forecast_run"],
+    "inverse": ["compute_for"],
     "isoflop": ["isoflops"],
     "formula": ["Formula"],
     "law": ["Law", "Shape"],

@@ -16,10 +16,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import f as f_distribution
 
+from nextscale.fit.answers import is_it_worth_more
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit, fit
-from nextscale.fit.forecast import flops_at
 from nextscale.fit.frontier import TokenCost, best_losses
+from nextscale.fit.inverse import flops_at
 from nextscale.fit.law import Law, Shape
 from nextscale.fit.laws import law_named
 from nextscale.fit.plain import plain
@@ -31,9 +32,31 @@ Shared = Literal["exponents", "asymptote"]
 _STEPS = 25
 _BEYOND = 1e3
 """How far from the runs' compute an equal loss is looked for."""
+_USUAL, _OF_GROWTH = 0.95, 200
+"""Resamples that are enough to tell how the multiplier changes, at the usual levels."""
+_MOST = 0.9
+"""Of the resamples, that must have a multiplier at both ends, before it is told how it changes."""
 _DOUBT = 0.01
 """Below this probability under equal exponents they are held to differ."""
 _RATIO, _DIFFERENCE = Shape(-3.0, 3.0), Shape(-0.5, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Growth:
+    """How the multiplier changes with compute, where each recipe has its own exponents.
+
+    Attributes:
+        per_decade: the multiplier at ten times the compute / the multiplier, over the runs.
+        interval: of it.
+        verdict: `grows`, `shrinks` or `unknown`: whether the interval includes 1.
+        multiplier: where the comparison is told, and the interval of it.
+    """
+
+    per_decade: float
+    interval: tuple[float, float]
+    verdict: str
+    multiplier: float
+    multiplier_interval: tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +69,10 @@ class Comparison:
             there within a thousand times the runs' compute, 0 where a thousandth of theirs is enough.
         interval: of it, at `level`.
         verdict: `better`, `worse` or `not distinguishable`: whether the interval includes 1.
+        reach: `flops` / the largest compute that both tables have runs at.
+        saves: FLOPs that A needs more than B for the loss B has at `flops`; None where it does not get there.
+        saves_interval: of it, an end None where that is open.
+        growth: how the multiplier changes with compute; None where the runs cannot tell.
         shared: `exponents` (and E) or `asymptote` (E alone).
         ratios: by term of the law, A's coefficient / B's, with its interval.
         parameters: of the joint law.
@@ -60,6 +87,8 @@ class Comparison:
     interval: tuple[float, float]
     level: float
     verdict: str
+    reach: float
+    growth: Growth | None
     shared: Shared
     parameters: dict[str, float]
     ratios: dict[str, tuple[float, tuple[float, float]]]
@@ -67,11 +96,28 @@ class Comparison:
     runs: tuple[int, int]
     warnings: tuple[str, ...]
 
+    @property
+    def saves(self) -> float | None:
+        return _more(self.flops, self.multiplier)
+
+    @property
+    def saves_interval(self) -> tuple[float | None, float | None]:
+        low, high = self.interval
+        return _more(self.flops, low), _more(self.flops, high)
+
+    @property
+    def answer(self) -> str:
+        """Is B worth more compute than A? In words."""
+        return is_it_worth_more(self)
+
     def to_dict(self) -> dict[str, Any]:
         return plain(
             {
+                "answer": self.answer,
                 **dataclasses.asdict(dataclasses.replace(self, table=pd.DataFrame())),
                 "ratios": {name: {"ratio": ratio, "interval": bounds} for name, (ratio, bounds) in self.ratios.items()},
+                "saves": self.saves,
+                "saves_interval": self.saves_interval,
                 "runs": dict(zip("AB", self.runs, strict=True)),
                 "table": self.table.to_dict("records"),
             }
@@ -128,7 +174,10 @@ def compare(
         a, b = _best_of_budgets(a), _best_of_budgets(b)
     stacked = _stacked(a, b, base)
     joint = joint_law(base, shared)
-    found = fit(stacked, joint, bootstrap="stratified", resamples=resamples, level=level, **options)
+    how: dict[str, Any] = {"bootstrap": "stratified", "resamples": resamples, "level": level} | options
+    found = fit(stacked, joint, **how)
+    fewer = min(resamples, _OF_GROWTH) if level <= _USUAL else resamples
+    freer = found if shared == "asymptote" else _freer(stacked, base, how | {"resamples": fewer})
     low, high = max(a.scale.min(), b.scale.min()), min(a.scale.max(), b.scale.max())
     flops = float(flops or np.sqrt(low * high))
     first, last = min(a.scale.min(), b.scale.min(), flops), max(a.scale.max(), b.scale.max(), flops)
@@ -145,12 +194,14 @@ def compare(
         interval=interval,
         level=level,
         verdict=_verdict(interval),
+        reach=flops / high,
+        growth=None if freer is None else _growth(freer, base, (a, b), (cost_a, cost_b), flops, level),
         shared=shared,
         parameters=found.parameters,
         ratios=_ratios(found, base),
         table=table,
         runs=(len(a), len(b)),
-        warnings=tuple(_warnings(found, base, stacked, shared, whole, options)),
+        warnings=tuple(_warnings(found, freer, base, stacked, whole)),
     )
 
 
@@ -252,6 +303,42 @@ def _row(draws: np.ndarray, level: float) -> dict[str, float]:
     return {"multiplier": float(draws[0]), "multiplier_low": float(low), "multiplier_high": float(high)}
 
 
+def _freer(stacked: Runs, base: SumOfPowers, how: Mapping[str, Any]) -> Fit | None:
+    """Both recipes with exponents of their own; None where the runs cannot tell them."""
+    try:
+        return fit(stacked, joint_law(base, "asymptote"), **how)
+    except InputError:
+        return None
+
+
+def _growth(
+    freer: Fit,
+    base: SumOfPowers,
+    tables: tuple[Runs, Runs],
+    costs: tuple[TokenCost | None, TokenCost | None],
+    flops: float,
+    level: float,
+) -> Growth | None:
+    scales = [end for runs in tables for end in (runs.scale.min(), runs.scale.max())]
+    first, last = sorted(scales)[1:3]
+    at = np.unique([first, last, flops])
+    draws = _multipliers(freer, base, tables, costs, at)
+    begin, end, told = (draws[:, np.searchsorted(at, value)] for value in (first, last, flops))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rates = (np.log(end) - np.log(begin)) / np.log10(last / first)
+    if not np.isfinite(rates[0]) or np.isfinite(rates).mean() < _MOST:
+        return None
+    rate, low, high = np.exp([rates[0], *np.quantile(rates[np.isfinite(rates)], [(1 - level) / 2, (1 + level) / 2])])
+    verdict = "grows" if low > 1 else "shrinks" if high < 1 else "unknown"
+    there = _row(told, level)
+    ends = (there["multiplier_low"], there["multiplier_high"])
+    return Growth(float(rate), (float(low), float(high)), verdict, there["multiplier"], ends)
+
+
+def _more(flops: float, multiplier: float) -> float | None:
+    return None if np.isinf(multiplier) or multiplier == 0 else (multiplier - 1) * flops
+
+
 def _verdict(interval: tuple[float, float]) -> str:
     low, high = interval
     return "better" if low > 1 else "worse" if high < 1 else "not distinguishable"
@@ -268,9 +355,7 @@ def _ratios(found: Fit, base: SumOfPowers) -> dict[str, tuple[float, tuple[float
     return ratios
 
 
-def _warnings(
-    found: Fit, base: SumOfPowers, stacked: Runs, shared: Shared, whole: int, options: Mapping[str, Any]
-) -> list[str]:
+def _warnings(found: Fit, freer: Fit | None, base: SumOfPowers, stacked: Runs, whole: int) -> list[str]:
     warnings = list(found.warnings)
     if base.variables == ("C",):
         warnings.append(
@@ -282,15 +367,11 @@ def _warnings(
     scales = [stacked.scale[stacked.table["recipe"] == recipe] for recipe in stacked.table["recipe"].unique()]
     if max(scale.min() for scale in scales) >= min(scale.max() for scale in scales):
         warnings.append("the tables have no compute in common: the comparison rests on the law alone")
-    if shared == "exponents":
-        try:
-            freer = fit(stacked, joint_law(base, "asymptote"), resamples=0, **options)
-        except InputError:
-            return warnings
+    if freer is not None and freer is not found:
         more = len(freer.law.parameters) - len(found.law.parameters)
-        freedom = len(stacked) - len(freer.law.parameters)
+        freedom = max(len(stacked) - len(freer.law.parameters), 1)
         tight, loose = (float(np.square(each.residuals).sum()) for each in (found, freer))
-        doubt = float(f_distribution.sf((tight - loose) / more / (loose / max(freedom, 1)), more, max(freedom, 1)))
+        doubt = float(f_distribution.sf((tight - loose) / more / (loose / freedom), more, freedom))
         if doubt < _DOUBT:
             told = ", ".join(f"{k.removeprefix('more_')} {v:+.3f}" for k, v in freer.parameters.items() if "more_" in k)
             warnings.append(

@@ -140,7 +140,11 @@ class Fit:
     def predict_interval(
         self, params: Any = None, tokens: Any = None, flops: Any = None, *, level: float | None = None, **others: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Prediction interval at each point, for what one run there would measure: low and high, n each."""
+        """Prediction interval at each point, for what one run there would measure: low and high, n each; not numbers
+        where there are no resamples."""
+        if len(self.resamples) < 2:
+            nowhere = np.full(len(self.predict(params, tokens, flops, **others)), np.nan)
+            return nowhere, nowhere
         return _bounds(self.predictive(params, tokens, flops, **others), level or self.level)
 
     def predictive(
@@ -148,18 +152,23 @@ class Fit:
     ) -> np.ndarray:
         """Draws of the loss that a run at each point would measure, R x n: a resample's law, a residual's scatter,
         and the extrapolation error that a backtest has shown. FLOPs are 6ND where none are given."""
-        rng = np.random.default_rng(seed)
         at = _at(params, tokens, flops, others)
         losses = np.exp(self.log_losses(self.resamples, at))
-        residuals = self.residuals - np.median(self.residuals)
-        rms = np.sqrt(np.mean(np.square(residuals))) or 1.0
-        scatter = rng.choice(residuals * self.noise / rms, losses.shape)
+        scatter, surprise = self.chance(losses.shape[1], seed=seed)
         if "flops" not in at and {"params", "tokens"} <= at.keys():
             at["flops"] = 6 * at["params"] * at["tokens"]
         scale = at.get(self.runs.scale_name)
         reach = 0.0 if scale is None else np.maximum(np.log(scale / self.runs.scale.max()), 0)
-        bias = rng.standard_normal((len(losses), 1)) * self.extrapolation_error * reach
-        return losses * np.exp(scatter + bias)
+        return losses * np.exp(scatter + surprise * self.extrapolation_error * reach)
+
+    def chance(self, points: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """What `predictive` leaves to chance: by how much the log loss of a run scatters about the law, R x points; and
+        how the law errs beyond its runs, R x 1, in units of `extrapolation_error` per e-fold."""
+        rng = np.random.default_rng(seed)
+        residuals = self.residuals - np.median(self.residuals)
+        rms = np.sqrt(np.mean(np.square(residuals))) or 1.0
+        scatter = rng.choice(residuals * self.noise / rms, (len(self.resamples), points))
+        return scatter, rng.standard_normal((len(self.resamples), 1))
 
     def log_losses(self, thetas: np.ndarray, at: pd.DataFrame | Mapping[str, Any]) -> np.ndarray:
         """log L under each of R parameter vectors at each row of a table, R x n.
@@ -306,7 +315,8 @@ def fit(
         raise InputError(f"runs: {law.name} gives no number on these runs anywhere that was searched")
     drawn = minimum.theta[None]
     if resamples:
-        again = drawn_resamples(runs, bootstrap, resamples, problem.values(minimum.theta[None])[0], seed)
+        fitted = problem.values(minimum.theta[None])[0]
+        again = drawn_resamples(runs, bootstrap, resamples, fitted, max(1, len(runs) - free), seed)
         drawn = minimise_resamples(problem, again.weights * weights, minimum.starts, targets=again.targets)
     found = Fit(
         law=law,

@@ -1,24 +1,18 @@
-"""What the best model of a compute budget would be: loss, size and tokens, never without their intervals. And what
-compute a loss takes."""
+"""What the best model of a compute budget would be: loss, size and tokens, never without their intervals."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import PchipInterpolator
 
-from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit
-from nextscale.fit.frontier import TokenCost, best_losses, frontier
+from nextscale.fit.frontier import TokenCost, frontier
 from nextscale.fit.table import column_of
 
 _FAR, _ENDLESS = 10.0, 1e100
-_CHEAPER, _DEARER, _PER_DECADE = 1e4, 1e12, 4
-"""How far from the runs, in compute, a loss is looked for."""
 
 
 def forecast(
@@ -147,85 +141,3 @@ def best_of_budgets(
     loss = fit.predict(flops=flops)
     columns = {"flops": np.asarray(flops, float), "loss": loss, "loss_low": low, "loss_high": high}
     return pd.DataFrame(columns).assign(interior=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class ComputeFor:
-    """The compute that the best model of a loss takes.
-
-    Attributes:
-        loss: nats per token.
-        flops: None where the law does not get there, or is there with ten thousand times less than any run.
-        interval: of it, at `level`; None for an end at which the law does not get there.
-        verdict: `reached` (by the runs' own compute), `forecast` or `unreachable`.
-        unreachable: share of the resamples under which it is never reached.
-        reason: why it is unreachable, or why there is no number.
-        warnings: what a reader must know.
-    """
-
-    loss: float
-    flops: float | None
-    interval: tuple[float | None, float | None]
-    level: float
-    verdict: str
-    unreachable: float
-    reason: str | None
-    warnings: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"interval": list(self.interval), "warnings": list(self.warnings)}
-
-
-def compute_for(fit: Fit, loss: float, cost: TokenCost | None = None) -> ComputeFor:
-    """How much compute a loss takes, on the compute-optimal frontier: the inverse of `forecast`. The interval is that
-    of the law, for the mean of many runs, and of the error that a backtest has shown.
-
-    Args:
-        loss: nats per token.
-        cost: FLOPs per token of a size; read off the runs unless given.
-
-    Raises:
-        InputError: the loss is not positive, the law takes neither C nor N and D, or the runs have no FLOPs.
-    """
-    if not (np.isfinite(loss) and loss > 0):
-        raise InputError(f"loss: should be greater than 0, not {loss}")
-    if "flops" not in fit.runs.table:
-        raise InputError(f"{fit.law.name}: runs without flops cannot say what compute a loss takes")
-    known = fit.runs.table["flops"]
-    first, last = known.min() / _CHEAPER, known.max() * _DEARER
-    flops = np.geomspace(first, last, int(np.log10(last / first) * _PER_DECADE))
-    curves = best_losses(fit.law, np.concatenate([fit.theta[None], fit.resamples]), fit.runs, flops.tolist(), cost)
-    reach = np.maximum(np.log(flops / known.max()), 0)
-    drift = fit.extrapolation_error * np.random.default_rng(fit.seed).standard_normal((len(fit.resamples), 1))
-    curves[1:] *= np.exp(drift * reach)
-    needed = np.array([flops_at(curve, flops, np.array(loss)) for curve in curves])
-    tail = (1 - fit.level) / 2
-    # Nearest, for there is no mean with infinity.
-    low, high = np.quantile(needed[1:], [tail, 1 - tail], method="nearest")
-    easy = needed[0] == 0
-    best, low, high = (float(value) if np.isfinite(value) and value else None for value in (needed[0], low, high))
-    reason = None
-    if easy:
-        reason = f"a {1 / _CHEAPER:.0e} of the smallest run's compute gets there already"
-    elif best is None:
-        E = fit.parameters.get("E", 0.0)
-        below = f"it is below the irreducible loss, E = {E:.4g}"
-        reason = (
-            below if loss <= E else f"the law does not come down to it within {_DEARER:.0g} times the runs' compute"
-        )
-    verdict = "reached" if easy else "unreachable" if best is None else "forecast"
-    if best is not None and best <= known.max():
-        verdict = "reached"
-    warnings = [] if best is None else reach_warnings(fit, {"flops": best})
-    unreachable = float(np.isinf(needed[1:]).mean())
-    return ComputeFor(loss, best, (low, high), fit.level, verdict, unreachable, reason, tuple(warnings))
-
-
-def flops_at(curve: np.ndarray, flops: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Where a curve of losses that falls with compute comes down to each loss; infinite where it does not, and 0 where
-    it starts below."""
-    # Equal losses at the flat end would leave no inverse.
-    falling = np.minimum.accumulate(curve) - 1e-12 * np.arange(len(curve))
-    inverse = PchipInterpolator(falling[::-1], np.log(flops)[::-1])
-    found = np.exp(inverse(np.clip(losses, falling[-1], falling[0])))
-    return np.where(losses < falling[-1], np.inf, np.where(losses > falling[0], 0.0, found))

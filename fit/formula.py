@@ -71,6 +71,14 @@ class Formula(Law):
     def log_losses(self, theta: np.ndarray, variables: Mapping[str, np.ndarray]) -> np.ndarray:
         return _batched(_compiled(self).values, np.asarray(theta, float), _float64(self, variables))
 
+    def log_losses_each(self, theta: np.ndarray, variables: Mapping[str, np.ndarray]) -> np.ndarray:
+        at = _float64(self, variables)
+
+        def values(theta: np.ndarray, _: None, *rows: np.ndarray) -> Any:
+            return _compiled(self).values_each(theta, dict(zip(at, rows, strict=True)))
+
+        return _batched(values, np.asarray(theta, float), None, *at.values())
+
     def problem(
         self, variables: Mapping[str, np.ndarray], losses: np.ndarray, loss: Loss, fixed: Mapping[str, float]
     ) -> FormulaProblem:
@@ -129,6 +137,7 @@ class _Compiled:
 
     losses: Callable[..., Any]
     values: Callable[..., Any]
+    values_each: Callable[..., Any]
     slopes: Callable[..., Any]
     curvatures: Callable[..., Any]
 
@@ -160,6 +169,7 @@ def _compiled(law: Formula) -> _Compiled:
     return _Compiled(
         losses=compiled(losses, 0, None),
         values=compiled(value, 0, None),
+        values_each=compiled(value, 0, 0),
         slopes=compiled(jax.jacfwd(value), 0, None),
         curvatures=compiled(jax.hessian(pulled), 0, None, 0),
     )

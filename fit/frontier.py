@@ -19,6 +19,8 @@ from nextscale.fit.table import Runs, column_of
 _GRID, _COARSE = 400, 120
 _RANGE = 100.0
 """Sizes are searched from 100 times below the smallest run to 100 times above the largest, and on with compute."""
+_STEPS, _HALF, _NEAR = 12, 1e-2, 0.2
+"""Of the last search, in log size: how many, half the width of its differences, and how far it may go."""
 NEAR_OPTIMAL, NEAR_OPTIMAL_WIDE = 0.001, 0.005
 """Minima are flat: sizes whose loss is within these of the best are as good, to a run's scatter."""
 
@@ -47,13 +49,22 @@ class TokenCost:
     def __call__(self, params: np.ndarray) -> np.ndarray:
         x, y = self.log_params, self.log_flops_per_token
         at = np.log(params)
-        if len(x) < 2:
-            return np.exp(y[0] + at - x[0])
-        inside = PchipInterpolator(x, y)(np.clip(at, x[0], x[-1]))
-        # Beyond the ends, the slope over the nearest octave or more, kept near the proportional.
-        slopes = [_end_slope(x, y, end) for end in (0, -1)]
-        beyond = slopes[0] * np.minimum(at - x[0], 0) + slopes[1] * np.maximum(at - x[-1], 0)
-        return np.exp(inside + beyond)
+        inside = y[0] if len(x) < 2 else PchipInterpolator(x, y)(np.clip(at, x[0], x[-1]))
+        below, above = self.slopes
+        return np.exp(inside + below * np.minimum(at - x[0], 0) + above * np.maximum(at - x[-1], 0))
+
+    @property
+    def slopes(self) -> tuple[float, float]:
+        """Of log FLOPs per token beyond the ends: those over the nearest octave or more, kept near the proportional."""
+        x, y = self.log_params, self.log_flops_per_token
+        return (1.0, 1.0) if len(x) < 2 else (_end_slope(x, y, 0), _end_slope(x, y, -1))
+
+    @property
+    def cubics(self) -> np.ndarray:
+        """What lies between neighbouring sizes: coefficients in log N less that of the smaller, highest power first,
+        4 x (sizes - 1)."""
+        x, y = self.log_params, self.log_flops_per_token
+        return np.empty((4, 0)) if len(x) < 2 else PchipInterpolator(x, y).c
 
 
 def frontier(
@@ -87,7 +98,10 @@ def frontier(
     for budget in flops:
         sizes = sizes_searched(fit.runs, budget, _GRID)
         losses = fit.losses(np.concatenate([fit.theta[None], fit.resamples]), sizes, budget / cost(sizes), **others)
-        best_params, best_loss = _lowest(np.log(sizes), losses)
+        best_params, best_loss = lowest(np.log(sizes), losses)
+        interior = bool(0 < losses[0].argmin() < len(sizes) - 1)
+        if interior:
+            best_params[0], best_loss[0] = polished(_at_budget(fit, budget, cost, others), best_params[0])
         best_tokens = budget / cost(best_params)
         low, high = fit.predict_interval(best_params[:1], best_tokens[:1], [budget], **others)
         row = {"flops": float(budget), "loss": best_loss[0], "loss_low": low[0], "loss_high": high[0]}
@@ -100,9 +114,32 @@ def frontier(
         for name, share in (("near", NEAR_OPTIMAL), ("near_wide", NEAR_OPTIMAL_WIDE)):
             near = sizes[losses[0] <= losses[0].min() * (1 + share)]
             row[f"params_{name}_low"], row[f"params_{name}_high"] = near.min(), near.max()
-        row["interior"] = bool(0 < losses[0].argmin() < len(sizes) - 1)
+        row["interior"] = interior
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """The best model of a budget, by the law itself; not `interior`, it is but the end of the sizes searched."""
+
+    params: float
+    tokens: float
+    loss: float
+    interior: bool
+
+
+def optimum(fit: Fit, budget: float, cost: TokenCost, others: Mapping[str, float] | None = None) -> Optimum:
+    """The point that `frontier` gives at a budget, without its intervals: a function of the budget that is smooth to
+    some 1e-10, so that it can be inverted."""
+    at = _at_budget(fit, budget, cost, dict(others or {}))
+    sizes = sizes_searched(fit.runs, budget, _GRID)
+    losses = at(sizes)
+    params, loss = (float(found[0]) for found in lowest(np.log(sizes), losses[None]))
+    interior = bool(0 < losses.argmin() < len(sizes) - 1)
+    if interior:
+        params, loss = polished(at, params)
+    return Optimum(params, budget / float(cost(np.array([params]))[0]), loss, interior)
 
 
 def sizes_searched(runs: Runs, budget: float, count: int) -> np.ndarray:
@@ -120,7 +157,20 @@ def best_losses(
     cost: TokenCost | None = None,
     at: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]] = lambda variables: variables,
 ) -> np.ndarray:
-    """The lowest loss that each budget buys, under each of R parameter vectors; R x budgets.
+    """The lowest loss that each budget buys, under each of R parameter vectors; R x budgets. See `optima`."""
+    return optima(law, thetas, runs, flops, cost, at)[1]
+
+
+def optima(
+    law: Law,
+    thetas: np.ndarray,
+    runs: Runs,
+    flops: Sequence[float],
+    cost: TokenCost | None = None,
+    at: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]] = lambda variables: variables,
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """The best size of each budget and its loss, under each of R parameter vectors; R x budgets each. Of a law in C
+    alone there are no sizes.
 
     Args:
         law: in C, or in N and D.
@@ -132,7 +182,7 @@ def best_losses(
         InputError: the law takes something else than C, or N and D, and what `at` gives.
     """
     if "C" in law.variables and set(law.variables) <= at({"C": np.ones(1)}).keys():
-        return np.exp(law.log_losses(thetas, at({"C": np.asarray(flops, float)})))
+        return None, np.exp(law.log_losses(thetas, at({"C": np.asarray(flops, float)})))
     if not set(law.variables) <= at({"N": np.ones(1), "D": np.ones(1)}).keys():
         raise InputError(
             f"{law.name}: is a law in {', '.join(law.variables)}; the best loss of a budget needs one in C alone, or "
@@ -143,8 +193,9 @@ def best_losses(
     for budget in flops:
         sizes = sizes_searched(runs, budget, _COARSE)
         losses = np.exp(law.log_losses(thetas, at({"N": sizes, "D": budget / cost(sizes)})))
-        columns.append(_lowest(np.log(sizes), losses)[1])
-    return np.stack(columns, axis=1)
+        columns.append(lowest(np.log(sizes), losses))
+    sizes_best, losses_best = (np.stack(rows, axis=1) for rows in zip(*columns, strict=True))
+    return sizes_best, losses_best
 
 
 def closed_form(fit: Fit, flops: Sequence[float]) -> pd.DataFrame:
@@ -193,7 +244,7 @@ def _powers(fit: Fit, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     return found["N"][0], found["D"][0], found["N"][1], found["D"][1]
 
 
-def _lowest(x: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def lowest(x: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """exp(x) and loss at each row's minimum, by a parabola through the lowest grid point and its neighbours."""
     centre = np.clip(losses.argmin(axis=1), 1, len(x) - 2)
     rows = np.arange(len(losses))
@@ -204,6 +255,31 @@ def _lowest(x: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     step = x[1] - x[0]
     loss = middle - 0.25 * (left - right) * shift
     return np.exp(x[centre] + shift * step), loss
+
+
+def _at_budget(
+    fit: Fit, budget: float, cost: TokenCost, others: Mapping[str, float]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The law's loss of each size on a budget."""
+    return lambda sizes: fit.losses(fit.theta[None], sizes, budget / cost(sizes), **others)[0]
+
+
+def polished(at: Callable[[np.ndarray], np.ndarray], params: float) -> tuple[float, float]:
+    """Size and loss at a minimum to all digits: Newton's method on the central difference of the loss, which is smooth
+    in the budget where the nearest points of a grid are not. What does not lead downwards is not taken."""
+    x = start = np.log(params)
+    losses = []
+    for _ in range(_STEPS):
+        left, middle, right = at(np.exp(x + _HALF * np.array([-1.0, 0.0, 1.0])))
+        losses.append(float(middle))
+        curvature = left - 2 * middle + right
+        if not curvature > 0:
+            break
+        step = 0.5 * _HALF * (left - right) / curvature
+        x = np.clip(x + step, start - _NEAR, start + _NEAR)
+        if abs(step) < 1e-9:  # of what remains the next would be rounding
+            return (float(np.exp(x)), losses[-1])
+    return params, losses[0]
 
 
 def _end_slope(x: np.ndarray, y: np.ndarray, end: int) -> float:

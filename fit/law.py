@@ -83,6 +83,10 @@ class Law(abc.ABC):
         """log L of n runs under each of S parameter vectors, S x n."""
 
     @abc.abstractmethod
+    def log_losses_each(self, theta: np.ndarray, variables: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The same where each of S parameter vectors has n runs of its own: all variables are S x n."""
+
+    @abc.abstractmethod
     def problem(
         self, variables: Mapping[str, np.ndarray], losses: np.ndarray, loss: Loss, fixed: Mapping[str, float]
     ) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ _CHEAPEST, _DEAREST = 0.1, 10.0
 _AWAY = (1.5, 8.0)
 """The default candidates are as many times smaller and larger than the best size of their cost as the runs fitted are,
 for so far the law has been seen; but so many times at least, and at most."""
+_ROUNDS = 200
+"""Of the search for an allocation: shares are then known to a few percent, and runs are whole."""
 _COEFFICIENT, _EXPONENT = 3.0, 1.0
 """What is known of a log coefficient and of a shape before any run, as standard deviations."""
 
@@ -31,8 +33,9 @@ class NextRuns:
     Attributes:
         flops, params, tokens: the target, and its best size.
         spread: relative standard deviation of the law's loss there now.
-        candidates: a row each, best first: `params`, `tokens` (what the law varies in), `flops`, `spread_after`,
-            `narrowing` (1 - spread after / spread now) and `per_flop` (variance removed / FLOPs, / that of the best).
+        candidates: a row each, best first: `params`, `tokens` (what the law varies in), `flops`, `candidate` (its row
+            as offered), `spread_after`, `narrowing` (1 - spread after / spread now) and `per_flop` (variance removed /
+            FLOPs, / that of the best).
         sequence: the runs to do in order, with `spent` (FLOPs so far) and `spread_after` (all so far done).
         warnings: what a reader must know.
     """
@@ -61,6 +64,7 @@ def next_runs(
     candidates: pd.DataFrame | None = None,
     *,
     budget: float | None = None,
+    enough: float | None = None,
     runs: int = 8,
     cost: TokenCost | None = None,
 ) -> NextRuns:
@@ -79,6 +83,7 @@ def next_runs(
             has it, `flops`. By default sizes about the best one at costs from a tenth of the dearest run fitted up to
             ten times it, but not beyond the budget or the target.
         budget: FLOPs that the sequence may spend; without it the sequence is as long as `runs`.
+        enough: the share of the spread now to which it is to be narrowed; no more is spent than that takes.
         runs: of the sequence, at most. A candidate may be run more than once.
         cost: FLOPs per token of a size; read off the runs unless given.
 
@@ -94,6 +99,7 @@ def next_runs(
     cost = (cost or TokenCost.of_runs(found.runs)) if sized else None
     target = _best(found, target_flops, cost) if sized else {"flops": float(target_flops)}
     offered = _candidates(found, target_flops, budget, cost) if candidates is None else _priced(candidates, names, cost)
+    offered["candidate"] = range(len(offered))
     if budget is not None:
         offered = offered[offered["flops"] <= budget].reset_index(drop=True)
     if offered.empty:
@@ -117,7 +123,7 @@ def next_runs(
         tokens=target.get("tokens"),
         spread=float(np.sqrt(variance)),
         candidates=ranked.sort_values("per_flop", ascending=False).reset_index(drop=True),
-        sequence=_sequence(offered, covariance, choices, g[0], noise, budget, runs),
+        sequence=_sequence(offered, covariance, choices, g[0], noise, budget, enough, runs),
         warnings=tuple(found.warnings),
     )
 
@@ -129,29 +135,88 @@ def _sequence(
     g: np.ndarray,
     noise: float,
     budget: float | None,
+    enough: float | None,
     runs: int,
 ) -> pd.DataFrame:
-    """Greedily the run that removes most variance per FLOP, given those before it; or, where that is better, the one
-    run alone that removes most (Khuller et al. 1999: neither alone is safe under a budget)."""
+    """The runs that leave least of the variance at the target, of those picked in two ways: greedily by what one
+    removes per FLOP, which under a budget spends on the cheap what a dear one would have told; and as the best
+    allocation of the budget would have them, which rounding may spoil."""
     costs = offered["flops"].to_numpy(float)
-    V, spent, picked = covariance, 0.0, []
-    for _ in range(runs):
-        open_ = costs <= (np.inf if budget is None else budget - spent)
-        if not open_.any():
-            break
-        best = int(np.where(open_, _removed(V, choices, g, noise) / costs, -1).argmax())
-        V, spent = _with_run(V, choices[best], noise), spent + costs[best]
-        picked.append((best, spent, float(np.sqrt(g @ V @ g))))
+    state = _State(covariance, choices, g, noise, costs)
+    picked = state.picked(runs, budget, state.per_flop)
+    if enough is not None:
+        goal = enough * float(np.sqrt(g @ covariance @ g))
+        picked = picked[: 1 + next((i for i, (_, _, after) in enumerate(picked) if after <= goal), len(picked))]
+        budget = picked[-1][1]
     if budget is not None:
-        alone = int(_removed(covariance, choices, g, noise).argmax())
-        after = float(np.sqrt(g @ _with_run(covariance, choices[alone], noise) @ g))
-        if after < picked[-1][2]:
-            picked = [(alone, costs[alone], after)]
+        allotted = state.picked(runs, budget, state.allocation)
+        if allotted[-1][2] < picked[-1][2]:
+            picked = allotted
     rows = [
         {"order": i + 1, **offered.iloc[k].to_dict(), "spent": spent, "spread_after": after}
         for i, (k, spent, after) in enumerate(picked)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"candidate": int})
+
+
+@dataclasses.dataclass(frozen=True)
+class _State:
+    """What is known of the parameters, and what runs could be done.
+
+    Attributes:
+        covariance: of the parameters.
+        choices: slopes of each run that could be done.
+        g: slopes at the target.
+        noise: of a run, relative.
+        costs: of each run, FLOPs.
+    """
+
+    covariance: np.ndarray
+    choices: np.ndarray
+    g: np.ndarray
+    noise: float
+    costs: np.ndarray
+
+    def picked(
+        self, runs: int, budget: float | None, worth: Callable[[np.ndarray, float], np.ndarray]
+    ) -> list[tuple[int, float, float]]:
+        """One run after another, that of most `worth` (by the covariance, and what is left): which it is, FLOPs spent
+        with it, and the spread at the target after it."""
+        V, spent, picked = self.covariance, 0.0, []
+        for _ in range(runs):
+            left = np.inf if budget is None else budget - spent
+            if not (self.costs <= left).any():
+                break
+            best = int(np.where(self.costs <= left, worth(V, left), -1).argmax())
+            V, spent = _with_run(V, self.choices[best], self.noise), spent + self.costs[best]
+            picked.append((best, spent, float(np.sqrt(self.g @ V @ self.g))))
+        return picked
+
+    def per_flop(self, V: np.ndarray, left: float) -> np.ndarray:
+        """Variance at the target that each run removes / its FLOPs."""
+        return _removed(V, self.choices, self.g, self.noise) / self.costs
+
+    def allocation(self, V: np.ndarray, left: float) -> np.ndarray:
+        """The shares of what is left that leave least variance at the target, could one buy parts of runs: a c-optimal
+        design (Silvey, Titterington & Torsney 1978, "An algorithm for optimal designs on a finite design space")."""
+        usable = self.costs <= left
+        shares = np.where(usable, 1 / usable.sum(), 0.0)
+        prior = np.linalg.inv(V)
+        per_share = left / self.costs / self.noise**2
+        for _ in range(_ROUNDS):
+            information = prior + (self.choices * (shares * per_share)[:, None]).T @ self.choices
+            gain = per_share * np.square(self.choices @ np.linalg.solve(information, self.g))
+            shares = shares * np.sqrt(gain)
+            shares /= shares.sum()
+        return shares
+
+
+def near_optimum(found: Fit, table: pd.DataFrame, cost: TokenCost) -> np.ndarray:
+    """Which rows of `params` and `flops` lie as near the best size of their cost as the runs fitted do: so far the law
+    has been seen."""
+    known = found.runs.table["flops"]
+    away = _off_optimum(found, table, (known.min(), known.max(), *table["flops"].agg(["min", "max"])), cost)
+    return np.abs(away) <= np.log(_away(found, cost)) + 1e-9
 
 
 def _removed(covariance: np.ndarray, slopes: np.ndarray, g: np.ndarray, noise: float) -> np.ndarray:
@@ -215,10 +280,15 @@ def _candidates(found: Fit, target: float, budget: float | None, cost: TokenCost
 def _away(found: Fit, cost: TokenCost) -> float:
     """How many times smaller or larger than the best size of its cost a run fitted is; a tenth of them are more."""
     table = found.runs.table
-    flops = np.geomspace(table["flops"].min(), table["flops"].max(), _COSTS)
-    best = [_best(found, one, cost)["params"] for one in flops]
-    apart = np.log(table["params"]) - np.interp(np.log(table["flops"]), np.log(flops), np.log(best))
-    return float(np.clip(np.exp(np.abs(apart).quantile(0.9)), *_AWAY))
+    apart = _off_optimum(found, table, table["flops"], cost)
+    return float(np.clip(np.exp(np.quantile(np.abs(apart), 0.9)), *_AWAY))
+
+
+def _off_optimum(found: Fit, table: pd.DataFrame, flops: Collection[float], cost: TokenCost) -> np.ndarray:
+    """log(params / the best size of its cost), of each row; the best sizes are found on a grid over these costs."""
+    costs = np.geomspace(min(flops), max(flops), _COSTS)
+    best = [_best(found, one, cost)["params"] for one in costs]
+    return np.log(table["params"].to_numpy(float)) - np.interp(np.log(table["flops"]), np.log(costs), np.log(best))
 
 
 def _priced(candidates: pd.DataFrame, names: Sequence[str], cost: TokenCost | None) -> pd.DataFrame:

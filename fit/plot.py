@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
 """Okabe & Ito's palette, told apart with any colour vision."""
+_MANY = 6
+"""Curves of which a legend finds no room among them."""
 
 
 def isoflop_curves(ax: Axes, curves: Sequence[IsoFlop], held_out: Sequence[IsoFlop] = ()) -> Axes:
@@ -38,7 +40,8 @@ def isoflop_curves(ax: Axes, curves: Sequence[IsoFlop], held_out: Sequence[IsoFl
         if curve.optimum is not None:
             ax.plot(curve.optimum[0], curve.optimum[2], "*", color=colour, markersize=11, markeredgecolor="white")
     ax.set(xscale="log", xlabel="parameters N", ylabel="loss (nats/token)", title="isoFLOP curves")
-    ax.legend(title="FLOPs", fontsize="small")
+    beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.02)} if len(styles) > _MANY else {}
+    ax.legend(title="FLOPs", fontsize="small", **beside)
     return ax
 
 
@@ -290,3 +293,55 @@ def next_runs(ax: Axes, design: NextRuns) -> Axes:
         title=f"what to run next, for {design.flops:.2g} FLOPs",
     )
     return ax
+
+
+def forecast_errors(ax: Axes, table: pd.DataFrame) -> Axes:
+    """How far what was measured lies from each forecast, with the interval of the latter, against how far it reached.
+
+    Args:
+        table: one row per run foretold, with `predicted`, `low`, `high`, `reach` (None where it is not known: those are
+            drawn at 1), and `verdict`; of those called hit or miss `measured` too.
+    """
+    scored = table[table["verdict"].isin(["hit", "miss"])]
+    numbers = scored[["predicted", "low", "high", "measured"]].astype(float)
+    # Side by side, or intervals of one reach would hide each other.
+    reach = scored["reach"].astype(float).fillna(1.0)
+    reach *= 1.02 ** scored.groupby(np.log10(reach).round(2)).cumcount()
+    spread = [1 - numbers["low"] / numbers["predicted"], numbers["high"] / numbers["predicted"] - 1]
+    ax.axhline(0, color=GREY, linewidth=1)
+    ax.errorbar(reach, np.zeros(len(scored)), spread, fmt="none", color=BLUE, capsize=3, label="interval")
+    hit = scored["verdict"] == "hit"
+    for rows, colour, label in ((hit, GREEN, f"{hit.sum()} hits"), (~hit, ORANGE, f"{(~hit).sum()} misses")):
+        if rows.any():
+            ax.plot(
+                reach[rows], numbers["measured"][rows] / numbers["predicted"][rows] - 1, "o", color=colour, label=label
+            )
+    ax.set(
+        xscale="log", xlabel="FLOPs / largest run fitted", ylabel="measured / forecast - 1", title="forecasts and runs"
+    )
+    ax.legend(fontsize="small")
+    return ax
+
+
+def calibration(ax: Axes, levels: Sequence[Mapping[str, Any]]) -> Axes:
+    """The share of runs inside intervals of each level against that level; on the line where intervals keep their word.
+
+    Args:
+        levels: of each level `level`, `n`, `share` and `share_interval`.
+    """
+    ax.plot([0, 1], [0, 1], color=GREY, linewidth=1, label="as claimed")
+    for one in levels:
+        low, high = one["share_interval"]
+        spread = [[one["share"] - low], [high - one["share"]]]
+        ax.errorbar([one["level"]], [one["share"]], spread, fmt="o", color=BLUE, capsize=4)
+        ax.annotate(
+            f"{one['n']} runs", (one["level"], one["share"]), textcoords="offset points", xytext=(-8, -4), ha="right"
+        )
+    ax.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="level claimed", ylabel="share inside", title="calibration")
+    ax.legend(fontsize="small", loc="upper left")
+    return ax
+
+
+def shades(number: int) -> list[tuple[float, ...]]:
+    """So many colours, from dark to light, for curves that have an order."""
+    return [tuple(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, number))]

@@ -70,6 +70,15 @@ class SumOfPowers(Law):
     def log_losses(self, theta: np.ndarray, variables: Mapping[str, np.ndarray]) -> np.ndarray:
         return log_sum_exp(self.design({name: np.log(variables[name]) for name in self.variables}), theta)[0]
 
+    def log_losses_each(self, theta: np.ndarray, variables: Mapping[str, np.ndarray]) -> np.ndarray:
+        column = {name: theta[:, k, None] for k, name in enumerate(self.parameters)}
+        logs = {name: np.log(variables[name]) for name in self.variables}
+        total = np.full(logs[self.variables[0]].shape, -np.inf)
+        for term in self.terms:
+            steps = (times * column[exponent] * logs[variable] for variable, exponent, times in term.powers)
+            np.logaddexp(total, column[term.coefficient] - sum(steps), out=total)
+        return total
+
     def problem(
         self, variables: Mapping[str, np.ndarray], losses: np.ndarray, loss: Loss, fixed: Mapping[str, float]
     ) -> SumOfPowersProblem:

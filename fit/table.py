@@ -9,16 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nextscale.fit.conventions import CONVENTIONS as CONVENTIONS
 from nextscale.fit.errors import InputError
 
 _COUNTED = ("params", "tokens", "flops")
-CONVENTIONS = {
-    "total": "params",
-    "non_embedding": "params_non_embedding",
-    "active": "params_active",
-}
-"""What N counts, and the column that holds it."""
-
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     ".csv": pd.read_csv,
     ".json": pd.read_json,
@@ -110,24 +104,37 @@ class Runs:
         return sorted(self.table["budget"].unique())
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_table(path: str | Path, kind: str | None = None) -> pd.DataFrame:
     """A table of runs from a CSV, JSON, JSONL or Parquet file.
+
+    Rows are numbered from 0. Labels that the file keeps of them are columns where they have a name, or are words.
+
+    Args:
+        kind: csv, json, jsonl or parquet; None goes by the file's name.
 
     Raises:
         InputError: the file is missing, of another kind, or cannot be read as what its name says.
     """
     path = Path(path)
-    if path.suffix.lower() not in _READERS:
-        raise InputError(f"{path}: cannot read '{path.suffix}' files; give one of {', '.join(sorted(_READERS))}")
+    suffix = path.suffix.lower() if kind is None else f".{kind}"
+    if suffix not in _READERS:
+        raise InputError(f"{path}: cannot read '{suffix}' files; give one of {', '.join(sorted(_READERS))}")
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
     try:
-        return _READERS[path.suffix.lower()](path)
+        return _numbered(_READERS[suffix](path))
     except ImportError as error:
         raise InputError(f"{path}: reading Parquet needs pyarrow; install it, or give a CSV") from error
     except (ValueError, OSError, pd.errors.ParserError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: not a readable {path.suffix[1:]} table ({reason})") from error
+        raise InputError(f"{path}: not a readable {suffix[1:]} table ({reason})") from error
+
+
+def _numbered(table: pd.DataFrame) -> pd.DataFrame:
+    if table.index.names == [None] and not pd.api.types.is_integer_dtype(table.index):
+        table = table.rename_axis("index")
+    named = [name for name in table.index.names if name is not None and name not in table]
+    return table.reset_index(level=named).reset_index(drop=True)
 
 
 def as_runs(

@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as t_distribution
 
+from nextscale.fit.answers import is_it_flattening
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit, fit
+from nextscale.fit.forecast import forecast
 from nextscale.fit.table import Runs, as_runs, column_of
 
 ALARM = 0.05
 _RESAMPLES = 400
+_BEYOND = 10.0
 _SPARE = 2
 """Runs below the newest budgets for each parameter of the law, or their forecast says nothing."""
 
@@ -30,6 +33,8 @@ class Flattening:
         z: the same in standard deviations of the forecast's own error.
         p: how often chance alone is as far off, to either side.
         verdict: `flattening` (above), `steepening` (below) or `continues`.
+        budgets: those that are tested.
+        detectable: the smallest shift that would not have been said to continue.
     """
 
     first_flops: float
@@ -39,6 +44,31 @@ class Flattening:
     z: float
     p: float
     verdict: str
+    budgets: tuple[float, ...]
+    detectable: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Outlook:
+    """What the newest budgets change of the forecast at a larger one.
+
+    Attributes:
+        without: the loss of the best model there and its interval, by the law of the budgets before.
+        following: the same by the law refitted to all, which bends as far as its form lets it.
+        level: of the intervals.
+    """
+
+    flops: float
+    without: tuple[float, tuple[float, float]]
+    following: tuple[float, tuple[float, float]]
+    level: float
+
+    def to_dict(self) -> dict[str, Any]:
+        told = {
+            name: {"loss": loss, "interval": list(ends)}
+            for name, (loss, ends) in (("without", self.without), ("following", self.following))
+        }
+        return {"flops": self.flops, "level": self.level} | told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +83,9 @@ class Trend:
         flattening: of the newest budgets of all runs; None where too few lie below them.
         alarm: how often a run that continues the law, or budgets that do, are said not to.
         warnings: what a reader must know.
+        scale: what budgets are of: flops, or params where the table knows no FLOPs.
+        outlook: what follows from the newest budgets at a larger one; None where they are not tested, or the law
+            forecasts no loss from FLOPs.
     """
 
     law: str
@@ -63,20 +96,35 @@ class Trend:
     flattening: Flattening | None
     alarm: float
     warnings: tuple[str, ...]
+    scale: str
+    outlook: Outlook | None
+
+    @property
+    def answer(self) -> str:
+        """Is it flattening? In words."""
+        return is_it_flattening(self)
 
     def to_dict(self) -> dict[str, Any]:
         return {
+            "answer": self.answer,
             "law": self.law,
             "alarm": self.alarm,
             "runs": self.runs.to_dict("records"),
             "together": None if self.z is None else {"shift": self.shift, "z": self.z, "p": self.p},
             "flattening": None if self.flattening is None else dataclasses.asdict(self.flattening),
+            "outlook": None if self.outlook is None else self.outlook.to_dict(),
             "warnings": list(self.warnings),
         }
 
 
 def trend(
-    found: Fit, new_runs: pd.DataFrame | Runs | None = None, *, newest: int = 1, alarm: float = ALARM, seed: int = 0
+    found: Fit,
+    new_runs: pd.DataFrame | Runs | None = None,
+    *,
+    newest: int = 1,
+    alarm: float = ALARM,
+    flops: float | None = None,
+    seed: int = 0,
 ) -> Trend:
     """Scores new runs by a law fitted without them, and tests the newest budgets of all runs for flattening.
 
@@ -92,6 +140,7 @@ def trend(
         new_runs: with columns as `as_runs` wants them; None to test the newest budgets alone.
         newest: how many budgets, the largest, are tested for flattening.
         alarm: false-alarm rate of each verdict.
+        flops: where the forecasts with and without the newest budgets are told; ten times the largest if None.
 
     Raises:
         InputError: the fit has no resamples, or the new runs lack what its law varies in.
@@ -117,10 +166,26 @@ def trend(
         rows = _surprises(found, new, alarm, seed)
         shift, z, p = _mean_surprise(found, new, seed)
         everything = _pooled(found.runs, new)
-    flattening = _flattening(found, everything, newest, alarm, seed)
-    if flattening is None:
+    older, late = _split(found, everything, newest)
+    again = None if older is None else _refitted(found, older, seed)
+    flattening, outlook = None, None
+    if again is not None and older is not None:
+        flattening = _flattening(again, older, late, alarm, seed)
+        outlook = _outlook(again, _refitted(found, everything, seed), flops or _BEYOND * float(everything.scale.max()))
+    else:
         warnings.append(f"too few runs below the newest {newest} budgets to forecast them: no test for flattening")
-    return Trend(found.law.name, pd.DataFrame(rows), shift, z, p, flattening, alarm, tuple(warnings))
+    return Trend(
+        found.law.name,
+        pd.DataFrame(rows),
+        shift,
+        z,
+        p,
+        flattening,
+        alarm,
+        tuple(warnings),
+        found.runs.scale_name,
+        outlook,
+    )
 
 
 def _seen(new: Runs, found: Fit) -> pd.Series:
@@ -166,30 +231,51 @@ def _mean_surprise(found: Fit, new: Runs, seed: int) -> tuple[float, float, floa
     return float(np.expm1(shift)), z, _two_sided(found, z)
 
 
-def _flattening(found: Fit, runs: Runs, newest: int, alarm: float, seed: int) -> Flattening | None:
+def _split(found: Fit, runs: Runs, newest: int) -> tuple[Runs | None, Runs]:
+    """The runs below the newest budgets, None where they are too few to forecast them, and those."""
     budgets = runs.budgets
     if not 0 < newest < len(budgets):
-        return None
+        return None, runs
     above = runs.table["budget"] >= budgets[-newest]
     older, late = runs.where(~above), runs.where(above)
-    if len(older) < _SPARE * (len(found.law.parameters) - len(found.fixed)):
-        return None
+    enough = len(older) >= _SPARE * (len(found.law.parameters) - len(found.fixed))
+    return older if enough else None, late
+
+
+def _refitted(found: Fit, runs: Runs, seed: int) -> Fit | None:
+    """The same law of other runs; without the error that a backtest has shown, which was measured on the newest budgets
+    and would excuse them."""
+    how: dict[str, Any] = {"loss": found.loss, "fixed": found.fixed, "bootstrap": found.bootstrap, "seed": seed}
     try:
-        again = fit(
-            older,
-            found.law,
-            loss=found.loss,
-            fixed=found.fixed,
-            bootstrap=found.bootstrap,
-            resamples=_RESAMPLES,
-            seed=seed,
-        )
+        return fit(runs, found.law, resamples=_RESAMPLES, level=found.level, **how)
     except InputError:
         return None
-    # Without the error that a backtest has shown: it was measured on the newest budgets, and would excuse them.
+
+
+def _flattening(again: Fit, older: Runs, late: Runs, alarm: float, seed: int) -> Flattening:
     shift, z, p = _mean_surprise(again, late, seed)
-    verdict = "continues" if p >= alarm else "flattening" if z > 0 else "steepening"
-    return Flattening(float(late.scale.min()), len(late), len(older), shift, z, p, verdict)
+    return Flattening(
+        first_flops=float(late.scale.min()),
+        runs=len(late),
+        older=len(older),
+        shift=shift,
+        z=z,
+        p=p,
+        verdict="continues" if p >= alarm else "flattening" if z > 0 else "steepening",
+        budgets=tuple(late.budgets),
+        detectable=float(np.expm1(np.log1p(shift) / z * t_distribution.isf(alarm / 2, again.freedom))),
+    )
+
+
+def _outlook(without: Fit, following: Fit | None, flops: float) -> Outlook | None:
+    if following is None or set(without.law.variables) not in ({"C"}, {"N", "D"}) or "flops" not in without.runs.table:
+        return None
+    told = []
+    for each in (without, following):
+        (target,) = forecast(each, [flops])["targets"]
+        low, high = target["loss_interval"]
+        told.append((float(target["loss"]), (float(low), float(high))))
+    return Outlook(flops, told[0], told[1], without.level)
 
 
 def _log_draws(found: Fit, new: Runs, seed: int) -> np.ndarray:

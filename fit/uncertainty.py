@@ -45,14 +45,17 @@ class Resamples:
     targets: np.ndarray | None = None
 
 
-def resamples(runs: Runs, kind: Bootstrap, count: int, fitted: np.ndarray, seed: int) -> Resamples:
+def resamples(runs: Runs, kind: Bootstrap, count: int, fitted: np.ndarray, freedom: int, seed: int) -> Resamples:
     """Bootstrap resamples (Efron & Tibshirani 1993).
 
     Args:
         kind: `case` draws runs; `stratified` draws them within each budget, as a designed grid would be repeated;
             `cluster` draws whole groups of runs (column `group`: a training run and its checkpoints); `residual` keeps
-            the runs and redraws their distances from the law.
+            the runs and redraws their distances from the law, each time with a variance that their sum of squares
+            allows, for of few runs the scatter itself is hardly known (Gelman et al. 2013, "Bayesian Data Analysis",
+            sec. 14.2: sum of squares / chi-squared).
         fitted: log loss by the law, n.
+        freedom: degrees of freedom that the scatter is judged by.
 
     Raises:
         InputError: no groups to draw.
@@ -76,7 +79,8 @@ def resamples(runs: Runs, kind: Bootstrap, count: int, fitted: np.ndarray, seed:
         return Resamples(rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=count) @ members)
     residual = np.log(runs.table["loss"].to_numpy()) - fitted
     drawn = rng.choice(residual - residual.mean(), (count, n))
-    return Resamples(np.ones((count, n)), fitted + drawn)
+    wider = np.sqrt(n / rng.chisquare(freedom, (count, 1)))
+    return Resamples(np.ones((count, n)), fitted + wider * drawn)
 
 
 def _strata(runs: Runs) -> list[np.ndarray]:
@@ -330,9 +334,10 @@ def _sandwich(found: Fit) -> tuple[np.ndarray, np.ndarray]:
     loss, residual, weights = found.loss, -found.residuals, found.runs.weights
     quartiles = np.subtract(*np.quantile(residual, [0.75, 0.25])) / 1.34
     width = max(loss.delta, 0.9 * min(residual.std(), quartiles) * len(residual) ** -0.2)
-    near = dataclasses.replace(loss, delta=width).stiffness(residual) * min(1.0, loss.delta / width)
-    # One stiffness for all: a Hessian of the few within delta would be noise.
-    stiffness = max(float((weights * near).sum() / weights.sum()), 1e-300)
+    scale = min(1.0, loss.delta / width)
+    near = dataclasses.replace(loss, delta=width).stiffness(residual) * scale
+    # One stiffness for all: a Hessian of the few within delta would be noise. Where none is, as though one were.
+    stiffness = max(float((weights * near).sum() / weights.sum()), scale / len(residual))
     hessian = stiffness * (slope * weights) @ slope.T
     scores = slope * weights * loss.pull(residual)
     if found.bootstrap == "cluster":
@@ -403,5 +408,6 @@ def _crossings(table: pd.DataFrame, bottom: int, rise: float) -> tuple[float, fl
 
 def _levels_off(table: pd.DataFrame, end: int, rise: float) -> bool:
     value, objective = table["value"].to_numpy(), table["objective"].to_numpy()
-    last = np.abs(np.log(value / value[end])) <= np.log(_DECADE) * (1 + 1e-9)
+    same_side = value * np.sign(value[end])  # a shape may run through 0: its decades are those of one sign
+    last = (same_side * _DECADE * (1 + 1e-9) >= abs(value[end])) & (same_side <= _DECADE * (1 + 1e-9) * abs(value[end]))
     return bool(np.ptp(objective[last]) <= rise)

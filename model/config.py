@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -27,10 +27,13 @@ from nextscale.model.identity import SCHEMA_VERSION, Config
 from nextscale.model.parametrization import RESIDUAL, SCORES, Parametrization, Size
 
 __all__ = [
+    "Architecture",
     "Config",
     "DataConfig",
     "DatasetData",
+    "Depth",
     "EvaluationConfig",
+    "Heads",
     "MarkovData",
     "MixtureData",
     "ModelConfig",
@@ -47,11 +50,13 @@ __all__ = [
 OptimizerName = Literal["adamw", "muon", "sgd"]
 
 
-class ModelFamily(Config):
-    """A decoder-only Transformer but for its size: what all models of a sweep share."""
+Depth = Annotated[int, Field(ge=1, le=10_000)]
+Heads = Annotated[int, Field(ge=1, le=10_000)]
 
-    depth: int = Field(2, ge=1, le=10_000, description="Transformer blocks")
-    heads: int = Field(4, ge=1, le=10_000, description="attention heads")
+
+class Architecture(Config):
+    """What a decoder-only Transformer is made of, but for how much of it there is."""
+
     kv_heads: int | None = Field(
         None,
         ge=1,
@@ -70,16 +75,29 @@ class ModelFamily(Config):
     z_loss: float = Field(0.0, ge=0, le=1e6, description="weight of the squared log-partition in the training loss")
 
     @model_validator(mode="after")
-    def _heads_fit_together(self) -> Self:
-        if self.kv_heads is not None and self.heads % self.kv_heads:
-            raise ValueError(
-                f"heads {self.heads} cannot share {self.kv_heads} kv_heads equally; take a divisor of {self.heads}"
-            )
+    def _heads_can_be_turned(self) -> Self:
         if self.position == "rope" and self.head_width is not None and self.head_width % 2:
             raise ValueError(
                 f"position rope turns pairs of features, and head_width {self.head_width} is odd; "
                 "make it even, or take position alibi"
             )
+        return self
+
+    def check_heads(self, heads: int) -> None:
+        """Raises a ValueError where so many heads cannot share those of keys and values."""
+        if self.kv_heads is not None and heads % self.kv_heads:
+            raise ValueError(f"heads {heads} cannot share {self.kv_heads} kv_heads equally; take a divisor of {heads}")
+
+
+class ModelFamily(Architecture):
+    """A decoder-only Transformer but for its width and vocabulary."""
+
+    depth: Depth = Field(2, description="Transformer blocks")
+    heads: Heads = Field(4, description="attention heads")
+
+    @model_validator(mode="after")
+    def _heads_fit_together(self) -> Self:
+        self.check_heads(self.heads)
         return self
 
     def at(self, width: int, vocab: int) -> ModelConfig:

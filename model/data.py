@@ -53,46 +53,54 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class MarkovSource:
-    """Fresh sequences of a known Markov chain, without end."""
+    """Fresh sequences of a known Markov chain, without end; or `limit` of them, shuffled anew at each epoch."""
 
     chain: Markov
     context: int
     seed: int
+    limit: int | None = None
     tokens_per_byte: None = None
 
     def sequences(self, first: int, count: int) -> np.ndarray:
-        return self.chain.sample((_TRAIN, self.seed), first, count, self.context + 1)
+        if self.limit is None:
+            return self.chain.sample((_TRAIN, self.seed), first, count, self.context + 1)
+        return self._kept[epochs_of(first, count, self.limit, self.seed)]
+
+    @functools.cached_property
+    def _kept(self) -> np.ndarray:
+        assert self.limit is not None
+        return self.chain.sample((_TRAIN, self.seed), 0, self.limit, self.context + 1)
 
     def held_out(self, count: int) -> np.ndarray:
         return self.chain.sample((_HELD_OUT,), 0, count, self.context + 1)
 
     def unique_tokens(self, tokens: int) -> int:
-        return tokens
+        return tokens if self.limit is None else min(tokens, self.limit * self.context)
 
 
 @dataclasses.dataclass(frozen=True)
 class CorpusSource:
-    """A fixed corpus in shuffled order, shuffled anew at each epoch."""
+    """A fixed corpus in shuffled order, shuffled anew at each epoch; or `limit` of its sequences, from all over it."""
 
     split: Split
     vocab: int
     seed: int
     tokens_per_byte: float | None
+    limit: int | None = None
 
     def sequences(self, first: int, count: int) -> np.ndarray:
-        size = self.split.train_count
-        number = np.arange(first, first + count)
-        order = np.empty(count, np.int64)
-        for epoch in np.unique(number // size):
-            here = number // size == epoch
-            order[here] = shuffled(number[here] % size, size, (self.seed, int(epoch)))
-        return self.split.train(order, self.vocab)
+        order = epochs_of(first, count, self._size, self.seed)
+        return self.split.train(order * self.split.train_count // self._size, self.vocab)
+
+    @property
+    def _size(self) -> int:
+        return min(self.split.train_count, self.limit or self.split.train_count)
 
     def held_out(self, count: int) -> np.ndarray:
         return self.split.evaluation(count, self.vocab)
 
     def unique_tokens(self, tokens: int) -> int:
-        return min(tokens, self.split.train_count * self.split.windows.context)
+        return min(tokens, self._size * self.split.windows.context)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +185,16 @@ class MixtureSource:
         }
 
 
+def epochs_of(first: int, count: int, size: int, seed: int) -> np.ndarray:
+    """Which of `size` sequences the ones from `first` on are: all of them once per epoch, shuffled anew in each."""
+    number = np.arange(first, first + count)
+    order = np.empty(count, np.int64)
+    for epoch in np.unique(number // size):
+        here = number // size == epoch
+        order[here] = shuffled(number[here] % size, size, (seed, int(epoch)))
+    return order
+
+
 def resolve(data: DataConfig) -> DataConfig:
     """The same data with its fingerprint filled in, so that runs on it can be named, and an absolute path.
 
@@ -243,10 +261,10 @@ def open_sets(config: RunConfig, source: Source | None = None) -> dict[str, Sour
 
 def _open_set(data: SingleData, context: int, seed: int) -> Source:
     if isinstance(data, MarkovData):
-        return MarkovSource(markov(data), context, seed)
+        return MarkovSource(_chain(data), context, seed)
     if isinstance(data, DatasetData):
         return _dataset(data, context, trains=False)
-    split, tokens_per_byte = _corpus(data, context)
+    split, tokens_per_byte = _corpus(data.model_copy(update={"unique_tokens": None}), context)
     whole = Split(split.windows, split.held_out or split.windows)
     if whole.held_out_count == 0:
         raise InputError(f"data.path: {data.path} holds not one sequence of model.context {context}; use more")
@@ -279,17 +297,23 @@ def open_source(config: RunConfig) -> Source:
 
 
 def _open(data: SingleData, context: int, seed: int) -> Source:
-    if isinstance(data, MarkovData):
-        return MarkovSource(markov(data), context, seed)
     if isinstance(data, DatasetData):
         return _dataset(data, context, trains=True)
-    split, tokens_per_byte = _corpus(data, context)
+    limit = None if data.unique_tokens is None else max(data.unique_tokens // context, 1)
+    if isinstance(data, MarkovData):
+        return MarkovSource(_chain(data), context, seed, limit)
+    split, tokens_per_byte = _corpus(data.model_copy(update={"unique_tokens": None}), context)
     if split.train_count == 0 or split.held_out_count == 0:
         raise InputError(
             f"data.path: {data.path} holds {sum(map(len, split.windows.shards))} tokens, too few to train on "
             f"and hold some out with model.context {context}; use {33 * context + 1} or more"
         )
-    return CorpusSource(split, data.vocab, seed, tokens_per_byte)
+    return CorpusSource(split, data.vocab, seed, tokens_per_byte, limit)
+
+
+def _chain(data: MarkovData) -> Markov:
+    """The source itself: how much of it is read does not change it."""
+    return markov(data.model_copy(update={"unique_tokens": None}))
 
 
 def _dataset(data: DatasetData, context: int, *, trains: bool) -> DatasetSource:

@@ -23,6 +23,12 @@ def _is_a_function(name: str) -> str:
 Factory = Annotated[str, AfterValidator(_is_a_function)]
 
 
+UniqueTokens = Annotated[
+    int | None,
+    Field(ge=1, description="train on so many distinct tokens at the most, again and again; on all there are if open"),
+]
+
+
 class MarkovData(Config):
     """An order-2 Markov source whose entropy rate, the irreducible loss, is known exactly.
 
@@ -36,6 +42,7 @@ class MarkovData(Config):
     zipf: float = Field(1.2, ge=0)
     first: float = Field(1.5, ge=0)
     second: float = Field(1.5, ge=0)
+    unique_tokens: UniqueTokens = None
 
 
 class TextData(Config):
@@ -56,6 +63,7 @@ class TextData(Config):
     end: str | None = Field(
         None, min_length=1, description="the tokenizer's token after each document; a usual name of it if open"
     )
+    unique_tokens: UniqueTokens = None
     fingerprint: str | None = Field(None, description="sha256 of the content; read off the data")
     tokenizer_fingerprint: str | None = Field(None, description="sha256 of the tokenizer; read off its file")
 
@@ -85,6 +93,7 @@ class TokenData(Config):
     path: Path
     vocab: int = Field(ge=2, le=2**32)
     bytes_per_token: float | None = Field(None, gt=0)
+    unique_tokens: UniqueTokens = None
     fingerprint: str | None = Field(None, description="digest of the files; read off the data")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,11 +27,21 @@ class Config(BaseModel):
         Leaving defaults out lets a later version add an option without renaming the runs made before it.
         """
         fields: dict[str, Any] = {}
-        for name, info in type(self).model_fields.items():
+        for name, default in _defaults(type(self)):
             value = getattr(self, name)
-            if _NOT_SEMANTIC not in info.metadata and value != info.get_default(call_default_factory=True):
+            if value != default:
                 fields[name] = _plain(value)
         return fields
+
+
+@functools.cache
+def _defaults(kind: type[Config]) -> list[tuple[str, Any]]:
+    """Of the fields that mean something."""
+    return [
+        (name, info.get_default(call_default_factory=True))
+        for name, info in kind.model_fields.items()
+        if _NOT_SEMANTIC not in info.metadata
+    ]
 
 
 def _plain(value: Any) -> Any:

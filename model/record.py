@@ -38,6 +38,15 @@ class RunDirectory:
         """The checkpoint at a position; it is there, or it is not."""
         return self.checkpoints / str(tokens)
 
+    @property
+    def saved(self) -> list[int]:
+        """The positions of its checkpoints."""
+        try:
+            names = [path.name for path in self.checkpoints.iterdir()]
+        except OSError:
+            return []
+        return [int(name) for name in names if name.isdecimal()]
+
     def sibling(self, run_id: str) -> RunDirectory:
         """The directory of another run of the same store."""
         return RunDirectory(self.path.parent / run_id)
@@ -58,16 +67,25 @@ class RunDirectory:
     def started(self) -> bool:
         return (self.path / "config.json").exists()
 
+    @property
+    def done(self) -> bool:
+        return (self.path / "record.json").exists()
+
     def config(self) -> RunConfig:
-        return RunConfig.model_validate_json((self.path / "config.json").read_text())
+        """What was asked.
+
+        Raises:
+            ValueError: the file is no config.
+        """
+        return RunConfig.model_validate_json(_text(self.path / "config.json"))
 
     def metrics(self) -> list[Row]:
         """The curve so far; a line cut short by a crash is left out."""
-        return read_rows(self.metrics_file)
+        return read_curve(self.metrics_file)
 
     def evaluations(self) -> list[Row]:
         """The held-out losses so far."""
-        return read_rows(self.evaluations_file)
+        return read_curve(self.evaluations_file)
 
     def cut(self, position: int, trunk: RunDirectory | None = None) -> None:
         """Forgets both curves after `position` tokens. The files are new ones: a writer of the old ones, a worker
@@ -88,7 +106,7 @@ class RunDirectory:
             append_row(self.evaluations_file, row)
 
     def attempts(self) -> list[Row]:
-        return read_rows(self.path / "attempts.jsonl")
+        return [row for row in read_rows(self.path / "attempts.jsonl") if "status" in row]
 
     def add_attempt(self, attempt: Row) -> None:
         append_row(self.path / "attempts.jsonl", attempt)
@@ -100,7 +118,7 @@ class RunDirectory:
             ValueError: the file is no record.
         """
         try:
-            record = json.loads((self.path / "record.json").read_text())
+            record = json.loads(_text(self.path / "record.json"))
         except FileNotFoundError:
             return None
         if not isinstance(record, dict) or "status" not in record:
@@ -132,14 +150,30 @@ def append_row(path: epath.Path, row: Row) -> None:
         file.write("\n" * torn + json.dumps(row) + "\n")
 
 
-def read_rows(path: epath.Path) -> list[Row]:
-    """Rows of a JSONL file; none when it is missing. A line that a crash cut short is no row."""
+def read_lines(path: epath.Path) -> list[str]:
+    """Lines of a JSONL file, whatever they hold; none when it is missing."""
     try:
-        lines = path.read_text().splitlines()
+        return path.read_bytes().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return []
+
+
+def read_rows(path: epath.Path) -> list[Row]:
+    """Rows of a JSONL file; none when it is missing. A line that a crash cut short, or that holds no row, is none."""
     rows = []
-    for line in lines:
+    for line in read_lines(path):
         with contextlib.suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
-    return rows
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def read_curve(path: epath.Path) -> list[Row]:
+    """The rows of a curve: those that say at which token they are."""
+    return [row for row in read_rows(path) if isinstance(row.get("tokens"), int)]
+
+
+def _text(path: epath.Path) -> str:
+    try:
+        return path.read_text()
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder") from None

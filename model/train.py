@@ -350,7 +350,8 @@ def _steps(
 
 
 def _evaluation_row(config: RunConfig, tokens: int, evaluation: Evaluation) -> Row:
-    """A position, the learning rate of the step before it, and the held-out losses."""
+    """A position, the learning rate of the step before it, the held-out losses, and the in-context-learning score."""
     last = (tokens - config.start) // config.training.batch_tokens - 1
     lr = config.training.lr * float(unit_schedule(config.training, np.array([last]))[0])
-    return {"tokens": tokens, "lr": lr} | evaluation.columns
+    score = {"in_context_learning": evaluation.in_context_learning}
+    return {"tokens": tokens, "lr": lr} | evaluation.columns | score

@@ -1,9 +1,11 @@
 """What to run, and what came of it.
 
-from nextscale.sweeps import load_spec, run_study, load, load_curves
+from nextscale.sweeps import load_spec, plan_sweep, run_study, load, load_curves, cluster_of, forecast_budget
+plan_sweep(load_spec("sweep.yaml"), "out/sweep").frame()  # what it would train and cost
 run_study(load_spec("sweep.yaml"), "out/sweep")
 load("out/sweep")  # a DataFrame, one row per run
-load_curves("out/sweep")  # and one row per evaluation on the way
+forecast_budget(load("out/sweep"), usd=[100], cluster=cluster_of("h100x8", utilisation=0.4))  # what money buys
+load_curves("out/sweep")  # and one row per evaluation on the way; of="training": per row of the training curve
 """
 
 from __future__ import annotations
@@ -12,24 +14,46 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nextscale.sweeps.budget import Cluster, cluster_of
     from nextscale.sweeps.design import planned_runs
+    from nextscale.sweeps.loop import run_study
+    from nextscale.sweeps.plan import Plan, plan_sweep
     from nextscale.sweeps.reading import load_spec
     from nextscale.sweeps.spec import SweepSpec
     from nextscale.sweeps.store import load, load_curves
-    from nextscale.sweeps.study import Study, run_study
+    from nextscale.sweeps.study import Study
+    from nextscale.sweeps.targets import forecast_budget
 
 # Imported when first asked for: `nextscale --help` needs none of it.
 _HOMES = {
+    "Cluster": "budget",
+    "Plan": "plan",
     "SweepSpec": "spec",
     "Study": "study",
+    "cluster_of": "budget",
+    "forecast_budget": "targets",
     "load": "store",
     "load_curves": "store",
     "load_spec": "reading",
+    "plan_sweep": "plan",
     "planned_runs": "design",
-    "run_study": "study",
+    "run_study": "loop",
 }
 
-__all__ = ["Study", "SweepSpec", "load", "load_curves", "load_spec", "planned_runs", "run_study"]
+__all__ = [
+    "Cluster",
+    "Plan",
+    "Study",
+    "SweepSpec",
+    "cluster_of",
+    "forecast_budget",
+    "load",
+    "load_curves",
+    "load_spec",
+    "plan_sweep",
+    "planned_runs",
+    "run_study",
+]
 
 
 def __getattr__(name: str) -> Any:

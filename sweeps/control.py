@@ -1,23 +1,24 @@
-"""Commands on a sweep that runs, here or elsewhere: `status`, `logs`, `stop`. They read and write files alone."""
+"""Commands on a sweep that runs, here or elsewhere: `status`, `serve`, `logs`, `stop`. They use files alone."""
 
 from __future__ import annotations
 
+import sys
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nextscale.sweeps.terminal import Json, print_json, screen
+from nextscale.sweeps.terminal import Folder, Json, aside, print_json, screen
 
 app = typer.Typer()
 
-Out = Annotated[Path, typer.Argument(metavar="OUT", help="the --out of `nextscale run`")]
-
 
 @app.command()
-def status(out: Out, json_: Json = False) -> None:
-    """How a sweep stands: runs, spend, what is at work. Works while the cluster is down."""
+def status(out: Folder, json_: Json = False) -> None:
+    """Tells how a sweep stands: runs, spend, what is at work.
+
+    Reads files alone, and so works while the cluster is down.
+    """
     from nextscale.sweeps.tables import Table, number
     from nextscale.sweeps.watch import status as status_of
 
@@ -54,13 +55,44 @@ def status(out: Out, json_: Json = False) -> None:
 
 
 @app.command()
+def serve(
+    out: Folder,
+    host: Annotated[
+        str, typer.Option(help="an address of this machine; others than loopback let whoever reaches it read the page")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free")] = 8420,
+    json_: Json = False,
+) -> None:
+    """Shows a sweep as a page that follows it: progress, spend, lanes, losses, failures; its report in the end.
+
+    Reads files alone, and so works while the cluster is down, before the sweep has begun and after it has ended. Ctrl-C
+    ends it.
+    """
+    from nextscale.sweeps.serve import Server
+
+    with Server(out, host, port) as server:
+        if not server.loopback:
+            warning = f"whoever reaches {server.url} can read this page, and nobody is asked for a password"
+            aside.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        if json_:
+            print_json({"url": server.url, "host": host, "port": server.server_port, "out": str(server.site.live.out)})
+        else:
+            screen.print(f"{out}: {server.url} (Ctrl-C ends it)", markup=False, highlight=False, soft_wrap=True)
+        sys.stdout.flush()
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+@app.command()
 def logs(
-    out: Out,
+    out: Folder,
     run_id: Annotated[str | None, typer.Option("--run", metavar="ID", help="of one run alone")] = None,
     lines: Annotated[int, typer.Option(min=1, help="the newest so many")] = 50,
     json_: Json = False,
 ) -> None:
-    """What happened in a sweep, the newest last."""
+    """Tells what happened in a sweep, the newest last."""
     from nextscale.sweeps.journal import Journal
     from nextscale.sweeps.store import Store
 
@@ -77,9 +109,15 @@ def logs(
 
 
 @app.command()
-def stop(out: Out) -> None:
-    """Asks whoever runs a sweep, wherever that is, to save all runs and leave. `nextscale run` goes on from there."""
+def stop(out: Folder, json_: Json = False) -> None:
+    """Asks whoever runs a sweep, wherever that is, to save all runs and leave.
+
+    `nextscale run` goes on from there.
+    """
     from nextscale.sweeps.watch import ask_to_stop
 
     asked = ask_to_stop(out)
+    if json_:
+        print_json({"asked": asked})
+        return
     screen.print("asked; it saves its runs and leaves" if asked else "nobody is at work on it")

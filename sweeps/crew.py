@@ -20,8 +20,10 @@ from nextscale.cluster.pool import Pool
 from nextscale.cluster.ray_backend import RayBackend
 from nextscale.cluster.runs import RunDirectories
 from nextscale.cluster.site import Site
+from nextscale.cluster.speed import Speed
 from nextscale.sweeps.design import PlannedRun
 from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.placing import pools_here
 from nextscale.sweeps.sites import load_site, pools_of, price_notes
 from nextscale.sweeps.spec import SweepSpec
 from nextscale.sweeps.watch import STOP
@@ -65,17 +67,20 @@ class Crew:
         site = load_site() if site is None else site
         accelerators = measured(site.catalogue())
         pools = pools_of(spec.pools, site, accelerators)
+        _check_prices(spec, pools or (pools_here(accelerators)[0] if address is None else {}), accelerators)
         with accounts_of(out, on_wait=lambda message: on_event(Event("notice", message=message))) as accounts:
             (out / STOP).unlink(missing_ok=True)
             for note in price_notes(spec.pools, site, accelerators):
                 on_event(Event("notice", message=note))
             with contextlib.closing(RayBackend(address, "auto" if pools is None else pools)) as backend:
-                crew = cls(spec, out, backend, accounts, accelerators)
-                crew._check_prices()
-                yield crew
+                _check_prices(spec, backend.pools(), accelerators)
+                yield cls(spec, out, backend, accounts, accelerators)
 
-    def seats(self, run: PlannedRun) -> tuple[Seat, ...]:
+    def seats(self, run: PlannedRun, speed: Speed | None = None) -> tuple[Seat, ...]:
         """Where a run may be trained; anywhere, if nothing is known of what the cluster offers by itself.
+
+        Args:
+            speed: what is known of runs that were timed.
 
         Raises:
             InputError: it fits nowhere.
@@ -89,7 +94,7 @@ class Crew:
             }
             if len(known) < len(pools) or not pools:
                 return ()
-        return seats(run.config, run.own_flops, pools, self.accelerators)
+        return seats(run.config, run.own_flops, pools, self.accelerators, speed)
 
     def train(
         self, jobs: Sequence[Job], on_event: Callable[[Event], None], known: Callable[[str], Job | None]
@@ -111,22 +116,27 @@ class Crew:
             stop=(self.out / STOP).exists,
         )
 
-    def _check_prices(self) -> None:
-        """A cap in dollars cannot hold where something has no price."""
-        if self.spec.caps.max_usd is None:
-            return
-        for name, pool in self.backend.pools().items():
-            if self._price(pool) is None:
-                raise SpecError(
-                    f"caps.max_usd: pool {name} ({pool.accelerator}) has no price, so no cap in dollars can hold; set "
-                    f"its usd_per_chip_hour under pools, or under accelerators.{pool.accelerator} of a site file",
-                    ("caps", "max_usd"),
-                )
-
     def _price(self, pool: Pool) -> float | None:
-        known = self.accelerators.get(pool.accelerator)
-        return pool.usd_per_chip_hour if known is None else price(pool, known)[0]
+        return _price(pool, self.accelerators)
 
     def _peak(self, accelerator: str) -> float | None:
         known = self.accelerators.get(accelerator)
         return None if known is None else known.peak_flops
+
+
+def _price(pool: Pool, accelerators: Mapping[str, Accelerator]) -> float | None:
+    known = accelerators.get(pool.accelerator)
+    return pool.usd_per_chip_hour if known is None else price(pool, known)[0]
+
+
+def _check_prices(spec: SweepSpec, pools: Mapping[str, Pool], accelerators: Mapping[str, Accelerator]) -> None:
+    """A cap in dollars cannot hold where something has no price."""
+    if spec.caps.max_usd is None:
+        return
+    for name, pool in pools.items():
+        if _price(pool, accelerators) is None:
+            raise SpecError(
+                f"caps.max_usd: pool {name} ({pool.accelerator}) has no price, so no cap in dollars can hold; set "
+                f"its usd_per_chip_hour under pools, or under accelerators.{pool.accelerator} of a site file",
+                ("caps", "max_usd"),
+            )

@@ -3,75 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from collections.abc import Iterator
 
 from pydantic import ValidationError
 
 from nextscale.model.accounting import flops_per_token, parameters
-from nextscale.model.config import ModelConfig, Parent, RunConfig, TrainingConfig
+from nextscale.model.config import TrainingConfig
 from nextscale.model.data import resolve, resolve_sets
+from nextscale.sweeps.designs import GridDesign, IsoFlopDesign, LadderDesign, SequentialDesign, WsdDesign, values_of
+from nextscale.sweeps.documents import Key, dotted
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.spec import IsoFlopDesign, SweepSpec, WsdDesign
+from nextscale.sweeps.grid import cell_count, data_choices, grid_runs
+from nextscale.sweeps.planned import PlannedRun, Role, count
+from nextscale.sweeps.run_config import config_of, message, model_of, steps_of, training_of
+from nextscale.sweeps.sizes import nearest_widths, window_widths
+from nextscale.sweeps.spec import SweepSpec
 
-FEWEST_STEPS, MOST_STEPS = 20, 2**31 - 1
-"""Below the first a run says nothing but how its warm-up went; beyond the second steps are no 32-bit number."""
+__all__ = ["MOST_RUNS", "PlannedRun", "Role", "count", "planned_runs", "resolved"]
 
-Role = Literal["fit", "holdout"]
-Key = tuple[str | int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedRun:
-    """A run and what it is for.
-
-    Attributes:
-        budget: the FLOPs asked for; `flops` are those that whole steps make of it.
-        trunk: the run that it is a branch of.
-    """
-
-    config: RunConfig
-    role: Role
-    budget: float
-    trunk: RunConfig | None = None
-
-    @property
-    def params(self) -> int:
-        return parameters(self.config.model)
-
-    @property
-    def tokens(self) -> int:
-        return self.config.tokens
-
-    @property
-    def flops(self) -> float:
-        return flops_per_token(self.config.model) * self.tokens
-
-    @property
-    def branches_at(self) -> int:
-        """The position, in tokens, of its first step that its trunk does not take too."""
-        if self.trunk is None:
-            return 0
-        training = self.config.training
-        return (training.steps - training.cooldown_steps) * training.batch_tokens
-
-    @property
-    def own_flops(self) -> float:
-        """What is trained for it, when its trunk is trained too."""
-        return flops_per_token(self.config.model) * (self.tokens - self.branches_at)
-
-    @property
-    def start(self) -> Parent | None:
-        """The state to begin from."""
-        return None if self.trunk is None else Parent(run_id=self.trunk.run_id, tokens=self.branches_at)
+MOST_RUNS = 100_000
+"""More are a slip of the pen."""
 
 
 def resolved(spec: SweepSpec) -> SweepSpec:
-    """The same spec with its data and validation sets resolved, so that its runs can be named.
+    """The same spec with its data and validation sets resolved, so that its runs can be named, and with the sizes that
+    its design leaves open: what it was centred on may change.
 
     Raises:
         InputError: data is missing, or a file of it is broken.
+        SpecError: see `planned_runs`.
     """
-    return spec.model_copy(update={"data": resolve(spec.data), "evaluation": resolve_sets(spec.evaluation)})
+    _check_count(spec)
+    spec = spec.model_copy(update={"data": resolve(spec.data), "evaluation": resolve_sets(spec.evaluation)})
+    design = spec.design
+    if isinstance(design, IsoFlopDesign):
+        design = _sized(spec, design)
+    elif isinstance(design, SequentialDesign):
+        design = design.model_copy(update={"start": _sized(spec, design.start)})
+    elif isinstance(design, GridDesign):
+        datasets = {name: resolve(data) for name, data in data_choices(spec, design).items()}
+        design = design.model_copy(update={"datasets": datasets})
+    return spec.model_copy(update={"design": design})
+
+
+def _sized(spec: SweepSpec, design: IsoFlopDesign) -> IsoFlopDesign:
+    if design.sizes is None:
+        return design
+    return IsoFlopDesign(kind="isoflop", seeds=design.seeds, flops=design.budgets, widths=window_widths(spec, design))
 
 
 def planned_runs(spec: SweepSpec) -> list[PlannedRun]:
@@ -82,33 +60,105 @@ def planned_runs(spec: SweepSpec) -> list[PlannedRun]:
     """
     for name, problem in spec.evaluation.misfits(spec.data):
         raise SpecError(f"evaluation.sets.{name}: {problem}", ("evaluation", "sets", name))
-    runs = _isoflop(spec, spec.design) if isinstance(spec.design, IsoFlopDesign) else _wsd(spec, spec.design)
+    _check_count(spec)
+    runs = list(_fitted(spec))
+    if isinstance(spec.design, SequentialDesign):
+        _check_sequential(spec, spec.design, runs)
     if spec.holdout is not None:
-        budget, budget_key = spec.holdout.flops, ("holdout", "flops")
-        if budget <= max(run.budget for run in runs):
-            what = "must lie above every budget of design.flops: it is the next scale"
-            if isinstance(spec.design, WsdDesign):
-                what = f"must lie above every run of design, the largest of {max(run.budget for run in runs):.3g} FLOPs"
-            raise SpecError(f"{_dotted(budget_key)}: {what}", budget_key)
-        for j, width in enumerate(spec.holdout.widths):
-            model = _model(spec, width, ("holdout", "widths", j))
-            training = _training(spec, model, budget, budget_key)
-            runs.append(PlannedRun(_config(spec, model, training, spec.design.seeds[0]), "holdout", budget))
+        runs += list(_held_out(spec, runs))
     seen = {run.config.model_dump_json(): run for run in runs}
     return sorted(seen.values(), key=lambda run: (run.role, run.budget, run.params))
 
 
-def _isoflop(spec: SweepSpec, design: IsoFlopDesign) -> list[PlannedRun]:
-    runs = []
-    for i, (budget, widths) in enumerate(zip(design.flops, design.widths, strict=True)):
+def _fitted(spec: SweepSpec) -> Iterator[PlannedRun]:
+    match spec.design:
+        case IsoFlopDesign() as design:
+            return _isoflop(spec, design, ("design",))
+        case SequentialDesign() as design:
+            start = _isoflop(spec, design.start, ("design", "start"))
+            return (dataclasses.replace(run, isoflop=False) for run in start)  # they are to have no minimum
+        case LadderDesign() as design:
+            return _ladder(spec, design)
+        case GridDesign() as design:
+            return grid_runs(spec, design)
+        case WsdDesign() as design:
+            return _wsd(spec, design)
+
+
+def run_of(spec: SweepSpec, width: int, budget: float, seed: int) -> PlannedRun:
+    """One run to fit, of a width at a budget.
+
+    Raises:
+        SpecError: the model cannot be built, or the budget is too small or too large for it.
+    """
+    model = model_of(spec, width, ("design", "widths"))
+    training = training_of(spec, model, budget, ("design", "flops"))
+    return PlannedRun(config_of(spec, model, training, seed), "fit", budget)
+
+
+def _check_sequential(spec: SweepSpec, design: SequentialDesign, start: list[PlannedRun]) -> None:
+    target = design.target or (spec.holdout.flops if spec.holdout else None)
+    if target is None:
+        raise SpecError(
+            "design.target: is missing; say what compute is to be forecast, or give holdout.flops", ("design",)
+        )
+    for name, largest in (("start.flops", max(run.budget for run in start)), ("largest", design.largest or 0)):
+        if largest >= target:
+            what = f"{largest:.3g} FLOPs of one run reach the target, {target:.3g}: nothing would be forecast; lower it"
+            raise SpecError(f"design.{name}: {what}", ("design", *name.split(".")))
+    if (spent := sum(run.own_flops for run in start)) > design.flops:
+        raise SpecError(
+            f"design.flops: {design.flops:.3g} do not pay for the runs of design.start, {spent:.3g}; raise it",
+            ("design", "flops"),
+        )
+
+
+def _check_count(spec: SweepSpec) -> None:
+    """Refuses more runs than anybody trains, before any is made."""
+    total = _count(spec) + (0 if spec.holdout is None else len(spec.holdout.widths))
+    if total > MOST_RUNS:
+        told = f"{min(total, 10**300):.3g}"  # a whole number may be too large for a float
+        raise SpecError(f"design: is of {told} runs, more than {MOST_RUNS}; take fewer values", ("design",))
+
+
+def _count(spec: SweepSpec) -> int:
+    match design := spec.design:
+        case IsoFlopDesign() | SequentialDesign():
+            design = design.start if isinstance(design, SequentialDesign) else design
+            sizes = design.sizes and design.sizes * len(design.budgets)
+            runs = sizes or sum(map(len, design.widths or ()))
+        case LadderDesign():
+            runs = len(design.widths or values_of(design.params or [])) * len(values_of(design.tokens_per_param))
+        case GridDesign():
+            return cell_count(design)
+        case WsdDesign():
+            runs = len(design.widths) * len(design.tokens)
+    return runs * len(design.seeds)
+
+
+def _isoflop(spec: SweepSpec, design: IsoFlopDesign, key: Key) -> Iterator[PlannedRun]:
+    for i, (budget, widths) in enumerate(
+        zip(design.budgets, design.widths or window_widths(spec, design), strict=True)
+    ):
         for j, width in enumerate(widths):
-            model = _model(spec, width, ("design", "widths", i, j))
-            training = _training(spec, model, budget, ("design", "flops", i))
-            runs += [PlannedRun(_config(spec, model, training, seed), "fit", budget) for seed in design.seeds]
-    return runs
+            model = model_of(spec, width, (*key, "widths", i, j))
+            training = training_of(spec, model, budget, (*key, "flops", i))
+            for seed in design.seeds:
+                yield PlannedRun(config_of(spec, model, training, seed), "fit", budget, isoflop=True)
 
 
-def _wsd(spec: SweepSpec, design: WsdDesign) -> list[PlannedRun]:
+def _ladder(spec: SweepSpec, design: LadderDesign) -> Iterator[PlannedRun]:
+    widths = design.widths or nearest_widths(spec, values_of(design.params or []), ("design", "params"))
+    for j, width in enumerate(widths):
+        model = model_of(spec, width, ("design", "widths", j))
+        for i, ratio in enumerate(values_of(design.tokens_per_param)):
+            budget = flops_per_token(model) * ratio * parameters(model)
+            training = training_of(spec, model, budget, ("design", "tokens_per_param", i))
+            for seed in design.seeds:
+                yield PlannedRun(config_of(spec, model, training, seed), "fit", budget)
+
+
+def _wsd(spec: SweepSpec, design: WsdDesign) -> Iterator[PlannedRun]:
     """The longest run of a width is the trunk of the others: each is the trunk up to its own cooldown."""
     if spec.training.schedule != "wsd":
         raise SpecError("training.schedule: is wsd where design.kind is; set it", ("training", "schedule"))
@@ -119,69 +169,50 @@ def _wsd(spec: SweepSpec, design: WsdDesign) -> list[PlannedRun]:
             f"{least} tokens, say",
             ("training",),
         )
-    runs = []
     for j, width in enumerate(design.widths):
-        model = _model(spec, width, ("design", "widths", j))
+        model = model_of(spec, width, ("design", "widths", j))
         budgets = [flops_per_token(model) * tokens for tokens in design.tokens]
-        longest = _training(spec, model, budgets[-1], ("design", "tokens", len(budgets) - 1))
+        longest = training_of(spec, model, budgets[-1], ("design", "tokens", len(budgets) - 1))
         for i, budget in enumerate(budgets):
-            steps = _steps(model, budget, longest.batch_tokens, ("design", "tokens", i))
+            steps = steps_of(model, budget, longest.batch_tokens, ("design", "tokens", i))
             try:
                 training = TrainingConfig(**longest.model_dump() | {"steps": steps})
             except ValidationError as error:
-                raise SpecError(f"training.{_message(error)}", ("training", "warmup_tokens")) from None
+                raise SpecError(f"training.{message(error)}", ("training", "warmup_tokens")) from None
             for seed in design.seeds:
-                config, trunk = (_config(spec, model, how, seed) for how in (training, longest))
+                config, trunk = (config_of(spec, model, how, seed) for how in (training, longest))
                 run = PlannedRun(config, "fit", budget, trunk)
                 alone = config == trunk or run.branches_at == 0
-                runs.append(dataclasses.replace(run, trunk=None) if alone else run)
-    return runs
+                yield dataclasses.replace(run, trunk=None) if alone else run
 
 
-def _model(spec: SweepSpec, width: int, key: Key) -> ModelConfig:
-    try:
-        return spec.model.at(width, spec.data.vocab)
-    except ValidationError as error:
-        raise SpecError(f"{_dotted(key)}: {_message(error)}", key) from None
-
-
-def _training(spec: SweepSpec, model: ModelConfig, budget: float, key: Key) -> TrainingConfig:
-    batch_tokens = spec.training.batch(model, budget / flops_per_token(model))
-    steps = _steps(model, budget, batch_tokens, key)
-    try:
-        return spec.training.at(model, steps, batch_tokens)
-    except ValidationError as error:
-        raise SpecError(f"training.{_message(error)}", ("training",)) from None
-
-
-def _steps(model: ModelConfig, budget: float, batch_tokens: int, key: Key) -> int:
-    step_flops = flops_per_token(model) * batch_tokens
-    steps = round(budget / step_flops)
-    if steps < FEWEST_STEPS:
-        raise SpecError(
-            f"{_dotted(key)}: {budget:.3g} FLOPs train width {model.width} for only {steps} steps; raise it to "
-            f"{FEWEST_STEPS * step_flops:.2g} or more, or take smaller widths or training.batch_tokens",
-            key,
-        )
-    if steps > MOST_STEPS:
-        raise SpecError(
-            f"{_dotted(key)}: {budget:.3g} FLOPs train width {model.width} for {steps:.3g} steps, more than "
-            f"{MOST_STEPS}; lower it, or take larger widths or training.batch_tokens",
-            key,
-        )
-    return steps
-
-
-def _config(spec: SweepSpec, model: ModelConfig, training: TrainingConfig, seed: int) -> RunConfig:
-    try:
-        return RunConfig(data=spec.data, model=model, training=training, evaluation=spec.evaluation, seed=seed)
-    except ValidationError as error:
-        raise SpecError(f"{_message(error)}", ("training", "batch_tokens")) from None
-
-
-def _dotted(key: Key) -> str:
-    return ".".join(map(str, key))
-
-
-def _message(error: ValidationError) -> str:
-    return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+def _held_out(spec: SweepSpec, fitted: list[PlannedRun]) -> Iterator[PlannedRun]:
+    """
+    Raises:
+        SpecError: they are no next scale: none is beyond what is fitted.
+    """
+    holdout = spec.holdout
+    assert holdout is not None
+    largest, most = max(run.params for run in fitted), max(run.budget for run in fitted)
+    for j, width in enumerate(holdout.widths):
+        model = model_of(spec, width, ("holdout", "widths", j))
+        key: Key = ("holdout", "flops")
+        if holdout.tokens_per_param is not None:
+            key = ("holdout", "tokens_per_param")
+            budget = flops_per_token(model) * holdout.tokens_per_param * parameters(model)
+            if budget <= most and parameters(model) <= largest:
+                raise SpecError(
+                    f"{dotted(key)}: width {width} is within what is fitted, by size and by FLOPs; raise it, or take "
+                    "larger holdout.widths",
+                    key,
+                )
+        else:
+            assert holdout.flops is not None
+            budget = holdout.flops
+            if budget <= most:
+                what = "must lie above every budget of design.flops: it is the next scale"
+                if not fitted[0].isoflop:
+                    what = f"must lie above every run of design, the largest of {most:.3g} FLOPs"
+                raise SpecError(f"{dotted(key)}: {what}", key)
+        training = training_of(spec, model, budget, key)
+        yield PlannedRun(config_of(spec, model, training, fitted[0].config.seed), "holdout", budget)

@@ -1,6 +1,7 @@
 """What a user can mend: one line that says what, where and how."""
 
 import re
+from pathlib import Path
 
 from nextscale.fit.errors import InputError as FitInputError
 from nextscale.model.errors import InputError as ModelInputError
@@ -23,3 +24,10 @@ class SpecError(ValueError):
 
 MENDABLE = (SpecError, FitInputError, ModelInputError)
 """Everything whose message is for the user, with exit code 2 and no traceback."""
+
+
+def damaged(file: Path) -> SpecError:
+    """Of the config or the record of a run, which cannot be read."""
+    if file.name == "config.json":
+        return SpecError(f"{file}: is damaged; delete {file.parent} to have this run made again")
+    return SpecError(f"{file}: is damaged; delete it to have this run's result made again")

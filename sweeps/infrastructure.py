@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from nextscale.sweeps.completion import one_of
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.terminal import Json, print_json, screen
 
@@ -29,7 +30,7 @@ def hardware(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """The accelerators that are known: what each can do, holds, draws and costs, and who says so."""
+    """Lists the accelerators that are known: what each can do, holds, draws and costs, and who says so."""
     from nextscale.cluster.hardware import FIGURES
     from nextscale.sweeps.sites import load_site
     from nextscale.sweeps.tables import Table, number
@@ -67,10 +68,16 @@ def hardware(
 
 @app.command()
 def launch(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="of a file; without it they are listed")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="of a file; without it they are listed", autocompletion=one_of(*_LAUNCH)),
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Prints a file that starts a cluster: `nextscale launch slurm.sh > slurm.sh`. See docs/clusters.md."""
+    """Prints a file that starts a cluster on Slurm, Kubernetes or Google Cloud.
+
+    Such as `nextscale launch slurm.sh > slurm.sh`; docs/clusters.md says how they are used.
+    """
     if name is None:
         if json_:
             print_json({"files": [{"name": each, "for": what} for each, what in _LAUNCH.items()]})

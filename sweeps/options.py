@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from nextscale.sweeps import completion
 from nextscale.sweeps.errors import SpecError
 
 if TYPE_CHECKING:
@@ -17,13 +18,12 @@ if TYPE_CHECKING:
     from nextscale.fit.table import Columns, Runs
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Which runs, and what their columns mean."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """What the columns of a table of runs mean, and which of its rows to use."""
 
-    runs: Annotated[
-        Path, typer.Argument(metavar="RUNS", help="a CSV, JSON, JSONL or Parquet file, or the --out of a sweep")
-    ]
+    panel: ClassVar = "Columns and rows"
+
     params_column: Annotated[
         str | None, typer.Option(metavar="NAME", help="column of N; of params, tokens and flops two are enough")
     ] = None
@@ -31,53 +31,29 @@ class Source:
     flops_column: Annotated[str | None, typer.Option(metavar="NAME", help="column of C")] = None
     loss_column: Annotated[str | None, typer.Option(metavar="NAME", help="column of the loss, nats per token")] = None
     column: Annotated[
-        list[str] | None, typer.Option(metavar="VARIABLE=NAME", help="column of another variable of the law")
+        list[str] | None,
+        typer.Option(metavar="VARIABLE=NAME", help="column of another variable of the law; may be given again"),
     ] = None
     weight_column: Annotated[str | None, typer.Option(metavar="NAME", help="how much each run counts")] = None
     group_column: Annotated[
         str | None, typer.Option(metavar="NAME", help="which rows belong to one run, for the cluster bootstrap")
     ] = None
     params: Annotated[
-        str, typer.Option(metavar="WHICH", help="what N counts in a sweep: total, non_embedding or active")
+        str,
+        typer.Option(
+            "--count",
+            metavar="WHICH",
+            help="what N counts in a sweep: total, non_embedding or active",
+            autocompletion=completion.one_of("total", "non_embedding", "active"),
+        ),
     ] = "total"
     where: Annotated[
         str | None,
         typer.Option(metavar="CONDITION", help="rows to use, of every table, as pandas queries: 'split == \"train\"'"),
     ] = None
-    drop_largest_losses: Annotated[
-        int, typer.Option(min=0, metavar="K", help="leave out the K runs of the largest loss, and say so")
-    ] = 0
-
-    def read(self, variables: Sequence[str] = ("N", "D")) -> Runs:
-        """The runs, with what a law of these variables needs."""
-        return self._runs(self._rows(self.runs), variables, self.runs, self.drop_largest_losses)
-
-    def read_other(self, path: Path, variables: Sequence[str] = ("N", "D")) -> Runs:
-        """Another table of the same columns, of which no run is left out for its loss."""
-        return self._runs(self._rows(path), variables, path, 0)
-
-    def read_all(self) -> Runs:
-        """The runs, with the variables of every law that suits them."""
-        from nextscale.fit.choice import variables_held
-
-        rows = self._rows(self.runs)
-        variables = variables_held(rows, self._columns, self.params)
-        return self._runs(rows, variables, self.runs, self.drop_largest_losses)
-
-    def _runs(self, rows: pd.DataFrame, variables: Sequence[str], path: Path, drop: int) -> Runs:
-        from nextscale.fit.table import as_runs
-
-        return as_runs(
-            rows,
-            columns=self._columns,
-            convention=self.params,
-            variables=variables,
-            drop_largest_losses=drop,
-            where=str(path),
-        )
 
     @property
-    def _columns(self) -> Columns:
+    def columns(self) -> Columns:
         from nextscale.fit.table import Columns
 
         return Columns(
@@ -90,18 +66,72 @@ class Source:
             others=dict(map(_variable, self.column or ())),
         )
 
+    def as_runs(self, rows: pd.DataFrame, path: Path, variables: Sequence[str] = ("N", "D"), drop: int = 0) -> Runs:
+        """The rows of a table as runs, with what a law of these variables needs."""
+        from nextscale.fit.table import as_runs
+
+        return as_runs(
+            rows,
+            columns=self.columns,
+            convention=self.params,
+            variables=variables,
+            drop_largest_losses=drop,
+            where=str(path),
+        )
+
+    def chosen(self, table: pd.DataFrame, path: Path) -> pd.DataFrame:
+        """The rows of a table that are to be used."""
+        if self.where is None:
+            return table
+        try:
+            table = table.query(self.where)
+        except Exception as error:  # pandas raises of every kind
+            reason = " ".join(str(error).replace("\\n", " ").split())[:100]
+            raise SpecError(f"--where {self.where}: cannot be used ({reason})") from None
+        if table.empty:
+            raise SpecError(f"--where {self.where}: holds for no row of {path}")
+        return table
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source(TableOptions):
+    """Which runs, and what their columns mean."""
+
+    runs: Annotated[
+        Path, typer.Argument(metavar="RUNS", help="a CSV, JSON, JSONL or Parquet file, or the --out of a sweep")
+    ]
+    drop_largest_losses: Annotated[
+        int, typer.Option(min=0, metavar="K", help="leave out the K runs of the largest loss, and say so")
+    ] = 0
+
+    def read(self, variables: Sequence[str] = ("N", "D")) -> Runs:
+        """The runs, with what a law of these variables needs."""
+        return self.of_rows(self.rows(), variables)
+
+    def rows(self) -> pd.DataFrame:
+        """The table as it is, but for rows that are not to be used."""
+        return self._rows(self.runs)
+
+    def of_rows(self, rows: pd.DataFrame, variables: Sequence[str] = ("N", "D")) -> Runs:
+        """Of these rows, what `read` says."""
+        return self.as_runs(rows, self.runs, variables, self.drop_largest_losses)
+
+    def read_other(self, path: Path, variables: Sequence[str] = ("N", "D")) -> Runs:
+        """Another table of the same columns, of which no run is left out for its loss."""
+        return self.as_runs(self._rows(path), path, variables)
+
+    def read_all(self) -> Runs:
+        """The runs, with the variables of every law that suits them."""
+        from nextscale.fit.choice import variables_held
+
+        rows = self._rows(self.runs)
+        variables = variables_held(rows, self.columns, self.params)
+        return self.as_runs(rows, self.runs, variables, self.drop_largest_losses)
+
     def _rows(self, path: Path) -> pd.DataFrame:
         from nextscale.fit.table import read_table
 
-        table = _sweep(path) if path.is_dir() else read_table(path)
-        if self.where is not None:
-            try:
-                table = table.query(self.where)
-            except Exception as error:  # pandas raises of every kind
-                reason = " ".join(str(error).replace("\\n", " ").split())[:100]
-                raise SpecError(f"--where {self.where}: cannot be used ({reason})") from None
-            if table.empty:
-                raise SpecError(f"--where {self.where}: holds for no row of {path}")
+        table = self.chosen(_sweep(path) if path.is_dir() else read_table(path), path)
         if path.is_dir():
             _one_source(table, path)
         return table
@@ -111,12 +141,22 @@ class Source:
 class LawChoice:
     """Which law, and what its fit minimises."""
 
-    law: Annotated[str, typer.Option(metavar="NAME", help="of the law; `nextscale laws` lists them")] = "chinchilla"
+    panel: ClassVar = "Law"
+
+    law: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="of the law; `nextscale laws` lists them", autocompletion=completion.laws),
+    ] = "chinchilla"
     fix: Annotated[
         list[str] | None, typer.Option(metavar="PARAMETER=VALUE", help="pin a parameter; may be given again")
     ] = None
     objective: Annotated[
-        str, typer.Option(metavar="KIND", help="huber, l1, squared or asymmetric, of log predicted - log measured")
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="huber, l1, squared or asymmetric, of log predicted - log measured",
+            autocompletion=completion.one_of("huber", "l1", "squared", "asymmetric"),
+        ),
     ] = "huber"
     delta: Annotated[float, typer.Option(min=1e-12, help="of Huber's loss, in log loss")] = 1e-3
 
@@ -125,6 +165,14 @@ class LawChoice:
         from nextscale.fit.laws import law_named
 
         return law_named(self.law).variables
+
+    def check_variables(self, *wanted: tuple[str, ...]) -> None:
+        """Refuses a law that a command can say nothing by, before it is fitted."""
+        if set(self.variables) not in map(set, wanted):
+            told = " or in ".join(" and ".join(variables) for variables in wanted)
+            raise SpecError(
+                f"--law {self.law}: is a law in {', '.join(self.variables)}; this command needs one in {told}"
+            )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -148,8 +196,15 @@ class LawChoice:
 class Estimator(LawChoice):
     """Which law, how it is fitted, and how its intervals are made."""
 
+    panel: ClassVar = "Law and intervals"
+
     bootstrap: Annotated[
-        str, typer.Option(metavar="KIND", help="case, stratified (by budget), cluster (by group) or residual")
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="case, stratified (by budget), cluster (by group) or residual",
+            autocompletion=completion.one_of("case", "stratified", "cluster", "residual"),
+        ),
     ] = "case"
     resamples: Annotated[int, typer.Option(min=100, max=100_000, help="of the bootstrap")] = 1000
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="of the intervals")] = 0.9
@@ -193,7 +248,9 @@ def _sweep(path: Path) -> pd.DataFrame:
 def _one_source(table: pd.DataFrame, path: Path) -> None:
     sources = sorted(table.loc[table["loss"].notna(), "data"].unique())
     if len(sources) > 1:
+        imported = (table["status"] == "imported").any()
+        said = ", or say of imported runs that it is the same: nextscale import --data" if imported else ""
         raise SpecError(
             f"{path}: its runs were trained on {len(sources)} different data ({'; '.join(sources)}), and one law does "
-            f"not hold for them all; choose, such as --where 'data == \"{sources[0]}\"'"
+            f"not hold for them all; choose, such as --where 'data == \"{sources[0]}\"'{said}"
         )

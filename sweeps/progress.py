@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from etils import epath
 from rich.console import Console
@@ -11,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from nextscale.cluster.events import Event
 from nextscale.cluster.job import Job
-from nextscale.model.record import RunDirectory, read_rows
+from nextscale.model.record import RunDirectory
 from nextscale.sweeps.design import Role
 
 _TITLES: dict[Role, str] = {"fit": "training the sweep", "holdout": "training the held-out scale"}
@@ -94,7 +93,7 @@ class Reporter:
         done = sum(job.flops for job in self._finished)
         losses = []
         for job in self._running.values():
-            curve = read_rows(epath.Path(Path(job.directory) / "metrics.jsonl")) if self._live else []
+            curve = RunDirectory(epath.Path(job.directory)).metrics() if self._live else []
             if curve:
                 begun = 0 if job.start is None else job.start.tokens
                 done += job.flops * max(curve[-1]["tokens"] - begun, 0) / (job.config.tokens - begun)

@@ -1,104 +1,300 @@
-"""Figures, and one self-contained page that shows them: no network, light and dark, printable."""
+"""The page that shows what came of a sweep, and its figures as files."""
 
 from __future__ import annotations
 
-import html
-import io
+import contextlib
+import dataclasses
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
+import pandas as pd
 from etils import epath
-from matplotlib.figure import Figure
 
-from nextscale.fit import plot
-from nextscale.fit.frontier import frontier
-from nextscale.fit.isoflop import isoflops
-from nextscale.fit.table import as_runs
+from nextscale.cluster.accounts import Accounts
+from nextscale.cluster.hardware import CATALOGUE, Accelerator
+from nextscale.fit.backtest import fit_backtested
+from nextscale.fit.card import card as fit_card
+from nextscale.fit.choice import Candidate, Choice, choose
+from nextscale.fit.errors import InputError
+from nextscale.fit.estimate import Fit
+from nextscale.fit.forecast import forecast
+from nextscale.fit.frontier import TokenCost
+from nextscale.fit.isoflop import isoflops, optimum_law
+from nextscale.fit.table import Runs, as_runs
 from nextscale.model.record import write_atomically
+from nextscale.sweeps.budget import Cluster, cluster_of
+from nextscale.sweeps.calibration import calibration, calibration_tables, outcomes
+from nextscale.sweeps.errors import MENDABLE
+from nextscale.sweeps.findings import Finding, findings, summary_of
+from nextscale.sweeps.findings.table import runs_of as finding_runs
+from nextscale.sweeps.ledger import Ledger
+from nextscale.sweeps.options import Estimator, Source
+from nextscale.sweeps.page import content, drawing, plots
+from nextscale.sweeps.page.calculator import calculator, calculator_data, can_tell
+from nextscale.sweeps.page.document import Section, document, raw, table
+from nextscale.sweeps.sites import load_site
+from nextscale.sweeps.spec import ForecastConfig
+from nextscale.sweeps.store import Store, load, load_curves
 from nextscale.sweeps.study import Analysis, Study
-from nextscale.sweeps.tables import Table, tables
+from nextscale.sweeps.summary import summarise
+from nextscale.sweeps.tables import tables
+from nextscale.sweeps.targets import bits_per_nat_of
 
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --warn: #D55E00; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { line-height: 1.2 } h2 { margin-top: 2.5rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, td:first-child { text-align: left }
-.scroll { overflow-x: auto }
-.warning { border-left: 4px solid var(--warn); padding: .2rem 1rem; margin: .5rem 0; }
-figure { margin: 1rem 0; background: white; border-radius: 6px; padding: .5rem; break-inside: avoid }
-figure svg { max-width: 100%; height: auto }
-footer { margin-top: 3rem; opacity: .7; font-size: .85em }
-"""
+_BEYOND = 10.0
+"""How far beyond the runs a forecast is shown, where no scale was held out."""
 
 
-def write_report(study: Study, analysis: Analysis, summary: dict[str, Any]) -> Path:
-    """Writes `figures/*.svg` and `.png` and `report.html` in the study's folder; returns the page."""
-    folder = study.store.root / "figures"
-    folder.mkdir(exist_ok=True)
-    vectors = []
-    with matplotlib.rc_context({"svg.hashsalt": study.spec.name, "svg.fonttype": "path", "axes.spines.top": False}):
-        for name, figure in figures(study, analysis, summary).items():
-            figure.savefig(folder / f"{name}.png", dpi=150)
-            text = io.StringIO()
-            figure.savefig(text, format="svg", metadata={"Date": None})
-            write_atomically(epath.Path(folder / f"{name}.svg"), text.getvalue())
-            vectors.append(text.getvalue()[text.getvalue().index("<svg") :])
-    page = study.store.root / "report.html"
-    write_atomically(epath.Path(page), _page(study.spec.name, summary, tables(summary), vectors))
-    return page
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a page shows.
+
+    Attributes:
+        root: the output folder.
+        summary: see `nextscale.sweeps.summary`.
+        analysis: of the runs that the forecast rests on; None where no law was fitted.
+        held_out: runs that it does not rest on, those that came to a loss.
+        found: what else the runs were asked.
+        card: of the fit, see `nextscale.fit.card`.
+        options: how runs become a law.
+    """
+
+    root: Path
+    summary: Mapping[str, Any]
+    analysis: Analysis | None
+    held_out: Runs | None
+    found: Mapping[str, Finding]
+    card: Mapping[str, Any] | None
+    options: ForecastConfig
+
+    @classmethod
+    def of(
+        cls,
+        study: Study,
+        analysis: Analysis | None,
+        summary: Mapping[str, Any],
+        found: Mapping[str, Finding],
+        card: Mapping[str, Any] | None,
+    ) -> Report:
+        """What a study came to."""
+        held_out, options = study.table("holdout"), study.spec.forecast
+        known = "loss" in held_out and held_out["loss"].notna().any()
+        runs = as_runs(held_out, convention=options.params) if known else None
+        return cls(study.store.root, summary, analysis, runs, found, card, options)
+
+    @classmethod
+    def from_files(cls, out: str | Path) -> Report:
+        """What the files of a folder come to, as they are: nothing is trained, nor written to the ledger. Of several
+        sweeps the one that was run last.
+
+        Raises:
+            SpecError, InputError: the folder holds no sweep, or what is in it is damaged.
+        """
+        store = Store.existing(out)
+        spec = store.newest_spec
+        if spec is None:
+            return cls._of_table(store)
+        study = Study(spec, store.root, as_left=True)
+        analysis, problems = None, []
+        if spec.forecast.law != "none":
+            try:
+                analysis = study.analyse()
+            except InputError as error:
+                problems.append(str(error))
+        forecast = study.standing_forecast(analysis) if analysis else None
+        runs = load(store.root, sweep=spec.name)
+        waiting = {run.config.run_id for run in study.planned if store.record(run.config.run_id) is None}
+        rows = runs[(runs["status"] == "failed") & runs["run_id"].isin(waiting)]
+        failed = dict(zip(rows["run_id"], rows["reason"], strict=True))
+        summary = summarise(study, analysis, forecast, failed=failed, reused=0)
+        found = findings(finding_runs(study), spec)
+        summary["findings"] = summary_of(found)
+        summary["warnings"] = [*problems, *summary["warnings"]]
+        if left := len(waiting) - len(failed):
+            summary["warnings"].insert(0, f"{left} of {len(study.planned)} runs have not finished")
+        return cls.of(study, analysis, summary, found, None if analysis is None else fit_card(analysis.fit))
+
+    @classmethod
+    def _of_table(cls, store: Store) -> Report:
+        """Of runs from elsewhere alone."""
+        options = ForecastConfig()
+        runs = Source(runs=store.root).read()
+        fit, backtests = fit_backtested(runs)
+        curves = isoflops(runs)
+        analysis = Analysis(fit, backtests, curves, optimum_law(curves), TokenCost.of_runs(fit.runs), [])
+        nothing = dict.fromkeys(("forecast", "optimal_params", "irreducible"))
+        summary = nothing | {"sweep": store.root.name, "law": fit.to_dict(), "warnings": list(fit.warnings)}
+        summary |= {"holdout": [], "interior_minima": [curve.interior for curve in curves], "findings": {}}
+        return cls(store.root, summary, analysis, None, {}, fit_card(fit), options)
+
+    def write(self, file: Path | None = None, figures: Path | None = None) -> Path:
+        """Writes the page, and its figures as SVG and PNG; returns where the page is.
+
+        Args:
+            file: `report.html` of the folder, unless given.
+            figures: their folder, which is made; `figures` of the folder, unless given.
+        """
+        page = file or self.root / "report.html"
+        write_atomically(epath.Path(page), _Writer(self, figures or self.root / "figures").page())
+        return page
 
 
-def figures(study: Study, analysis: Analysis, summary: dict[str, Any]) -> dict[str, Figure]:
-    """Every figure of a study by name."""
-    held_out = study.table("holdout")
-    held_out_curves = []
-    if not held_out.empty and held_out["loss"].notna().any():
-        held_out_curves = isoflops(as_runs(held_out, convention=study.spec.forecast.params))
-    fitted = [curve.flops for curve in analysis.curves] or analysis.fit.runs.budgets
-    budgets = [*fitted, *(curve.flops for curve in held_out_curves)]
-    reach = np.geomspace(min(budgets), max(budgets) * 4, 40)
-    optima = frontier(analysis.fit, reach.tolist(), analysis.cost)
-    panels = 3 if analysis.curves or held_out_curves else 2
-    overview = Figure(figsize=(5 * panels, 4.6), layout="constrained")
-    *left, middle, right = overview.subplots(1, panels)
-    if left:
-        plot.isoflop_curves(left[0], analysis.curves, held_out_curves)
-    plot.frontier(middle, optima, analysis.curves, analysis.optimum, held_out_curves)
-    if summary["holdout"]:
-        rows = summary["holdout"]
-        plot.forecast(
-            right,
-            [row["params"] for row in rows],
-            [row["predicted"] for row in rows],
-            [row["interval"] for row in rows],
-            [row["measured"] for row in rows],
-            level=summary["forecast"]["level"],
+class _Writer:
+    """Sections, and the figures and data that they come to need."""
+
+    def __init__(self, report: Report, figures: Path):
+        self.report, self.folder = report, figures
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.tables: dict[str, Any] = {}
+        self.svgs: list[str] = []
+        self.data: dict[str, Any] = {"tables": self.tables}
+
+    def page(self) -> str:
+        summary, runs = self.report.summary, load(self.report.root)
+        sections = [*self._sections(runs)]
+        done = int(runs["status"].isin(["done", "imported"]).sum())
+        return document(
+            f"{summary['sweep']}: a scaling study",
+            sections,
+            self.data,
+            subtitle=f"{done} of {len(runs)} runs done" + (f"; {summary['law']['formula']}" if summary["law"] else ""),
+            footer="written by nextscale",
+            style=drawing.palette(self.svgs),
         )
-    else:
-        plot.loss_against(right, analysis.fit, optima)
-    compute = Figure(figsize=(7, 4.6), layout="constrained")
-    plot.loss_against(compute.subplots(), analysis.fit, optima, held_out_curves)
-    return {"overview": overview, "loss": compute}
+
+    def _sections(self, runs: pd.DataFrame) -> Iterator[Section]:
+        report = self.report
+        fit = self._fit_to_all()
+        yield from content.section("warnings", "Warnings", content.warnings(report.summary["warnings"]))
+        yield from self._forecast(fit, runs)
+        yield from self._law()
+        yield from self._backtest(fit)
+        yield from self._training()
+        for name, one in report.found.items():
+            shown = [*map(self._draw, plots.finding_plots({name: one}))]
+            parts = content.warnings(one.notes), content.shown_tables(one.tables, name)
+            yield from content.section(name, name.replace("-", " ").capitalize(), *parts, _drawings(shown))
+        yield from self._ledger()
+        yield from self._cost()
+        if report.card is not None:
+            yield from content.section("fit-card", "Fit card", content.fit_card(report.card))
+        yield from self._runs(runs)
+
+    def _forecast(self, fit: Fit | None, runs: pd.DataFrame) -> Iterator[Section]:
+        said = content.headline(self.report.summary)
+        if not said and fit is not None:
+            said = content.outlook(forecast(fit, [_BEYOND * float(fit.runs.table["flops"].max())]))
+        yield from content.section("forecast", "Forecast", said)
+        if fit is not None and can_tell(fit):
+            hardware, bits_per_nat = _hardware(runs), bits_per_nat_of(runs)[0]
+            self.data["calculator"] = calculator_data(fit, self._command, hardware, bits_per_nat)
+            also = ", held-out ones too" if self.report.held_out else ""
+            body = calculator(fit, hardware, bits_per_nat, also=also)
+            yield Section("calculator", "At your budget", body + content.warnings(fit.warnings))
+
+    def _law(self) -> Iterator[Section]:
+        summary, analysis = dict(self.report.summary), self.report.analysis
+        if analysis is None:
+            return
+        shown = plots.law_plots(analysis, self.report.held_out, summary)
+        drawing.save(plots.overview(shown), self.folder)
+        told = content.shown_tables(tables(summary | {"findings": {}}), "found")
+        yield Section("law", "The law", _drawings([*map(self._draw, shown)]) + told)
+
+    def _backtest(self, fit: Fit | None) -> Iterator[Section]:
+        if fit is None or (choice := _backtested(fit)) is None:
+            return
+        drawn = self._draw(plots.backtest_plot(choice))
+        said = content.warnings(choice.warnings)
+        yield Section(
+            "backtest", "Backtest", said + _drawings([drawn]) + table(content.backtest_table(choice), "tested")
+        )
+
+    def _training(self) -> Iterator[Section]:
+        curves = load_curves(self.report.root, of="training")
+        if len(curves):
+            yield Section("training", "Training", _drawings([self._draw(plots.curves_plot(curves))]))
+
+    def _ledger(self) -> Iterator[Section]:
+        every = outcomes([Ledger(self.report.root / "ledger.jsonl")])
+        if every.empty:
+            return
+        told = calibration(every)
+        drawn = [self._draw(plots.ledger_plot(every, told))] if told["scored"] else []
+        parts = _drawings(drawn), content.shown_tables(calibration_tables(every, told), "ledger")
+        yield Section("ledger", "Forecasts so far", "".join(map(content.paragraph, told["notes"])) + "".join(parts))
+
+    def _cost(self) -> Iterator[Section]:
+        attempts = Accounts(self.report.root / "accounts.jsonl").frame()
+        if len(attempts):
+            drawn = self._draw(plots.spend_plot(attempts))
+            yield Section("cost", "Cost", _drawings([drawn]) + table(content.spend_table(attempts), "pools"))
+
+    def _runs(self, runs: pd.DataFrame) -> Iterator[Section]:
+        if runs.empty:
+            return
+        shown, columns = content.runs_table(runs)
+        self._keep("runs", runs.drop(columns=["folder", "versions"]).dropna(axis="columns", how="all"))
+        yield Section("runs", "Runs", table(shown, "runs", columns=columns))
+
+    def _draw(self, one: drawing.Plot) -> str:
+        svg = drawing.save(one, self.folder)
+        self.svgs.append(svg)
+        if one.data is not None:
+            self._keep(one.name, one.data)
+        return drawing.figure(one, svg)
+
+    def _keep(self, name: str, frame: pd.DataFrame) -> None:
+        known = frame.astype(object).where(frame.notna(), None)
+        self.tables[name] = raw(list(map(str, known.columns)), known.to_numpy().tolist())
+
+    def _fit_to_all(self) -> Fit | None:
+        """The fit of `nextscale forecast` to every run of the folder; None where it refuses them."""
+        if self.report.options.law == "none":
+            return None
+        estimator = self._estimator
+        try:
+            source = Source(runs=self.report.root, params=self.report.options.params)
+            return fit_backtested(source.read(estimator.variables), (estimator.law,), **estimator.options)[0]
+        except MENDABLE:
+            return None
+
+    @property
+    def _estimator(self) -> Estimator:
+        options, analysis = self.report.options, self.report.analysis
+        law = analysis.fit.law.name if analysis else "chinchilla" if options.law == "auto" else options.law
+        return Estimator(law=law, **options.model_dump(include={"delta", "bootstrap", "resamples", "level"}))
+
+    @property
+    def _command(self) -> str:
+        """That gives what the page computes, but for what is asked."""
+        usual, chosen = Estimator(), self._estimator
+        names = [field.name for field in dataclasses.fields(chosen)]
+        given = {name: value for name in names if (value := getattr(chosen, name)) != getattr(usual, name)}
+        if self.report.options.params != "total":
+            given["count"] = self.report.options.params
+        told = "".join(f" --{name} {value}" for name, value in given.items())
+        root, here = self.report.root, Path.cwd()
+        folder = str(root.relative_to(here)) if root.is_relative_to(here) else root.name
+        return f"nextscale forecast {shlex.quote(folder)}{told}"
 
 
-def _page(name: str, summary: dict[str, Any], shown: list[Table], vectors: list[str]) -> str:
-    title = html.escape(f"{name}: a scaling study")
-    warnings = "".join(f'<p class="warning">{html.escape(text)}</p>' for text in summary["warnings"])
-    sections = "".join(_section(table) for table in shown)
-    drawn = "".join(f"<figure>{vector}</figure>" for vector in vectors)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
-        f"<body><h1>{title}</h1>{warnings}{sections}<h2>Figures</h2>{drawn}"
-        f"<footer>{summary['runs']['done']} runs; written by nextscale</footer></body></html>\n"
-    )
+def _hardware(runs: pd.DataFrame) -> list[Cluster]:
+    """A chip of every kind that is known here, with what the runs reached on it."""
+    accelerators: Mapping[str, Accelerator] = CATALOGUE
+    with contextlib.suppress(*MENDABLE):
+        accelerators = load_site().catalogue("the site file")
+    known = [name for name, one in accelerators.items() if one.peak_flops is not None]
+    return [cluster_of(name, accelerators=accelerators, runs=runs) for name in known]
 
 
-def _section(table: Table) -> str:
-    head = "".join(f"<th>{html.escape(column)}</th>" for column in table.columns)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    return f'<h2>{html.escape(table.title)}</h2><div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+def _backtested(fit: Fit) -> Choice | None:
+    try:
+        return choose(fit.runs, [Candidate(fit.law, fit.loss)])
+    except InputError:  # too few budgets
+        return None
+
+
+def _drawings(figures: Sequence[str]) -> str:
+    return f'<div class="drawings">\n{"".join(figures)}</div>\n' if figures else ""

@@ -104,14 +104,14 @@ LearningRate = Annotated[
 """A number is the peak at `base_width`; a rule is called with model, steps and batch."""
 
 
-def _number_or_mapping(value: Any) -> str:
+def number_or_mapping(value: Any) -> str:
     return "a rule" if isinstance(value, dict | Config) else "a number"
 
 
 Batch = Annotated[
-    Annotated[BatchTokens, Tag("a number")] | Annotated[BatchRule, Tag("a rule")], Discriminator(_number_or_mapping)
+    Annotated[BatchTokens, Tag("a number")] | Annotated[BatchRule, Tag("a rule")], Discriminator(number_or_mapping)
 ]
 WeightDecay = Annotated[
     Annotated[float, Field(ge=0), Tag("a number")] | Annotated[WeightDecayRule, Tag("a rule")],
-    Discriminator(_number_or_mapping),
+    Discriminator(number_or_mapping),
 ]

@@ -15,7 +15,7 @@ from nextscale.cluster.site import Site
 from nextscale.model.errors import InputError
 from nextscale.sweeps import documents
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.reading import explained
+from nextscale.sweeps.explain import explained
 from nextscale.sweeps.spec import Pools
 
 VARIABLE = "NEXTSCALE_SITE"
@@ -37,11 +37,11 @@ def load_site(path: str | Path | None = None) -> Site:
         site = Site.model_validate(document.content)
         site.catalogue(str(file))
     except ValidationError as error:
-        raise SpecError(explained(error, document, Site, "site file")) from None
+        raise document.placed(explained(error, document.content, Site, "site file")) from None
     except InputError as error:
         key = tuple(str(error).partition(":")[0].split(".", 1))
         raise SpecError(f"{document.place(key)}: {error}") from None
-    return site
+    return site.model_copy(update={"gates": site.gates.noted(lambda name: document.place(("gates", name)))})
 
 
 def pools_of(pools: Pools, site: Site, accelerators: Mapping[str, Accelerator]) -> dict[str, Pool] | None:
@@ -54,11 +54,15 @@ def pools_of(pools: Pools, site: Site, accelerators: Mapping[str, Accelerator]) 
         return None
     found = {}
     try:
-        for name, pool in site.named(pools).items():
-            usd, _ = price(pool, lookup(pool.accelerator, accelerators))
-            found[name] = pool.model_copy(update={"usd_per_chip_hour": usd})
+        named = site.named(pools)
     except InputError as error:
         raise SpecError(str(error), ("pools",)) from None
+    for name, pool in named.items():
+        try:
+            usd, _ = price(pool, lookup(pool.accelerator, accelerators))
+        except InputError as error:
+            raise SpecError(f"pools.{name}.accelerator: {error}", ("pools", name, "accelerator")) from None
+        found[name] = pool.model_copy(update={"usd_per_chip_hour": usd})
     return found
 
 

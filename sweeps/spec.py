@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from nextscale.cluster.caps import Caps
+from nextscale.cluster.gates import Gates
 from nextscale.cluster.pool import Pool
 from nextscale.model.config import (
     WEIGHT_DECAY,
@@ -15,10 +15,14 @@ from nextscale.model.config import (
     DataConfig,
     EvaluationConfig,
     ModelConfig,
-    ModelFamily,
     OptimizerConfig,
     TrainingConfig,
 )
+from nextscale.sweeps.designs import Design, Holdout
+from nextscale.sweeps.explain import explained
+from nextscale.sweeps.family import SweepModel
+from nextscale.sweeps.findings import FindingName
+from nextscale.sweeps.loggers.kinds import LoggerChoice
 from nextscale.sweeps.rules import (
     Batch,
     BatchRule,
@@ -28,9 +32,6 @@ from nextscale.sweeps.rules import (
     StepLawRate,
     WeightDecay,
 )
-
-Flops = Annotated[float, Field(gt=0, le=1e40)]
-Width = Annotated[int, Field(ge=1, le=2**20)]
 
 
 class SweepTraining(OptimizerConfig):
@@ -65,67 +66,19 @@ class SweepTraining(OptimizerConfig):
         return self
 
 
-class IsoFlopDesign(Config):
-    """Several model sizes at each of several compute budgets."""
-
-    kind: Literal["isoflop"]
-    flops: list[Flops] = Field(min_length=1, description="training FLOPs of each budget")
-    widths: list[Annotated[list[Width], Field(min_length=1)]] = Field(
-        min_length=1, description="model widths at each budget"
-    )
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="every run once per seed")
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> IsoFlopDesign:
-        if len(self.widths) != len(self.flops):
-            raise ValueError(
-                f"has {len(self.flops)} budgets and {len(self.widths)} lists of widths; give one list each"
-            )
-        return self
-
-    @field_validator("flops")
-    @classmethod
-    def _rising(cls, flops: list[float]) -> list[float]:
-        if any(b <= a for a, b in itertools.pairwise(flops)):
-            raise ValueError("must rise from one budget to the next")
-        return flops
-
-
-class WsdDesign(Config):
-    """Several model sizes, each at several lengths: one trunk per size, and a cooldown from it per length.
-
-    What depends on a length, a rule for the learning rate say, is that of the longest run on all of its trunk.
-    """
-
-    kind: Literal["wsd"]
-    widths: list[Width] = Field(min_length=1, description="model widths")
-    tokens: list[Annotated[float, Field(gt=0, le=1e20)]] = Field(
-        min_length=1, description="lengths of the runs of each width"
-    )
-    seeds: list[Annotated[int, Field(ge=0)]] = Field([0], min_length=1, description="every run once per seed")
-
-    @field_validator("tokens")
-    @classmethod
-    def _rising(cls, tokens: list[float]) -> list[float]:
-        if any(b <= a for a, b in itertools.pairwise(tokens)):
-            raise ValueError("must rise from one length to the next")
-        return tokens
-
-
-class Holdout(Config):
-    """The next scale: forecast first, trained after, then compared."""
-
-    flops: Flops
-    widths: list[Width] = Field(min_length=1)
-
-
 class ForecastConfig(Config):
     """How runs become a law. What is left open, a backtest within the fitted budgets decides."""
 
-    law: Literal["auto", "chinchilla", "chinchilla-tied"] = "chinchilla"
+    law: Literal["auto", "chinchilla", "chinchilla-tied", "none"] = Field(
+        "chinchilla", description="none where runs differ in more than size and length: `findings` say what they show"
+    )
     params: Literal["total", "non_embedding"] = "total"
     level: float = Field(0.9, gt=0, lt=1, description="of the intervals")
     resamples: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples")
+    bootstrap: Literal["case", "stratified", "residual"] = Field(
+        "case", description="what is drawn again: runs, runs within budgets, or their residuals (of few, chosen runs)"
+    )
+    delta: PositiveFloat = Field(1e-3, description="where Huber's loss turns from squared to absolute, in log loss")
 
 
 class CheckpointConfig(Config):
@@ -157,12 +110,15 @@ class SweepSpec(Config):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="letters, digits, dot, dash, underscore")
     data: DataConfig
-    model: ModelFamily = ModelFamily()
+    model: SweepModel = SweepModel()
     training: SweepTraining
-    design: Annotated[IsoFlopDesign | WsdDesign, Field(discriminator="kind")]
+    design: Design
     holdout: Holdout | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     forecast: ForecastConfig = ForecastConfig()
+    findings: list[FindingName] = Field(
+        default_factory=list, description="what is told of the runs at the end, beside the law"
+    )
     checkpoint: CheckpointConfig = CheckpointConfig()
     pools: Pools = Field(
         "auto",
@@ -170,3 +126,22 @@ class SweepSpec(Config):
         "file, or auto, what the running Ray cluster has",
     )
     caps: Caps = Field(Caps(), description="what the sweep may cost; no part of what its runs mean")
+    gates: Gates = Field(
+        Gates(), description="what it may come to before somebody approves; no part of what its runs mean"
+    )
+    loggers: list[LoggerChoice] = Field(
+        ["tensorboard"],
+        description="where runs are shown while they are trained, no part of what they mean: tensorboard, wandb, "
+        "mlflow, by name or as {kind: ..., options}; [] for none",
+    )
+
+    def __init__(self, /, **given: Any):
+        """What `load_spec` reads from a file, by keyword: as mappings, or as the classes of these fields.
+
+        Raises:
+            SpecError: one line, `key: what, and how to mend it`.
+        """
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise explained(error, given, SweepSpec, "spec") from None

@@ -1,37 +1,30 @@
-"""The whole loop: train the sweep, fit the law, write the forecast down, train the next scale, score the forecast."""
+"""A sweep in its output folder: its runs and what has become of them, the law, the forecast and its score."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import time
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from etils import epath
 
-from nextscale.cluster.accounts import Accounts
-from nextscale.cluster.events import Event
 from nextscale.cluster.job import Job, Seat
-from nextscale.cluster.site import Site
 from nextscale.fit.backtest import Backtest, fit_backtested
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit
 from nextscale.fit.frontier import TokenCost, frontier
 from nextscale.fit.isoflop import IsoFlop, PowerLaw, isoflops, optimum_interval, optimum_law
-from nextscale.fit.table import CONVENTIONS, as_runs
-from nextscale.model.accounting import flops_per_token, non_embedding_parameters, parameters
+from nextscale.fit.table import Runs, as_runs
+from nextscale.model.accounting import flops_per_token
 from nextscale.model.data_config import parts
-from nextscale.model.record import write_atomically
-from nextscale.sweeps.crew import Crew, settle_done
-from nextscale.sweeps.design import PlannedRun, Role, planned_runs, resolved
+from nextscale.sweeps.choices import Choices, all_runs
+from nextscale.sweeps.design import PlannedRun, Role, count, resolved
+from nextscale.sweeps.designs import SequentialDesign
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.journal import Journal
-from nextscale.sweeps.ledger import Entry, Ledger, digest_of
-from nextscale.sweeps.spec import IsoFlopDesign, SweepSpec
+from nextscale.sweeps.ledger import Entry, Ledger, digest_of, scored
+from nextscale.sweeps.sequential import step
+from nextscale.sweeps.spec import SweepSpec
 from nextscale.sweeps.store import Store
 
 E_LEVEL = 0.95
@@ -63,8 +56,11 @@ class Analysis:
 class Study:
     """A sweep in its output folder."""
 
-    def __init__(self, spec: SweepSpec, out: str | Path):
+    def __init__(self, spec: SweepSpec, out: str | Path, *, as_left: bool = False):
         """
+        Args:
+            as_left: the spec is one that a sweep left in its folder: it is whole, and its data may be elsewhere now.
+
         Raises:
             SpecError, InputError: the data is not there, nothing can be written, or the ledger is damaged.
         """
@@ -72,18 +68,75 @@ class Study:
             path = getattr(part, "path", None)
             if path is not None and Path(path).expanduser().absolute() == Path(out).expanduser().absolute():
                 raise SpecError(f"--out {out}: is the folder of the data; name another", ("data", "path"))
-        self.spec = resolved(spec)
+        self.spec = spec if as_left else resolved(spec)
         self.store = Store.at(out)
-        self.planned = planned_runs(self.spec)
+        self.planned: list[PlannedRun] = []
+        self._named: dict[str, PlannedRun] = {}
         self._branches: dict[str, list[PlannedRun]] = {}
-        for run in self.planned:
-            if run.trunk is not None:
-                self._branches.setdefault(run.trunk.run_id, []).append(run)
+        self._plan(all_runs(self.store.root, self.spec))
         self.ledger = Ledger(self.store.root / "ledger.jsonl")
         self.ledger.entries()  # a damaged one is refused now, not when the sweep has been trained
 
     def runs(self, role: Role) -> list[PlannedRun]:
         return [run for run in self.planned if run.role == role]
+
+    @property
+    def held_out_at_one_budget(self) -> bool:
+        """Whether there are results of held-out runs, and those of one isoFLOP curve."""
+        return len({run.budget for run in self.runs("holdout")}) == 1 and not self.table("holdout").empty
+
+    @property
+    def sequential(self) -> bool:
+        """Whether runs are chosen as results land."""
+        return isinstance(self.spec.design, SequentialDesign)
+
+    @property
+    def choices(self) -> Choices:
+        """Of a sequential design."""
+        return Choices(self.store.root, self.spec)
+
+    def choose(self) -> str | None:
+        """Chooses the next runs of a sequential design, writes them down and adds them; or tells why there is none.
+
+        Those that another process chose, and did not come to, are the next. One process at a time may choose.
+
+        Raises:
+            InputError: too few runs finished.
+        """
+        ended = self.choices.ended  # read first: all that was chosen before it is then there to be read
+        self.catch_up()
+        if self.missing("fit"):
+            return None
+        if ended is not None:
+            return ended
+        runs = self.runs("fit")
+        found, backtests, _ = self._fitted()
+        stands, chosen = step(self.spec, found, self.cost, runs, backtested=bool(backtests))
+        if stands.ended is None:
+            self.choices.add(chosen, stands)
+            self._plan(chosen)
+        else:
+            self.choices.end(stands)
+        return stands.ended
+
+    def catch_up(self) -> None:
+        """Adds the runs that another process has chosen since."""
+        if self.sequential:
+            self._plan(self.choices.runs())
+
+    def _plan(self, runs: list[PlannedRun]) -> None:
+        """Adds runs, those that are there already but once."""
+        for run in runs:
+            if run.config.run_id not in self._named:
+                self.planned.append(run)
+                self._named[run.config.run_id] = run
+                if run.trunk is not None:
+                    self._branches.setdefault(run.trunk.run_id, []).append(run)
+
+    def job_of(self, run_id: str) -> Job | None:
+        """Of a run of this sweep; None for any other."""
+        run = self._named.get(run_id)
+        return None if run is None else self.job(run)
 
     def missing(self, role: Role) -> list[PlannedRun]:
         """The runs that have no result yet."""
@@ -117,13 +170,20 @@ class Study:
             pinned=tuple(sorted({branch.branches_at for branch in branches})),
         )
 
-    def release(self) -> None:
+    def release(self, done: str | None = None) -> None:
         """Deletes the states that trunks kept for branches, where trunk and branches are done.
 
         While a trunk is at work its newest state may be one of them.
+
+        Args:
+            done: the run that has just been finished; only its trunk is looked at.
         """
-        for run_id, branches in self._branches.items():
-            trunk = self.store.run(run_id)
+        trunks = set(self._branches)
+        if done is not None:
+            run = self._named[done]
+            trunks &= {done if run.trunk is None else run.trunk.run_id}
+        for run_id in trunks:
+            trunk, branches = self.store.run(run_id), self._branches[run_id]
             if self.store.record(run_id) is None:
                 continue
             needed = {branch.branches_at for branch in branches if self._unfinished(branch)}
@@ -139,22 +199,34 @@ class Study:
         Raises:
             InputError: too few runs finished.
         """
+        fit, backtests, runs = self._fitted()
+        curves = isoflops(runs) if any(run.isoflop for run in self.runs("fit")) else []
+        fitted = runs.table[["run_id", "params", "tokens", "loss"]].to_dict("records")
+        return Analysis(fit, backtests, curves, optimum_law(curves), self.cost, fitted)
+
+    @property
+    def cost(self) -> TokenCost:
+        """FLOPs per token of a size of this family."""
+        models = [run.config.model for run in self.planned]
+        sizes = [count(model, self.spec.forecast.params) for model in models]
+        return TokenCost.of(sizes, [flops_per_token(model) for model in models])
+
+    def _fitted(self) -> tuple[Fit, list[Backtest], Runs]:
+        """The law, from the budget that a backtest chose; every backtest; and the runs, those left out too."""
         options, table = self.spec.forecast, self.table("fit")
         if table.empty or table["loss"].isna().all():
             raise InputError(f"sweep {self.spec.name}: none of its runs has come to a loss")
         runs = as_runs(table, convention=options.params, where=f"sweep {self.spec.name}")
         laws = AUTO if options.law == "auto" else (options.law,)
-        fit, backtests = fit_backtested(runs, laws, level=options.level, resamples=options.resamples)
-        curves = isoflops(runs) if isinstance(self.spec.design, IsoFlopDesign) else []
-        models = [run.config.model for run in self.planned]
-        sizes = [_count(model, options.params) for model in models]
-        cost = TokenCost.of(sizes, [flops_per_token(model) for model in models])
-        fitted = runs.table[["run_id", "params", "tokens", "loss"]].to_dict("records")
-        return Analysis(fit, backtests, curves, optimum_law(curves), cost, fitted)
+        how = options.model_dump(include={"level", "resamples", "bootstrap", "delta"})
+        return *fit_backtested(runs, laws, **how), runs
 
     def inputs(self, analysis: Analysis) -> str:
-        """The digest of all that a forecast rests on."""
-        return digest_of([analysis.fitted, self.spec.forecast.model_dump()])
+        """The digest of all that a forecast rests on. Options at their default are left out, unless the ledger has it
+        with them, as earlier versions wrote it."""
+        options = self.spec.forecast
+        digest, earlier = (digest_of([analysis.fitted, told]) for told in (options.semantic(), options.model_dump()))
+        return earlier if any(entry.get("inputs") == earlier for entry in self.ledger.entries()) else digest
 
     def register(self, analysis: Analysis) -> Entry:
         """Writes the forecast of the held-out runs to the ledger, unless it stands there already.
@@ -163,12 +235,13 @@ class Study:
         """
         assert self.spec.holdout is not None
         runs, fit = self.runs("holdout"), analysis.fit
-        sizes = [_count(run.config.model, self.spec.forecast.params) for run in runs]
+        sizes = [count(run.config.model, self.spec.forecast.params) for run in runs]
         tokens, flops = [run.tokens for run in runs], [run.flops for run in runs]
         predicted = fit.predict(sizes, tokens)
         low, high = fit.predict_interval(sizes, tokens, flops)
+        largest = float(fit.runs.table["flops"].max())
         started = [run.config.run_id for run in runs if self.store.run(run.config.run_id).started]
-        budget = self.spec.holdout.flops
+        budget = max(run.budget for run in runs)
         optimum = frontier(fit, [budget], analysis.cost).iloc[0]
         by_minima = None if analysis.optimum is None else float(analysis.optimum(budget))
         entry = {
@@ -199,6 +272,7 @@ class Study:
                     "tokens": run.tokens,
                     "predicted": float(predicted[i]),
                     "interval": [float(low[i]), float(high[i])],
+                    "reach": run.flops / largest,
                 }
                 for i, run in enumerate(runs)
             ],
@@ -211,123 +285,18 @@ class Study:
         late = f"{len(started)} of the {len(runs)} held-out runs had started when this was computed: it is no forecast"
         return self.ledger.forecast(entry | {"warnings": [*fit.warnings, late]})
 
-    def score(self, forecast: Entry) -> Entry | None:
-        """Writes to the ledger how a forecast came out; None while a held-out run is missing."""
-        scores = []
-        for target in forecast["targets"]:
-            record = self.store.record(target["run_id"])
-            if record is None:
-                return None
-            measured = record["loss"]
-            low, high = target["interval"]
-            scores.append(
-                {
-                    "run_id": target["run_id"],
-                    "measured": measured,
-                    "error": None if measured is None else target["predicted"] / measured - 1,
-                    "inside": None if measured is None else bool(low <= measured <= high),
-                }
-            )
-        return self.ledger.score(forecast, scores)
+    def standing_forecast(self, analysis: Analysis) -> Entry | None:
+        """The forecast of the held-out runs that was written down, if there is one."""
+        targets = [{"run_id": run.config.run_id} for run in self.runs("holdout")]
+        return self.ledger.standing({"targets": targets, "inputs": self.inputs(analysis)}) if targets else None
 
-
-def run_study(
-    spec: SweepSpec,
-    out: str | Path,
-    *,
-    address: str | None = None,
-    site: Site | None = None,
-    on_phase: Callable[[Role, list[Job], list[Job]], None] = lambda phase, done, todo: None,
-    on_event: Callable[[Event], None] = lambda event: None,
-) -> dict[str, Any]:
-    """Runs a sweep to its end, from wherever it stands, and leaves tables, figures and a report in `out`.
-
-    Args:
-        address: of a Ray cluster; None starts one on this machine if anything is left to train.
-        site: what is known of the devices here; None reads the site file, if there is one.
-        on_phase: called before each of the two rounds of training with what is done and what is left.
-        on_event: see `nextscale.cluster.controller.run_all`.
-
-    Returns:
-        the summary, as written to `out/summary.json`.
-
-    Raises:
-        SpecError, InputError: the spec, data or output folder cannot be used.
-    """
-    from nextscale.fit.card import card
-    from nextscale.sweeps.report import write_report
-    from nextscale.sweeps.summary import summarise
-
-    started = time.perf_counter()
-    study = Study(spec, out)
-    study.store.write_spec(study.spec)
-    study.release()
-    failed: dict[str, str] = {}
-    mendable = False
-    reused = sum(study.store.record(run.config.run_id) is not None for run in study.planned)
-    analysis: Analysis | None = None
-    forecast: Entry | None = None
-    problem: str | None = None
-    stopped: str | None = None
-    journal = Journal(study.store.root)
-    planned = {run.config.run_id: run for run in study.planned}
-
-    def known(run_id: str) -> Job | None:
-        run = planned.get(run_id)
-        return None if run is None else study.job(run)
-
-    with contextlib.ExitStack() as stack:
-        crew: Crew | None = None
-
-        def observe(event: Event) -> None:
-            if event.kind == "finished":
-                study.release()
-            journal.note(event)
-            on_event(event)
-
-        def train(role: Role) -> None:
-            nonlocal crew, mendable, stopped
-            todo = study.missing(role)
-            done = [study.job(run) for run in study.runs(role) if run not in todo]
-            on_phase(role, done, [study.job(run) for run in todo])
-            if not todo:
-                return
-            if crew is None:
-                crew = stack.enter_context(Crew.of(study.spec, study.store.root, address, site, observe))
-            report = crew.train([study.job(run, crew.seats(run)) for run in todo], observe, known)
-            failed.update(report.failed)
-            mendable |= report.mendable
-            stopped = report.stopped_by or stopped
-
-        settle_done(study.store.root, known)
-        train("fit")
-        try:
-            analysis = study.analyse()
-        except InputError as error:
-            problem = str(error)
-        if study.spec.holdout is not None and analysis is not None:
-            if waiting := len(study.missing("fit")):
-                problem = f"no forecast yet: {waiting} of the runs that it rests on have no result; run this again"
-            else:
-                forecast = study.register(analysis)
-                train("holdout")
-    if forecast is not None:
-        study.score(forecast)
-    summary = summarise(study, analysis, forecast, failed=failed, reused=reused)
-    if problem is not None:
-        summary["warnings"].insert(0, problem)
-    if stopped is not None:
-        summary["warnings"].insert(0, stopped)
-    spent = Accounts(study.store.root / "accounts.jsonl").totals()
-    summary |= {"problem": problem, "seconds": time.perf_counter() - started, "mendable": mendable}
-    summary |= {"stopped_by": stopped, "spent": spent | {"usd": float(spent["usd"])}}
-    write_atomically(epath.Path(study.store.root / "summary.json"), json.dumps(summary, indent=1) + "\n")
-    if analysis is not None:
-        card_file = epath.Path(study.store.root / "fit_card.json")
-        write_atomically(card_file, json.dumps(card(analysis.fit), indent=1, allow_nan=False) + "\n")
-        write_report(study, analysis, summary)
-    return summary
-
-
-def _count(model: Any, convention: str) -> int:
-    return {"params": parameters, "params_non_embedding": non_embedding_parameters}[CONVENTIONS[convention]](model)
+    def score(self, forecast: Entry) -> None:
+        """Writes to the ledger how a forecast came out, and those of the same runs that it took the place of; nothing
+        while a held-out run is missing."""
+        records = [self.store.record(target["run_id"]) for target in forecast["targets"]]
+        losses = [record["loss"] for record in records if record is not None]
+        if len(losses) < len(records):
+            return
+        for each in self.ledger.forecasts(forecast):
+            targets = zip(each["targets"], losses, strict=True)
+            self.ledger.score(each, [{"run_id": target["run_id"]} | scored(target, loss) for target, loss in targets])

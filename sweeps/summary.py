@@ -27,7 +27,9 @@ def summarise(
     reused: int,
 ) -> dict[str, Any]:
     """What came of a sweep, for machines: errors are fractions, losses nats per token."""
-    true_entropy = markov(study.spec.data).entropy if isinstance(study.spec.data, MarkovData) else None
+    data = study.spec.data
+    one_source = all(run.config.data == data for run in study.planned)
+    true_entropy = markov(data).entropy if isinstance(data, MarkovData) and one_source else None
     said = [*(analysis.fit.warnings if analysis else ()), *(forecast["warnings"] if forecast else ())]
     warnings = list(dict.fromkeys(said))
     if forecast is not None and analysis is not None and forecast["inputs"] != study.inputs(analysis):
@@ -45,7 +47,7 @@ def summarise(
         epochs = max([epochs, *(value for key, value in (record or {}).items() if key.split("_")[0] == "epochs")])
         if record is not None and record["status"] == "diverged":
             warnings.append(f"run {run.config.run_id} (width {run.config.model.width}) diverged: {record['reason']}")
-    if epochs > _EPOCHS:
+    if analysis is not None and epochs > _EPOCHS:
         warnings.append(
             f"the longest run saw its data {epochs:.3g} times: beyond about {_EPOCHS:g} repeated tokens count for less "
             "than fresh ones (Muennighoff et al. 2023), and the law takes all of them for fresh"
@@ -69,7 +71,7 @@ def summarise(
                 }
             )
         table = study.table("holdout")
-        enough = not table.empty and table["loss"].notna().sum() >= 3
+        enough = study.held_out_at_one_budget and table["loss"].notna().sum() >= 3
         held_out = isoflops(as_runs(table, convention=study.spec.forecast.params))[-1] if enough else None
         optimal = _optimal(forecast, analysis, held_out)
     return {

@@ -40,9 +40,10 @@ def table_of(title: str, rows: Iterable[Mapping[Any, Any]], *columns: tuple[str,
 
 def tables(summary: dict[str, Any]) -> list[Table]:
     """What a study found, as `summarise` tells it."""
+    answers = [Table(**table) for finding in summary["findings"].values() for table in finding["tables"]]
     if summary["law"] is None:
-        return []
-    return [*_holdout(summary), *_found(summary), law_table(summary["law"])]
+        return answers
+    return [*_holdout(summary), *_found(summary), law_table(summary["law"]), *answers]
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -169,39 +170,6 @@ def law_table(law: dict[str, Any]) -> Table:
     if "fitted_flops" in law["diagnostics"]:
         title += f" from {number(law['diagnostics']['fitted_flops'][0], 3)} FLOPs on"
     return Table(title, ["parameter", "value", f"{law['level']:.0%} interval"], rows)
-
-
-def forecast_table(told: dict[str, Any], level: float) -> Table:
-    """What `nextscale.fit.forecast.forecast` returns."""
-    sized = any(target["params"] is not None for target in told["targets"])
-    columns: list[tuple[str, str, Callable[[Any], str]]] = [("loss (nats/token)", "loss", loss)]
-    if sized:
-        columns += [(sizes(told["params_convention"]), "params", count), ("tokens", "tokens", count)]
-        columns += [("tokens/param", "tokens_per_param", three)]
-    rows = [
-        [number(target["flops"], 3)]
-        + [f"{form(target[key])} {interval(target[f'{key}_interval'], form)}" for _, key, form in columns]
-        for target in told["targets"]
-    ]
-    best = "The best model" if sized else "The loss"
-    return Table(
-        f"{best} at each budget, with {level:.0%} intervals", ["FLOPs", *(heading for heading, _, _ in columns)], rows
-    )
-
-
-def needed_table(told: list[dict[str, Any]], level: float) -> Table:
-    """What `nextscale.fit.forecast.compute_for` says of each loss."""
-    rows = [
-        [
-            loss(one["loss"]),
-            three(one["flops"]),
-            "-" if one["interval"] == [None, None] else interval(one["interval"], three),
-            one["reason"] or one["verdict"],
-        ]
-        for one in told
-    ]
-    columns = ["loss (nats/token)", "FLOPs", f"{level:.0%} interval", ""]
-    return Table("The compute that the best model of a loss takes", columns, rows)
 
 
 def three(value: float | None) -> str:

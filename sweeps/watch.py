@@ -10,11 +10,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nextscale.cluster.accounts import Accounts, Reservation
-from nextscale.cluster.lease import TIME_TO_LIVE
-from nextscale.model.record import Row
-from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.store import Store, load
+from nextscale.cluster.accounts import Reservation
+from nextscale.sweeps.store import Store
+from nextscale.sweeps.watcher import STATES, Watcher, controller_of
 
 STOP = "stop"
 """The file that asks whoever runs the sweeps of a folder to save all runs and leave."""
@@ -67,32 +65,28 @@ def status(out: str | Path) -> Status:
     Raises:
         SpecError: the folder holds no sweep, or a record is damaged.
     """
-    from nextscale.sweeps.design import planned_runs
+    watcher = Watcher(out)
+    watcher.look()
+    return standing(watcher)
 
-    store = Store.existing(out)
-    planned = {run.config.run_id: run for spec in store.specs() for run in planned_runs(spec)}
-    table = load(out)
-    rows = {row["run_id"]: row for row in table.to_dict("records")} if len(table) else {}
-    accounts = Accounts(store.root / "accounts.jsonl")
-    controller = _controller(store.root)
-    running = (
-        [_running(store, reservation) for reservation in accounts.open.values()] if controller == "at work" else []
-    )
-    names = {one.run_id for one in running}
-    counts = dict.fromkeys(("done", "diverged", "failed", "running", "unfinished", "not started"), 0)
-    for run_id in {*planned, *rows}:
-        row = rows.get(run_id)
-        state = "running" if run_id in names else "not started" if row is None else str(row["status"])
+
+def standing(watcher: Watcher) -> Status:
+    """How the sweeps of a folder stand, as of the last look at it."""
+    states = watcher.states()
+    counts = dict.fromkeys(STATES, 0)
+    for state in states.values():
         counts[state] += 1
-    done = sum(run.own_flops for run_id, run in planned.items() if rows.get(run_id, {}).get("status") == "done")
-    failures = {run_id: str(row["reason"]) for run_id, row in rows.items() if row["status"] == "failed"}
+    running = [_running(watcher, one) for one in watcher.accounts.open.values() if one.run_id in watcher.curves]
     return Status(
-        controller=controller,
+        controller=watcher.controller.state,
         runs=counts,
-        flops=(done, sum(run.own_flops for run in planned.values())),
-        spent=accounts.totals(),
+        flops=(
+            sum(flops for run_id, flops in watcher.own_flops.items() if states[run_id] == "done"),
+            sum(watcher.own_flops.values()),
+        ),
+        spent=watcher.accounts.totals(),
         running=sorted(running, key=lambda one: one.slot),
-        failures=failures,
+        failures={run_id: str(watcher.rows[run_id]["reason"]) for run_id, s in states.items() if s == "failed"},
     )
 
 
@@ -103,39 +97,21 @@ def ask_to_stop(out: str | Path) -> bool:
         SpecError: the folder holds no sweep.
     """
     store = Store.existing(out)
-    if _controller(store.root) != "at work":
+    if controller_of(store.root).state != "at work":
         return False
     (store.root / STOP).write_text("")
     return True
 
 
-def _controller(out: Path) -> str:
-    newest = max((out / "controller" / "leases").glob("*.json"), default=None)
-    if newest is None:
-        return "none"
-    try:
-        age, text = time.time() - newest.stat().st_mtime, newest.read_text()
-    except FileNotFoundError:
-        return "none"
-    if text.startswith("released"):
-        return "none"
-    return "at work" if age < TIME_TO_LIVE else "silent"
-
-
-def _running(store: Store, reservation: Reservation) -> Running:
-    curve: list[Row] = store.run(reservation.run_id).metrics()
-    try:
-        tokens = store.config(reservation.run_id).tokens
-    except (FileNotFoundError, SpecError):  # it is about to begin
-        tokens = 1
-    newest: Row = curve[-1] if curve else {"tokens": 0, "loss": None}
+def _running(watcher: Watcher, reservation: Reservation) -> Running:
+    curve, tokens = watcher.curves[reservation.run_id], watcher.tokens(reservation.run_id)
     return Running(
         run_id=reservation.run_id,
         slot=reservation.slot,
         pool=reservation.seat.pool,
         seconds=time.time() - reservation.started,
-        share=newest["tokens"] / tokens,
-        loss=newest["loss"],
+        share=curve.position / tokens if tokens else 0.0,
+        loss=curve.losses[-1] if curve.losses else None,
     )
 
 

@@ -5,6 +5,10 @@ import os
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 
+import fcntl
+import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,12 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="session")
 def _cache_of_its_own(tmp_path_factory):
-    os.environ["NEXTSCALE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Where tokens are kept, and compiled programs: many tests train the same tiny run."""
+    os.environ["NEXTSCALE_CACHE"] = folder = str(tmp_path_factory.mktemp("cache"))
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +31,62 @@ def published_folder():
     if not folder.is_dir():
         pytest.skip(f"published runs are not at hand: there is no {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def staging():
+    """The module `staged.py`."""
+    spec = importlib.util.spec_from_file_location("staged", Path(__file__).with_name("staged.py"))
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def staged(staging, tmp_path):
+    """A sweep that a test takes forward step by step, in `tmp_path / "out"`: `staged()`, `staged(name="other")`."""
+    begun = []
+
+    def stage(out="out", **changes):
+        begun.append(staging.Staged(tmp_path / out, **changes))
+        return begun[-1]
+
+    yield stage
+    for one in begun:
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def command():
+    """The `nextscale` command, for a process of its own."""
+    return [sys.executable, "-c", "from nextscale.sweeps.cli import main; main()"]
+
+
+@pytest.fixture(scope="session")
+def nextscale(command):
+    """Runs the command to its end: `nextscale("plan", path)`."""
+
+    def run(*arguments, timeout=300, **options):
+        given = [*command, *map(str, arguments)]
+        return subprocess.run(given, check=False, capture_output=True, text=True, timeout=timeout, **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """`made_once(name, make)`: a folder that `make` fills, in one of the processes that test side by side."""
+
+    def made(name, make):
+        folder = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            folder = folder.parent
+        with (folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / name).exists():
+                (folder / f"{name}.begun").mkdir()
+                make(folder / f"{name}.begun")
+                (folder / f"{name}.begun").rename(folder / name)
+        return folder / name
+
+    return made

@@ -163,7 +163,7 @@ def test_the_image_is_of_what_the_project_says():
     minor = int(re.match(r"python:3\.(\d+)", steps[0][1])[1])
     assert minor >= int(PROJECT["project"]["requires-python"].removeprefix(">=3."))
     copied = {name for step, rest in steps if step == "COPY" for name in rest.split()[:-1]}
-    folders = set(PROJECT["tool"]["setuptools"]["package-dir"].values())
+    folders = {name.split("/")[0] for name in PROJECT["tool"]["setuptools"]["package-dir"].values()}
     assert {"pyproject.toml", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"], *folders} <= copied
     assert all((ROOT / name).exists() for name in copied)
     extra = next(rest for step, rest in steps if rest.startswith("EXTRA="))

@@ -10,8 +10,9 @@ import pytest
 from nextscale.cluster.hardware import CATALOGUE
 from nextscale.cluster.placement import HOPELESS, USABLE, Split, needed, price, seats, splits, utilisation
 from nextscale.cluster.pool import Pool
+from nextscale.cluster.speed import Speed
 from nextscale.model import memory
-from nextscale.model.accounting import parameters
+from nextscale.model.accounting import flops_per_token, parameters
 from nextscale.model.config import ModelFamily, RunConfig, TokenData, TrainingConfig
 from nextscale.model.errors import InputError
 from nextscale.model.sharding import Layout
@@ -197,6 +198,19 @@ def test_seconds_are_flops_over_what_the_devices_are_expected_to_reach():
     assert seat.seconds == pytest.approx(1e19 / (0.4 * CATALOGUE["h100"].peak_flops))
     assert utilisation(KNOWN["h100"], 1e7) == pytest.approx(0.04)
     assert utilisation(KNOWN["cpu"], 1e6) > utilisation(KNOWN["cpu"], 1e4)
+
+
+def test_a_run_that_computes_its_blocks_twice_takes_what_such_runs_took():
+    config = large(context=8192, sequences=8, position="alibi")
+    pools = {"host": Pool(accelerator="h100", chips=4, lane="gang")}
+    flops = flops_per_token(config.model) * config.tokens
+    for known in ({"recompute": True}, {}):
+        row = {"run_id": "a", "accelerator": "h100", "chips": 4, "outcome": "finished", "seconds": 1000.0}
+        row |= {"utilisation": 0.4, "flops_kept": int(flops)} | known
+        (timed,) = seats(config, flops, pools, KNOWN, Speed.of([row], {"a": config}.get))
+        assert timed.recompute
+        assert timed.measured
+        assert timed.seconds == pytest.approx(1000)
 
 
 def test_a_price_says_where_it_is_from():

@@ -141,6 +141,7 @@ def test_a_run_asked_to_stop_before_it_began_does(backend, job):
     assert ends(backend)[0].outcome.status == "stopped"
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_be_placed_is_given_nothing_until_it_can(backend, job):
     """As when a node is gone, or another driver has its cores."""
     all_slots = everyone(backend)
@@ -158,6 +159,7 @@ def test_a_worker_that_cannot_be_placed_is_given_nothing_until_it_can(backend, j
     assert set(everyone(backend)) == set(all_slots)
 
 
+@pytest.mark.slow
 def test_an_idle_worker_that_dies_is_started_again(backend):
     first = everyone(backend)[0]
     ray.kill(backend._slots[first]._actor)

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from nextscale.fit import as_runs, fit, isoflops, plot
 from nextscale.fit.approaches import akima, approaches, envelope
 from nextscale.fit.errors import InputError
-from nextscale.fit.forecast import compute_for, forecast
+from nextscale.fit.forecast import forecast
 from nextscale.fit.frontier import TokenCost, closed_form, frontier
+from nextscale.fit.inverse import compute_for
 from nextscale.fit.isoflop import optimum_interval, optimum_law, scatter
 
 

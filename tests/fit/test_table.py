@@ -82,6 +82,25 @@ def test_files_of_every_kind(tmp_path, suffix):
 
 
 @pytest.mark.parametrize(
+    ("index", "kept"),
+    [
+        (pd.Index([7, 7]), {}),
+        (pd.Index(["a", "b"]), {"index": ["a", "b"]}),
+        (pd.Index([3, 3], name="run"), {"run": [3, 3]}),
+        (pd.Index([3, 4], name="loss"), {}),
+        (pd.MultiIndex.from_tuples([("a", 0), ("a", 1)], names=["sweep", None]), {"sweep": ["a", "a"]}),
+    ],
+)
+def test_labels_of_rows_are_columns_if_they_say_something(tmp_path, index, kept):
+    path = tmp_path / "runs.parquet"
+    table().set_axis(index).to_parquet(path)
+    read = read_table(path)
+    assert list(read.index) == [0, 1]
+    assert {name: list(read[name]) for name in read.columns if name not in table()} == kept
+    np.testing.assert_allclose(read["loss"], table()["loss"])
+
+
+@pytest.mark.parametrize(
     "name, content, says",
     [
         ("x.csv", None, "no such file"),

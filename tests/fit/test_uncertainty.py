@@ -40,21 +40,21 @@ class TestResamples:
     @given(SEEDS)
     @settings(max_examples=20, deadline=None)
     def test_case_draws_as_many_runs_as_there_are(self, runs, seed):
-        again = resamples(runs, "case", 50, np.zeros(15), seed)
+        again = resamples(runs, "case", 50, np.zeros(15), 10, seed)
         assert again.targets is None
         np.testing.assert_array_equal(again.weights.sum(axis=1), 15)
 
     @given(SEEDS)
     @settings(max_examples=20, deadline=None)
     def test_stratified_keeps_the_size_of_every_budget(self, runs, seed):
-        weights = resamples(runs, "stratified", 50, np.zeros(15), seed).weights
+        weights = resamples(runs, "stratified", 50, np.zeros(15), 10, seed).weights
         for budget, size in zip(runs.budgets, (4, 5, 6), strict=True):
             np.testing.assert_array_equal(weights[:, runs.table["budget"] == budget].sum(axis=1), size)
 
     @given(SEEDS)
     @settings(max_examples=20, deadline=None)
     def test_cluster_keeps_groups_whole(self, runs, seed):
-        weights = resamples(runs, "cluster", 50, np.zeros(15), seed).weights
+        weights = resamples(runs, "cluster", 50, np.zeros(15), 10, seed).weights
         for name in runs.table["group"].unique():
             assert (np.ptp(weights[:, (runs.table["group"] == name).to_numpy()], axis=1) == 0).all()
         np.testing.assert_array_equal(weights.sum(axis=1), 15)
@@ -63,10 +63,11 @@ class TestResamples:
     @settings(max_examples=20, deadline=None)
     def test_residual_redraws_distances_without_bias(self, runs, seed):
         fitted = np.log(runs.table["loss"].to_numpy()) + np.random.default_rng(1).normal(0.5, 0.01, 15)
-        again = resamples(runs, "residual", 2000, fitted, seed)
+        again = resamples(runs, "residual", 2000, fitted, 10, seed)
         assert (again.weights == 1).all()
         distances = again.targets - fitted
-        expected = np.std(np.log(runs.table["loss"]) - fitted)
+        # The mean of 1 / chi-squared with 10 degrees of freedom is 1 / (10 - 2).
+        expected = np.sqrt(15 / 8) * np.std(np.log(runs.table["loss"]) - fitted)
         assert np.abs(distances.mean()) < 5 * expected / np.sqrt(distances.size)
         assert distances.std() == pytest.approx(expected, rel=0.1)
 
@@ -79,7 +80,7 @@ class TestResamples:
     def test_strata_of_single_runs_are_joined_or_nothing_would_vary(self):
         flops = np.geomspace(1e18, 1e21, 20)
         table = pd.DataFrame({"flops": flops, "params": np.sqrt(flops / 120), "loss": 2 + (flops / 1e18) ** -0.2})
-        drawn = resamples(as_runs(table), "stratified", 200, np.zeros(20), 0).weights
+        drawn = resamples(as_runs(table), "stratified", 200, np.zeros(20), 15, 0).weights
         assert (drawn.std(axis=0) > 0.5).all()
         assert (drawn.sum(axis=1) == 20).all()
 

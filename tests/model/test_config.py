@@ -32,7 +32,15 @@ def test_names_and_defaults_are_those_of_every_machine_and_version(tiny_run):
     before would be taken for one of another meaning. A new field with a default is added below, and changes no name."""
     assert tiny_run().run_id == "7588221aac6f"
     assert tiny_run().model_dump() == {
-        "data": {"source": "markov", "vocab": 16, "seed": 0, "zipf": 1.2, "first": 1.5, "second": 1.5},
+        "data": {
+            "source": "markov",
+            "vocab": 16,
+            "seed": 0,
+            "zipf": 1.2,
+            "first": 1.5,
+            "second": 1.5,
+            "unique_tokens": None,
+        },
         "model": {
             "depth": 1,
             "heads": 2,

@@ -290,3 +290,38 @@ class TestTokens:
         assert source.unique_tokens(10**9) == epoch * 8
         other_seed = open_source(run.model_copy(update={"seed": 1}))
         assert not np.array_equal(whole[:100], other_seed.sequences(0, 100))
+
+
+class TestUniqueTokens:
+    """Data of which only so much is read."""
+
+    def test_of_a_corpus_so_many_are_read_from_all_over_it_again_and_again(self, tmp_path, tiny_run):
+        file = llmc_file(tmp_path / "x.bin", np.arange(8000))
+        data = resolve(TokenData(source="tokens", path=str(file), vocab=8000))
+        whole = open_source(tiny_run(data=data))
+        source = open_source(tiny_run(data=data.model_copy(update={"unique_tokens": 400})))
+        epochs = source.sequences(0, 150).reshape(3, 50, -1)
+        read = [{tuple(sequence) for sequence in epoch} for epoch in epochs]
+        assert read[0] == read[1] == read[2]
+        assert len(read[0]) == 50
+        assert (epochs[0] != epochs[1]).any()
+        assert np.ptp(epochs[..., 0]) > 7000
+        assert source.unique_tokens(10**9) == 400
+        np.testing.assert_array_equal(source.held_out(20), whole.held_out(20))
+
+    def test_more_than_there_is_changes_nothing_but_the_name(self, tmp_path, tiny_run):
+        file = llmc_file(tmp_path / "x.bin", np.arange(5000))
+        data = resolve(TokenData(source="tokens", path=str(file), vocab=5000))
+        runs = [tiny_run(data=data), tiny_run(data=data.model_copy(update={"unique_tokens": 10**6}))]
+        np.testing.assert_array_equal(*(open_source(run).sequences(0, 1000) for run in runs))
+        assert runs[0].run_id != runs[1].run_id
+
+    def test_of_an_endless_source_too(self, tiny_run):
+        data = MarkovData(source="markov", vocab=16, unique_tokens=320)
+        source, fresh = open_source(tiny_run(data=data)), open_source(tiny_run())
+        epochs = source.sequences(0, 80).reshape(2, 40, -1)
+        first = {tuple(sequence) for sequence in fresh.sequences(0, 40)}
+        assert {tuple(sequence) for sequence in epochs[0]} == {tuple(sequence) for sequence in epochs[1]} == first
+        assert source.chain is fresh.chain
+        assert (source.unique_tokens(64), source.unique_tokens(10**6)) == (64, 320)
+        np.testing.assert_array_equal(source.held_out(20), fresh.held_out(20))

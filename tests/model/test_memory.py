@@ -90,6 +90,7 @@ def test_when_one_sequence_does_not_fit_that_is_told_in_one_line(run, run_direct
     assert failures == [(1, False), (2, False), (4, False), (8, False), (8, True)]
 
 
+@pytest.mark.slow
 def test_in_the_end_blocks_are_computed_twice(tiny_run, run_directory, monkeypatch):
     run = tiny_run(steps=20, batch_tokens=64, family=ModelFamily(depth=3, heads=2, context=8, norm_scale=True))
     expected = train(run, type(run_directory)(run_directory.path.parent / "whole"))
@@ -100,6 +101,7 @@ def test_in_the_end_blocks_are_computed_twice(tiny_run, run_directory, monkeypat
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.slow
 def test_blocks_computed_twice_take_less_memory(tiny_run, dtype):
     run = tiny_run(family=ModelFamily(depth=8, heads=2, context=64), width=32, batch_tokens=1024, dtype=dtype)
     assert needed(run, ONE, Saving(recompute=True)) < 0.5 * needed(run, ONE, Saving())

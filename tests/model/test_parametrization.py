@@ -103,6 +103,7 @@ class TestCoordinates:
         _, first, all_blocks = spread(*(coordinates("standard", width=width) for width in (16, 256)))
         assert min(first, all_blocks) > 10
 
+    @pytest.mark.slow
     def test_they_are_flat_over_eight_times_the_depth(self):
         assert np.all(spread(*(coordinates("completep", depth=depth) for depth in (1, 8))) < 1.5)
 

@@ -1,4 +1,11 @@
+import time
+
+import numpy as np
 import pytest
+
+from nextscale.cluster.backend import Ended, Slot
+from nextscale.cluster.pool import Pool
+from nextscale.cluster.worker import Worker
 
 TINY = """\
 name: tiny
@@ -14,6 +21,54 @@ design:
   widths: [[4, 8, 12, 16], [8, 12, 16, 24], [8, 12, 16, 24]]
 holdout: {flops: 1.2e10, widths: [12, 16, 24]}
 evaluation: {tokens: 8192}
+"""
+
+
+class InProcessBackend:
+    """One worker, here; `before` sees each job as it starts and may end it."""
+
+    before = staticmethod(lambda job: None)
+
+    def __init__(self, address, pools="auto"):
+        self.worker, self.job = Worker(), None
+
+    def pools(self):
+        return {"here": Pool(accelerator="cpu")}
+
+    def slots(self):
+        return [Slot("here", "here", ("here",))]
+
+    def start(self, slot, job, seat):
+        self.job, self.seat = job, seat
+
+    def stop(self, slot):
+        pass
+
+    kill = renew = stop
+
+    def wait(self, timeout):
+        job, self.job = self.job, None
+        return [Ended("here", job, self.before(job) or self.worker.run(job, self.seat, 1))] if job else []
+
+    def now(self):
+        return time.monotonic()
+
+    def notices(self):
+        return []
+
+    def close(self):
+        pass
+
+
+SWEPT = """\
+name: swept
+data: {source: markov, vocab: 16, seed: 1}
+model: {depth: 1, heads: 2, context: 16, position: alibi, mlp: relu2}
+training: {batch_tokens: 128, schedule: wsd, warmup_tokens: 2560, lr: 0.01}
+design: {kind: wsd, widths: [8, 12], tokens: [1.0e+4, 2e4, 4e4, 8e4]}
+holdout: {flops: 1.2e+9, widths: [8, 12]}
+evaluation: {tokens: 512, points: 4, sets: {other: OTHER}}
+forecast: {resamples: 100}
 """
 
 
@@ -37,3 +92,47 @@ def spec_file(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def called(capsys):
+    """Runs the command in this process: `called("plan", path)` is its exit code, stdout and stderr."""
+    from nextscale.sweeps.cli import main
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def in_process_backend():
+    """What does the jobs of a sweep in this process, one after another."""
+    return InProcessBackend
+
+
+@pytest.fixture(scope="session")
+def swept(made_once, in_process_backend):
+    """A small sweep of trunks and branches that was run from its spec to its scored forecast: spec and folder. To be
+    copied by whoever changes it."""
+    from nextscale.model.config import TokenData
+    from nextscale.model.data import resolve
+    from nextscale.sweeps import crew
+    from nextscale.sweeps.loop import run_study
+    from nextscale.sweeps.reading import load_spec
+
+    def make(folder):
+        path = folder.parent / "other.bin"  # stays where it is when the folder is renamed
+        np.random.default_rng(9).integers(0, 16, 20_000).astype(np.uint16).tofile(path)
+        other = resolve(TokenData(source="tokens", path=str(path), vocab=16, bytes_per_token=2))
+        (folder / "spec.yaml").write_text(SWEPT.replace("OTHER", other.model_dump_json(exclude_none=True)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(crew, "RayBackend", in_process_backend)
+            summary = run_study(load_spec(folder / "spec.yaml"), folder / "out")
+        assert summary["runs"] == {"done": 10, "reused": 0, "failed": 0}
+
+    folder = made_once("swept", make)
+    return folder / "spec.yaml", folder / "out"

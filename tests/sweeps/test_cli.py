@@ -8,21 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextscale.sweeps.cli import main
-
-
-@pytest.fixture
-def command(capsys):
-    """Runs `nextscale ...` in this process: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
-
 
 @pytest.fixture
 def csv(tmp_path):
@@ -51,15 +36,15 @@ def test_light_commands_import_nothing_heavy(spec_file, arguments):
 
 
 class TestPlan:
-    def test_json(self, command, spec_file):
-        code, out, _ = command("plan", spec_file(), "--json")
+    def test_json(self, called, spec_file):
+        code, out, _ = called("plan", spec_file(), "--json")
         planned = json.loads(out)
         assert code == 0
         assert len(planned["runs"]) == 15
         assert planned["total_flops"] == pytest.approx(sum(run["flops"] for run in planned["runs"]))
         assert {"run_id", "params", "tokens", "flops"} <= planned["runs"][0].keys()
 
-    def test_of_a_mixture(self, command, spec_file, tmp_path):
+    def test_of_a_mixture(self, called, spec_file, tmp_path):
         for name in ("web", "code"):
             (tmp_path / f"{name}.txt").write_text(name * 1000)
         parts = ", ".join(
@@ -67,36 +52,36 @@ class TestPlan:
             for name, weight in {"web": 7, "code": 3}.items()
         )
         mixture = {"{source: markov, vocab: 16, seed: 1}": f"{{source: mixture, sources: {{{parts}}}}}"}
-        code, out, _ = command("plan", spec_file(mixture), "--json")
-        _, other, _ = command("plan", spec_file(mixture), "--json", "--set", "data.sources.web.weight=8")
+        code, out, _ = called("plan", spec_file(mixture), "--json")
+        _, other, _ = called("plan", spec_file(mixture), "--json", "--set", "data.sources.web.weight=8")
         ids = [{run["run_id"] for run in json.loads(text)["runs"]} for text in (out, other)]
         assert code == 0
         assert len(ids[0]) == 15
         assert not ids[0] & ids[1], "weights are part of what a run means"
 
-    def test_table(self, command, spec_file):
-        code, out, _ = command("plan", spec_file())
+    def test_table(self, called, spec_file):
+        code, out, _ = called("plan", spec_file())
         assert code == 0
         assert "15 runs" in out
 
 
 class TestChoices:
-    def test_rows_are_chosen_by_condition(self, command, csv):
-        code, out, _ = command("fit", csv, *NAMED, "--where", "C < 5e20", "--json")
+    def test_rows_are_chosen_by_condition(self, called, csv):
+        code, out, _ = called("fit", csv, *NAMED, "--where", "C < 5e20", "--json")
         assert code == 0
         assert json.loads(out)["n"] == 20
 
     @pytest.mark.parametrize(
         "condition, says", [("C <", "cannot be used"), ("X > 3", "cannot be used"), ("C < 0", "no row")]
     )
-    def test_a_condition_that_cannot_be_used(self, command, csv, condition, says):
-        code, _, err = command("fit", csv, *NAMED, "--where", condition)
+    def test_a_condition_that_cannot_be_used(self, called, csv, condition, says):
+        code, _, err = called("fit", csv, *NAMED, "--where", condition)
         assert code == 2
         assert says in err
         assert err.count("\n") == 1
 
-    def test_a_pinned_parameter_stays(self, command, csv):
-        code, out, _ = command("fit", csv, *NAMED, "--fix", "E=1.7", "--json")
+    def test_a_pinned_parameter_stays(self, called, csv):
+        code, out, _ = called("fit", csv, *NAMED, "--fix", "E=1.7", "--json")
         card = json.loads(out)
         assert code == 0
         assert card["parameters"]["E"] == pytest.approx(1.7)
@@ -122,21 +107,21 @@ class TestChoices:
             (["--law", "chinchila"], "law: 'chinchila' is not one of"),
         ],
     )
-    def test_options_that_cannot_be_meant(self, command, csv, options, says):
-        code, _, err = command("fit", csv, *NAMED, *options)
+    def test_options_that_cannot_be_meant(self, called, csv, options, says):
+        code, _, err = called("fit", csv, *NAMED, *options)
         assert code == 2
         assert says in err
         assert err.count("\n") == 1
 
-    def test_a_law_in_compute_alone_needs_no_sizes(self, command, csv):
-        code, out, _ = command(
+    def test_a_law_in_compute_alone_needs_no_sizes(self, called, csv):
+        code, out, _ = called(
             "fit", csv, "--flops-column", "C", "--loss-column", "final loss", "--law", "saturating", "--json"
         )
         assert code == 0
         assert json.loads(out)["parameters"]["E"] == pytest.approx(1.8, rel=0.3)
 
-    def test_laws_are_listed_with_their_sources(self, command):
-        code, out, _ = command("laws", "--json")
+    def test_laws_are_listed_with_their_sources(self, called):
+        code, out, _ = called("laws", "--json")
         laws = {law["name"]: law for law in json.loads(out)["laws"]}
         assert code == 0
         assert "Hoffmann" in laws["chinchilla"]["source"]
@@ -144,8 +129,8 @@ class TestChoices:
 
 
 class TestFit:
-    def test_json_has_the_promised_keys(self, command, csv):
-        code, out, _ = command("fit", csv, *NAMED, "--json")
+    def test_json_has_the_promised_keys(self, called, csv):
+        code, out, _ = called("fit", csv, *NAMED, "--json")
         card = json.loads(out)
         assert code == 0
         promised = {"law", "n", "objective", "parameters", "intervals", "level", "params_convention", "warnings"}
@@ -156,19 +141,19 @@ class TestFit:
             assert low < card["parameters"][name] < high
             assert card["parameters"][name] == pytest.approx(value, rel=0.15)
 
-    def test_two_columns_are_enough_and_the_third_is_said(self, command, csv):
-        code, out, _ = command("fit", csv, *NAMED)
+    def test_two_columns_are_enough_and_the_third_is_said(self, called, csv):
+        code, out, _ = called("fit", csv, *NAMED)
         assert code == 0
         assert "tokens follow from C = 6ND" in out
         assert "90% interval" in out
 
-    def test_a_figure(self, command, csv, tmp_path):
-        code, _, _ = command("fit", csv, *NAMED, "--plot", tmp_path / "fit.svg")
+    def test_a_figure(self, called, csv, tmp_path):
+        code, _, _ = called("fit", csv, *NAMED, "--plot", tmp_path / "fit.svg")
         assert code == 0
         assert (tmp_path / "fit.svg").read_text().lstrip().startswith("<?xml")
 
-    def test_the_published_optimum_from_the_command_line(self, command, published_folder):
-        code, out, _ = command(
+    def test_the_published_optimum_from_the_command_line(self, called, published_folder):
+        code, out, _ = called(
             *("fit", published_folder / "chinchilla_epoch.csv", "--params-column", "Model Size"),
             *("--flops-column", "Training FLOP", "--drop-largest-losses", 5, "--json"),
         )
@@ -177,16 +162,16 @@ class TestFit:
         assert card["n"] == 240
         assert card["objective"] <= 0.0010182741
 
-    def test_the_card_is_written_for_machines(self, command, csv, tmp_path):
-        code, _, _ = command("fit", csv, *NAMED, "--card", tmp_path / "fit_card.json")
+    def test_the_card_is_written_for_machines(self, called, csv, tmp_path):
+        code, _, _ = called("fit", csv, *NAMED, "--card", tmp_path / "fit_card.json")
         card = json.loads((tmp_path / "fit_card.json").read_text())
         assert code == 0
         assert {"objective", "optimiser", "residuals", "profiles", "dropped"} <= card.keys()
         assert card["data"]["n"] == 25
 
     @pytest.mark.parametrize("law", ["saturating", "kaplan-n", "chinchilla-tied"])
-    def test_laws_of_every_kind_are_drawn(self, command, csv, tmp_path, law):
-        code, _, _ = command(
+    def test_laws_of_every_kind_are_drawn(self, called, csv, tmp_path, law):
+        code, _, _ = called(
             "fit", csv, *NAMED, "--law", law, "--resamples", "100", "--plot", tmp_path / "law.svg", "--json"
         )
         assert code == 0
@@ -194,8 +179,8 @@ class TestFit:
 
 
 class TestForecast:
-    def test_json_has_the_promised_keys(self, command, csv):
-        code, out, _ = command("forecast", csv, *NAMED, "--flops", "1e22", "--flops", "1e23", "--json")
+    def test_json_has_the_promised_keys(self, called, csv):
+        code, out, _ = called("forecast", csv, *NAMED, "--flops", "1e22", "--flops", "1e23", "--json")
         told = json.loads(out)
         assert code == 0
         keys = {"flops", "loss", "loss_interval", "params", "params_interval", "tokens", "tokens_interval"}
@@ -203,43 +188,43 @@ class TestForecast:
         assert [target["flops"] for target in told["targets"]] == [1e22, 1e23]
         assert any("times the largest run" in warning for warning in told["warnings"])
 
-    def test_no_number_without_its_interval(self, command, csv):
-        code, out, _ = command("forecast", csv, *NAMED, "--flops", "1e22")
+    def test_no_number_without_its_interval(self, called, csv):
+        code, out, _ = called("forecast", csv, *NAMED, "--flops", "1e22")
         assert code == 0
         row = next(line for line in out.splitlines() if "1.00e+22" in line)
         assert row.count("[") == 4
 
-    def test_the_compute_that_a_loss_takes(self, command, csv):
-        code, out, _ = command("forecast", csv, *NAMED, "--loss", "1.99", "--loss", "1.2", "--json")
+    def test_the_compute_that_a_loss_takes(self, called, csv):
+        code, out, _ = called("forecast", csv, *NAMED, "--loss", "1.99", "--loss", "1.2", "--json")
         near, never = json.loads(out)["compute_for"]
         assert code == 0
         assert near["interval"][0] < near["flops"] < near["interval"][1]
-        back = json.loads(command("forecast", csv, *NAMED, "--flops", str(near["flops"]), "--json")[1])
+        back = json.loads(called("forecast", csv, *NAMED, "--flops", str(near["flops"]), "--json")[1])
         assert back["targets"][0]["loss"] == pytest.approx(1.99, abs=1e-4)
         assert never["flops"] is None
         assert "irreducible loss" in never["reason"]
 
-    def test_a_law_in_compute_alone_tells_no_sizes(self, command, csv):
-        code, out, _ = command("forecast", csv, *NAMED, "--law", "saturating", "--flops", "1e22", "--loss", "2.05")
+    def test_a_law_in_compute_alone_tells_no_sizes(self, called, csv):
+        code, out, _ = called("forecast", csv, *NAMED, "--law", "saturating", "--flops", "1e22", "--loss", "2.05")
         assert code == 0
         assert "The loss at each budget" in out
         assert "tokens/param" not in out
 
-    def test_a_far_loss_warns_and_an_easy_one_is_no_number(self, command, csv):
-        _, out, _ = command("forecast", csv, *NAMED, "--loss", "1.9", "--loss", "30", "--json")
+    def test_a_far_loss_warns_and_an_easy_one_is_no_number(self, called, csv):
+        _, out, _ = called("forecast", csv, *NAMED, "--loss", "1.9", "--loss", "30", "--json")
         far, easy = json.loads(out)["compute_for"]
         assert any("times the largest run" in warning for warning in far["warnings"])
         assert (easy["flops"], easy["verdict"]) == (None, "reached")
 
-    def test_headings_are_text(self, command, csv):
+    def test_headings_are_text(self, called, csv):
         table = pd.read_csv(csv).rename(columns={"N": "N [/b]"})
         table.to_csv(csv, index=False)
-        code, out, _ = command("forecast", csv, "--params-column", "N [/b]", *NAMED[2:], "--flops", "1e22")
+        code, out, _ = called("forecast", csv, "--params-column", "N [/b]", *NAMED[2:], "--flops", "1e22")
         assert code == 0
         assert "N [/b] parameters" in out
 
-    def test_of_nothing_is_a_mistake(self, command, csv):
-        code, _, err = command("forecast", csv, *NAMED)
+    def test_of_nothing_is_a_mistake(self, called, csv):
+        code, _, err = called("forecast", csv, *NAMED)
         assert code == 2
         assert "--flops or --loss" in err
 
@@ -256,25 +241,25 @@ class TestAnalyses:
     )
 
     @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda a: a[0])
-    def test_table_json_and_figure(self, command, csv, tmp_path, arguments):
+    def test_table_json_and_figure(self, called, csv, tmp_path, arguments):
         newer = tmp_path / "newer.csv"
         pd.read_csv(csv).tail(3).assign(C=3e21).to_csv(newer, index=False)
         filled = [text.format(runs=csv, newer=newer) for text in arguments]
         figure = tmp_path / "figure.svg"
-        code, out, err = command(*filled, *NAMED)
+        code, out, err = called(*filled, *NAMED)
         assert (code, err) == (0, "")
         assert "┃" in out
-        code, out, _ = command(*filled, *NAMED, "--json", "--plot", figure)
+        code, out, _ = called(*filled, *NAMED, "--json", "--plot", figure)
         assert code == 0
         assert isinstance(json.loads(out), dict)
         assert figure.read_text().lstrip().startswith("<?xml")
 
-    def test_recipes_that_are_the_same_are_not_told_apart(self, command, csv):
-        _, out, _ = command("compare", csv, csv, *NAMED, "--resamples", "100", "--json")
+    def test_recipes_that_are_the_same_are_not_told_apart(self, called, csv):
+        _, out, _ = called("compare", csv, csv, *NAMED, "--resamples", "100", "--json")
         assert json.loads(out)["verdict"] == "not distinguishable"
 
     @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
-    def test_of_any_file(self, command, csv, tmp_path, kind):
+    def test_of_any_file(self, called, csv, tmp_path, kind):
         table, path = pd.read_csv(csv), tmp_path / f"runs.{kind}"
         write = {
             "jsonl": lambda: table.to_json(path, orient="records", lines=True),
@@ -282,7 +267,7 @@ class TestAnalyses:
             "parquet": lambda: table.to_parquet(path),
         }
         write[kind]()
-        objectives = [json.loads(command("fit", p, *NAMED, "--json")[1])["objective"] for p in (csv, path)]
+        objectives = [json.loads(called("fit", p, *NAMED, "--json")[1])["objective"] for p in (csv, path)]
         assert objectives[0] == pytest.approx(objectives[1], rel=1e-6)
 
 
@@ -316,19 +301,19 @@ class TestMistakes:
             (["plan", "{spec}", "--set", "data={{source: tokens, path: {csv}, vocab: 9}}"], "is not whole: "),
         ],
     )
-    def test_each_is_one_line_and_exit_code_2(self, command, spec_file, csv, tmp_path, arguments, says):
+    def test_each_is_one_line_and_exit_code_2(self, called, spec_file, csv, tmp_path, arguments, says):
         folder = tmp_path / "empty"
         folder.mkdir()
         csv.write_text(csv.read_text() + "\n" * (csv.stat().st_size % 2 == 0))  # an odd number of bytes
         filled = [a.format(csv=csv, folder=folder, spec=spec_file()) if isinstance(a, str) else a for a in arguments]
-        code, out, err = command(*filled)
+        code, out, err = called(*filled)
         assert code == 2
         assert out == ""
         assert says in err
         assert len(err.strip().splitlines()) == 1
         assert "Traceback" not in err
 
-    def test_an_unknown_option_is_exit_code_2(self, command):
-        code, _, err = command("fit", "x.csv", "--bogus")
+    def test_an_unknown_option_is_exit_code_2(self, called):
+        code, _, err = called("fit", "x.csv", "--bogus")
         assert code == 2
         assert "--bogus" in err

@@ -1,8 +1,6 @@
 """A sweep under caps, left alone, looked at, stopped, and gone on with: by its files alone."""
 
 import json
-import subprocess
-import sys
 import time
 
 import pytest
@@ -14,13 +12,7 @@ from nextscale.sweeps.journal import Journal
 from nextscale.sweeps.spec import SweepSpec
 from nextscale.sweeps.watch import ask_to_stop, status
 
-COMMAND = [sys.executable, "-c", "from nextscale.sweeps.cli import main; main()"]
 LONGER = {"flops: [1.0e+9, 2e9, 4e9]": "flops: [2e10, 4e10, 8e10]", "flops: 1.2e10": "flops: 2.4e11"}
-
-
-def nextscale(*arguments):
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
 
 
 def until(condition, seconds=120):
@@ -31,7 +23,7 @@ def until(condition, seconds=120):
 
 
 @pytest.mark.slow
-def test_a_cap_stops_a_sweep_and_another_lets_it_go_on(spec_file, tmp_path):
+def test_a_cap_stops_a_sweep_and_another_lets_it_go_on(spec_file, tmp_path, nextscale):
     out, spec = tmp_path / "out", spec_file({"holdout: {flops: 1.2e10, widths: [12, 16, 24]}": ""})
     ended = nextscale("run", spec, "--out", out, "--set", "caps.max_flops=1.5e10", "--json")
     assert ended.returncode == 3, ended.stderr
@@ -52,7 +44,8 @@ def test_a_cap_stops_a_sweep_and_another_lets_it_go_on(spec_file, tmp_path):
     assert found.spent["attempts"] == 12
 
 
-def test_a_sweep_left_alone_is_seen_stopped_and_gone_on_with(spec_file, tmp_path):
+@pytest.mark.slow
+def test_a_sweep_left_alone_is_seen_stopped_and_gone_on_with(spec_file, tmp_path, nextscale):
     out, spec = tmp_path / "out", spec_file(LONGER)
     left = nextscale("run", spec, "--out", out, "--detach")
     assert left.returncode == 0, left.stderr
@@ -100,8 +93,8 @@ def test_caps_and_pools_are_no_part_of_what_runs_mean(tiny_spec):
     assert ids[0] == ids[1]
 
 
-def test_a_cap_in_dollars_needs_prices(spec_file, tmp_path):
-    ended = nextscale("run", spec_file(), "--out", tmp_path / "out", "--set", "caps.max_usd=1")
-    assert ended.returncode == 2
-    (line,) = ended.stderr.strip().splitlines()[-1:]
+def test_a_cap_in_dollars_needs_prices(spec_file, tmp_path, called):
+    code, _, stderr = called("run", spec_file(), "--out", tmp_path / "out", "--set", "caps.max_usd=1")
+    assert code == 2
+    (line,) = stderr.strip().splitlines()[-1:]
     assert "caps.max_usd: pool cpu (cpu) has no price" in line

@@ -2,7 +2,6 @@
 
 import os
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,12 +14,6 @@ os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "180
 
 pytest.importorskip("aiohttp_cors", reason="needs ray[default], which serves the dashboard")
 from ray.cluster_utils import Cluster
-
-COMMAND = [sys.executable, "-c", "from nextscale.sweeps.cli import main; main()"]
-
-
-def nextscale(*arguments):
-    return subprocess.run([*COMMAND, *map(str, arguments)], check=False, capture_output=True, text=True, timeout=300)
 
 
 def free_port():
@@ -43,7 +36,7 @@ def dashboard(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_sweep_left_on_a_cluster_is_done_there(dashboard, spec_file, tmp_path):
+def test_a_sweep_left_on_a_cluster_is_done_there(dashboard, spec_file, tmp_path, nextscale):
     out = tmp_path / "out"
     spec = spec_file({"holdout: {flops: 1.2e10, widths: [12, 16, 24]}": ""})
     left = nextscale("run", spec, "--out", out, "--detach", "--address", dashboard)
@@ -57,7 +50,7 @@ def test_a_sweep_left_on_a_cluster_is_done_there(dashboard, spec_file, tmp_path)
     assert status(out).runs["done"] == 12
 
 
-def test_where_no_dashboard_answers_that_is_said(spec_file, tmp_path):
+def test_where_no_dashboard_answers_that_is_said(spec_file, tmp_path, nextscale):
     left = nextscale("run", spec_file(), "--out", tmp_path, "--detach", "--address", f"http://127.0.0.1:{free_port()}")
     assert left.returncode == 2
     assert "no dashboard of a Ray cluster answers there" in left.stderr.splitlines()[-1]

@@ -1,7 +1,6 @@
 """Trunks and branches through the whole loop: the same results as of runs trained apart, and nothing kept too long."""
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +8,15 @@ import pandas as pd
 import pytest
 from etils import epath
 
-from nextscale.cluster.backend import Ended, Slot
 from nextscale.cluster.job import Outcome
-from nextscale.cluster.pool import Pool
-from nextscale.cluster.worker import Worker
 from nextscale.fit import fit
 from nextscale.model.checkpoint import CheckpointPolicy
 from nextscale.model.record import RunDirectory
 from nextscale.model.train import train
 from nextscale.sweeps import crew
+from nextscale.sweeps.loop import run_study
 from nextscale.sweeps.reading import load_spec
-from nextscale.sweeps.study import Study, run_study
+from nextscale.sweeps.study import Study
 
 SPEC = """\
 name: trunks
@@ -32,42 +29,6 @@ forecast: {resamples: 100}
 """
 
 
-class InProcessBackend:
-    """One worker, here; `before` sees each job as it starts and may end it."""
-
-    before = staticmethod(lambda job: None)
-
-    def __init__(self, address, pools="auto"):
-        self.worker, self.job = Worker(), None
-
-    def pools(self):
-        return {"here": Pool(accelerator="cpu")}
-
-    def slots(self):
-        return [Slot("here", "here", ("here",))]
-
-    def start(self, slot, job, seat):
-        self.job, self.seat = job, seat
-
-    def stop(self, slot):
-        pass
-
-    kill = renew = stop
-
-    def wait(self, timeout):
-        job, self.job = self.job, None
-        return [Ended("here", job, self.before(job) or self.worker.run(job, self.seat, 1))] if job else []
-
-    def now(self):
-        return time.monotonic()
-
-    def notices(self):
-        return []
-
-    def close(self):
-        pass
-
-
 @pytest.fixture
 def spec(tmp_path):
     (tmp_path / "spec.yaml").write_text(SPEC)
@@ -75,10 +36,10 @@ def spec(tmp_path):
 
 
 @pytest.fixture
-def jobs(monkeypatch):
+def jobs(monkeypatch, in_process_backend):
     """The jobs that are started, in order."""
     started = []
-    backend = type("Backend", (InProcessBackend,), {"before": staticmethod(started.append)})
+    backend = type("Backend", (in_process_backend,), {"before": staticmethod(started.append)})
     monkeypatch.setattr(crew, "RayBackend", backend)
     return started
 

@@ -1,0 +1,78 @@
+"""How large the page of a sweep is, how long it takes to write and to open: `python benchmarks/page.py [RUNS]` (500).
+
+The sweep is that of benchmarks/store.py, its numbers made up. Opening it is from the address to the second frame that
+Chromium draws of it, its calculator's first answer among them; the median of five.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+from rich.console import Console
+from store import leave_behind, spec_of
+
+from nextscale.cluster.accounts import Accounts
+from nextscale.sweeps.design import planned_runs
+from nextscale.sweeps.store import Store
+from nextscale.sweeps.tables import Table
+
+RUNS = 500
+_OPENS = 5
+_WRITE = """
+import json, sys, time
+from pathlib import Path
+from nextscale.sweeps.report import Report
+began = time.perf_counter()
+report = Report.from_files(sys.argv[1])
+fitted = time.perf_counter()
+page = report.write()
+print(json.dumps([fitted - began, time.perf_counter() - fitted]))
+"""
+_DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
+
+
+def opened(page: Path) -> float:
+    """Seconds, in a browser that is at work already."""
+    seconds = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for _ in range(_OPENS):
+            tab = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+            began = time.perf_counter()
+            tab.goto(page.as_uri())
+            tab.evaluate(_DRAWN)
+            assert tab.inner_text("tr[data-row=loss] data")
+            seconds.append(time.perf_counter() - began)
+        browser.close()
+    return statistics.median(seconds)
+
+
+def main(runs: int = RUNS) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        store, accounts = Store.at(root), Accounts()
+        spec = spec_of(runs)
+        store.write_spec(spec)
+        planned = planned_runs(spec)
+        for run in planned:
+            leave_behind(store, run.config, accounts)
+        (root / "accounts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in accounts.rows))
+        told = subprocess.run([sys.executable, "-c", _WRITE, folder], check=True, capture_output=True, text=True)
+        fitting, writing = json.loads(told.stdout)
+        page = root / "report.html"
+        size = page.stat().st_size / 1e6
+        row = [str(len(planned)), f"{size:.2f}", f"{fitting:.1f}", f"{writing:.1f}", f"{opened(page):.2f}"]
+        columns = ["runs", "MB", "fitted in s", "written in s", "opened in s"]
+        Console().print(Table("The page of a sweep", columns, [row]).rich())
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,33 @@
+"""A command left at work on a Ray cluster, as a job of its dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nextscale.model.errors import InputError
+
+
+def submit(address: str, command: str, name: str, metadata: Mapping[str, str]) -> str:
+    """Leaves a shell command on the head of a cluster, whose nodes have what it needs; the id of its job.
+
+    Args:
+        address: of the cluster's dashboard, such as http://HEAD:8265.
+        name: of the job, not used before.
+
+    Raises:
+        InputError: no dashboard answers there, or this machine cannot ask one.
+    """
+    try:
+        from ray.job_submission import JobSubmissionClient
+
+        client = JobSubmissionClient(address)
+    except (ImportError, RuntimeError) as error:
+        raise InputError(
+            f"--address {address}: cannot leave a job there ({str(error).splitlines()[0]}); install ray[default] and "
+            "name the cluster's dashboard, such as http://HEAD:8265"
+        ) from None
+    except ConnectionError:
+        raise InputError(
+            f"--address {address}: no dashboard of a Ray cluster answers there; name it, such as http://HEAD:8265"
+        ) from None
+    return client.submit_job(entrypoint=command, submission_id=name, metadata=dict(metadata))

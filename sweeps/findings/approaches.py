@@ -1,0 +1,72 @@
+"""The compute-optimal size by each of the approaches of Hoffmann et al. 2022, side by side (their table 2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nextscale.fit import plot
+from nextscale.fit.approaches import approaches
+from nextscale.fit.backtest import fit_backtested
+from nextscale.fit.isoflop import isoflops
+from nextscale.fit.table import as_runs
+from nextscale.sweeps.findings import Finding
+from nextscale.sweeps.findings.table import fitted, law_of
+from nextscale.sweeps.tables import count, interval, number, table_of, text, three
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nextscale.sweeps.spec import SweepSpec
+
+_NAMES = {
+    "envelope": "1, envelope",
+    "parabola": "2, parabolas",
+    "akima": "2, Akima's interpolation",
+    "parametric": "3, parametric law",
+}
+
+
+def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
+    """Exponents of N* ∝ C^a and D* ∝ C^b, and N* at the largest budget and, where there is a holdout, at its own."""
+    table = as_runs(fitted(runs), convention=spec.forecast.params, where=f"sweep {spec.name}")
+    how = spec.forecast.model_dump(include={"level", "resamples", "bootstrap", "delta"})
+    found, _ = fit_backtested(table, (law_of(spec),), **how)
+    held_out = runs.loc[runs["role"] == "holdout", "budget"]
+    # Held-out runs by tokens per parameter are of several budgets, and of no isoFLOP curve.
+    budgets = [*table.budgets, *([held_out.iloc[0]] if held_out.nunique() == 1 else [])]
+    told = approaches(table, found, budgets)
+    last = told[told["flops"] == budgets[-1]]
+    rows = [
+        row
+        | {
+            "name": _NAMES[row["approach"]],
+            "a": _with_interval(row, "exponent"),
+            "b": None if row["exponent"] is None else 1 - row["exponent"],
+            "there": _with_interval(row, "params"),
+        }
+        for row in last.to_dict("records")
+    ]
+    shown = table_of(
+        f"Compute-optimal models by each approach, N* ∝ C^a, D* ∝ C^b; at {number(budgets[-1], 3)} FLOPs "
+        f"({found.level:.0%} intervals)",
+        rows,
+        ("approach", "name", text),
+        ("a", "a", text),
+        ("b", "b", three),
+        ("N*", "there", text),
+        ("tokens/param", "tokens_per_param", three),
+        ("", "problem", text),
+    )
+    return Finding(
+        [shown],
+        {"approaches": told.to_dict("records"), "level": found.level},
+        (lambda ax: plot.isoflop_curves(ax, isoflops(table)), lambda ax: plot.approaches(ax, told)),
+    )
+
+
+def _with_interval(row: dict, name: str) -> str:
+    form = three if name == "exponent" else count
+    if row[name] is None:
+        return "-"
+    bounds = row[f"{name}_low"], row[f"{name}_high"]
+    return form(row[name]) if None in bounds else f"{form(row[name])} {interval(bounds, form)}"

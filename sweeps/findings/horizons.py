@@ -1,0 +1,116 @@
+"""Loss by size and length, and what the next rung of the ladder was forecast to reach (Bhagia et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from nextscale.fit import plot
+from nextscale.fit.backtest import fit_backtested
+from nextscale.fit.estimate import Fit
+from nextscale.fit.table import CONVENTIONS, as_runs
+from nextscale.sweeps.findings import Finding
+from nextscale.sweeps.findings.table import fitted, law_of
+from nextscale.sweeps.tables import Table, count, interval, loss, percent, sizes, table_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from nextscale.sweeps.spec import SweepSpec
+
+_SAME = 0.01
+"""Lengths are whole steps: closer than this, they are one."""
+
+
+def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
+    """The loss of each size at each length, and the next rung by the law of the smaller ones, with its error."""
+    options = spec.forecast
+    size = CONVENTIONS[options.params]
+    table = fitted(runs)
+    how = options.model_dump(include={"level", "resamples", "bootstrap", "delta"})
+    ready = as_runs(table, convention=options.params, where=f"sweep {spec.name}")
+    found, _ = fit_backtested(ready, (law_of(spec),), **how)
+    lengths = _lengths(table["tokens"])
+    place = lengths[np.abs(np.log(table["tokens"].to_numpy()[:, None] / lengths)).argmin(axis=1)]
+    grid = table.assign(length=place).pivot_table(index=size, columns="length", values="loss")
+    rows = [
+        [count(N), *("-" if L != L else loss(L) for L in losses)]
+        for N, losses in zip(grid.index, grid.to_numpy(), strict=True)
+    ]
+    tables = [
+        Table(
+            "Loss by size and length (nats/token)",
+            [sizes(options.params), *(count(float(D)) for D in grid.columns)],
+            rows,
+        )
+    ]
+    next_rung = _next(found, runs[(runs["role"] == "holdout") & runs["loss"].notna()], size)
+    if next_rung:
+        tables.append(
+            table_of(
+                f"The next rung, by the {len(found.runs)} runs below it",
+                next_rung,
+                (sizes(options.params), "params", count),
+                ("tokens", "tokens", count),
+                ("predicted", "predicted", loss),
+                (f"{found.level:.0%} interval", "interval", interval),
+                ("measured", "measured", loss),
+                ("error", "error", percent),
+            )
+        )
+    cells = [
+        {"params": float(N), "tokens": float(D), "loss": None if L != L else float(L)}
+        for N, losses in zip(grid.index, grid.to_numpy(), strict=True)
+        for D, L in zip(grid.columns, losses, strict=True)
+    ]
+    return Finding(tables, {"losses": cells, "next": next_rung}, (lambda ax: _draw(ax, table, found, next_rung, size),))
+
+
+def _lengths(tokens: pd.Series) -> np.ndarray:
+    values = np.sort(tokens.unique()).astype(float)
+    new = np.diff(np.log(values), prepend=-np.inf) > _SAME
+    return values[new]
+
+
+def _next(found: Fit, held_out: pd.DataFrame, size: str) -> list[dict[str, Any]]:
+    if held_out.empty:
+        return []
+    at = held_out[size], held_out["tokens"], held_out["flops"]
+    predicted, (low, high) = found.predict(*at), found.predict_interval(*at)
+    return [
+        {
+            "params": row[size],
+            "tokens": row["tokens"],
+            "predicted": float(predicted[i]),
+            "interval": [float(low[i]), float(high[i])],
+            "measured": float(row["loss"]),
+            "error": float(predicted[i]) / float(row["loss"]) - 1,
+        }
+        for i, row in enumerate(held_out.to_dict("records"))
+    ]
+
+
+def _draw(ax: Axes, table: pd.DataFrame, found: Fit, next_rung: list[dict[str, Any]], size: str) -> None:
+    groups: list[tuple[Any, pd.DataFrame]] = list(table.groupby(size))
+    reach = max([table["tokens"].max(), *(row["tokens"] for row in next_rung)])
+    tokens = np.geomspace(table["tokens"].min(), reach, 60)
+    for (N, rows), colour in zip(groups, plot.shades(len(groups)), strict=True):
+        ax.plot(rows["tokens"], rows["loss"], "o", color=colour, markersize=4, label=f"N {count(N)}")
+        ax.plot(tokens, found.predict(np.full_like(tokens, N), tokens), color=colour, linewidth=1)
+    for i, row in enumerate(next_rung):
+        spread = np.abs(np.array(row["interval"])[:, None] - row["predicted"])
+        ax.errorbar(
+            row["tokens"],
+            row["predicted"],
+            spread,
+            fmt="o",
+            color=plot.BLUE,
+            capsize=4,
+            label=None if i else "forecast",
+        )
+        told = None if i else "measured"
+        ax.plot(row["tokens"], row["measured"], "s", color=plot.ORANGE, label=told)
+    ax.set(xscale="log", xlabel="tokens D", ylabel="loss (nats/token)", title=found.law.formula)
+    ax.legend(fontsize="small")

@@ -1,0 +1,60 @@
+"""The table that findings read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from nextscale.fit.errors import InputError
+from nextscale.model.accounting import flops_per_token
+
+if TYPE_CHECKING:
+    from nextscale.sweeps.planned import PlannedRun
+    from nextscale.sweeps.spec import SweepSpec
+    from nextscale.sweeps.study import Study
+
+
+def runs_of(study: Study) -> pd.DataFrame:
+    """One row per finished run, also of those that diverged, whose `loss` is missing.
+
+    Columns are those of a run's record, with `role` (fit or holdout) and `budget`; `parametrization`, `schedule` and
+    `warmup_tokens`; `flops_kaplan`, training FLOPs as Kaplan et al. 2020 count them, without embedding and head; and
+    `curve`, the run's rows of evaluations.jsonl.
+    """
+    rows = []
+    for run in study.planned:
+        record = study.store.record(run.config.run_id)
+        if record is not None:
+            rows.append(record | asked_of(run) | {"curve": study.store.run(run.config.run_id).evaluations()})
+    return pd.DataFrame(rows)
+
+
+def asked_of(run: PlannedRun) -> dict[str, Any]:
+    """What a run's record does not say of what was asked."""
+    training = run.config.training
+    return {
+        "role": run.role,
+        "budget": run.budget,
+        "parametrization": training.parametrization,
+        "schedule": training.schedule,
+        "warmup_tokens": training.warmup_steps * training.batch_tokens,
+        "flops_kaplan": flops_per_token(run.config.model, "kaplan") * run.tokens,
+    }
+
+
+def law_of(spec: SweepSpec) -> str:
+    """The law in N and D for findings that need one."""
+    return "chinchilla" if spec.forecast.law in ("auto", "none") else spec.forecast.law
+
+
+def fitted(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs to learn from that came to a loss.
+
+    Raises:
+        InputError: there are none.
+    """
+    kept = runs[(runs["role"] == "fit") & runs["loss"].notna()] if len(runs) else runs
+    if kept.empty:
+        raise InputError("none of the runs has come to a loss")
+    return kept.assign(loss=kept["loss"].astype(float)).reset_index(drop=True)

@@ -1,0 +1,105 @@
+"""The loggers of a sweep: beside it while it runs, or over a folder of runs afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from nextscale.cluster.events import Event
+from nextscale.cluster.lease import LeaseHeld
+from nextscale.sweeps.choices import all_runs
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.loggers.exporter import Exporter
+from nextscale.sweeps.loggers.kinds import LoggerChoice, LoggerConfig, MlFlow, WeightsAndBiases, config_of
+from nextscale.sweeps.loggers.mlflow_store import MlFlowLogger
+from nextscale.sweeps.loggers.sink import Followed, Logger
+from nextscale.sweeps.loggers.tensorboard import TensorBoardLogger
+from nextscale.sweeps.loggers.weights_and_biases import WeightsAndBiasesLogger
+from nextscale.sweeps.store import Store
+
+_PATIENCE, _HASTE = 30.0, 5.0
+"""Seconds that a sweep waits for its loggers at its end; and when it ends by an error, or is interrupted."""
+NO_SWEEP = "runs"
+"""What runs that belong to no sweep of a folder are put under."""
+
+
+def logger_of(config: LoggerConfig, out: Path) -> Logger:
+    """
+    Raises:
+        SpecError: what it needs is not installed, or it is not said where it is.
+    """
+    if not isinstance(config, WeightsAndBiases | MlFlow):
+        return TensorBoardLogger(out)
+    if importlib.util.find_spec(config.kind) is None:
+        raise SpecError(
+            f"{config.kind}: is not installed; pip install 'nextscale[{config.kind}]', or take it out of loggers",
+            ("loggers",),
+        )
+    return WeightsAndBiasesLogger(config, out) if isinstance(config, WeightsAndBiases) else MlFlowLogger(config, out)
+
+
+@contextlib.contextmanager
+def following(
+    choices: Sequence[LoggerChoice], sweep: str, store: Store, run_ids: Iterable[str], say: Callable[[str], None]
+) -> Iterator[Callable[[Event], None]]:
+    """Shows the runs of a sweep in its loggers while they are trained.
+
+    Args:
+        run_ids: of runs that may have been trained before, or in part.
+        say: told in words of what goes wrong; called from other threads.
+
+    Yields:
+        what wants to hear of each event.
+
+    Raises:
+        SpecError: a logger cannot be used.
+    """
+    exporters = [Exporter(logger_of(config_of(choice), store.root), store.root, say) for choice in choices]
+
+    def follow(run_id: str) -> None:
+        for exporter in exporters:
+            exporter.follow(Followed(sweep, run_id, store.run(run_id)))
+
+    for run_id in run_ids if exporters else ():
+        if store.run(run_id).started:
+            follow(run_id)
+    for exporter in exporters:
+        exporter.start()
+    patience = _HASTE
+    try:
+        yield lambda event: None if event.job is None else follow(event.job.run_id)
+        patience = _PATIENCE
+    finally:
+        for exporter in exporters:
+            exporter.close(patience)
+
+
+def export(store: Store, config: LoggerConfig) -> dict[str, int]:
+    """Gives a logger what it has not yet of the runs in a folder.
+
+    Returns:
+        of the runs that have begun how many it now has to their end, `done`, and how many as far as they are, `begun`.
+
+    Raises:
+        SpecError: it cannot be used, another process exports to it, or it does not take them.
+    """
+    exporter = Exporter(logger_of(config, store.root), store.root, say=lambda message: None)
+    planned = [(spec.name, run.config.run_id) for spec in store.specs() for run in all_runs(store.root, spec)]
+    of_sweeps = {run_id for _, run_id in planned}
+    folders = sorted(folder.name for folder in (store.root / "runs").iterdir())
+    alone = [(NO_SWEEP, run_id) for run_id in folders if run_id not in of_sweeps]
+    started = [pair for pair in dict.fromkeys([*planned, *alone]) if store.run(pair[1]).started]
+    for name, run_id in started:
+        exporter.follow(Followed(name, run_id, store.run(run_id)))
+    try:
+        done = exporter.export()
+    except LeaseHeld as held:
+        raise SpecError(f"{store.root}: a sweep that is at work here does this by itself ({held})") from None
+    except SpecError:
+        raise
+    except Exception as error:  # of every kind: it is somebody else's code
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise SpecError(f"{config.kind}: {reason}; mend that, and the same command goes on from here") from error
+    return {"done": done, "begun": len(started) - done}

@@ -1,0 +1,256 @@
+// The arithmetic of `nextscale forecast`, number by number: see frontier.py, estimate.py and forecast.py of nextscale.fit.
+const GRID = 400, RANGE = 100, NEAR = 0.001, FAR = 10, STEPS = 12, HALF = 0.01, WITHIN = 0.2;
+
+function unpacked(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Float64Array(bytes.buffer);
+}
+
+function forecaster(told) {
+  const thetas = unpacked(told.thetas), scatter = unpacked(told.scatter), surprise = unpacked(told.surprise);
+  const known = unpacked(told.cost.x), cubics = unpacked(told.cost.cubics);
+  const P = told.parameters, draws = thetas.length / P;
+
+  // log FLOPs per token of a size, by the logarithm of the size.
+  function logCost(x) {
+    const last = known.length - 1, inside = Math.min(Math.max(x, known[0]), known[last]);
+    let i = 0;
+    while (i < last - 1 && inside >= known[i + 1]) i++;
+    const h = inside - known[i];
+    let y = told.cost.y;
+    if (last > 0) y = ((cubics[i] * h + cubics[last + i]) * h + cubics[2 * last + i]) * h + cubics[3 * last + i];
+    const [below, above] = told.cost.slopes;
+    return y + below * Math.min(x - known[0], 0) + above * Math.max(x - known[last], 0);
+  }
+
+  // The loss under one draw of the law, by the logarithms of size and tokens.
+  function loss(draw, logN, logD) {
+    let sum = 0;
+    for (const [coefficient, powers] of told.terms) {
+      let log = thetas[draw * P + coefficient];
+      for (const [variable, exponent, times] of powers)
+        log -= times * thetas[draw * P + exponent] * (variable === "N" ? logN : logD);
+      sum += Math.exp(log);
+    }
+    return sum;
+  }
+
+  // A minimum to all digits, from near it: Newton's method on the central difference.
+  function polished(at, start) {
+    let x = start, first;
+    for (let i = 0; i < STEPS; i++) {
+      const [left, middle, right] = [at(x - HALF), at(x), at(x + HALF)], curvature = left - 2 * middle + right;
+      first ??= middle;
+      if (!(curvature > 0)) break;
+      const step = (0.5 * HALF * (left - right)) / curvature;
+      x = Math.min(Math.max(x + step, start - WITHIN), start + WITHIN);
+      if (Math.abs(step) < 1e-9) return [x, middle];
+    }
+    return [start, first];
+  }
+
+  return function forecast(flops) {
+    const growth = Math.max(flops / told.flops[1], 1);
+    const first = Math.log(told.params[0] / RANGE), last = Math.log(told.params[1] * RANGE * growth);
+    const logN = Float64Array.from({length: GRID}, (_, i) => first + ((last - first) * i) / (GRID - 1));
+    const logD = logN.map((x) => Math.log(flops) - logCost(x));
+    const step = logN[1] - logN[0];
+    const sizes = new Float64Array(draws), tokens = new Float64Array(draws);
+    let best, interior, near;
+    const losses = new Float64Array(GRID);
+    for (let draw = 0; draw < draws; draw++) {
+      let lowest = 0;
+      for (let i = 0; i < GRID; i++) {
+        losses[i] = loss(draw, logN[i], logD[i]);
+        if (losses[i] < losses[lowest]) lowest = i;
+      }
+      // By a parabola through the lowest point and its neighbours.
+      const centre = Math.min(Math.max(lowest, 1), GRID - 2);
+      const left = losses[centre - 1], middle = losses[centre], right = losses[centre + 1];
+      const curvature = left - 2 * middle + right;
+      const shift = curvature > 0 ? Math.min(Math.max((0.5 * (left - right)) / curvature, -1), 1) : 0;
+      let x = logN[centre] + shift * step;
+      if (draw === 0) {
+        best = middle - 0.25 * (left - right) * shift;
+        interior = lowest > 0 && lowest < GRID - 1;
+        if (interior) [x, best] = polished((at) => loss(0, at, Math.log(flops) - logCost(at)), x);
+        const good = logN.filter((_, i) => losses[i] <= losses[lowest] * (1 + NEAR));
+        near = [Math.exp(good[0]), Math.exp(good[good.length - 1])];
+      }
+      sizes[draw] = Math.exp(x);
+      tokens[draw] = Math.exp(Math.log(flops) - logCost(x));
+    }
+    const reach = Math.max(Math.log(flops / told.flops[1]), 0) * told.extrapolationError;
+    const x = Math.log(sizes[0]), y = Math.log(tokens[0]);
+    const measured = surprise.map((z, r) => loss(r + 1, x, y) * Math.exp(scatter[r] + z * reach));
+    const ratios = tokens.map((value, draw) => value / sizes[draw]);
+    const known = (values) => (interior ? {value: values[0], interval: interval(values.subarray(1))} : null);
+    return {
+      flops,
+      reach: flops / told.flops[1],
+      below: flops / told.flops[0],
+      near: interior ? near : null,
+      loss: {value: best, interval: interval(measured)},
+      params: known(sizes),
+      tokens: known(tokens),
+      tokens_per_param: known(ratios),
+    };
+  };
+
+  function interval(values) {
+    const sorted = Float64Array.from(values).sort();
+    return [(1 - told.level) / 2, (1 + told.level) / 2].map((share) => {
+      const at = share * (sorted.length - 1), i = Math.floor(at);
+      return sorted[i] + (at - i) * ((sorted[i + 1] ?? sorted[i]) - sorted[i]);
+    });
+  }
+}
+
+function three(value) {
+  return value >= 1e-3 && value < 1e5 ? String(Number(value.toPrecision(3))) : value.toExponential(2);
+}
+
+// 28.71k, 3.526M, 70B: to four digits.
+function counted(value) {
+  for (const [size, letter] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]])
+    if (value >= 0.99995 * size && value < 1e16) return Number((value / size).toPrecision(4)) + letter;
+  return value >= 1e-3 && value < 1e16 ? String(Number(value.toPrecision(4))) : value.toExponential(3);
+}
+
+const decimals = (value) => value.toFixed(4);
+const FORMS = {flops: (value) => value.toExponential(3), loss: decimals, bits_per_byte: decimals};
+
+function exact(value, form) {
+  const element = document.createElement("data");
+  element.value = String(value);
+  element.textContent = form(value);
+  return element;
+}
+
+function answer(told) {
+  for (const row of document.querySelectorAll("#forecast-answer tbody tr")) {
+    const found = told && told[row.dataset.row], form = FORMS[row.dataset.row] ?? counted;
+    const [value, bounds] = row.querySelectorAll("td");
+    value.replaceChildren(found ? exact(found.value, form) : "–");
+    const ends = found && found.interval;
+    bounds.replaceChildren(...(ends ? [exact(ends[0], form), " – ", exact(ends[1], form)] : [found ? "" : "–"]));
+  }
+}
+
+// What is to be known of an answer, in the words of the command.
+function said(told, cluster) {
+  const lines = [], reach = three(told.reach), {bands, furthest, problem} = page.calculator.tested;
+  if (told.params === null) lines.push("The loss falls to the end of the sizes searched: there is no optimum.");
+  else lines.push(`Sizes of ${counted(told.near[0])} to ${counted(told.near[1])} come within 0.1 % of that loss.`);
+  const band = bands.find(({reach}) => {
+    const [low, high] = reach.split("-").map(Number);
+    return low < told.reach && told.reach <= Math.min(high, furthest);
+  });
+  if (told.reach > FAR)
+    lines.push(`This is ${reach} times the largest run fitted: nothing here tested the law so far out.`);
+  else if (told.below < 1 / FAR)
+    lines.push(`This is ${three(told.below)} times the smallest run fitted: nothing here tested the law so far down.`);
+  else lines.push(`This is ${reach} times the largest run fitted.`);
+  if (band) {
+    const error = (100 * band.error).toFixed(2), spread = band.se === null ? "" : ` ± ${(100 * band.se).toFixed(2)}`;
+    lines.push(`Backtests of such a reach missed by ${error}${spread} % (${band.reach} times; cuts: ${band.cuts}).`);
+  } else if (told.reach > 1 && !problem)
+    lines.push(`A backtest among these runs tests no more than ${three(furthest)} times the largest run.`);
+  if (cluster) {
+    lines.push(`A utilisation of ${three(cluster.utilisation)} of ${cluster.peak_flops.toExponential(3)} FLOP/s a chip, ${cluster.basis}.`);
+    lines.push(cluster.price === null ? "No price is known." : `$${cluster.price} per chip-hour, ${cluster.priced}.`);
+  }
+  return lines;
+}
+
+// The number in a field; null where there is none that can be used.
+function numberIn(input, low, high) {
+  const text = input.value.trim(), value = Number(text);
+  const sound = text !== "" && value >= low && value <= high;
+  input.setAttribute("aria-invalid", String(!sound));
+  return sound ? value : null;
+}
+
+function startCalculator(told, form) {
+  const forecast = forecaster(told), fields = form.elements;
+  const chosen = () => told.hardware.find(({accelerator}) => accelerator === fields.on.value);
+
+  // The hardware as it is typed; null where there is none.
+  function cluster() {
+    if (!told.hardware.length) return null;
+    const known = chosen(), chips = numberIn(fields.chips, 1, 1e7), utilisation = numberIn(fields.utilisation, 0.001, 1);
+    const price = fields.price.value.trim() === "" ? null : numberIn(fields.price, 0, 1e9);
+    if (chips === null || utilisation === null) return null;
+    const stated = fields.utilisation.value !== fields.utilisation.dataset.usual;
+    const own = fields.price.value !== fields.price.dataset.usual;
+    return {
+      ...known, chips, price,
+      utilisation: stated ? utilisation : known.utilisation,
+      basis: stated ? "as stated" : known.utilisation_basis,
+      priced: own ? "as stated" : known.priced,
+      option: ` --on ${known.accelerator}x${chips}` + (stated ? ` --utilisation ${utilisation}` : "") +
+        (own && price !== null ? ` --price ${price}` : ""),
+    };
+  }
+
+  function perDeviceHour(one) {
+    return 3600 * one.peak_flops * one.utilisation;
+  }
+
+  // FLOPs that a budget buys; null where nobody can say.
+  function bought(amount, unit, one) {
+    if (unit === "flops" || amount === null) return amount;
+    if (!one) return null;
+    if (unit === "days") return amount * 24 * one.chips * perDeviceHour(one);
+    if (unit === "device-hours") return amount * perDeviceHour(one);
+    return one.price ? (amount / one.price) * perDeviceHour(one) : null;
+  }
+
+  function costs(flops, one) {
+    if (!one) return {};
+    const hours = flops / perDeviceHour(one);
+    const found = {device_hours: hours, days: hours / (24 * one.chips)};
+    if (one.price !== null) found.usd = hours * one.price;
+    if (one.watts !== null) found.kwh = (hours * one.watts) / 1000;
+    return Object.fromEntries(Object.entries(found).map(([name, value]) => [name, {value, interval: null}]));
+  }
+
+  function show() {
+    const unit = fields.unit.value, one = cluster();
+    const amount = numberIn(fields.budget, 1e-9, 1e40), flops = bought(amount, unit, one);
+    const sound = flops !== null && flops >= 1 && flops <= 1e40, note = document.getElementById("forecast-said");
+    document.getElementById("forecast-command").textContent = sound
+      ? `${told.command} --${unit} ${fields.budget.value.trim()}${one ? one.option : ""}` : told.command;
+    if (!sound) {
+      answer(null);
+      note.replaceChildren(line(unit === "flops" ? "Type a number of FLOPs, such as 1e21." : "That buys no certain compute."));
+      return;
+    }
+    const found = forecast(flops), factor = told.bitsPerNat;
+    const bits = factor && {value: factor * found.loss.value, interval: found.loss.interval.map((end) => factor * end)};
+    answer({...found, flops: {value: flops, interval: null}, bits_per_byte: bits, ...costs(flops, one)});
+    note.replaceChildren(...said(found, one).map(line));
+  }
+
+  function line(text) {
+    const item = document.createElement("li");
+    item.textContent = text;
+    return item;
+  }
+
+  function usual() {
+    const known = chosen();
+    fields.utilisation.value = fields.utilisation.dataset.usual = three(known.utilisation);
+    fields.price.value = fields.price.dataset.usual = known.usd_per_chip_hour ?? "";
+  }
+
+  if (told.hardware.length) {
+    fields.on.addEventListener("change", usual);
+    usual();
+  }
+  form.addEventListener("input", show);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  show();
+}
+
+if (page.calculator) startCalculator(page.calculator, document.querySelector("form.calculator"));

@@ -1,0 +1,93 @@
+"""The page itself, with sections of the test's own."""
+
+import csv
+import io
+
+import pytest
+
+from nextscale.sweeps.page.document import Section, document, raw, table
+from nextscale.sweeps.tables import Table
+
+HOSTILE = (
+    "</script><script>window.hit=1</script>",
+    "<img src=x onerror=window.hit=1>",
+    "<!-- <script>",
+    "'\"><svg onload=window.hit=1>",
+    "\u2028\u2029]]>",
+    "=1+1",
+    "@SUM(A1)",
+    '+1 "quoted", twice\nin lines',
+)
+
+
+@pytest.fixture
+def page_file(tmp_path):
+    def write(sections, data, **options):
+        (tmp_path / "page.html").write_text(document("a page", sections, {"tables": {}} | data, **options))
+        return tmp_path / "page.html"
+
+    return write
+
+
+@pytest.fixture
+def hostile(page_file):
+    shown = Table("<b>names</b>", ["<i>name</i>", "number"], [[name, "1"] for name in HOSTILE])
+    data = {"tables": {"raw": raw(["name", "number"], [[name, -0.5] for name in HOSTILE])}}
+    body = table(shown, "shown") + table(shown, "raw", columns=["name", "number"])
+    return page_file([Section("one", HOSTILE[0], body)], data, subtitle=HOSTILE[1], footer=HOSTILE[2])
+
+
+def test_names_stay_text(opened, hostile):
+    page = opened(hostile)
+    assert page.evaluate("window.hit") is None
+    assert page.evaluate("page.tables.raw.rows.map(row => row[0])") == list(HOSTILE)
+    cells = page.eval_on_selector_all("table[data-name=shown] td:first-child", "cells => cells.map(c => c.textContent)")
+    assert cells == list(HOSTILE)
+    assert page.inner_text("h2") == HOSTILE[0]
+    assert page.seen.errors == page.seen.requests == []
+
+
+@pytest.mark.parametrize("name", ["shown", "raw"])
+def test_a_table_as_csv_holds_no_formula(opened, hostile, name):
+    page = opened(hostile)
+    with page.expect_download() as download:
+        page.click(f"button[data-csv={name}]")
+    assert download.value.suggested_filename == f"{name}.csv"
+    text = download.value.path().read_bytes().decode()
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert rows[0] == (["<i>name</i>", "number"] if name == "shown" else ["name", "number"])
+    for name_, (cell, number) in zip(HOSTILE, rows[1:], strict=True):
+        assert cell == ("'" + name_ if name_[0] in "=+-@" else name_)
+        assert number in ("1", "-0.5")
+
+
+def test_a_script_that_is_not_the_pages_own_does_not_run(opened, page_file):
+    page = opened(
+        page_file([Section("one", "one", "<script>window.hit=1</script><b onclick='window.hit=1'>b</b>")], {})
+    )
+    page.click("b")
+    assert page.evaluate("window.hit") is None
+    assert page.seen.errors  # the browser says that it refused
+
+
+def test_a_table_is_sorted_by_the_values_behind_it(opened, page_file):
+    shown = Table("sizes", ["size"], [["900"], ["1k"], ["-"], ["2M"]])
+    data = {"tables": {"sizes": raw(["params"], [[900], [1000], [None], [2e6]])}}
+    page = opened(page_file([Section("one", "one", table(shown, "sizes", columns=["params"]))], data))
+    cells = "cells => cells.map(c => c.textContent)"
+    for expected in (["900", "1k", "2M", "-"], ["2M", "1k", "900", "-"]):
+        page.click("th button")
+        assert page.eval_on_selector_all("td", cells) == expected
+
+
+def test_the_toggle_turns_to_the_other_theme_and_back(opened, page_file):
+    page = opened(page_file([Section("one", "one", "<p>text</p>")], {}), color_scheme="light")
+
+    def background():
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    light = background()
+    page.click("#theme")
+    assert background() != light
+    page.click("#theme")
+    assert background() == light

@@ -1,0 +1,77 @@
+"""What repeated data is worth, from runs that follow the law."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nextscale.fit.errors import InputError
+from nextscale.fit.estimate import fit
+from nextscale.fit.laws_curved import DATA_CONSTRAINED
+from nextscale.fit.repetition import PUBLISHED, best_on, price_of_repeats, repetition
+
+E, A, B, ALPHA, R_D = 1.8, 60.0, 180.0, 0.35, 12.0
+
+
+def table(limits=(None, 2e6, 1e6)):
+    """Runs of the law, with sizes small enough for their data that none is too many parameters (N' = N)."""
+    rows = []
+    for N in (1e4, 3e4, 1e5):
+        for D in (1e6, 4e6, 1.6e7, 6.4e7):
+            for limit in limits:
+                U = min(D, limit or D)
+                worth = U * (1 + R_D * (1 - np.exp(-(D / U - 1) / R_D)))
+                loss = E + A / N**ALPHA + B / worth**ALPHA
+                rows.append({"params": N, "tokens": D, "unique_tokens": U, "flops": 6 * N * D, "loss": loss})
+    return pd.DataFrame(rows).drop_duplicates(ignore_index=True)
+
+
+def test_R_D_is_recovered():
+    found = repetition(table(), resamples=20)
+    assert found.fresh.parameters["alpha"] == pytest.approx(ALPHA, rel=1e-3)
+    assert found.law.parameters["R_D"] == pytest.approx(R_D, rel=0.02)
+    assert found.worth([1, 4]) == pytest.approx([1, 1 + R_D * (1 - np.exp(-3 / R_D))], rel=0.01)
+    assert found.worth(1000) == pytest.approx(1 + R_D, rel=0.02)
+
+
+def test_without_repeats_there_is_nothing_to_find():
+    with pytest.raises(InputError, match="no run saw its data more than once"):
+        repetition(table(limits=(None,)))
+
+
+@pytest.fixture(scope="module")
+def found(isoflop_grid):
+    tied = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.36, "beta": 0.36}
+    return fit(isoflop_grid(noise=0.001, law=tied), "chinchilla-tied", resamples=100)
+
+
+class TestWhereThereIsNotDataEnough:
+    """Held against the law of repeated data as it ships, of which this is the same but for what N and D it takes."""
+
+    UNIQUE, BUDGET = 2e9, 1e22
+
+    def test_the_best_is_where_the_law_of_repeated_data_is_lowest(self, found):
+        own = {name: found.parameters[name] for name in ("E", "A", "B", "alpha")}
+        growth = (own["A"] / own["B"]) ** (1 / own["alpha"])
+        told = best_on(found, self.BUDGET, self.UNIQUE, growth * self.UNIQUE, PUBLISHED)
+        sizes = np.geomspace(1e8, 1e12, 20_001)
+        at = {"N": sizes, "D": self.BUDGET / 6 / sizes, "U": np.full(len(sizes), self.UNIQUE)}
+        whole = own | {"R_N": PUBLISHED.R_N, "R_D": PUBLISHED.R_D}
+        values = np.array([whole[name] for name in DATA_CONSTRAINED.parameters])
+        theta = np.where(DATA_CONSTRAINED.on_log_scale, np.log(values), values)
+        losses = np.exp(DATA_CONSTRAINED.log_losses(theta[None], at)[0])
+        assert told.loss == pytest.approx(losses.min(), rel=1e-6)
+        assert told.params == pytest.approx(sizes[losses.argmin()], rel=2e-3)
+        assert told.epochs == pytest.approx(self.BUDGET / 6 / told.params / self.UNIQUE)
+        assert told.loss_interval[0] < told.loss < told.loss_interval[1]
+        assert told.params_interval[0] < told.params < told.params_interval[1]
+        assert told.tokens_interval[0] < told.tokens < told.tokens_interval[1]
+
+    def test_repeats_cost_nothing_where_there_are_none(self, found):
+        price, (low, high) = price_of_repeats(found, 1e9, self.UNIQUE, self.UNIQUE, 1e9, PUBLISHED)
+        assert (price, low, high) == pytest.approx((0, 0, 0), abs=1e-12)
+
+    def test_the_price_rises_with_the_epochs(self, found):
+        told = [price_of_repeats(found, 1e9, n * 2e9, 2e9, 1e9, PUBLISHED) for n in (2, 4, 16, 100)]
+        prices = [price for price, _ in told]
+        assert prices == sorted(prices)
+        assert all(low < price < high for price, (low, high) in told)

@@ -1,0 +1,243 @@
+"""What the command says of itself: the story of --help, options that mean the same everywhere, completion, colours."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import types
+import typing
+from collections import defaultdict
+
+import pytest
+import typer
+
+from nextscale.sweeps import completion
+from nextscale.sweeps.cli import app
+from nextscale.sweeps.story import STORY
+
+ROOT = typer.main.get_command(app)
+
+WITHOUT_JSON = {"schema": "prints JSON anyway"}
+NEGATABLE = {"--expect"}
+"""Flags that are on unless one says --no-."""
+
+MEANS_TWO_THINGS = {
+    "--out": "the folder of a sweep; of `report` its file",
+    "--flops": "of `compare` another name of --at",
+    "--sizes": "how many to train; in `family` the N of each member",
+    "--loss": "one; in `family` that of each member",
+    "--served": "tokens; in `family` those of each member",
+}
+
+
+def commands(group=ROOT, path=()):
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        else:
+            yield " ".join((*path, name)), command
+
+
+COMMANDS = dict(commands())
+
+
+def options():
+    """Every option that is shown: its command, its declaration, and the type of one value."""
+    for name, command in COMMANDS.items():
+        hints = typing.get_type_hints(command.callback, include_extras=True)
+        for option in command.params:
+            if option.opts[0].startswith("-") and not option.hidden:
+                yield name, option, one_of(hints[option.name])
+
+
+def one_of(hint):
+    """`float` of `float`, `float | None` and `list[float] | None`."""
+    if typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        (hint,) = (kind for kind in typing.get_args(hint) if kind is not type(None))
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is list else hint
+
+
+def lines_of(text):
+    return [line.strip(" │") for line in text.splitlines()]
+
+
+class TestStory:
+    def test_each_command_stands_in_it_once(self):
+        told = [name for names in STORY.values() for name in names]
+        assert sorted(told) == sorted(ROOT.commands), "sweeps/story.py says where a command stands"
+
+    def test_help_tells_it_in_order(self, called):
+        code, out, _ = called("--help")
+        assert code == 0
+        found = [line.partition(" ")[0] for line in lines_of(out)]
+        places = [found.index(name) for names in STORY.values() for name in names]
+        assert places == sorted(places)
+        assert [heading for heading in STORY if f"─ {heading} ─" in out] == list(STORY)
+
+    def test_it_goes_from_a_spec_to_a_forecast(self):
+        told = [name for names in STORY.values() for name in names]
+        way = ["init", "plan", "run", "status", "fit", "frontier", "forecast", "report"]
+        assert [name for name in told if name in way] == way
+
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_a_command_is_told_in_one_sentence(self, name):
+        first = COMMANDS[name].help.strip().partition("\n\n")[0]
+        assert re.fullmatch(r"[A-Z][^\n]*[.?]", first), first
+        assert len(first) <= 120, "in a list of commands it is one thing to read"
+
+    def test_exit_codes_are_told(self, called):
+        out = " ".join(called("--help")[1].split())
+        assert all(f"{code} " in out.partition("Exit codes: ")[2] for code in (0, 1, 2, 3, 130))
+
+
+class TestOptions:
+    def test_each_says_what_it_is(self):
+        for name, command in COMMANDS.items():
+            silent = [option.name for option in command.params if not option.help and not option.hidden]
+            assert not silent, name
+
+    def test_one_name_is_one_thing(self):
+        uses = defaultdict(lambda: defaultdict(list))
+        for name, option, kind in options():
+            said = (option.metavar, kind, tuple(option.opts), tuple(option.secondary_opts))
+            uses[max(option.opts, key=len)][said].append(name)
+        apart = {name: dict(ways) for name, ways in uses.items() if len(ways) > 1 and name not in MEANS_TWO_THINGS}
+        assert not apart
+
+    def test_what_may_be_given_again_says_so(self):
+        for name, option, _ in options():
+            said = f"{option.rich_help_panel} {option.help}"
+            assert not option.multiple or "may be given again" in said, f"{name} {option.opts[0]}"
+
+    def test_flags_are_plain(self):
+        assert {o.opts[0] for _, o, _ in options() if o.secondary_opts} == NEGATABLE
+
+    def test_all_print_json(self):
+        without = {name for name, command in COMMANDS.items() if "json_" not in {p.name for p in command.params}}
+        assert without == WITHOUT_JSON.keys()
+
+    def test_json_of_what_only_does_something(self, called, tmp_path, monkeypatch):
+        # `init` writes, `stop` asks, `run --detach` leaves a sweep alone.
+        spec, out = tmp_path / "mine.yaml", tmp_path / "out"
+        monkeypatch.setattr("nextscale.sweeps.detach.detach", lambda *_, **__: "process 7")
+        told = [
+            json.loads(called(*arguments, "--json")[1])
+            for arguments in (["init", spec, "--yes"], ["run", spec, "--out", out, "--detach"])
+        ]
+        assert told[0] == {"spec": str(spec), "schema": str(tmp_path / "nextscale.schema.json")}
+        assert (told[1]["at_work_as"], told[1]["out"]) == ("process 7", str(out))
+        (out / "runs").mkdir(parents=True, exist_ok=True)
+        assert json.loads(called("stop", out, "--json")[1]) == {"asked": False}
+
+    def test_names_are_written_alike(self):
+        for name, option, _ in options():
+            assert all(re.fullmatch(r"--[a-z]+(-[a-z]+)*|-[a-z]", text) for text in option.opts), name
+
+
+class TestCompletion:
+    @pytest.fixture
+    def offered(self, command, tmp_path):
+        def complete(line):
+            env = os.environ | {"_NEXTSCALE_COMPLETE": "complete_bash", "COMP_WORDS": line}
+            env["COMP_CWORD"] = str(len(line.split(" ")) - 1)
+            ended = subprocess.run(command, check=True, capture_output=True, text=True, env=env, cwd=tmp_path)
+            return ended.stdout.split()
+
+        return complete
+
+    @pytest.mark.parametrize(
+        "line, offers",
+        [
+            ("nextscale fro", ["frontier"]),
+            ("nextscale run chin", ["chinchilla"]),
+            ("nextscale specs kap", ["kaplan"]),
+            ("nextscale fit runs.csv --law far", ["farseer"]),
+            ("nextscale fit runs.csv --bootstrap str", ["stratified"]),
+            ("nextscale launch slu", ["slurm.sh"]),
+            ("nextscale ledger sc", ["score"]),
+        ],
+    )
+    def test_words_are_offered(self, offered, line, offers):
+        assert offered(line) == offers
+
+    def test_specs_of_ones_own_too(self, offered, tmp_path):
+        (tmp_path / "mine.yaml").touch()
+        assert offered("nextscale plan mi") == ["mine.yaml"]
+        assert {"mine.yaml", "quickstart"} <= set(offered("nextscale plan "))
+
+    def test_accelerators(self):
+        assert completion.accelerators("h1") == ["h100"]
+
+    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+    def test_a_shell_is_given_its_script(self, nextscale, shell):
+        # Which shell it is typer asks of the process above; this says it in its place.
+        env = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+        ended = nextscale("--show-completion", shell, env=env)
+        assert ended.returncode == 0
+        assert "_NEXTSCALE_COMPLETE" in ended.stdout
+
+
+class TestColours:
+    """SGR 30 to 37 and 90 to 97, or 38;...: colours of the text."""
+
+    COLOUR = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7])[;m]")
+    SAID = ("main(['--help'])", "warn(['the law misses its own runs'])")
+
+    @pytest.fixture
+    def said(self):
+        def on(code, terminal, **env):
+            inherited = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "GITHUB_ACTIONS")}
+            imports = "from nextscale.sweeps.cli import main; from nextscale.sweeps.terminal import warn"
+            arguments = [sys.executable, "-c", f"{imports}; {code}"]
+            env = inherited | {"TERM": "xterm-256color"} | env
+            if not terminal:
+                return subprocess.run(arguments, check=True, capture_output=True, env=env).stdout
+            ours, theirs = pty.openpty()
+            with subprocess.Popen(arguments, stdout=theirs, env=env) as process:
+                os.close(theirs)
+                told = b""
+                try:
+                    while part := os.read(ours, 65536):
+                        told += part
+                except OSError:  # how Linux says that the other end is closed
+                    pass
+            os.close(ours)
+            assert process.returncode == 0
+            return told
+
+        return on
+
+    @pytest.mark.parametrize("code", SAID)
+    def test_on_a_terminal_and_nowhere_else(self, said, code):
+        assert self.COLOUR.search(said(code, terminal=True))
+        assert b"\x1b" not in said(code, terminal=False)
+
+    @pytest.mark.parametrize("code", SAID)
+    def test_not_where_NO_COLOR_is_set(self, said, code):
+        assert not self.COLOUR.search(said(code, terminal=True, NO_COLOR="1"))
+
+
+class TestExitCodes:
+    """0 and 2 are in `test_cli.py`, 1 in `test_study.py` and `test_keeping.py`, 3 in `test_control.py`."""
+
+    @pytest.mark.parametrize("arguments", [["run", "{spec}", "--out", "{out}"], ["plan", "{spec}"]])
+    def test_130_where_it_was_interrupted(self, called, monkeypatch, spec_file, tmp_path, arguments):
+        def interrupted(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("nextscale.sweeps.loop.run_study", interrupted)
+        monkeypatch.setattr("nextscale.sweeps.plan.plan_sweep", interrupted)
+        filled = [a.format(spec=spec_file(), out=tmp_path / "out") for a in arguments]
+        code, out, err = called(*filled)
+        assert code == 130
+        assert "Traceback" not in out + err
+
+
+def test_the_command_is_called_by_its_name(command):
+    ended = subprocess.run([*command, "fit", "--bogus"], check=False, capture_output=True, text=True)
+    assert "Usage: nextscale fit" in ended.stderr
+    assert sys.argv[0] not in ended.stderr

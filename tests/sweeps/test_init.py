@@ -1,0 +1,65 @@
+"""`nextscale init` writes specs that plan."""
+
+import pytest
+
+from nextscale.sweeps.design import planned_runs
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.init import spec_text
+from nextscale.sweeps.reading import load_spec
+
+ANSWERS = {"name": "mine", "data": "markov", "largest": 4e11, "budgets": 4, "sizes": 5, "beyond": 4}
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [{}, {"largest": 1e16, "data": "python-stdlib"}, {"largest": 1e21, "sizes": 7}, {"budgets": 2, "sizes": 6}],
+)
+def test_what_it_writes_is_a_spec_at_every_scale(tmp_path, answers):
+    path = tmp_path / "x.yaml"
+    answers = ANSWERS | answers
+    path.write_text(spec_text("x.yaml", **answers))
+    assert path.read_text().startswith("# yaml-language-server: $schema=nextscale.schema.json\n")
+    for scale in [[], ["scale=large"]] if answers["largest"] < 1e20 else [[]]:
+        runs = planned_runs(load_spec(path, scale))
+        fitted = [run for run in runs if run.role == "fit"]
+        assert len(fitted) == answers["budgets"] * answers["sizes"]
+        assert len(runs) == len(fitted) + 3
+        if not scale:
+            assert max(run.budget for run in fitted) == pytest.approx(answers["largest"])
+
+
+@pytest.mark.parametrize(
+    "answers, says",
+    [
+        ({"name": "a b"}, "^name: string should match"),
+        ({"largest": 1e9}, r"^design\.sizes: about .* there are only"),
+        ({"budgets": 20}, r"^design\.sizes: about"),
+        ({"sizes": 2, "budgets": 2}, "4 runs cannot fix the 5 parameters"),
+        ({"data": "a\nb"}, None),
+    ],
+)
+def test_answers_that_make_no_spec(answers, says):
+    if says is None:
+        assert spec_text("x.yaml", **ANSWERS | answers)
+        return
+    with pytest.raises(SpecError, match=says):
+        spec_text("x.yaml", **ANSWERS | answers)
+
+
+def test_the_command_asks_and_never_writes_over(nextscale, tmp_path):
+    done = nextscale("init", "sweep.yaml", input="mine\n\n\n6\n\n\n", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    spec = load_spec(tmp_path / "sweep.yaml")
+    assert (spec.name, spec.design.flops.count, spec.design.sizes) == ("mine", 6, 5)
+    assert (tmp_path / "nextscale.schema.json").exists()
+    text = (tmp_path / "sweep.yaml").read_text()
+    refused = nextscale("init", "sweep.yaml", "--yes", "--name", "other", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "sweep.yaml: is there already; name another file, or say --force" in refused.stderr
+    assert (tmp_path / "sweep.yaml").read_text() == text
+    forced = nextscale("init", "sweep.yaml", "--yes", "--name", "other", "--force", cwd=tmp_path)
+    assert forced.returncode == 0, forced.stderr
+    assert nextscale("plan", "sweep.yaml", cwd=tmp_path).returncode == 0
+    wrong = nextscale("init", "new.yaml", input="\n\n\n0\n", cwd=tmp_path)
+    assert wrong.returncode == 2 and "is from 2 to 20, not 0" in wrong.stderr
+    assert not (tmp_path / "new.yaml").exists()

@@ -1,0 +1,334 @@
+"""A forecast in every direction: each is the other turned round, and all agree with the fit itself."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from nextscale.fit.backtest import fit_backtested
+from nextscale.fit.errors import InputError
+from nextscale.fit.estimate import fit
+from nextscale.fit.frontier import closed_form
+from nextscale.fit.inverse import Frontiers, compute_for
+from nextscale.fit.reach import Reach, backtested_reach
+from nextscale.fit.repetition import PUBLISHED
+from nextscale.sweeps.budget import cluster_of
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.plot_budget import loss_against_cost
+from nextscale.sweeps.targets import Data, answers, bits_per_nat_of, forecast_budget, paired
+
+LAW = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
+FAST = ("--resamples", "100")
+ON = ("--on", "h100x64", "--utilisation", ".4")
+
+
+def simulated(seed=0, noise=0.002):
+    """Runs of a known law: five budgets, five sizes each."""
+    rng = np.random.default_rng(seed)
+    flops = np.repeat([1e19, 3e19, 1e20, 3e20, 1e21], 5)
+    params = np.sqrt(flops / 120) * np.tile(np.geomspace(1 / 3, 3, 5), 5)
+    tokens = flops / 6 / params
+    loss = (1.8 + 480 / params**0.35 + 2100 / tokens**0.37) * np.exp(noise * rng.standard_normal(25))
+    return pd.DataFrame({"params": params, "tokens": tokens, "flops": flops, "loss": loss})
+
+
+@pytest.fixture(scope="module")
+def found():
+    return fit_backtested(simulated(), resamples=100)[0]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    return cluster_of("h100x64", utilisation=0.4)
+
+
+@pytest.fixture
+def csv(tmp_path):
+    path = tmp_path / "runs.csv"
+    simulated().to_csv(path, index=False)
+    return path
+
+
+class TestDirections:
+    @pytest.mark.parametrize("back", ["loss", "params", "tokens", "usd", "device_hours", "days"])
+    @pytest.mark.parametrize("flops", [2e20, 7.7e21])
+    def test_each_is_the_others_turned_round(self, found, cluster, flops, back):
+        (there,) = answers(found, [{"flops": flops}], cluster=cluster)["targets"]
+        (again,) = answers(found, [{back: there[back]}], cluster=cluster)["targets"]
+        for name in ("loss", "usd", "device_hours", "days", "kwh"):
+            assert again[name] == pytest.approx(there[name], rel=1e-9 if name == "loss" else 2e-9), name
+        assert again["flops"] == pytest.approx(flops, rel=1e-9)
+        assert again["params"] == pytest.approx(there["params"], rel=1e-9)
+        assert again["tokens"] == pytest.approx(there["tokens"], rel=1e-9)
+        assert again[back] == there[back]
+
+    def test_they_agree_with_the_fit_itself(self, found, cluster):
+        """To four digits, as all that is printed; the optimum by Hoffmann et al. 2022, eq. 4."""
+        for one in answers(found, [{"flops": 5e21}, {"usd": 2e4}, {"loss": 2.05}], cluster=cluster)["targets"]:
+            exact = closed_form(found, [one["flops"]]).iloc[0]
+            for name in ("params", "tokens", "tokens_per_param", "loss"):
+                assert one[name] == pytest.approx(exact[name], rel=1e-5), name
+            assert one["loss"] == pytest.approx(found.predict([one["params"]], [one["tokens"]])[0], rel=1e-9)
+            low, high = found.predict_interval([one["params"]], [one["tokens"]], [one["flops"]])
+            assert one["loss_interval"] == pytest.approx([low[0], high[0]], rel=1e-9)
+            assert one["usd"] == pytest.approx(one["flops"] / (989.4e12 * 0.4 * 3600) * 6.88, rel=1e-9)
+
+    def test_a_run_of_any_shape(self, found):
+        (told,) = answers(found, [{"params": 3e9, "tokens": 1e11}])["targets"]
+        assert told["flops"] == pytest.approx(6 * 3e9 * 1e11)
+        assert told["loss"] == pytest.approx(found.predict([3e9], [1e11])[0], rel=1e-9)
+        assert told["optimal"]["loss"] < told["loss"]
+        assert told["optimal"]["params"] == pytest.approx(closed_form(found, [1.8e21])["params"].iloc[0], rel=1e-5)
+        assert (told["params_interval"], told["tokens_per_param"]) == ([3e9, 3e9], pytest.approx(100 / 3))
+
+    def test_what_is_asked_backwards_is_as_unsure_as_its_compute(self, found, cluster):
+        for one in answers(found, [{"loss": 2.05}, {"params": 3e9}, {"tokens": 1e11}], cluster=cluster)["targets"]:
+            for name in ("flops", "usd", "device_hours", "days", "kwh"):
+                low, high = one[f"{name}_interval"]
+                assert low < one[name] < high
+                assert high / low == pytest.approx(one["flops_interval"][1] / one["flops_interval"][0])
+
+    def test_every_figure_has_its_interval(self, found, cluster):
+        asked = [{"flops": 1e22}, {"loss": 2.0}, {"usd": 1e4}, {"params": 3e9}, {"params": 3e9, "tokens": 1e11}]
+        told = answers(found, asked, cluster=cluster, data=Data(1e10, PUBLISHED), bits_per_nat=0.35)
+        for one in told["targets"]:
+            for name in ("loss", "bits_per_byte", "params", "tokens", "tokens_per_param"):
+                low, high = one[f"{name}_interval"]
+                assert low <= one[name] <= high, (one["asked"], name)
+            best = one["data"]["best"]
+            assert all(best[f"{n}_interval"][0] <= best[n] <= best[f"{n}_interval"][1] for n in ("loss", "params"))
+
+    def test_without_intervals_there_is_no_forecast(self):
+        with pytest.raises(InputError, match="needs intervals"):
+            answers(fit(simulated(), resamples=0), [{"flops": 1e22}])
+
+    def test_what_is_not_reached_has_an_open_interval_and_a_reason(self, found, cluster):
+        told = answers(found, [{"loss": 1.2}, {"loss": 1.84}], cluster=cluster)
+        never, far = told["targets"]
+        assert (never["flops"], never["usd"], never["flops_interval"]) == (None, None, [None, None])
+        assert "irreducible loss" in never["reason"]
+        assert far["usd_interval"][1] is None
+        assert any("loss 1.84: the interval of" in text and "open above" in text for text in told["warnings"])
+        assert any(text.startswith("loss 1.2: it is below") for text in told["warnings"])
+
+    def test_no_optimum_is_no_compute(self):
+        """Of a law in which larger is always better: at no compute is a size the best."""
+        found = fit(simulated(), resamples=100, fixed={"B": 1e-9, "beta": 0.37})
+        for asked in ({"params": 1e9}, {"loss": 2.1}):
+            told = compute_for(found, **asked)
+            assert (told.flops, told.interval) == (None, (None, None))
+            assert told.reason
+
+    @pytest.mark.slow
+    def test_intervals_of_the_compute_cover(self):
+        """90 % of them hold the truth: of 60 sweeps of a known law, within three standard errors."""
+        flops = 8e21
+        truth = answers(fit(simulated(noise=1e-7), resamples=100), [{"flops": flops}])["targets"][0]
+        inside = dict.fromkeys(("loss", "params", "tokens"), 0)
+        for seed in range(60):
+            frontiers = Frontiers.of(fit_backtested(simulated(seed), resamples=100)[0])
+            for asked in inside:
+                low, high = frontiers.compute_for(**{asked: truth[asked]}).interval
+                inside[asked] += (low or 0) <= flops <= (high or np.inf)
+        assert min(inside.values()) / 60 > 0.9 - 3 * np.sqrt(0.09 / 60), inside
+
+
+class TestData:
+    def test_enough_is_said_and_nothing_else(self, found):
+        (told,) = answers(found, [{"flops": 1e22}], data=Data(1e13, PUBLISHED))["targets"]
+        assert (told["data"]["enough"], told["data"]["epochs"], told["data"]["best"]) == (True, 1.0, None)
+
+    def test_short_data_costs_loss_and_favours_smaller_models_less_than_epochs(self, found):
+        """Muennighoff et al. 2023, fig. 1: with repeats, more epochs are the better use of compute than parameters."""
+        (told,) = answers(found, [{"flops": 1e22}], data=Data(1e10, PUBLISHED))["targets"]
+        data, fresh = told["data"], told
+        assert data["epochs"] == pytest.approx(fresh["tokens"] / 1e10)
+        assert 0 < data["repeats_cost_interval"][0] < data["repeats_cost"] < data["repeats_cost_interval"][1]
+        assert fresh["loss"] < data["best"]["loss"] <= fresh["loss"] + data["repeats_cost"]
+        assert data["best"]["epochs"] > data["epochs"]
+
+    def test_a_law_in_compute_alone_knows_no_tokens(self):
+        with pytest.raises(InputError, match="says nothing of tokens"):
+            answers(fit(simulated(), "saturating", resamples=100), [{"flops": 1e22}], data=Data(1e10, PUBLISHED))
+
+    @pytest.mark.slow
+    def test_runs_that_repeat_their_data_say_what_that_is_worth(self, called, tmp_path):
+        rows = []
+        for N in (1e7, 3e7, 1e8, 3e8):
+            for D in (1e9, 4e9, 1.6e10, 6.4e10):
+                for U in (D, min(D, 2e9)):
+                    worth = U * (1 + 8 * (1 - np.exp(-(D / U - 1) / 8)))
+                    loss = 1.8 + 480 / N**0.35 + 2100 / worth**0.35
+                    rows.append({"params": N, "tokens": D, "unique_tokens": U, "loss": loss})
+        path = tmp_path / "repeated.csv"
+        pd.DataFrame(rows).drop_duplicates().to_csv(path, index=False)
+        code, out, _ = called("forecast", path, *FAST, "--flops", "1e21", "--data-available", "1e9", "--json")
+        told = json.loads(out)
+        assert code == 0
+        assert any(text.startswith("repeated data: fitted to these runs: R_D 8") for text in told["notes"])
+        assert any("the law is fitted to the others" in text for text in told["notes"])
+
+
+class TestReach:
+    def test_a_backtest_of_such_a_reach_is_told(self, found):
+        told = backtested_reach(found)
+        assert told.at(0.5) is None
+        assert told.at(2)["reach"] == "1-3"
+        assert 0 < told.at(5)["error"] < 0.02
+        assert told.at(1e4) is None
+        assert "tests no more than" in told.warnings(1e4)[0]
+        assert told.warnings(2) == []
+
+    def test_a_pinned_law_is_not_backtested_without_its_pins(self):
+        told = backtested_reach(fit(simulated(), resamples=100, fixed={"alpha": 0.35}))
+        assert "pinned" in told.problem
+        assert Reach(problem="x").warnings(100) == []
+
+
+class TestBitsPerByte:
+    def test_they_are_proportional_to_the_loss(self):
+        table = pd.DataFrame({"loss": [2.0, 3.0], "bits_per_byte": [1.0, 1.5]})
+        assert bits_per_nat_of(table) == (0.5, None)
+
+    @pytest.mark.parametrize("bits, says", [([1.0, 1.8], "differ"), ([None, None], "how many"), (None, "how many")])
+    def test_or_it_is_said_why_there_are_none(self, bits, says):
+        table = pd.DataFrame({"loss": [2.0, 3.0]} | ({} if bits is None else {"bits_per_byte": bits}))
+        factor, why = bits_per_nat_of(table)
+        assert factor is None
+        assert says in why
+
+
+@pytest.mark.parametrize(
+    "asked, says",
+    [
+        ({}, "asked: nothing; ask one of flops"),
+        ({"dollars": 1.0}, "asked: dollars; ask one of"),
+        ({"flops": 1e22, "loss": 2.0}, "asked: flops, loss; ask one of"),
+        ({"flops": -1.0}, "flops: should be greater than 0, not -1"),
+        ({"loss": float("nan")}, "loss: should be greater than 0, not nan"),
+        ({"params": 1e9, "tokens": float("inf")}, "tokens: should be greater than 0, not inf"),
+    ],
+)
+def test_what_cannot_be_asked(found, asked, says):
+    with pytest.raises(InputError, match=says):
+        answers(found, [asked])
+
+
+def test_a_frame_has_a_row_for_each_thing_asked(found, cluster):
+    table = forecast_budget(
+        found, flops=[1e22], usd=[1e4, 1e5], params=[3e9], cluster=cluster, data=Data(1e11, PUBLISHED)
+    )
+    assert len(table) == 4
+    assert table["asked_usd"].dropna().tolist() == [1e4, 1e5]
+    assert (table["loss_low"] < table["loss"]).all()
+    assert {"usd", "usd_low", "params_high", "data_epochs", "backtest_error", "data_best_loss_low"} <= {*table.columns}
+    assert table.attrs["cluster"]["name"] == "h100x64"
+
+
+def test_the_figure_is_of_dollars_or_hours(found, cluster):
+    told = answers(found, [{"usd": 1e4}, {"loss": 2.0}], cluster=cluster)
+    axes = loss_against_cost(Figure().subplots(), found, cluster, told["targets"])
+    assert axes.get_xlabel() == "dollars on h100"
+    free = cluster_of("h100x64", utilisation=0.4, price=0.0)
+    assert loss_against_cost(Figure().subplots(), found, free).get_xlabel() == "device-hours on h100"
+
+
+def test_sizes_and_tokens_pair():
+    assert paired([1.0, 2.0], [3.0, 4.0]) == [{"params": 1.0, "tokens": 3.0}, {"params": 2.0, "tokens": 4.0}]
+    assert paired([1.0], []) == [{"params": 1.0}]
+    assert paired([], [2.0]) == [{"tokens": 2.0}]
+    with pytest.raises(SpecError, match="2 times and --tokens 1"):
+        paired([1.0, 2.0], [3.0])
+
+
+class TestCommand:
+    def test_everything_at_once(self, called, csv, tmp_path):
+        figure = tmp_path / "budget.svg"
+        many = ("--flops", "1e22", "--loss", "2.05", "--usd", "1e4", "--device-hours", "1e3", "--days", "3")
+        code, out, err = called(
+            "forecast", csv, *FAST, *ON, *many, "--params", "3e9", "--pue", "1.1", "--bytes-per-token", "4.2",
+            "--data-available", "1e10", "--plot", figure, "--json",
+        )  # fmt: skip
+        told = json.loads(out)
+        assert (code, err) == (0, "")
+        kinds = ["flops", "usd", "device_hours", "days", "loss", "params"]
+        assert [next(iter(target["asked"])) for target in told["targets"]] == kinds
+        hours = told["targets"][2]
+        assert (hours["device_hours"], hours["usd"]) == (1e3, pytest.approx(6880))
+        assert hours["flops"] == pytest.approx(1e3 * 3600 * 989.4e12 * 0.4)
+        assert hours["kwh"] == pytest.approx(1e3 * 0.7 * 1.1)
+        assert told["targets"][3]["device_hours"] == pytest.approx(3 * 24 * 64)
+        bits = told["targets"][0]
+        assert bits["bits_per_byte"] == pytest.approx(bits["loss"] / np.log(2) / 4.2)
+        assert told["cluster"]["utilisation_basis"] == "as stated"
+        assert figure.read_text().lstrip().startswith("<?xml")
+
+    def test_in_words(self, called, csv):
+        code, out, _ = called("forecast", csv, *FAST, *ON, "--usd", "1e4", "--loss", "2.05", "--params", "3e9",
+                              "--tokens", "1e11", "--data-available", "1e10")  # fmt: skip
+        assert code == 0
+        for words in (
+            "What that takes on h100x64",
+            "$10k",
+            "3B parameters on 100B tokens",
+            "as stated",
+            "2026-11-23",
+            "of the chips alone: no PUE was stated",
+            "no bits per byte",
+            "published: Muennighoff et al. 2023",
+            "repeats cost",
+            "backtests of such a reach missed by",
+        ):
+            assert words in out, words
+
+    def test_a_utilisation_is_measured_where_runs_were_timed(self, called, csv):
+        table = simulated().assign(accelerator="a100", utilisation=0.31)
+        table.to_csv(csv, index=False)
+        _, out, _ = called("forecast", csv, *FAST, "--flops", "1e22", "--on", "a100x8", "--json")
+        _, other, _ = called("forecast", csv, *FAST, "--flops", "1e22", "--on", "h100x8", "--json")
+        assert json.loads(out)["cluster"]["utilisation"] == pytest.approx(0.31)
+        assert "as measured over 25 runs" in json.loads(out)["cluster"]["utilisation_basis"]
+        assert json.loads(other)["cluster"]["utilisation_basis"].startswith("assumed")
+
+    def test_a_site_has_its_own_chips(self, called, csv, tmp_path):
+        site = tmp_path / "site.yaml"
+        site.write_text("accelerators: {own: {platform: cuda, peak_flops: 1.0e+15, hbm_bytes: 8.0e+10, watts: 500}}")
+        asked = ("--device-hours", "100", "--on", "ownx4", "--utilisation", ".5", "--site", site)
+        _, out, _ = called("forecast", csv, *FAST, *asked, "--json")
+        (target,) = json.loads(out)["targets"]
+        assert (target["flops"], target["usd"], target["kwh"]) == (pytest.approx(1.8e20), None, pytest.approx(50))
+
+    @pytest.mark.parametrize(
+        "arguments, says",
+        [
+            ((), "say of what, with --flops or --loss"),
+            (("--usd", "1e6"), "--usd: say of what hardware, with --on"),
+            (("--days", "3"), "--days: say of what hardware, with --on"),
+            (("--device-hours", "3"), "--device-hours: say of what hardware"),
+            (("--usd", "1e6", "--on", "h100y8"), "'h100y8' is not in the catalogue; take one of tpu-v4"),
+            (("--usd", "1e6", *ON, "--price", "0"), "it costs nothing, so dollars buy no certain compute"),
+            (("--usd", "1e6", *ON, "--spot"), "no spot price is listed for h100"),
+            (("--flops", "1e22", "--utilisation", ".4"), "--utilisation: is that of the hardware; name it with --on"),
+            (("--flops", "1e22", "--price", "2"), "--price: is that of the hardware"),
+            (("--flops", "1e22", "--spot"), "--spot: is of the hardware"),
+            (("--params", "1e9", "--params", "2e9", "--tokens", "1e11"), "--params is given 2 times and --tokens 1"),
+            (("--params", "3e9", "--law", "saturating"), "is a law in C, and says nothing of params"),
+            (("--flops", "1e22", "--law", "saturating", "--data-available", "1e9"), "says nothing of tokens"),
+            (("--flops", "1e22", "--data-available", "10"), "so little that the law does not say what size"),
+            (("--params", "3e9", "--register"), "--register: say of what compute, with --flops"),
+            (("--usd", "nan", *ON), "Invalid value for '--usd'"),
+        ],
+    )  # fmt: skip
+    def test_mistakes(self, called, csv, arguments, says):
+        code, _, err = called("forecast", csv, *FAST, *arguments)
+        assert code == 2
+        assert says in " ".join(err.split())
+
+    def test_what_dollars_buy_is_registered(self, called, csv):
+        code, out, _ = called("forecast", csv, *FAST, *ON, "--usd", "1e4", "--loss", "2.05", "--register", "--json")
+        told = json.loads(out)
+        assert code == 0
+        (entry,) = told["registered"]
+        assert entry["targets"][0]["flops"] == told["targets"][0]["flops"]
