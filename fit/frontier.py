@@ -21,6 +21,8 @@ _RANGE = 100.0
 """Sizes are searched from 100 times below the smallest run to 100 times above the largest, and on with compute."""
 _STEPS, _HALF, _NEAR = 12, 1e-2, 0.2
 """Of the last search, in log size: how many, half the width of its differences, and how far it may go."""
+_ROUNDING = 4 * float(np.finfo(float).eps)
+"""Of a difference of two losses / the loss."""
 NEAR_OPTIMAL, NEAR_OPTIMAL_WIDE = 0.001, 0.005
 """Minima are flat: sizes whose loss is within these of the best are as good, to a run's scatter."""
 
@@ -277,7 +279,7 @@ def polished(at: Callable[[np.ndarray], np.ndarray], params: float) -> tuple[flo
             break
         step = 0.5 * _HALF * (left - right) / curvature
         x = np.clip(x + step, start - _NEAR, start + _NEAR)
-        if abs(step) < 1e-9:  # of what remains the next would be rounding
+        if abs(step) < max(1e-9, _ROUNDING * middle * _HALF / curvature):  # the next would be rounding
             return (float(np.exp(x)), losses[-1])
     return params, losses[0]
 

@@ -44,7 +44,7 @@ function forecaster(told) {
       if (!(curvature > 0)) break;
       const step = (0.5 * HALF * (left - right)) / curvature;
       x = Math.min(Math.max(x + step, start - WITHIN), start + WITHIN);
-      if (Math.abs(step) < 1e-9) return [x, middle];
+      if (Math.abs(step) < Math.max(1e-9, (4 * Number.EPSILON * middle * HALF) / curvature)) return [x, middle];
     }
     return [start, first];
   }
