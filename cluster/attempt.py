@@ -12,7 +12,7 @@ from nextscale.cluster.caps import Amount, Caps, in_words, needs, share_left, wo
 from nextscale.cluster.failures import Limits, Watch
 from nextscale.cluster.job import Job, Outcome, Seat
 from nextscale.cluster.runs import Runs
-from nextscale.cluster.waiting import Run, Waiting
+from nextscale.cluster.waiting import Loss, Run, Waiting
 
 _MORE = 1.1
 """What is reserved, over what is expected."""
@@ -160,11 +160,28 @@ def settle(
         reason=outcome.message,
         peak=peak(reservation.accelerator),
     )
+    run.adrift = Loss(reservation, seconds, kept) if outcome.status == "lost" else None
     run.saved = None if held else saved
     share = (work(run.job, saved) - work(run.job, reservation.position) + lost) / int(run.job.flops)
     if attempt.seat.seconds and share > _TELLING and outcome.status != "finished":
         run.slow = max(1.0, seconds / (attempt.seat.seconds * share))
     return saved > reservation.position
+
+
+def settle_late(run: Run, runs: Runs, accounts: Accounts) -> None:
+    """Books the rest of a run that has finished after all: news of its worker's death came before its end.
+
+    What was booked as lost then stays so, and is kept here: the sum is rather too large than too small.
+    """
+    loss, job = run.adrift, run.job
+    if loss is None:
+        return
+    run.adrift, was = None, loss.reservation
+    made = int(job.flops) - work(job, was.position) - loss.kept
+    longer = max((runs.alive(job) or 0.0) - was.started - loss.seconds, 0.0)
+    late = accounts.reserve(job.run_id, was.slot, was.seat, was.accelerator, was.position, was.mark, longer, made)
+    told = f"attempt {was.attempt} was not lost: it has finished, and this is the rest of it"
+    accounts.settle(late, longer, kept=made, outcome="finished", reason=told)
 
 
 def settle_orphan(reservation: Reservation, job: Job | None, runs: Runs, accounts: Accounts, beat: float) -> None:

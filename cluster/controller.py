@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from nextscale.cluster.accounts import Accounts
-from nextscale.cluster.attempt import Attempt, Budget, settle, settle_orphan
+from nextscale.cluster.attempt import Attempt, Budget, settle, settle_late, settle_orphan
 from nextscale.cluster.backend import Backend, Ended, Slot
 from nextscale.cluster.caps import Caps
 from nextscale.cluster.choice import pick
@@ -226,6 +226,7 @@ class _Controller:
         if (orphan := self.orphans.pop(job.run_id, None)) is not None:
             settle_orphan(orphan, job, self.runs, self.accounts, self.limits.silence / 5)
         if done:
+            settle_late(run, self.runs, self.accounts)
             self._finish(run)
         else:
             run.job, run.saved = dataclasses.replace(job, silent=sign), None
@@ -412,9 +413,13 @@ class _Controller:
             host = ", ".join(slot.hosts) or slot.name
             text = f"it says that it is done, but {run.job.directory} has no record: does {host} share that folder?"
             outcome = Outcome("error", text, hosts=slot.hosts)
+        elif outcome.status in ("stopped", "lost", "error") and self.runs.done(run.job):  # it was just done
+            self._renew(attempt, outcome)
+            outcome = Outcome("finished", outcome.message)
         further = settle(attempt, outcome, self.runs, self.accounts, now, self.peak)
         if outcome.status == "finished":
-            self.quarantine.well(slot)
+            if ended.outcome.status == "finished":
+                self.quarantine.well(slot)
             self._finish(run)
             return
         if outcome.status == "held":

@@ -7,12 +7,22 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 
+from nextscale.cluster.accounts import Reservation
 from nextscale.cluster.failures import History
 from nextscale.cluster.job import Job, Seat
 
 Key = tuple[float, int, int]
 _WARM_SHARE = 0.5
 """A worker keeps to the shape it has compiled while it finds one of at least this share of the longest run left."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """An attempt whose worker was lost, as it was booked: its seconds, and its FLOPs that were kept."""
+
+    reservation: Reservation
+    seconds: float
+    kept: int
 
 
 @dataclasses.dataclass(eq=False)
@@ -38,6 +48,8 @@ class Run:
     """By pool, the cap that keeps it from starting there, and what it needs of that."""
     told: float = -math.inf
     """When it was last said that somebody else holds it."""
+    adrift: Loss | None = None
+    """The last attempt, if that was lost: it may not have been dead."""
 
     @property
     def stuck(self) -> bool:

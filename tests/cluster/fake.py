@@ -50,12 +50,14 @@ class Fate:
         status: how it ends; `finished` at the end of the work, anything else after `after` seconds.
         stuck: seconds after which its curve stops moving, and it never ends.
         deaf: whether it does not stop when asked to.
+        lingers: of one that is `lost`: whether it works on to its end, though it is taken for dead.
     """
 
     status: str = "finished"
     after: float = 0.0
     stuck: float = math.inf
     deaf: bool = False
+    lingers: bool = False
     message: str = ""
     hosts: tuple = ()
 
@@ -197,8 +199,15 @@ class World:
             return
         if fate.status == "finished":
             self.at(self.time + self.setup + (job.config.tokens - position) / rate, self._end, work, "finished")
+        elif fate.lingers:
+            self.at(self.time + fate.after, self._taken_for_lost, work)
         else:
             self.at(self.time + fate.after, self._end, work, fate.status, fate.message, fate.hosts)
+
+    def _taken_for_lost(self, work):
+        work.zombie = self.changed = True
+        self.ended.append(Ended(work.slot, work.job, Outcome("lost", work.fate.message)))
+        self.at(self.time + (work.job.config.tokens - self.position(work)) / work.rate, self._end, work, "finished")
 
     def _finish_held(self, work, sign):
         if not work.ended:

@@ -515,3 +515,30 @@ def test_an_attempt_at_a_run_that_is_done_is_booked_for_what_it_was(fake):
     assert totals["open"] == 0
     assert (totals["flops_kept"], totals["flops_lost"]) == (2_000_000, 0)
     assert totals["seconds"] == pytest.approx(2000.0, abs=10)
+
+
+@pytest.mark.parametrize("news", ["before its end", "just after"])
+def test_a_run_whose_worker_dies_as_it_ends_is_booked_as_done(fake, news):
+    fate = fake.Fate("lost", 400.0, lingers=True)
+    world = fake.World({"p": fake.pool()}, fates=script(fake, {"a": [fate]}))
+    seat = Seat("p", seconds=1000.0, usd_per_hour=3.6)
+    backend, accounts = fake.FakeBackend(world), Accounts(clock=lambda: world.time)
+    if news == "just after":
+        wait = backend.wait
+
+        def late(timeout):
+            ended = wait(timeout)
+            if ended:
+                world.skip(1000.0)
+            return ended
+
+        backend.wait = late
+    jobs, runs = [fake.job("a", 1e6, seats=(seat,))], fake.FakeRuns(world)
+    report = run_all(jobs, backend, runs=runs, accounts=accounts, limits=LIMITS)
+    assert report.finished == ("a",)
+    assert world.run("a").attempts == world.run("a").finishes == 1
+    rows = accounts.frame()
+    assert rows["outcome"].iloc[-1] == "finished"
+    assert rows["flops_kept"].sum() == world.flops == 1_000_000
+    assert accounts.totals()["seconds"] >= 990  # the last sign of life is at most ten seconds old
+    assert accounts.totals()["usd"] >= 0.99
