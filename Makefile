@@ -17,7 +17,7 @@ test: lint types
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-slow: $(VENV)/developer
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow --durations=20
 
 lint: $(VENV)/developer
 	$(BIN)/ruff check $(SOURCES)
