@@ -16,10 +16,11 @@ from nextscale.fit.estimate import Fit
 from nextscale.fit.forecast import forecast, forecast_run, reach_warnings
 from nextscale.fit.frontier import TokenCost
 from nextscale.fit.inverse import ComputeFor, Frontiers
-from nextscale.fit.reach import Reach, backtested_reach
+from nextscale.fit.reach import Reach, backtested_reach, narrow_warnings
 from nextscale.fit.repetition import Worth, best_on, price_of_repeats
 from nextscale.sweeps.budget import BUYS, MEASURES, Cluster
 from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.forecast_tables import asked as in_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,12 +100,13 @@ def answers(
         furthest = max((target["reach"] or 0 for target in targets), default=0)
         notes += [tested.problem] if tested.problem else []
         warnings = [*tested.warnings(furthest), *warnings]
+    narrow = [] if tested is None else narrow_warnings(tested, found, {in_words(one): one for one in targets})
     return told | {
         "targets": targets,
         "compute_for": needed,
         "cluster": None if cluster is None else cluster.to_dict(),
         "notes": notes,
-        "warnings": [*dict.fromkeys((*base, *_reached(found, targets), *warnings))],
+        "warnings": [*dict.fromkeys((*narrow, *base, *_reached(found, targets), *warnings))],
     }
 
 
