@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from nextscale.fit.choice import Candidate, choose
+from nextscale.fit.choice import Candidate, Choice, choose
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit
 
@@ -71,7 +71,8 @@ def narrow_warnings(tested: Reach, fit: Fit, targets: Mapping[str, Mapping[str, 
         low, high = told["loss_interval"]
         half = (high - low) / 2 / told["loss"]
         if band := tested.exceeds(told["reach"], half):
-            reach = "such a reach" if band is tested.at(told["reach"]) else f"{band['reach']} times, a shorter reach,"
+            tried = band is tested.at(told["reach"])
+            reach = "such a reach" if tried else f"{_times(band['reach'])} times, a shorter reach,"
             narrow.setdefault((reach, band["error"]), []).append((name, half))
     widened = "allows for the resamples of the law and the scatter of runs alone"
     if fit.extrapolation_error > 0:
@@ -83,12 +84,21 @@ def narrow_warnings(tested: Reach, fit: Fit, targets: Mapping[str, Mapping[str, 
     ]
 
 
-def backtested_reach(found: Fit) -> Reach:
-    """The law of a fit, fitted anew below rising cuts in scale and scored on the runs above each."""
+def _times(reach: str) -> str:
+    low, high = reach.split("-")
+    return f"more than {low}" if high == "inf" else f"{low} to {high}"
+
+
+def backtested_reach(found: Fit, choice: Choice | None = None) -> Reach:
+    """The law of a fit, fitted anew below rising cuts in scale and scored on the runs above each.
+
+    Args:
+        choice: where that was done already: of this law and its loss alone.
+    """
     if found.fixed:
         return Reach(problem="no backtest by reach: parameters of the law are pinned")
     try:
-        choice = choose(found.runs, [Candidate(found.law, found.loss)])
+        choice = choice or choose(found.runs, [Candidate(found.law, found.loss)])
     except InputError as error:
         return Reach(problem=f"no backtest by reach: {error}")
     rows = choice.summary[choice.summary["reach"] != "all"]
