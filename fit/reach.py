@@ -72,7 +72,7 @@ def narrow_warnings(tested: Reach, fit: Fit, targets: Mapping[str, Mapping[str, 
         half = (high - low) / 2 / told["loss"]
         if band := tested.exceeds(told["reach"], half):
             tried = band is tested.at(told["reach"])
-            reach = "such a reach" if tried else f"{_times(band['reach'])} times, a shorter reach,"
+            reach = "such a reach" if tried else f"{_times(band, tested)} times, a shorter reach,"
             narrow.setdefault((reach, band["error"]), []).append((name, half))
     widened = "allows for the resamples of the law and the scatter of runs alone"
     if fit.extrapolation_error > 0:
@@ -84,9 +84,9 @@ def narrow_warnings(tested: Reach, fit: Fit, targets: Mapping[str, Mapping[str, 
     ]
 
 
-def _times(reach: str) -> str:
-    low, high = reach.split("-")
-    return f"more than {low}" if high == "inf" else f"{low} to {high}"
+def _times(band: Mapping[str, Any], tested: Reach) -> str:
+    low, high = map(float, band["reach"].split("-"))
+    return f"{low:g} to {min(high, tested.furthest):.3g}"
 
 
 def backtested_reach(found: Fit, choice: Choice | None = None) -> Reach:

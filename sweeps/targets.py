@@ -305,13 +305,9 @@ def _bits(target: Mapping[str, Any], factor: float | None) -> dict[str, Any]:
 
 
 def _costs(target: Mapping[str, Any], cluster: Cluster | None) -> dict[str, Any]:
-    """In proportion to the compute, and so are the ends of its interval."""
-    costs: dict[str, Any] = {}
-    for name, measure in MEASURES.items():
-        ends = target["flops_interval"]
-        costs[name] = None if cluster is None or target["flops"] is None else measure(cluster, target["flops"])
-        known = cluster is not None and ends is not None
-        costs[f"{name}_interval"] = [None if e is None else measure(cluster, e) for e in ends] if known else None  # type: ignore[arg-type]
+    if cluster is None:
+        return dict.fromkeys((*MEASURES, *(f"{name}_interval" for name in MEASURES)))
+    costs = cluster.costs(target["flops"], target["flops_interval"])
     # What was asked is told as it was asked.
     return costs | {name: value for name, value in target["asked"].items() if name in costs}
 

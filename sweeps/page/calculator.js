@@ -137,12 +137,17 @@ function answer(told) {
   }
 }
 
+// From and to which reach a step of a backtest is.
+function endsOf(band) {
+  const [low, high] = band.reach.split("-").map((end) => (end === "inf" ? Infinity : Number(end)));
+  return [low, Math.min(high, page.calculator.tested.furthest)];
+}
+
 // What a backtest says of a reach; undefined within the runs, and where no run lay so far beyond a cut.
 function bandOf(reach) {
-  const {bands, furthest} = page.calculator.tested;
-  return bands.find((band) => {
-    const [low, high] = band.reach.split("-").map((end) => (end === "inf" ? Infinity : Number(end)));
-    return low < reach && reach <= Math.min(high, furthest);
+  return page.calculator.tested.bands.find((band) => {
+    const [low, high] = endsOf(band);
+    return low < reach && reach <= high;
   });
 }
 
@@ -151,8 +156,7 @@ function warned(told) {
   const found = bandOf(told.reach), {bands} = page.calculator.tested, band = found ?? bands[bands.length - 1];
   const [low, high] = told.loss.interval, half = (high - low) / 2 / told.loss.value;
   if (!(told.reach > 1) || !band || !(band.error > half)) return [];
-  const times = band.reach.replace(/^(.*)-inf$/, "more than $1").replace("-", " to ");
-  const reach = found ? "such a reach" : `${times} times, a shorter reach,`;
+  const reach = found ? "such a reach" : `${endsOf(band).map(three).join(" to ")} times, a shorter reach,`;
   const widened = page.calculator.extrapolationError > 0
     ? "is widened already by what the forecast of the largest budget missed, and that is too little"
     : "allows for the resamples of the law and the scatter of runs alone";

@@ -199,7 +199,7 @@ def test_an_interval_narrower_than_its_backtest_is_told_first_as_the_command_doe
     assert first == f"3.20e+21 FLOPs: {told[0].lower()}{told[1:-1]}"
     outlook = page.eval_on_selector("section#forecast > h2 + *", "one => [one.className, one.textContent]")
     assert outlook[0] == "warning"
-    assert "backtests of 3 to 10 times, a shorter reach, missed" in outlook[1]
+    assert "backtests of 3 to 3.33 times, a shorter reach, missed" in outlook[1]
     page.fill("[name=budget]", "5e20")
     assert said(page) == []
 

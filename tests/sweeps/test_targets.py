@@ -212,7 +212,7 @@ class TestNarrowIntervals:
 
     def test_so_is_that_of_a_shorter_reach_where_none_is_as_long(self, found):
         first = answers(found, [{"flops": 1e24}], tested=self.missed(0.3))["warnings"][0]
-        assert "backtests of 10 to 100 times, a shorter reach, missed the loss by 30.00%" in first
+        assert "backtests of 10 to 40 times, a shorter reach, missed the loss by 30.00%" in first
 
     def test_inside_the_runs_there_is_nothing_to_warn_of(self, found):
         told = answers(found, [{"flops": 2e20}], tested=self.missed(0.3))
