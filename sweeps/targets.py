@@ -89,6 +89,7 @@ def answers(
         reach = target["reach"]
         target["backtest"] = None if tested is None or reach is None else tested.at(reach)
         target["data"] = None if data is None or target["tokens"] is None else law.data(target, data)
+        warnings += _wasted(target)
         warnings += [text for text in said if text not in _reached(found, [target])]
         warnings += [] if cluster is None or target["params"] is None else cluster.warnings(target["params"])
         warnings += _unknown(target)
@@ -288,6 +289,17 @@ class _Law:
         price, ends = price_of_repeats(self.found, target["params"], needed, there, size, data.worth)
         best = best_on(self.found, target["flops"], there, size, data.worth, self.cost)
         return told | {"repeats_cost": price, "repeats_cost_interval": list(ends), "best": dataclasses.asdict(best)}
+
+
+def _wasted(target: Mapping[str, Any]) -> list[str]:
+    """Whether compute is asked for that buys next to nothing on the data that there is."""
+    best = (target["data"] or {}).get("best")
+    if best is None or best["flops"] >= target["flops"]:
+        return []
+    return [
+        f"{in_words(target)}: on {target['data']['available']:.3g} tokens {best['flops']:.3g} of {target['flops']:.3g} "
+        "FLOPs come within 0.1% of the least loss, and the rest buys nothing: the best model on what there is is theirs"
+    ]
 
 
 def _reached(found: Fit, targets: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -150,6 +150,13 @@ class TestData:
         assert fresh["loss"] < data["best"]["loss"] <= fresh["loss"] + data["repeats_cost"]
         assert data["best"]["epochs"] > data["epochs"]
 
+    def test_compute_that_buys_nothing_on_so_little_data_is_told(self, found):
+        told = answers(found, [{"flops": 1e24}, {"flops": 3e20}], data=Data(1e9, PUBLISHED))
+        wasted, spent = (one["data"]["best"]["flops"] for one in told["targets"])
+        assert wasted < 0.5e24 and spent == 3e20
+        (line,) = [text for text in told["warnings"] if "the rest buys nothing" in text]
+        assert line.startswith(f"1.00e+24 FLOPs: on 1e+09 tokens {wasted:.3g} of 1e+24 FLOPs come within 0.1%")
+
     def test_a_law_in_compute_alone_knows_no_tokens(self):
         with pytest.raises(InputError, match="says nothing of tokens"):
             answers(fit(simulated(), "saturating", resamples=100), [{"flops": 1e22}], data=Data(1e10, PUBLISHED))
