@@ -17,7 +17,7 @@ def is_it_flattening(told: Trend) -> str:
     """Of the newest budgets: whether, by how much, how surely; how small a shift would have been seen; and what follows
     at a larger budget."""
     said = [*_of_new_runs(told), *_of_budgets(told), *_of_outlook(told)]
-    return " ".join([*said, *_of_level(said, told.outlook and told.outlook.level)])
+    return " ".join([*said, *_of_level(said, None if told.outlook is None else told.outlook.level)])
 
 
 def is_it_worth_more(told: Comparison) -> str:

@@ -187,7 +187,7 @@ def family(
             warnings += there.warnings(member["params"])
         total |= cluster.costs(total["flops"], total["flops_interval"])
         if slices is not None:
-            days = [there.days(draws["flops"]) for (_, there), draws in zip(parts, drawn, strict=True)]
+            days = [draws["flops"] * there.days(1.0) for (_, there), draws in zip(parts, drawn, strict=True)]
             last = told(bounded(fit.level, days=np.max(days, axis=0)), "days")
             given = last["days_interval"] == [last["days"]] * 2
             total |= last | ({"days_interval": None} if given else {})

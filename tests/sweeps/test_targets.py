@@ -15,10 +15,12 @@ from nextscale.fit.frontier import closed_form
 from nextscale.fit.inverse import Frontiers, compute_for
 from nextscale.fit.reach import Reach, backtested_reach
 from nextscale.fit.repetition import PUBLISHED
+from nextscale.sweeps.asked import paired
 from nextscale.sweeps.budget import cluster_of
 from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.forecast_frame import forecast_budget
 from nextscale.sweeps.plot_budget import loss_against_cost
-from nextscale.sweeps.targets import Data, answers, bits_per_nat_of, forecast_budget, paired
+from nextscale.sweeps.targets import Data, answers, bits_per_nat_of
 
 LAW = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
 FAST = ("--resamples", "100")
