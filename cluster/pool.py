@@ -23,7 +23,7 @@ class Pool(Config):
     slices: int = Field(1, ge=1, le=100_000)
     slices_per_run: int = Field(1, ge=1, le=1000, description="of a gang lane: that train one run together")
     chips_per_run: float = Field(
-        1, gt=0, description="of the warm lane: a whole number, or a fraction of one GPU that several runs share"
+        1.0, gt=0, description="of the warm lane: a whole number, or a fraction of one GPU that several runs share"
     )
     lane: Literal["warm", "gang"] | None = Field(None, description="warm where slices have one host, if open")
     topology: str | None = Field(None, description="of a TPU slice, such as 4x4; from hosts and chips if open")

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 def is_it_flattening(told: Trend) -> str:
     """Of the newest budgets: whether, by how much, how surely; how small a shift would have been seen; and what follows
     at a larger budget."""
-    return " ".join([*_of_new_runs(told), *_of_budgets(told), *_of_outlook(told)])
+    said = [*_of_new_runs(told), *_of_budgets(told), *_of_outlook(told)]
+    return " ".join([*said, *_of_level(said, None if told.outlook is None else told.outlook.level)])
 
 
 def is_it_worth_more(told: Comparison) -> str:
     """What B is worth over A, what that saves, how it changes with compute, and how far that is beyond the runs."""
-    return " ".join([_of_worth(told), *_of_savings(told), *_of_growth(told), *_of_reach(told)])
+    said = [_of_worth(told), *_of_savings(told), *_of_growth(told), *_of_reach(told)]
+    return " ".join([*said, *_of_level(said, told.level)])
 
 
 def _of_new_runs(told: Trend) -> list[str]:
@@ -102,6 +104,10 @@ def _of_reach(told: Comparison) -> list[str]:
         f"{told.flops:.3g} FLOPs is {told.reach:.3g} times the largest compute that both have runs at: nothing here "
         "tested the laws so far out."
     ]
+
+
+def _of_level(said: Sequence[str], level: float | None) -> list[str]:
+    return [f"Intervals are of {100 * level:g}%."] if level and "[" in " ".join(said) else []
 
 
 def _many(number: int, what: str) -> str:

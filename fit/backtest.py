@@ -50,12 +50,15 @@ class Backtest:
     excess: float
 
 
-def backtest(runs: pd.DataFrame | Runs, laws: Sequence[str | Law] = ("chinchilla",), **options: Any) -> list[Backtest]:
+def backtest(
+    runs: pd.DataFrame | Runs, laws: Sequence[str | Law] = ("chinchilla",), *, starts: int | None = None, **options: Any
+) -> list[Backtest]:
     """Scores every law, started at every budget, on the largest budget; best first.
 
     Budgets of fewer than three runs are joined with their neighbours.
 
     Args:
+        starts: at so many budgets, from the smallest; at every one if None.
         options: passed to `fit`.
 
     Returns:
@@ -71,7 +74,7 @@ def backtest(runs: pd.DataFrame | Runs, laws: Sequence[str | Law] = ("chinchilla
     options = {**options, "resamples": min(_RESAMPLES, options.get("resamples", _RESAMPLES))}
     scores = []
     for law in map(law_named, laws):
-        for first in range(part.max()):
+        for first in range(min(part.max(), starts or part.max())):
             window = runs.where(part.between(first, part.max() - 1))
             if len(window) < 2 * len(law.parameters):
                 break
@@ -113,6 +116,14 @@ def fit_backtested(
     found = fit(window, chosen, **options)
     found = dataclasses.replace(found, extrapolation_error=best.excess)
     return dataclasses.replace(found, warnings=(*found.warnings, *misfit_warnings(found))), scores
+
+
+def extrapolating(found: Fit) -> Fit:
+    """The same fit, its intervals widened by what its law missed when the largest budget was forecast from all others
+    (see `Fit.extrapolation_error`): by nothing where there are too few runs for that."""
+    how: dict[str, Any] = {"loss": found.loss, "fixed": found.fixed, "bootstrap": found.bootstrap, "seed": found.seed}
+    scores = backtest(found.runs, (found.law,), starts=1, level=found.level, **how)
+    return dataclasses.replace(found, extrapolation_error=scores[0].excess if scores else 0.0)
 
 
 def misfit_warnings(found: Fit) -> list[str]:

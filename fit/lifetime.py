@@ -125,6 +125,8 @@ def lifetime(
         best, reached = best_within(contours, budget / prices.train, idle)
         contours = contours.at(reached)
         row = _row(fit, contours, best, served, prices)
+        # It is spent wholly, under every resample: what is given has no interval.
+        row |= dict.fromkeys(("total", "total_low", "total_high"), budget) if np.isfinite(row["total"]) else {}
         at = {"params": row["params"], "tokens": row["tokens"], **(others or {})}
         rows.append(row | dict(zip(("loss", "loss_low", "loss_high"), measured(fit, at), strict=True)))
     return pd.DataFrame(rows)

@@ -45,6 +45,32 @@ def overtrained(
     Raises:
         InputError: not one of tokens, flops and loss is given; or see `Contours.of`.
     """
+    draws = overtrained_draws(fit, params, tokens=tokens, flops=flops, loss=loss, cost=cost, others=others)
+    row = bounded(fit.level, **draws)
+    if loss is not None:
+        ends = (loss, loss, loss)
+    else:
+        ends = measured(fit, {"params": params, "tokens": row["tokens"], **(others or {})})
+    return {"params": float(params)} | row | dict(zip(("loss", "loss_low", "loss_high"), ends, strict=True))
+
+
+def overtrained_draws(
+    fit: Fit,
+    params: float,
+    *,
+    tokens: float | None = None,
+    flops: float | None = None,
+    loss: float | None = None,
+    cost: TokenCost | None = None,
+    others: Mapping[str, float] | None = None,
+) -> dict[str, np.ndarray]:
+    """As `overtrained`, but for `params` and `loss`: by the law, and then under each of its resamples; 1 + R each.
+
+    Of several models a sum, or the largest, is to be taken draw by draw: they share the law, and so its error.
+
+    Raises:
+        InputError: see `overtrained`.
+    """
     given = {"tokens": tokens, "flops": flops, "loss": loss}
     known = {name: value for name, value in given.items() if value is not None}
     if len(known) != 1:
@@ -66,22 +92,16 @@ def overtrained(
     best = contours.cheapest()
     optimal_tokens = contours.tokens(best[:, None])[:, 0]
     optimal_flops = contours.cost(best) * optimal_tokens
-    row = bounded(
-        fit.level,
-        tokens=spent,
-        tokens_per_param=spent / params,
-        flops=per_token * spent,
-        optimal_params=best,
-        optimal_tokens=optimal_tokens,
-        optimal_flops=optimal_flops,
+    return {
+        "tokens": spent,
+        "tokens_per_param": spent / params,
+        "flops": per_token * spent,
+        "optimal_params": best,
+        "optimal_tokens": optimal_tokens,
+        "optimal_flops": optimal_flops,
         # The search for the best is exact to some 1e-9; an overhead below is none.
-        overhead=np.maximum(per_token * spent / optimal_flops - 1, 0.0),
-    )
-    if loss is not None:
-        ends = (loss, loss, loss)
-    else:
-        ends = measured(fit, {"params": params, "tokens": row["tokens"], **(others or {})})
-    return {"params": float(params)} | row | dict(zip(("loss", "loss_low", "loss_high"), ends, strict=True))
+        "overhead": np.maximum(per_token * spent / optimal_flops - 1, 0.0),
+    }
 
 
 def smaller(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
-from nextscale.fit.choice import Candidate, choose
+from nextscale.fit.choice import Candidate, Choice, choose
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit
 
@@ -33,6 +34,18 @@ class Reach:
                 return band
         return None
 
+    def exceeds(self, reach: float, half: float) -> dict[str, Any] | None:
+        """The step of a reach, or the longest that was scored where none is so long, if its error is more than half of
+        a forecast's interval; else None.
+
+        Args:
+            half: relative to the forecast.
+        """
+        if reach <= 1 or not self.bands:
+            return None
+        band = self.at(reach) or self.bands[-1]
+        return band if band["error"] > half else None
+
     def warnings(self, reach: float) -> list[str]:
         if self.problem is not None or reach <= 1 or self.at(reach) is not None:
             return []
@@ -42,12 +55,50 @@ class Reach:
         ]
 
 
-def backtested_reach(found: Fit) -> Reach:
-    """The law of a fit, fitted anew below rising cuts in scale and scored on the runs above each."""
+def narrow_warnings(tested: Reach, fit: Fit, targets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Whose interval is narrower than what backtests of such a reach missed by, in words.
+
+    An interval holds already what the forecast of the largest budget missed (see `nextscale.fit.backtest`), in
+    proportion to the reach; what the law of fewer and smaller runs missed may well be more.
+
+    Args:
+        targets: forecasts by how each is to be called, with `reach`, `loss` and `loss_interval`.
+    """
+    narrow: dict[tuple[str, float], list[tuple[str, float]]] = {}
+    for name, told in targets.items():
+        if told["reach"] is None or told["loss"] is None or None in told["loss_interval"]:
+            continue
+        low, high = told["loss_interval"]
+        half = (high - low) / 2 / told["loss"]
+        if band := tested.exceeds(told["reach"], half):
+            tried = band is tested.at(told["reach"])
+            reach = "such a reach" if tried else f"{_times(band, tested)} times, a shorter reach,"
+            narrow.setdefault((reach, band["error"]), []).append((name, half))
+    widened = "allows for the resamples of the law and the scatter of runs alone"
+    if fit.extrapolation_error > 0:
+        widened = "is widened already by what the forecast of the largest budget missed, and that is too little"
+    return [
+        f"{', '.join(name for name, _ in known)}: backtests of {reach} missed the loss by {error:.2%} on average, more "
+        f"than the interval's ±{max(half for _, half in known):.2%}: it {widened}"
+        for (reach, error), known in narrow.items()
+    ]
+
+
+def _times(band: Mapping[str, Any], tested: Reach) -> str:
+    low, high = map(float, band["reach"].split("-"))
+    return f"{low:g} to {min(high, tested.furthest):.3g}"
+
+
+def backtested_reach(found: Fit, choice: Choice | None = None) -> Reach:
+    """The law of a fit, fitted anew below rising cuts in scale and scored on the runs above each.
+
+    Args:
+        choice: where that was done already: of this law and its loss alone.
+    """
     if found.fixed:
         return Reach(problem="no backtest by reach: parameters of the law are pinned")
     try:
-        choice = choose(found.runs, [Candidate(found.law, found.loss)])
+        choice = choice or choose(found.runs, [Candidate(found.law, found.loss)])
     except InputError as error:
         return Reach(problem=f"no backtest by reach: {error}")
     rows = choice.summary[choice.summary["reach"] != "all"]

@@ -4,6 +4,7 @@ model of a budget where there is not data enough."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,12 @@ FRESH = 1.01
 _RESAMPLES = 200
 _FEW = 40
 _GRID = 400
+_TINY = 1e-12
+_NEAR = 1e-3
+"""Relative to the least loss, what nobody would pay for."""
+_WASTE = 2.0
+"""Where a budget so many times smaller comes as near as that, the rest of it is wasted."""
+_HALVINGS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +115,8 @@ def repetition_worth(runs: Runs) -> Worth:
 
 def _worth(total: ArrayLike, unique: float, R: float) -> np.ndarray:
     values = np.asarray(total, float)
-    return np.where(values <= unique, values, unique * (1 - R * np.expm1(-(values / unique - 1) / R)))
+    repeats = np.maximum(values / unique - 1, 0)
+    return np.where(values <= unique, values, unique * (1 - R * np.expm1(-repeats / max(R, _TINY))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,9 +124,11 @@ class Constrained:
     """The best model of a budget on so much data, each figure with its interval.
 
     Attributes:
+        flops: that it is trained with: the budget, or less where the rest would buy nothing.
         loss_interval: for what a run there would measure.
     """
 
+    flops: float
     params: float
     params_interval: tuple[float, float]
     tokens: float
@@ -133,6 +143,10 @@ def best_on(
 ) -> Constrained:
     """The size with the lowest loss on a budget when there are only so many tokens to see, again and again.
 
+    Once repeats are worth next to nothing the loss falls no further, and whole ranges of sizes and of compute come to
+    it. So where half the budget or less comes to within 0.1 % of it, the model is the best of the least compute that
+    does.
+
     Intervals allow for what is not known of the law, and not of `worth`.
 
     Args:
@@ -142,27 +156,52 @@ def best_on(
         unique_params: the size that is compute-optimal on these (see `nextscale.fit.forecast.compute_for`).
         cost: FLOPs per token of a size; read off the runs unless given.
     """
-    cost = cost or TokenCost.of_runs(fit.runs)
+    per_token = cost or TokenCost.of_runs(fit.runs)
 
-    def losses(thetas: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        return fit.losses(thetas, *worth.effective(sizes, budget / cost(sizes), unique, unique_params))
+    def losses(thetas: np.ndarray, sizes: np.ndarray, flops: float) -> np.ndarray:
+        return fit.losses(thetas, *worth.effective(sizes, flops / per_token(sizes), unique, unique_params))
 
-    sizes = sizes_searched(fit.runs, budget, _GRID)
-    params, _ = lowest(np.log(sizes), losses(np.concatenate([fit.theta[None], fit.resamples]), sizes))
-    best, loss = polished(lambda at: losses(fit.theta[None], at)[0], params[0])
-    tokens = budget / float(cost(np.array([best]))[0])
+    def least(thetas: np.ndarray, flops: float) -> tuple[np.ndarray, np.ndarray]:
+        sizes = sizes_searched(fit.runs, flops, _GRID)
+        return lowest(np.log(sizes), losses(thetas, sizes, flops))
+
+    spent = _least_spent(lambda flops: float(least(fit.theta[None], flops)[1][0]), budget)
+    params, _ = least(np.concatenate([fit.theta[None], fit.resamples]), spent)
+    best, loss = polished(lambda at: losses(fit.theta[None], at, spent)[0], params[0])
+    tokens = spent / float(per_token(np.array([best]))[0])
+    # At a kink of the worth of repeats all draws have one size, which a grid meets less exactly.
     ends = np.quantile(params[1:], [(1 - fit.level) / 2, (1 + fit.level) / 2])
-    low, high = fit.predict_interval(*worth.effective([best], [tokens], unique, unique_params), [budget])
-    shortest, longest = sorted((budget / cost(ends)).tolist())
+    low, high = fit.predict_interval(*worth.effective([best], [tokens], unique, unique_params), [spent])
+    shortest, longest = sorted((spent / per_token(ends)).tolist())
     return Constrained(
+        flops=spent,
         params=best,
-        params_interval=(float(ends[0]), float(ends[1])),
+        params_interval=(min(float(ends[0]), best), max(float(ends[1]), best)),
         tokens=tokens,
-        tokens_interval=(shortest, longest),
+        tokens_interval=(min(shortest, tokens), max(longest, tokens)),
         epochs=tokens / unique,
         loss=loss,
         loss_interval=(float(low[0]), float(high[0])),
     )
+
+
+def _least_spent(loss: Callable[[float], float], budget: float) -> float:
+    """The budget, or what of it comes as near as anybody could want, if that is far less.
+
+    Args:
+        loss: the least that so much compute comes to; it never rises.
+    """
+    enough = loss(budget) * (1 + _NEAR)
+    if loss(budget / _WASTE) > enough:
+        return budget
+    low = np.log(_WASTE)  # times less, in the logarithm
+    while loss(budget / np.exp(2 * low)) <= enough:
+        low *= 2
+    high = 2 * low
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if loss(budget / np.exp(middle)) <= enough else (low, middle)
+    return float(budget / np.exp(low))
 
 
 def price_of_repeats(

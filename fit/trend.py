@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.stats import t as t_distribution
 
 from nextscale.fit.answers import is_it_flattening
+from nextscale.fit.backtest import extrapolating
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit, fit
 from nextscale.fit.forecast import forecast
@@ -51,6 +52,8 @@ class Flattening:
 @dataclasses.dataclass(frozen=True)
 class Outlook:
     """What the newest budgets change of the forecast at a larger one.
+
+    The intervals allow for the error that a backtest shows, each among the runs of its own law.
 
     Attributes:
         without: the loss of the best model there and its interval, by the law of the budgets before.
@@ -164,7 +167,7 @@ def trend(
             warnings.append(f"{seen.sum()} of the new runs left out: the law was fitted to them")
             new = new.where(~seen)
         rows = _surprises(found, new, alarm, seed)
-        shift, z, p = _mean_surprise(found, new, seed)
+        shift, z, p, _ = _mean_surprise(found, new, seed)
         everything = _pooled(found.runs, new)
     older, late = _split(found, everything, newest)
     again = None if older is None else _refitted(found, older, seed)
@@ -222,13 +225,15 @@ def _surprises(found: Fit, new: Runs, alarm: float, seed: int) -> list[dict[str,
     return rows
 
 
-def _mean_surprise(found: Fit, new: Runs, seed: int) -> tuple[float, float, float]:
-    """Mean distance of the runs from the law, relative; in standard deviations; and its p."""
+def _mean_surprise(found: Fit, new: Runs, seed: int) -> tuple[float, float, float, float]:
+    """Mean distance of the runs from the law, relative; in standard deviations; its p; and that standard deviation, of
+    log losses."""
     draws = _log_draws(found, new, seed).mean(axis=1, keepdims=True)
     predicted = found.log_losses(found.theta[None], new.table)[0]
     shift = float(np.mean(np.log(new.table["loss"].to_numpy(float)) - predicted))
-    z = shift / float(_spread(draws)[0])
-    return float(np.expm1(shift)), z, _two_sided(found, z)
+    spread = float(_spread(draws)[0])
+    z = shift / spread
+    return float(np.expm1(shift)), z, _two_sided(found, z), spread
 
 
 def _split(found: Fit, runs: Runs, newest: int) -> tuple[Runs | None, Runs]:
@@ -244,7 +249,7 @@ def _split(found: Fit, runs: Runs, newest: int) -> tuple[Runs | None, Runs]:
 
 def _refitted(found: Fit, runs: Runs, seed: int) -> Fit | None:
     """The same law of other runs; without the error that a backtest has shown, which was measured on the newest budgets
-    and would excuse them."""
+    and would excuse them in a test of these."""
     how: dict[str, Any] = {"loss": found.loss, "fixed": found.fixed, "bootstrap": found.bootstrap, "seed": seed}
     try:
         return fit(runs, found.law, resamples=_RESAMPLES, level=found.level, **how)
@@ -253,7 +258,7 @@ def _refitted(found: Fit, runs: Runs, seed: int) -> Fit | None:
 
 
 def _flattening(again: Fit, older: Runs, late: Runs, alarm: float, seed: int) -> Flattening:
-    shift, z, p = _mean_surprise(again, late, seed)
+    shift, z, p, spread = _mean_surprise(again, late, seed)
     return Flattening(
         first_flops=float(late.scale.min()),
         runs=len(late),
@@ -263,7 +268,7 @@ def _flattening(again: Fit, older: Runs, late: Runs, alarm: float, seed: int) ->
         p=p,
         verdict="continues" if p >= alarm else "flattening" if z > 0 else "steepening",
         budgets=tuple(late.budgets),
-        detectable=float(np.expm1(np.log1p(shift) / z * t_distribution.isf(alarm / 2, again.freedom))),
+        detectable=float(np.expm1(spread * t_distribution.isf(alarm / 2, again.freedom))),
     )
 
 
@@ -271,7 +276,7 @@ def _outlook(without: Fit, following: Fit | None, flops: float) -> Outlook | Non
     if following is None or set(without.law.variables) not in ({"C"}, {"N", "D"}) or "flops" not in without.runs.table:
         return None
     told = []
-    for each in (without, following):
+    for each in map(extrapolating, (without, following)):
         (target,) = forecast(each, [flops])["targets"]
         low, high = target["loss_interval"]
         told.append((float(target["loss"]), (float(low), float(high))))

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nextscale.sweeps.budget import Cluster, cluster_of
     from nextscale.sweeps.design import planned_runs
+    from nextscale.sweeps.forecast_frame import forecast_budget
     from nextscale.sweeps.loop import run_study
     from nextscale.sweeps.plan import Plan, plan_sweep
     from nextscale.sweeps.reading import load_spec
     from nextscale.sweeps.spec import SweepSpec
     from nextscale.sweeps.store import load, load_curves
     from nextscale.sweeps.study import Study
-    from nextscale.sweeps.targets import forecast_budget
 
 # Imported when first asked for: `nextscale --help` needs none of it.
 _HOMES = {
@@ -31,7 +31,7 @@ _HOMES = {
     "SweepSpec": "spec",
     "Study": "study",
     "cluster_of": "budget",
-    "forecast_budget": "targets",
+    "forecast_budget": "forecast_frame",
     "load": "store",
     "load_curves": "store",
     "load_spec": "reading",

@@ -131,9 +131,10 @@ def overtrain(
     told = _bounded(row)
     lesser = [_bounded(one) for one in table.to_dict("records")]
     if cluster is not None:
-        told |= cluster.costs(row["flops"]) if reached else {}
-        told |= {f"optimal_{name}": value for name, value in cluster.costs(row["optimal_flops"]).items()}
-        lesser = [one | cluster.costs(one["flops"]) for one in lesser]
+        told |= cluster.costs(row["flops"], told["flops_interval"]) if reached else {}
+        optimal = cluster.costs(row["optimal_flops"], told["optimal_flops_interval"])
+        told |= {f"optimal_{name}": value for name, value in optimal.items()}
+        lesser = [one | cluster.costs(one["flops"], one["flops_interval"]) for one in lesser]
     notes = [*found.runs.notes, *(cluster.in_words() if cluster is not None else ())]
     warnings = list(found.warnings)
     if reached:

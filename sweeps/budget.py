@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nextscale.cluster.hardware import CATALOGUE, Accelerator, lookup
@@ -116,9 +116,21 @@ class Cluster:
             )
         return self.flops_for_device_hours(usd / self.usd_per_chip_hour)
 
-    def costs(self, flops: float) -> dict[str, float | None]:
-        """By the name of each of `MEASURES`."""
-        return {name: measure(self, flops) for name, measure in MEASURES.items()}
+    def costs(self, flops: float | None, interval: Sequence[float | None] | None = None) -> dict[str, Any]:
+        """By the name of each of `MEASURES`, and its `_interval`.
+
+        Args:
+            flops: None where nobody can say.
+            interval: of these, of which an end that is None or infinite is open. None, or one without width, where the
+                FLOPs are given: then what they cost is as certain, and has none.
+        """
+        given = interval is None or list(interval) == [flops, flops]
+        costs: dict[str, Any] = {}
+        for name, measure in MEASURES.items():
+            costs[name] = None if flops is None else measure(self, flops)
+            unknown = given or measure(self, 1.0) is None
+            costs[f"{name}_interval"] = None if unknown else [_of_end(self, measure, end) for end in interval or ()]
+        return costs
 
     def in_words(self) -> list[str]:
         """What its figures rest on."""
@@ -178,6 +190,10 @@ BUYS: Mapping[str, Callable[[Cluster, float], float]] = {
     "usd": Cluster.flops_for_usd,
 }
 """How many FLOPs so much of each buys."""
+
+
+def _of_end(cluster: Cluster, measure: Callable[[Cluster, float], float | None], end: float | None) -> float | None:
+    return None if end is None or not math.isfinite(end) else measure(cluster, end)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from nextscale.fit.estimate import Fit
     from nextscale.fit.table import Runs
+    from nextscale.sweeps.asked import Asked
     from nextscale.sweeps.budget import Cluster
-    from nextscale.sweeps.targets import Asked, Data
+    from nextscale.sweeps.targets import Data
 
 app = typer.Typer()
 
@@ -52,7 +53,7 @@ class Question:
         Raises:
             SpecError: nothing is asked, or sizes and tokens do not pair.
         """
-        from nextscale.sweeps.targets import paired
+        from nextscale.sweeps.asked import paired
 
         found: list[Asked] = []
         for name in ("flops", "usd", "device_hours", "days", "loss"):
@@ -151,8 +152,9 @@ def forecast(
     from nextscale.fit.backtest import fit_backtested
     from nextscale.fit.laws import law_named
     from nextscale.fit.reach import backtested_reach
+    from nextscale.sweeps.asked import check
     from nextscale.sweeps.forecast_tables import forecast_tables
-    from nextscale.sweeps.targets import answers, check
+    from nextscale.sweeps.targets import answers
 
     asked = question.asked
     estimator.check_variables(("C",), ("N", "D"))
@@ -163,7 +165,7 @@ def forecast(
     rows = source.rows()
     cluster = hardware.cluster(rows)
     runs, data = _runs(source, estimator, rows, text.data_available)
-    check(law_named(estimator.law), asked, cluster, data)
+    check(law_named(estimator.law), asked, cluster, data is not None)
     factor, without = _bits_per_nat(source, rows, text.bytes_per_token)
     found, _ = fit_backtested(runs, (estimator.law,), **estimator.options)
     told = answers(found, asked, cluster=cluster, data=data, bits_per_nat=factor, tested=backtested_reach(found))

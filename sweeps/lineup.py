@@ -13,11 +13,12 @@ import numpy as np
 from nextscale.fit.estimate import Fit
 from nextscale.fit.forecast import reach_warnings
 from nextscale.fit.frontier import TokenCost
+from nextscale.fit.isoloss import bounded
 from nextscale.fit.lifetime import Served, lifetime, ratio_warnings
-from nextscale.fit.overtrain import overtrained
+from nextscale.fit.overtrain import overtrained, overtrained_draws
 from nextscale.model.accounting import flops_per_token
 from nextscale.model.config import ModelConfig
-from nextscale.sweeps.budget import MEASURES, Cluster
+from nextscale.sweeps.budget import Cluster
 from nextscale.sweeps.design import count
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.sizes import friendly_models
@@ -155,35 +156,41 @@ def family(
         `members`: of each what was asked, `params`, `tokens`, `tokens_per_param`, `flops` (of training),
         `serving_flops` and `loss` with what is not given as `_interval`; `best_params`, the size the law has best with
         its interval (None where sizes were given); `overhead`, training FLOPs / those of the compute-optimal model of
-        its loss - 1; of a shape `width`, `depth` and `heads`; on a cluster `slices`, `chips`, `device_hours`, `days`,
-        `usd`, `kwh`. `total`: the sums, and the days until the last is done. `level`, `params_convention`, `notes`,
-        `warnings`.
+        its loss - 1; of a shape `width`, `depth` and `heads`; on a cluster `slices`, `chips`, and with their intervals
+        where the FLOPs have one (see `Cluster.costs`) `device_hours`, `days`, `usd`, `kwh`. `total`: the sums, and the
+        days until the last is done. `level`, `params_convention`, `notes`, `warnings`.
 
     Raises:
         SpecError: no shape is near, or there are fewer slices than members.
         InputError: see `nextscale.fit.lifetime.lifetime`.
     """
     cost = shapes.cost if shapes is not None else TokenCost.of_runs(fit.runs)
-    members, warnings = [], list(fit.warnings)
+    members, drawn, warnings = [], [], list(fit.warnings)
     for wish in asked:
-        member = _member(fit, wish, cost, shapes)
+        member, draws = _member(fit, wish, cost, shapes)
         members.append(member)
+        drawn.append(draws)
         at = {name: member[name] for name in ("flops", "params", "tokens")}
         warnings += [
             f"{wish.name}: {text}"
             for text in (*reach_warnings(fit, at), *ratio_warnings(fit, member["tokens_per_param"]))
         ]
+    # Of all together draw by draw: they share the law, so ends of intervals do not add up.
+    sums = {name: np.sum([draws[name] for draws in drawn], axis=0) for name in ("tokens", "flops")}
+    total = told(bounded(fit.level, **sums), *sums)
+    total["serving_flops"] = sum(member["serving_flops"] for member in members)
     if cluster is not None:
         parts = _parts([member["flops"] for member in members], cluster, slices)
         for member, (share, there) in zip(members, parts, strict=True):
             member |= {"slices": share, "chips": there.chips}
-            member |= {name: measure(there, member["flops"]) for name, measure in MEASURES.items()}
+            member |= there.costs(member["flops"], member["flops_interval"])
             warnings += there.warnings(member["params"])
-    total = {name: _sum([member.get(name) for member in members]) for name in ("tokens", "flops", "serving_flops")}
-    if cluster is not None:
-        total |= {name: _sum([member[name] for member in members]) for name in ("device_hours", "usd", "kwh")}
-        days = [member["days"] for member in members]
-        total["days"] = sum(days) if slices is None else max(days)
+        total |= cluster.costs(total["flops"], total["flops_interval"])
+        if slices is not None:
+            days = [draws["flops"] * there.days(1.0) for (_, there), draws in zip(parts, drawn, strict=True)]
+            last = told(bounded(fit.level, days=np.max(days, axis=0)), "days")
+            given = last["days_interval"] == [last["days"]] * 2
+            total |= last | ({"days_interval": None} if given else {})
     return {
         "law": fit.law.name,
         "level": fit.level,
@@ -207,7 +214,10 @@ def told(row: Mapping[Any, Any], *names: str) -> dict[str, Any]:
     return found
 
 
-def _member(fit: Fit, wish: Wish, cost: TokenCost, shapes: Shapes | None) -> dict[str, Any]:
+def _member(
+    fit: Fit, wish: Wish, cost: TokenCost, shapes: Shapes | None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What is told of it, and its quantities draw by draw."""
     served = Served.of(wish.served)
     best: dict[str, Any] = {"best_params": None, "best_params_interval": None}
     params, flops = wish.params, wish.flops
@@ -227,19 +237,13 @@ def _member(fit: Fit, wish: Wish, cost: TokenCost, shapes: Shapes | None) -> dic
         if flops <= serving:
             raise SpecError(f"{wish.name}: serving takes {serving:.3g} FLOPs, all of its {flops:.3g}; give it more")
         flops -= serving
-    trained = overtrained(fit, params, flops=flops, loss=wish.loss, cost=cost)
+    given: dict[str, Any] = {"flops": flops, "loss": wish.loss, "cost": cost}
+    trained, draws = overtrained(fit, params, **given), overtrained_draws(fit, params, **given)
     if not np.isfinite(trained["tokens"]):
         raise SpecError(f"{wish.name}: {params:.3g} parameters never come to a loss of {wish.loss}; take more of them")
     held = told(trained, "tokens", "tokens_per_param", "flops", "loss", "overhead")
-    return {
-        "name": wish.name,
-        **shape,
-        "params": params,
-        **held,
-        "served": wish.served,
-        "serving_flops": serving,
-        **best,
-    }
+    member = {"name": wish.name, **shape, "params": params, **held}
+    return member | {"served": wish.served, "serving_flops": serving, **best}, draws
 
 
 def _parts(flops: Sequence[float], cluster: Cluster, slices: int | None) -> list[tuple[int | None, Cluster]]:
@@ -256,8 +260,3 @@ def _parts(flops: Sequence[float], cluster: Cluster, slices: int | None) -> list
         shares[max(range(len(flops)), key=lambda i: flops[i] / shares[i])] += 1
     chips = cluster.chips // slices
     return [(share, dataclasses.replace(cluster, chips=share * chips)) for share in shares]
-
-
-def _sum(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) if len(known) == len(values) else None

@@ -65,7 +65,10 @@ def family_tables(told: Mapping[str, Any]) -> list[Table]:
         columns += [("best by the law", "best_params", count)]
     columns += [("tokens", "tokens", count), ("tokens/param", "tokens_per_param", three)]
     columns += [("loss (nats/token)", "loss", loss)]
-    cost: list[tuple[str, str, Form]] = [("", "name", str), ("training FLOPs", "flops", three)]
+    # What is given has no interval, and what follows from it none either.
+    given = all(member["flops_interval"] == [member["flops"]] * 2 for member in members)
+    training = "training FLOPs, as given" if given else "training FLOPs"
+    cost: list[tuple[str, str, Form]] = [("", "name", str), (training, "flops", three)]
     if any(member["served"] for member in members):
         cost += [("serving FLOPs", "serving_flops", three)]
     cost += [("more compute than its loss takes", "overhead", _share)]
@@ -77,9 +80,10 @@ def family_tables(told: Mapping[str, Any]) -> list[Table]:
         cost += [("device-hours", "device_hours", count), ("days", "days", three)]
         cost += [("dollars", "usd", dollars), ("kWh", "kwh", count)]
     everything = {"name": "all", "slices": _sum(members, "slices"), "chips": _sum(members, "chips"), **told["total"]}
+    sure = _sure(members[0], told["level"])
     return [
-        _table(f"A family of {len(members)}{_sure(members[0], told['level'])}", members, columns),
-        _table(f"What it costs{where}", [*members, everything], cost),
+        _table(f"A family of {len(members)}{sure}", members, columns),
+        _table(f"What it costs{where}{sure}", [*members, everything], cost),
     ]
 
 

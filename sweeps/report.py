@@ -22,6 +22,7 @@ from nextscale.fit.estimate import Fit
 from nextscale.fit.forecast import forecast
 from nextscale.fit.frontier import TokenCost
 from nextscale.fit.isoflop import isoflops, optimum_law
+from nextscale.fit.reach import Reach, backtested_reach, narrow_warnings
 from nextscale.fit.table import Runs, as_runs
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.budget import Cluster, cluster_of
@@ -166,10 +167,11 @@ class _Writer:
     def _sections(self, runs: pd.DataFrame) -> Iterator[Section]:
         report = self.report
         fit = self._fit_to_all()
+        choice = None if fit is None else _backtested(fit)
         yield from content.section("warnings", "Warnings", content.warnings(report.summary["warnings"]))
-        yield from self._forecast(fit, runs)
+        yield from self._forecast(fit, choice, runs)
         yield from self._law()
-        yield from self._backtest(fit)
+        yield from self._backtest(choice)
         yield from self._training()
         for name, one in report.found.items():
             shown = [*map(self._draw, plots.finding_plots({name: one}))]
@@ -181,14 +183,18 @@ class _Writer:
             yield from content.section("fit-card", "Fit card", content.fit_card(report.card))
         yield from self._runs(runs)
 
-    def _forecast(self, fit: Fit | None, runs: pd.DataFrame) -> Iterator[Section]:
+    def _forecast(self, fit: Fit | None, choice: Choice | None, runs: pd.DataFrame) -> Iterator[Section]:
         said = content.headline(self.report.summary)
+        tested = Reach() if fit is None else backtested_reach(fit, choice)
         if not said and fit is not None:
-            said = content.outlook(forecast(fit, [_BEYOND * float(fit.runs.table["flops"].max())]))
+            told = forecast(fit, [_BEYOND * float(fit.runs.table["flops"].max())])
+            (target,) = told["targets"]
+            narrow = narrow_warnings(tested, fit, {f"{target['flops']:.3g} FLOPs": target})
+            said = content.warnings(narrow) + content.outlook(told)
         yield from content.section("forecast", "Forecast", said)
         if fit is not None and can_tell(fit):
             hardware, bits_per_nat = _hardware(runs), bits_per_nat_of(runs)[0]
-            self.data["calculator"] = calculator_data(fit, self._command, hardware, bits_per_nat)
+            self.data["calculator"] = calculator_data(fit, self._command, tested, hardware, bits_per_nat)
             also = ", held-out ones too" if self.report.held_out else ""
             body = calculator(fit, hardware, bits_per_nat, also=also)
             yield Section("calculator", "At your budget", body + content.warnings(fit.warnings))
@@ -202,8 +208,8 @@ class _Writer:
         told = content.shown_tables(tables(summary | {"findings": {}}), "found")
         yield Section("law", "The law", _drawings([*map(self._draw, shown)]) + told)
 
-    def _backtest(self, fit: Fit | None) -> Iterator[Section]:
-        if fit is None or (choice := _backtested(fit)) is None:
+    def _backtest(self, choice: Choice | None) -> Iterator[Section]:
+        if choice is None:
             return
         drawn = self._draw(plots.backtest_plot(choice))
         said = content.warnings(choice.warnings)

@@ -27,7 +27,7 @@ class HorizonRule(Config):
 
     rule: Literal["horizon"]
     base: Rate
-    reference_steps: PositiveFloat = 500
+    reference_steps: PositiveFloat = 500.0
     exponent: float = Field(0.25, ge=0, le=2)
     floor: float = Field(0.0, ge=0, le=1e6)
 

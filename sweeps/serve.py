@@ -96,9 +96,10 @@ class Site:
             return self._status
 
     def _runs(self) -> bytes:
+        from nextscale.sweeps.spreadsheet import csv_of
         from nextscale.sweeps.store import load
 
-        return load(self.live.out).to_csv(index=False).encode()
+        return csv_of(load(self.live.out)).encode()
 
 
 class Server(http.server.ThreadingHTTPServer):

@@ -10,28 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nextscale.fit.backtest import fit_backtested
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import Fit
 from nextscale.fit.forecast import forecast, forecast_run, reach_warnings
 from nextscale.fit.frontier import TokenCost
 from nextscale.fit.inverse import ComputeFor, Frontiers
-from nextscale.fit.reach import Reach, backtested_reach
+from nextscale.fit.reach import Reach, narrow_warnings
 from nextscale.fit.repetition import Worth, best_on, price_of_repeats
+from nextscale.sweeps.asked import Asked, check
 from nextscale.sweeps.budget import BUYS, MEASURES, Cluster
-from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.forecast_tables import asked as in_words
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nextscale.fit.law import Law
-    from nextscale.fit.table import Runs
 
-Asked = Mapping[str, float]
-"""One thing, by name: `flops`, `loss`, `params`, `tokens`, `usd`, `device_hours` or `days`; or a run of any shape, by
-its `params` and `tokens`."""
-
-_KINDS = ("flops", "loss", "params", "tokens")
 _ALIKE = 0.01
 """How far bytes per token of runs may lie apart and still be those of one tokenizer on one text."""
 
@@ -74,7 +67,7 @@ def answers(
         InputError: the fit has no intervals, or the law cannot say what is asked.
         SpecError: dollars, hours or days are asked, and no cluster is given, or no price.
     """
-    check(found.law, asked, cluster, data)
+    check(found.law, asked, cluster, data is not None)
     if len(found.resamples) < 2:
         raise InputError("a forecast needs intervals, and this fit has none: fit with resamples")
     law = _Law(found)
@@ -88,6 +81,7 @@ def answers(
         reach = target["reach"]
         target["backtest"] = None if tested is None or reach is None else tested.at(reach)
         target["data"] = None if data is None or target["tokens"] is None else law.data(target, data)
+        warnings += _wasted(target)
         warnings += [text for text in said if text not in _reached(found, [target])]
         warnings += [] if cluster is None or target["params"] is None else cluster.warnings(target["params"])
         warnings += _unknown(target)
@@ -99,111 +93,14 @@ def answers(
         furthest = max((target["reach"] or 0 for target in targets), default=0)
         notes += [tested.problem] if tested.problem else []
         warnings = [*tested.warnings(furthest), *warnings]
+    narrow = [] if tested is None else narrow_warnings(tested, found, {in_words(one): one for one in targets})
     return told | {
         "targets": targets,
         "compute_for": needed,
         "cluster": None if cluster is None else cluster.to_dict(),
         "notes": notes,
-        "warnings": [*dict.fromkeys((*base, *_reached(found, targets), *warnings))],
+        "warnings": [*dict.fromkeys((*narrow, *base, *_reached(found, targets), *warnings))],
     }
-
-
-def check(law: Law, asked: Sequence[Asked], cluster: Cluster | None, data: Data | None) -> None:
-    """Refuses what cannot be answered, whatever the fit comes to.
-
-    Raises:
-        InputError, SpecError: see `answers`.
-    """
-    for one in asked:
-        unknown = [kind for kind in one if kind not in (*_KINDS, *BUYS)]
-        if unknown or (len(one) != 1 and {*one} != {"params", "tokens"}):
-            said = ", ".join(one) or "nothing"
-            raise InputError(f"asked: {said}; ask one of {', '.join((*_KINDS, *BUYS))}, or params and tokens")
-        for kind, value in one.items():
-            if not 0 < value < math.inf:
-                raise InputError(f"{kind}: should be greater than 0, not {value}")
-        if len(one) == 1 and law.variables == ("C",) and (sized := {*one} & {"params", "tokens"}):
-            raise InputError(f"{law.name}: is a law in C, and says nothing of {sized.pop()}; take one in N and D")
-        for kind in {*one} & BUYS.keys():
-            if cluster is None:
-                raise SpecError(f"--{kind.replace('_', '-')}: say of what hardware, with --on, such as --on h100x512")
-            BUYS[kind](cluster, one[kind])
-    if data is not None and law.variables == ("C",):
-        raise InputError(f"{law.name}: is a law in C, and says nothing of tokens; take one in N and D")
-
-
-def forecast_budget(
-    runs: Fit | pd.DataFrame | Runs,
-    *,
-    flops: Sequence[float] = (),
-    loss: Sequence[float] = (),
-    usd: Sequence[float] = (),
-    device_hours: Sequence[float] = (),
-    days: Sequence[float] = (),
-    params: Sequence[float] = (),
-    tokens: Sequence[float] = (),
-    cluster: Cluster | None = None,
-    data: Data | None = None,
-    bits_per_nat: float | None = None,
-    **options: Any,
-) -> pd.DataFrame:
-    """What `nextscale forecast` answers, as a table: one row for each thing asked.
-
-    Args:
-        runs: a fit, or runs to fit (see `nextscale.fit.backtest.fit_backtested`).
-        flops, loss, usd, device_hours, days, params, tokens: what is asked; see `answers`. As many sizes as tokens are
-            runs.
-        cluster: such as `cluster_of("h100x512", utilisation=0.4)`.
-        data, bits_per_nat: see `answers`.
-        options: of the fit.
-
-    Returns:
-        the keys of a target as columns; `_interval` as `_low` and `_high`, what is within a target after its key, such
-        as `asked_usd` or `data_epochs`. `attrs` has what is said of all of them, `notes` and `warnings` too.
-    """
-    import pandas as pd
-
-    found = runs if isinstance(runs, Fit) else fit_backtested(runs, **options)[0]
-    given = {"flops": flops, "loss": loss, "usd": usd, "device_hours": device_hours, "days": days}
-    asked: list[Asked] = [{name: value} for name, values in given.items() for value in values]
-    asked += paired(params, tokens)
-    told = answers(found, asked, cluster=cluster, data=data, bits_per_nat=bits_per_nat, tested=backtested_reach(found))
-    table = pd.DataFrame([_flat(target) for target in told.pop("targets")])
-    table.attrs.update(told)
-    return table
-
-
-def _flat(told: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """One level of keys: intervals as two columns, and what is within another after its key."""
-    row: dict[str, Any] = {}
-    for key, value in told.items():
-        name = f"{before}{key}"
-        if name.endswith("_interval"):
-            stem = name.removesuffix("_interval")
-            row[f"{stem}_low"], row[f"{stem}_high"] = (None, None) if value is None else value
-        elif key.startswith("near_optimal"):
-            row[f"{name}_low"], row[f"{name}_high"] = (None, None) if value is None else value
-        elif isinstance(value, Mapping):
-            row |= _flat(value, f"{name}_")
-        elif key not in ("asked", "data", "backtest", "optimal", "best"):
-            row[name] = value
-    return row
-
-
-def paired(params: Sequence[float], tokens: Sequence[float]) -> list[dict[str, float]]:
-    """What sizes and tokens ask for: each alone, or runs of both.
-
-    Raises:
-        SpecError: there are some of both, and not as many.
-    """
-    if params and tokens and len(params) != len(tokens):
-        raise SpecError(
-            f"--params is given {len(params)} times and --tokens {len(tokens)}: together they are runs, a size and its "
-            "tokens each; give as many of both, or one kind alone"
-        )
-    if params and tokens:
-        return [{"params": N, "tokens": D} for N, D in zip(params, tokens, strict=True)]
-    return [*({"params": N} for N in params), *({"tokens": D} for D in tokens)]
 
 
 def bits_per_nat_of(table: pd.DataFrame, loss: str = "loss") -> tuple[float | None, str | None]:
@@ -288,6 +185,17 @@ class _Law:
         return told | {"repeats_cost": price, "repeats_cost_interval": list(ends), "best": dataclasses.asdict(best)}
 
 
+def _wasted(target: Mapping[str, Any]) -> list[str]:
+    """Whether compute is asked for that buys next to nothing on the data that there is."""
+    best = (target["data"] or {}).get("best")
+    if best is None or best["flops"] >= target["flops"]:
+        return []
+    return [
+        f"{in_words(target)}: on {target['data']['available']:.3g} tokens {best['flops']:.3g} of {target['flops']:.3g} "
+        "FLOPs come within 0.1% of the least loss, and the rest buys nothing: the best model on what there is is theirs"
+    ]
+
+
 def _reached(found: Fit, targets: Sequence[Mapping[str, Any]]) -> list[str]:
     """What is to be said of the compute that lies furthest beyond the runs, on either side."""
     flops = [target["flops"] for target in targets if target["flops"] is not None]
@@ -303,13 +211,9 @@ def _bits(target: Mapping[str, Any], factor: float | None) -> dict[str, Any]:
 
 
 def _costs(target: Mapping[str, Any], cluster: Cluster | None) -> dict[str, Any]:
-    """In proportion to the compute, and so are the ends of its interval."""
-    costs: dict[str, Any] = {}
-    for name, measure in MEASURES.items():
-        ends = target["flops_interval"]
-        costs[name] = None if cluster is None or target["flops"] is None else measure(cluster, target["flops"])
-        known = cluster is not None and ends is not None
-        costs[f"{name}_interval"] = [None if e is None else measure(cluster, e) for e in ends] if known else None  # type: ignore[arg-type]
+    if cluster is None:
+        return dict.fromkeys((*MEASURES, *(f"{name}_interval" for name in MEASURES)))
+    costs = cluster.costs(target["flops"], target["flops_interval"])
     # What was asked is told as it was asked.
     return costs | {name: value for name, value in target["asked"].items() if name in costs}
 

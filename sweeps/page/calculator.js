@@ -137,15 +137,38 @@ function answer(told) {
   }
 }
 
+// From and to which reach a step of a backtest is.
+function endsOf(band) {
+  const [low, high] = band.reach.split("-").map((end) => (end === "inf" ? Infinity : Number(end)));
+  return [low, Math.min(high, page.calculator.tested.furthest)];
+}
+
+// What a backtest says of a reach; undefined within the runs, and where no run lay so far beyond a cut.
+function bandOf(reach) {
+  return page.calculator.tested.bands.find((band) => {
+    const [low, high] = endsOf(band);
+    return low < reach && reach <= high;
+  });
+}
+
+// An interval that is narrower than what backtests of such a reach missed by, in the words of the command.
+function warned(told) {
+  const found = bandOf(told.reach), {bands} = page.calculator.tested, band = found ?? bands[bands.length - 1];
+  const [low, high] = told.loss.interval, half = (high - low) / 2 / told.loss.value;
+  if (!(told.reach > 1) || !band || !(band.error > half)) return [];
+  const reach = found ? "such a reach" : `${endsOf(band).map(three).join(" to ")} times, a shorter reach,`;
+  const widened = page.calculator.extrapolationError > 0
+    ? "is widened already by what the forecast of the largest budget missed, and that is too little"
+    : "allows for the resamples of the law and the scatter of runs alone";
+  const missed = (100 * band.error).toFixed(2), room = (100 * half).toFixed(2);
+  return [`Backtests of ${reach} missed the loss by ${missed}% on average, more than the interval's ±${room}%: it ${widened}.`];
+}
+
 // What is to be known of an answer, in the words of the command.
 function said(told, cluster) {
-  const lines = [], reach = three(told.reach), {bands, furthest, problem} = page.calculator.tested;
+  const lines = [], reach = three(told.reach), {furthest, problem} = page.calculator.tested, band = bandOf(told.reach);
   if (told.params === null) lines.push("The loss falls to the end of the sizes searched: there is no optimum.");
   else lines.push(`Sizes of ${counted(told.near[0])} to ${counted(told.near[1])} come within 0.1 % of that loss.`);
-  const band = bands.find(({reach}) => {
-    const [low, high] = reach.split("-").map(Number);
-    return low < told.reach && told.reach <= Math.min(high, furthest);
-  });
   if (told.reach > FAR)
     lines.push(`This is ${reach} times the largest run fitted: nothing here tested the law so far out.`);
   else if (told.below < 1 / FAR)
@@ -163,11 +186,23 @@ function said(told, cluster) {
   return lines;
 }
 
-// The number in a field; null where there is none that can be used.
-function numberIn(input, low, high) {
-  const text = input.value.trim(), value = Number(text);
-  const sound = text !== "" && value >= low && value <= high;
-  input.setAttribute("aria-invalid", String(!sound));
+// What a field takes; numbers are written as the command takes them.
+const DECIMAL = /^(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
+const WANTED = {
+  budget: {low: 1e-9, high: 1e40, what: "a number above 0, such as 1e21"},
+  chips: {low: 1, high: 1e7, whole: true, what: "a whole number from 1 to 10 million"},
+  utilisation: {low: 0.001, high: 1, what: "a share of the peak from 0.001 to 1"},
+  price: {low: 0, high: 1e9, open: true, what: "dollars, 0 or more, or nothing where no price is known"},
+};
+
+// The number in a field; null where there is none, and where it cannot be used, which a line of `problems` tells.
+function numberIn(input, problems) {
+  const {low, high, whole, open, what} = WANTED[input.name], text = input.value.trim();
+  const value = DECIMAL.test(text) ? Number(text) : NaN;
+  const sound = value >= low && value <= high && (!whole || Number.isInteger(value));
+  const wrong = !sound && !(open && text === "");
+  input.setAttribute("aria-invalid", String(wrong));
+  if (wrong) problems.push(`${input.labels[0].textContent}: type ${what}${text && `, not ${text}`}.`);
   return sound ? value : null;
 }
 
@@ -176,16 +211,17 @@ function startCalculator(told, form) {
   const chosen = () => told.hardware.find(({accelerator}) => accelerator === fields.on.value);
 
   // The hardware as it is typed; null where there is none.
-  function cluster() {
+  function cluster(problems) {
     if (!told.hardware.length) return null;
-    const known = chosen(), chips = numberIn(fields.chips, 1, 1e7), utilisation = numberIn(fields.utilisation, 0.001, 1);
-    const price = fields.price.value.trim() === "" ? null : numberIn(fields.price, 0, 1e9);
-    if (chips === null || utilisation === null) return null;
-    const stated = fields.utilisation.value !== fields.utilisation.dataset.usual;
+    const known = chosen(), before = problems.length, stated = fields.utilisation.value !== fields.utilisation.dataset.usual;
+    const chips = numberIn(fields.chips, problems), price = numberIn(fields.price, problems);
+    // What was measured may be less than anybody would state.
+    const utilisation = stated ? numberIn(fields.utilisation, problems) : known.utilisation;
+    if (!stated) fields.utilisation.setAttribute("aria-invalid", "false");
+    if (problems.length > before) return null;
     const own = fields.price.value !== fields.price.dataset.usual;
     return {
-      ...known, chips, price,
-      utilisation: stated ? utilisation : known.utilisation,
+      ...known, chips, price, utilisation,
       basis: stated ? "as stated" : known.utilisation_basis,
       priced: own ? "as stated" : known.priced,
       option: ` --on ${known.accelerator}x${chips}` + (stated ? ` --utilisation ${utilisation}` : "") +
@@ -215,28 +251,40 @@ function startCalculator(told, form) {
     return Object.fromEntries(Object.entries(found).map(([name, value]) => [name, {value, interval: null}]));
   }
 
+  function warn(texts) {
+    document.getElementById("forecast-warned").replaceChildren(...texts.map((text) => element("p", text, "warning")));
+  }
+
   function show() {
-    const unit = fields.unit.value, one = cluster();
-    const amount = numberIn(fields.budget, 1e-9, 1e40), flops = bought(amount, unit, one);
+    const unit = fields.unit.value, problems = [], one = cluster(problems);
+    const amount = numberIn(fields.budget, problems), flops = bought(amount, unit, one);
     const sound = flops !== null && flops >= 1 && flops <= 1e40, note = document.getElementById("forecast-said");
+    if (!sound && !problems.length)
+      problems.push(flops === null ? "Without a price above 0 dollars buy no certain compute: type one."
+        : `That is ${flops.toExponential(2)} FLOPs; a forecast is of 1 to 1e40.`);
     document.getElementById("forecast-command").textContent = sound
       ? `${told.command} --${unit} ${fields.budget.value.trim()}${one ? one.option : ""}` : told.command;
     if (!sound) {
       answer(null);
-      note.replaceChildren(line(unit === "flops" ? "Type a number of FLOPs, such as 1e21." : "That buys no certain compute."));
+      warn(problems);
+      note.replaceChildren();
       return;
     }
     const found = forecast(flops), factor = told.bitsPerNat;
     const bits = factor && {value: factor * found.loss.value, interval: found.loss.interval.map((end) => factor * end)};
     answer({...found, flops: {value: flops, interval: null}, bits_per_byte: bits, ...costs(flops, one)});
+    warn([...problems, ...warned(found)]);
     note.replaceChildren(...said(found, one).map(line));
   }
 
-  function line(text) {
-    const item = document.createElement("li");
-    item.textContent = text;
-    return item;
+  function element(kind, text, name = "") {
+    const made = document.createElement(kind);
+    made.textContent = text;
+    made.className = name;
+    return made;
   }
+
+  const line = (text) => element("li", text);
 
   function usual() {
     const known = chosen();

@@ -12,10 +12,10 @@ import numpy as np
 from nextscale.fit.estimate import Fit
 from nextscale.fit.frontier import TokenCost
 from nextscale.fit.powers import SumOfPowers
-from nextscale.fit.reach import backtested_reach
 from nextscale.sweeps.tables import sizes
 
 if TYPE_CHECKING:
+    from nextscale.fit.reach import Reach
     from nextscale.sweeps.budget import Cluster
 
 _USUAL = "h100"
@@ -28,12 +28,13 @@ def can_tell(fit: Fit) -> bool:
 
 
 def calculator_data(
-    fit: Fit, command: str, hardware: Sequence[Cluster] = (), bits_per_nat: float | None = None
+    fit: Fit, command: str, tested: Reach, hardware: Sequence[Cluster] = (), bits_per_nat: float | None = None
 ) -> dict[str, Any]:
     """Everything that a forecast rests on; see calculator.js.
 
     Args:
         command: that gives the same figures, but for what is asked.
+        tested: what a backtest says of each reach.
         hardware: one chip of each kind.
         bits_per_nat: bits per byte / loss.
     """
@@ -41,12 +42,11 @@ def calculator_data(
     assert isinstance(law, SumOfPowers)
     known, cost = fit.runs.table, TokenCost.of_runs(fit.runs)
     scatter, surprise = fit.chance(1)
-    trusted = backtested_reach(fit)
     return {
         "command": command,
         "hardware": [one.to_dict() for one in hardware],
         "bitsPerNat": bits_per_nat,
-        "tested": {"bands": trusted.bands, "furthest": trusted.furthest, "problem": trusted.problem},
+        "tested": {"bands": tested.bands, "furthest": tested.furthest, "problem": tested.problem},
         "terms": [
             [k, [[variable, law.parameters.index(exponent), times] for variable, exponent, times in term.powers]]
             for k, term in enumerate(law.terms)
@@ -85,7 +85,8 @@ def calculator(fit: Fit, hardware: Sequence[Cluster] = (), bits_per_nat: float |
     )
     return (
         f'<form class="calculator">\n{_budget(fit, bool(hardware))}{_hardware(hardware)}</form>\n'
-        '<div class="answer">\n<div class="scroll" tabindex="0"><table id="forecast-answer"><thead><tr>'
+        '<div class="answer">\n<div id="forecast-warned" aria-live="polite"></div>\n'
+        '<div class="scroll" tabindex="0"><table id="forecast-answer"><thead><tr>'
         '<th scope="col" class="left">the best model</th><th scope="col">forecast</th>'
         f'<th scope="col">{fit.level:.0%} interval</th></tr></thead>\n<tbody aria-live="polite">{body}</tbody></table>'
         '</div>\n<div class="quiet"><ul id="forecast-said"></ul>\n'

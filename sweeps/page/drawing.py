@@ -14,6 +14,8 @@ import matplotlib
 import pandas as pd
 from etils import epath
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
@@ -22,6 +24,8 @@ from nextscale.model.record import write_atomically
 INK, PAPER = "#1b1f24", "#ffffff"
 _DARK_PAPER = "#191d21"
 """As `--card` has it in page.css."""
+_DPI = 150
+"""Of the PNG."""
 _SEEN = 3.0
 """Contrast that a line or a mark needs to be seen (WCAG 2.2, 1.4.11)."""
 _STYLE: Any = {
@@ -54,22 +58,22 @@ class Plot:
 
     def draw(self) -> Figure:
         width = 5.2 if len(self.panels) == 1 else 5 * len(self.panels)
-        figure = Figure(figsize=(width, 4 if len(self.panels) == 1 else 4.4), layout="constrained")
+        figure = Figure(figsize=(width, 4 if len(self.panels) == 1 else 4.4), dpi=_DPI, layout="constrained")
         for ax, panel in zip(figure.subplots(1, len(self.panels), squeeze=False)[0], self.panels, strict=True):
             panel(ax)
-        # Once: it takes as long as all the rest, and every file would do it again.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
         return figure
 
 
 def save(plot: Plot, folder: Path) -> str:
     """Writes a figure as SVG and PNG into a folder; returns the SVG."""
+    text = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": plot.name}):
         figure = plot.draw()
-        figure.savefig(folder / f"{plot.name}.png", dpi=150)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None})
+        # By the canvases themselves: `savefig` draws each file twice. The layout is found with the first, and kept, for
+        # to find it takes as long as all the rest.
+        FigureCanvasAgg(figure).print_png(folder / f"{plot.name}.png")
+        figure.set_layout_engine("none")
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     write_atomically(epath.Path(folder / f"{plot.name}.svg"), text.getvalue())
     return text.getvalue()
 

@@ -16,12 +16,12 @@ function save(name, text, type) {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
-// A spreadsheet takes text that begins so for a formula; a number is none.
+// A spreadsheet takes text that begins so for a formula; a number is none. As in spreadsheet.py.
 function csvCell(value) {
   if (value === null || value === undefined) return "";
   let text = String(value);
   const isNumber = typeof value === "number" || /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text);
-  if (!isNumber && /^[=+\-@\t\r]/.test(text)) text = "'" + text;
+  if (!isNumber && /^[=+\-@\t\r\n]/.test(text)) text = "'" + text;
   return /[",\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
 }
 

@@ -4,6 +4,8 @@ import json
 import re
 import shutil
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from nextscale.sweeps.cli import main
@@ -88,14 +90,118 @@ def test_the_calculator_agrees_with_the_command(page, reported, capsys):
     assert page.seen.errors == []
 
 
-def test_what_is_no_budget_has_no_answer(page):
-    for text in ("", "many", "-1", "1e99"):
+NO_NUMBERS = (
+    "",
+    "  ",
+    "many",
+    "-1",
+    "0x10",
+    "1e",
+    "1,000",
+    "1 000",
+    "1e21 FLOPs",
+    "Infinity",
+    "1e999",
+    "0",
+    "٣",
+    "<b>",
+)
+
+
+def said(page):
+    """The lines that warn beside an answer, after no figure anywhere came out as none."""
+    assert not re.search(r"NaN|undefined|null|Infinity,", page.inner_text("section#calculator .answer"))
+    return page.eval_on_selector_all("#forecast-warned p", "all => all.map(one => one.textContent)")
+
+
+@pytest.mark.parametrize("unit", ["flops", "usd"])
+def test_what_is_no_budget_has_no_answer_and_one_clear_line(page, unit):
+    page.select_option("[name=unit]", unit)
+    page.select_option("[name=on]", "h100")
+    for text in NO_NUMBERS:
         page.fill("[name=budget]", text)
-        assert page.get_attribute("[name=budget]", "aria-invalid") == "true" or text == "1e99"
+        (line,) = said(page)
+        assert line.startswith("budget: type a number above 0, such as 1e21")
+        assert line.endswith(f", not {text.strip()}." if text.strip() else "1e21.")
+        assert page.get_attribute("[name=budget]", "aria-invalid") == "true"
         assert not any(page.evaluate(ANSWER).values())
-    page.fill("[name=budget]", "1e12")
-    assert page.evaluate(ANSWER)["loss"]
+        assert not re.search(r"--(flops|usd)", page.inner_text("#forecast-command"))
+    for text in ("1e12", " 1E12 ", "1000000000000.", ".1e13"):
+        page.fill("[name=budget]", text)
+        assert page.evaluate(ANSWER)["loss"]
+        assert page.get_attribute("[name=budget]", "aria-invalid") == "false"
+        assert page.evaluate(ANSWER)["flops" if unit == "flops" else "usd"] == [pytest.approx(1e12, rel=1e-9)]
     assert page.seen.errors == []
+
+
+@pytest.mark.parametrize(
+    "field, texts, line",
+    [
+        ("chips", ("", "2.5", "0", "-8", "0x10", "1e8", "8 "), "chips: type a whole number from 1 to 10 million"),
+        ("utilisation", ("", "40", "0", "-0.4", "40%"), "utilisation (of the peak): type a share of the peak"),
+        ("price", ("-1", "free", "$2", "1e99"), "$ per chip-hour: type dollars, 0 or more, or nothing"),
+    ],
+)
+def test_hardware_that_cannot_be_has_no_cost_and_one_clear_line(page, field, texts, line):
+    page.select_option("[name=on]", "h100")
+    page.fill("[name=budget]", "1e12")
+    for text in texts:
+        page.fill(f"[name={field}]", text)
+        if text == "8 ":  # what surrounds a number is none of it
+            assert said(page) == [] or "backtests" in said(page)[0].lower()
+            continue
+        assert said(page)[0].startswith(line), text
+        told = page.evaluate(ANSWER)
+        assert told["loss"]
+        assert not told["days"] and not told["usd"]
+        assert page.get_attribute(f"[name={field}]", "aria-invalid") == "true"
+        assert "--on" not in page.inner_text("#forecast-command")
+    assert page.seen.errors == []
+
+
+def test_a_budget_beyond_all_and_dollars_without_a_price_are_told(page):
+    page.select_option("[name=on]", "h100")
+    for unit, budget, price, line in (
+        ("flops", "1e-3", "2", "That is 1.00e-3 FLOPs; a forecast is of 1 to 1e40."),
+        ("days", "1e39", "2", "FLOPs; a forecast is of 1 to 1e40."),
+        ("usd", "1e6", "", "Without a price above 0 dollars buy no certain compute: type one."),
+        ("usd", "1e6", "0", "Without a price above 0 dollars buy no certain compute: type one."),
+    ):
+        page.select_option("[name=unit]", unit)
+        page.fill("[name=price]", price)
+        page.fill("[name=budget]", budget)
+        (told,) = said(page)
+        assert told.endswith(line)
+        assert not any(page.evaluate(ANSWER).values())
+
+
+def test_an_interval_narrower_than_its_backtest_is_told_first_as_the_command_does(opened, tmp_path, capsys):
+    """Of a curve that bends: the law of its smallest runs misses what lies beyond by far."""
+    rng = np.random.default_rng(0)
+    flops = np.repeat([1e19, 3e19, 1e20, 3e20, 1e21], 5)
+    params = np.sqrt(flops / 120) * np.tile(np.geomspace(1 / 3, 3, 5), 5)
+    tokens = flops / 6 / params
+    loss = (1.8 + 480 / params**0.35 + 2100 / tokens**0.37) * (1 + 0.03 * np.sqrt(1e19 / flops))
+    table = pd.DataFrame({"params": params, "tokens": tokens, "flops": flops, "loss": loss})
+    table.assign(loss=loss * np.exp(1e-4 * rng.standard_normal(25))).to_csv(tmp_path / "runs.csv", index=False)
+    out = str(tmp_path / "out")
+    for words in (["import", str(tmp_path / "runs.csv"), "--out", out], ["report", out]):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 0
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["forecast", out, "--flops", "3.2e21", "--flops", "5e20", "--json"])
+    first = json.loads(capsys.readouterr().out)["warnings"][0]
+    page = opened(tmp_path / "out" / "report.html")
+    page.fill("[name=budget]", "3.2e21")
+    (told,) = said(page)
+    assert first == f"3.20e+21 FLOPs: {told[0].lower()}{told[1:-1]}"
+    outlook = page.eval_on_selector("section#forecast > h2 + *", "one => [one.className, one.textContent]")
+    assert outlook[0] == "warning"
+    assert "backtests of 3 to 3.33 times, a shorter reach, missed" in outlook[1]
+    page.fill("[name=budget]", "5e20")
+    assert said(page) == []
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

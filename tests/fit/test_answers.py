@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from nextscale.fit import fit
+from nextscale.fit.backtest import extrapolating
 from nextscale.fit.compare import compare
 from nextscale.fit.forecast import forecast
 from nextscale.fit.trend import trend
@@ -31,7 +32,7 @@ def numbers(text):
 class TestIsItWorthMore:
     def test_a_known_multiplier_its_savings_and_its_reach_are_told(self, recipes):
         told = compare(*recipes(), flops=1e22, resamples=100)
-        first, saves, growth, reach = re.split(r"(?<=\.) (?=[A-Z\d])", told.answer)
+        first, saves, growth, reach, level = re.split(r"(?<=\.) (?=[A-Z\d])", told.answer)
         assert first.startswith("At 1e+22 FLOPs recipe B is worth ")
         _, worth, low, high = numbers(first)
         assert low < 1.5 < high
@@ -40,6 +41,7 @@ class TestIsItWorthMore:
         assert growth.startswith("No sign that it changes with compute: where each has exponents of its own it is ")
         assert numbers(growth)[1] < 1 < numbers(growth)[2], "it is the same at every compute"
         assert numbers(reach) == [1e22, pytest.approx(1e22 / 1e21, rel=5e-3)]
+        assert level == "Intervals are of 90%."
         json.dumps(told.to_dict(), allow_nan=False)
         assert told.to_dict()["answer"] == told.answer
 
@@ -112,13 +114,42 @@ class TestIsItFlattening:
     def test_what_follows_is_the_forecast_of_the_law_without_and_with_the_newest(self, isoflop_grid):
         table = isoflop_grid(noise=0.002)
         floored = table.assign(loss=(table["loss"] ** 60 + 2.45**60) ** (1 / 60))
-        told = trend(fit(floored, resamples=100), flops=1e22)
-        without, following = numbers(told.answer.split("At 1e+22 FLOPs")[1])[0::3]
-        older = fit(floored[floored.budget < floored.budget.max()], resamples=400)
-        (direct,) = forecast(older, [1e22])["targets"]
-        assert without == pytest.approx(direct["loss"], abs=1e-4)
+        told = trend(fit(floored, resamples=100, level=0.8), flops=1e22)
+        outlook, level = told.answer.split("At 1e+22 FLOPs")[1].split(". Intervals")
+        without, following = numbers(outlook)[0::3]
+        assert level == " are of 80%."
         assert following > without, "the newest budgets lie on a floor"
-        assert told.outlook.without[1] == pytest.approx(direct["loss_interval"])
+        for kept, (loss, ends) in (
+            (floored.budget < floored.budget.max(), told.outlook.without),
+            (floored.budget > 0, told.outlook.following),
+        ):
+            alone = fit(floored[kept], resamples=400, level=0.8)
+            (direct,) = forecast(extrapolating(alone), [1e22])["targets"]
+            assert loss == pytest.approx(direct["loss"], abs=1e-4)
+            assert ends == pytest.approx(direct["loss_interval"])
+
+    def test_what_follows_allows_for_what_a_backtest_missed(self, isoflop_grid):
+        """A law that missed the floor of its newest budget will miss beyond it."""
+        table = isoflop_grid(noise=0.0005)
+        floored = table.assign(loss=(table["loss"] ** 60 + 2.2**60) ** (1 / 60))
+        found = fit(floored, resamples=100)
+        low, high = trend(found, flops=1e24).outlook.following[1]
+        (plain,) = forecast(fit(floored, resamples=400), [1e24])["targets"]
+        assert plain["loss_interval"][1] - plain["loss_interval"][0] < 0.7 * (high - low)
+
+    def test_a_shift_of_nothing_has_a_shift_that_would_have_been_seen(self, isoflop_grid, monkeypatch):
+        """It is a matter of the forecast's own error, which is known whatever the newest runs show."""
+        found = fit(isoflop_grid(noise=0.002), resamples=100)
+        moved = trend(found).flattening
+        newest = found.runs.table.budget == found.runs.table.budget.max()
+        level = found.runs.table.assign(loss=found.runs.table.loss / np.where(newest, 1 + moved.shift, 1))
+        still = trend(fit(level, resamples=100)).flattening
+        assert still.shift == pytest.approx(0, abs=1e-9)
+        assert still.detectable == pytest.approx(moved.detectable, rel=1e-6)
+        monkeypatch.setattr("nextscale.fit.trend._mean_surprise", lambda *_: (0.0, 0.0, 1.0, 0.01))
+        assert trend(found).flattening.detectable == pytest.approx(np.expm1(0.01 * 2.131), rel=1e-3), (
+            "Student's t of 15"
+        )
 
     def test_new_runs_are_told_first(self, isoflop_grid):
         found = fit(isoflop_grid(noise=0.002), resamples=100)

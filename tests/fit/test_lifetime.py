@@ -104,6 +104,12 @@ class TestLifetime:
         for name in ("loss", "params", "tokens", "total", "optimal_total"):
             assert by_budget[name] == pytest.approx(by_loss[name], rel=1e-4), name
 
+    def test_a_budget_is_spent_wholly_and_has_no_interval(self, found):
+        row = lifetime(found, Served.of(1e12), budgets=[3e22]).iloc[0]
+        assert row["total"] == row["total_low"] == row["total_high"] == 3e22
+        assert row["training"] + row["serving"] == pytest.approx(3e22, rel=1e-6)
+        assert row["training_low"] < row["training"] < row["training_high"]
+
     def test_only_the_ratio_of_prices_moves_the_model(self, found):
         served = Served(prefill=3e11, decode=1e12)
         flops = lifetime(found, served, losses=[2.2]).iloc[0]

@@ -7,7 +7,7 @@ import pytest
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate import fit
 from nextscale.fit.laws_curved import DATA_CONSTRAINED
-from nextscale.fit.repetition import PUBLISHED, best_on, price_of_repeats, repetition
+from nextscale.fit.repetition import PUBLISHED, Worth, best_on, price_of_repeats, repetition
 
 E, A, B, ALPHA, R_D = 1.8, 60.0, 180.0, 0.35, 12.0
 
@@ -47,7 +47,7 @@ def found(isoflop_grid):
 class TestWhereThereIsNotDataEnough:
     """Held against the law of repeated data as it ships, of which this is the same but for what N and D it takes."""
 
-    UNIQUE, BUDGET = 2e9, 1e22
+    UNIQUE, BUDGET = 2e9, 5e20
 
     def test_the_best_is_where_the_law_of_repeated_data_is_lowest(self, found):
         own = {name: found.parameters[name] for name in ("E", "A", "B", "alpha")}
@@ -65,6 +65,29 @@ class TestWhereThereIsNotDataEnough:
         assert told.loss_interval[0] < told.loss < told.loss_interval[1]
         assert told.params_interval[0] < told.params < told.params_interval[1]
         assert told.tokens_interval[0] < told.tokens < told.tokens_interval[1]
+
+    @pytest.mark.parametrize("worthless", [0.0, 1e-9])
+    def test_what_repeats_cannot_buy_is_not_spent(self, found, worthless):
+        """Each token and parameter is worth itself once: any size from the optimum of what there is comes to the same
+        loss with the rest of the budget, and the one that takes no more than that is told."""
+        own = {name: found.parameters[name] for name in ("A", "B", "alpha")}
+        size = (own["A"] / own["B"]) ** (1 / own["alpha"]) * self.UNIQUE
+        told = best_on(found, 1e24, self.UNIQUE, size, Worth(worthless, worthless, "nothing"))
+        alone = float(found.predict([size], [self.UNIQUE])[0])
+        assert alone * 0.999 <= told.loss <= alone * 1.0011
+        assert told.flops < 1.2 * 6 * size * self.UNIQUE < 1e24
+        assert told.flops == pytest.approx(6 * told.params * told.tokens)
+        assert told.epochs <= 1.05
+        low, high = told.params_interval
+        assert 0.5 * size < low <= told.params <= high < 2 * size
+
+    def test_a_budget_that_buys_something_is_spent(self, found):
+        assert best_on(found, self.BUDGET, self.UNIQUE, 1e9, PUBLISHED).flops == self.BUDGET
+
+    def test_a_budget_beyond_all_repeats_comes_to_the_same_model_as_one_less_far_beyond(self, found):
+        far, farther = (best_on(found, flops, 1e8, 1e8, PUBLISHED) for flops in (1e24, 1e26))
+        assert farther.params == pytest.approx(far.params, rel=0.01)
+        assert farther.flops == pytest.approx(far.flops, rel=0.01)
 
     def test_repeats_cost_nothing_where_there_are_none(self, found):
         price, (low, high) = price_of_repeats(found, 1e9, self.UNIQUE, self.UNIQUE, 1e9, PUBLISHED)

@@ -124,6 +124,18 @@ class TestOvertrain:
         assert model["usd"] == pytest.approx(3.15e23 / (312e12 * 0.3 * 3600) * 2)
         assert model["usd"] / model["optimal_usd"] == pytest.approx(1 + model["overhead"])
 
+    def test_dollars_of_what_is_not_given_have_their_interval(self, called, runs):
+        hardware = ("--on", "h100x8", "--utilisation", "0.4", "--price", "2", *QUICK)
+        answer = told(called, "overtrain", runs, "--params", "3e8", "--loss", "2.5", *hardware)
+        model = answer["model"]
+        for one, before in ((model, ""), (model, "optimal_"), *((one, "") for one in answer["smaller"])):
+            flops, usd = one[f"{before}flops_interval"], one[f"{before}usd_interval"]
+            assert flops[0] < one[f"{before}flops"] < flops[1]
+            assert np.array(usd) / one[f"{before}usd"] == pytest.approx(np.array(flops) / one[f"{before}flops"])
+        given = told(called, "overtrain", runs, "--params", "3e8", "--tokens", "1e11", *hardware)["model"]
+        assert given["usd_interval"] is None
+        assert given["optimal_usd_interval"][0] < given["optimal_usd"] < given["optimal_usd_interval"][1]
+
     def test_a_loss_out_of_reach_is_said(self, called):
         assert (
             told(called, "overtrain", "published:besiroglu", "--params", "1e9", "--loss", "2.0")["model"]["tokens"]

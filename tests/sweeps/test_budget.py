@@ -39,12 +39,23 @@ class TestCluster:
     def test_the_arithmetic(self):
         """A chip at its peak for an hour, and a hundred of them at a half for a day."""
         one = cluster_of("tpu-v4", utilisation=1.0, price=3.0, pue=1.5)
-        assert one.costs(275e12 * 3600) == pytest.approx(
-            {"device_hours": 1, "days": 1 / 24, "usd": 3, "kwh": 0.192 * 1.5}
-        )
+        for name, value in {"device_hours": 1, "days": 1 / 24, "usd": 3, "kwh": 0.192 * 1.5}.items():
+            assert one.costs(275e12 * 3600)[name] == pytest.approx(value)
         hundred = cluster_of("tpu-v4x100", utilisation=0.5)
         assert hundred.days(100 * 0.5 * 275e12 * 86400) == pytest.approx(1)
         assert hundred.usd(275e12 * 3600) == pytest.approx(2 * CATALOGUE["tpu-v4"].usd_per_chip_hour)
+
+    @pytest.mark.parametrize("interval", [None, [1e22, 1e22]])
+    def test_what_given_compute_costs_is_as_certain(self, interval):
+        costs = cluster_of("h100x8", utilisation=0.4).costs(1e22, interval)
+        assert all(costs[f"{name}_interval"] is None for name in MEASURES)
+
+    def test_what_compute_costs_is_as_unsure_as_the_compute(self):
+        costs = cluster_of("h100x8", utilisation=0.4).costs(1e22, [5e21, 1e23])
+        for name in MEASURES:
+            assert costs[f"{name}_interval"] == pytest.approx([costs[name] / 2, costs[name] * 10])
+        endless = cluster_of("h100x8", utilisation=0.4).costs(1e22, [5e21, float("inf")])
+        assert endless["usd_interval"] == [pytest.approx(endless["usd"] / 2), None]
 
     def test_list_prices_bear_their_date(self):
         told = " ".join(cluster_of("h100x8", utilisation=0.4).in_words())

@@ -1,16 +1,21 @@
 """Families of models: what is shared out is shared out wholly, shapes can be built, and what each costs adds up."""
 
+import dataclasses
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from nextscale.cluster.hardware import lookup
+from nextscale.fit.estimate import fit
 from nextscale.fit.frontier import frontier
-from nextscale.fit.overtrain import overtrained
+from nextscale.fit.overtrain import overtrained, overtrained_draws
 from nextscale.fit.published import BESIROGLU
 from nextscale.model.accounting import flops_per_token, parameters
 from nextscale.sweeps.budget import Cluster
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.lineup import Shapes, family, wishes
+from nextscale.sweeps.lineup_tables import family_tables
 from nextscale.sweeps.spec import SweepSpec
 
 
@@ -133,6 +138,62 @@ class TestFamily:
             family(law, wishes(flops=1e20, split=[1], served=[1e12], sizes=[1e9]))
         with pytest.raises(SpecError, match=r"the model nearest to 1e\+03 parameters"):
             family(law, wishes(flops=1e23, split=[1], sizes=[1e3]), shapes=shapes)
+
+
+@pytest.fixture(scope="module")
+def resampled():
+    """A law with intervals: of fifteen runs that scatter."""
+    rng = np.random.default_rng(0)
+    flops = np.repeat([1e19, 6e19, 4e20], 5)
+    params = np.sqrt(flops / 120) * np.tile(np.geomspace(1 / 3, 3, 5), 3)
+    tokens = flops / 6 / params
+    loss = (1.8 + 480 / params**0.35 + 2100 / tokens**0.37) * np.exp(0.002 * rng.standard_normal(15))
+    return fit(pd.DataFrame({"params": params, "tokens": tokens, "flops": flops, "loss": loss}), resamples=60)
+
+
+class TestIntervals:
+    COSTS = ("device_hours", "days", "usd", "kwh")
+
+    @pytest.mark.parametrize("slices", [None, 16])
+    def test_what_a_loss_costs_is_as_unsure_as_its_compute(self, resampled, cluster, slices):
+        told = family(resampled, wishes(losses=[2.4, 2.3, 2.25]), cluster=cluster, slices=slices)
+        for one in (*told["members"], told["total"]):
+            ends = np.array(one["flops_interval"]) / one["flops"]
+            assert ends[0] < 1 < ends[1]
+            for name in self.COSTS if one is not told["total"] else ("device_hours", "usd", "kwh"):
+                assert np.array(one[f"{name}_interval"]) / one[name] == pytest.approx(ends), name
+        low, high = told["total"]["days_interval"]
+        assert low < told["total"]["days"] < high
+
+    def test_a_total_is_of_each_resample(self, resampled, cluster):
+        """Members share the law and its error, so ends of their intervals do not add up."""
+        asked = wishes(losses=[2.4, 2.2])
+        told = family(resampled, asked, cluster=cluster, slices=4)
+        flops = [
+            overtrained_draws(resampled, member["params"], loss=wish.loss)["flops"][1:]
+            for member, wish in zip(told["members"], asked, strict=True)
+        ]
+        parts = [dataclasses.replace(cluster, chips=member["chips"]) for member in told["members"]]
+        days = [part.days(draws) for part, draws in zip(parts, flops, strict=True)]
+        for name, draws in (("flops", np.sum(flops, axis=0)), ("days", np.max(days, axis=0))):
+            ends = np.quantile(draws, [0.05, 0.95], method="nearest")
+            assert told["total"][f"{name}_interval"] == pytest.approx(ends), name
+
+    def test_what_is_given_costs_what_it_costs(self, resampled, cluster):
+        told = family(resampled, wishes(flops=1e22, split=[0.3, 0.7]), cluster=cluster, slices=4)
+        for one in (*told["members"], told["total"]):
+            assert one["flops_interval"] == [one["flops"]] * 2
+            assert all(one[f"{name}_interval"] is None for name in self.COSTS)
+        assert told["total"]["usd"] == pytest.approx(cluster.usd(1e22))
+        (_, cost) = family_tables(told)
+        assert "training FLOPs, as given" in cost.columns
+
+    def test_a_family_without_resamples_has_none_and_says_so(self, law, cluster):
+        told = family(law, wishes(losses=[2.2, 2.1]), cluster=cluster, slices=4)
+        assert told["total"]["usd_interval"] is None is told["total"]["days_interval"]
+        assert any("there is no interval" in text for text in told["warnings"])
+        (_, cost) = family_tables(told)
+        assert "training FLOPs" in cost.columns
 
 
 def test_no_number_without_its_interval(law):

@@ -15,10 +15,13 @@ import subprocess
 import threading
 import time
 
+import pandas as pd
 import pytest
 
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.serve import Server
+from nextscale.sweeps.spreadsheet import csv_of
+from nextscale.sweeps.store import load
 from nextscale.sweeps.watch import status
 
 HOSTILE = '<script>alert(1)</script> & "quoted" \'\u2028'
@@ -70,6 +73,47 @@ def test_a_finished_sweep(served, swept, tmp_path):
         assert answer.headers["Content-Type"] == {"svg": "image/svg+xml", "png": "image/png"}[name[-3:]]
     rows = list(csv.DictReader(io.StringIO(ask("/runs.csv").body.decode())))
     assert [row["status"] for row in rows] == ["done"] * 10
+
+
+FORMULAS = ["=1+1", '=HYPERLINK("http://x","y")', "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "a\r=1", "a\n=1"]
+
+
+def test_the_table_of_runs_holds_no_formula(served, swept, tmp_path):
+    """Text from elsewhere, such as why a run failed or on what it ran, stays text; numbers stay numbers."""
+    out = shutil.copytree(swept[1], tmp_path / "out")
+    lines = [json.loads(line) for line in (out / "accounts.jsonl").read_text().splitlines()]
+    hostile = [line | {"accelerator": FORMULAS[i % 8]} for i, line in enumerate(lines)]
+    (out / "accounts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in hostile))
+    text = served(out)("/runs.csv").body.decode()
+    rows, plain = list(csv.DictReader(io.StringIO(text, newline=""))), load(out)
+    assert {row["accelerator"] for row in rows} <= {f"'{value}" for value in FORMULAS}
+    assert len({row["accelerator"] for row in rows}) > 1
+    for name in ("params", "tokens", "flops", "loss"):
+        assert [float(row[name]) for row in rows] == pytest.approx(plain[name].tolist(), rel=1e-12)
+
+
+def test_only_text_is_guarded_against_formulas():
+    frame = pd.DataFrame(
+        {
+            "=1+1": [*FORMULAS, "a=b", "", "-1.5e-3", "+7"],
+            "number": [-float(i) for i in range(14)],
+            "whole": range(-6, 8),
+            "mixed": [-1, -2.5, None, "=x", True, *[0] * 9],
+        }
+    )
+    head, *rows = csv.reader(io.StringIO(csv_of(frame), newline=""))
+    assert head == ["'=1+1", "number", "whole", "mixed"]
+    assert [row[0] for row in rows] == [
+        *(f"'{value}" for value in FORMULAS[:8]),
+        *FORMULAS[8:],
+        "a=b",
+        "",
+        "-1.5e-3",
+        "+7",
+    ]
+    assert [float(row[1]) for row in rows] == frame["number"].tolist()
+    assert [int(row[2]) for row in rows] == frame["whole"].tolist()
+    assert [row[3] for row in rows][:5] == ["-1", "-2.5", "", "'=x", "True"]
 
 
 def test_the_page_is_one_file_with_nothing_from_elsewhere(served, staged):

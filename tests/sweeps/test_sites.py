@@ -1,11 +1,13 @@
 """Sites and pools: what is wrong with them is one line, and none of it changes what a run is."""
 
 import json
+from typing import get_args
 
 import pytest
 
 from nextscale.cluster.hardware import CATALOGUE
 from nextscale.cluster.pool import Pool
+from nextscale.model.identity import Config
 from nextscale.sweeps.design import planned_runs, resolved
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.reading import load_spec
@@ -46,6 +48,28 @@ def test_pools_are_no_part_of_what_a_run_means(spec):
     forms = ("pools=auto", "pools={a: {accelerator: h100, chips: 8}}", "pools=[lab, cloud]")
     names = [[run.config.run_id for run in planned_runs(resolved(spec(form)))] for form in forms]
     assert names[0] == names[1] == names[2]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("form", ["auto", "[lab, cloud]", "{a: {accelerator: h100}}"])
+def test_pools_in_any_form_are_written_as_they_are_read(spec, form):
+    found = spec(f"pools={form}", "training.lr={rule: horizon, base: 0.02, floor: 0.008}")
+    for how in ({}, {"exclude_defaults": True}, {"exclude_unset": True}):
+        written = json.loads(found.model_dump_json(**how)).get("pools", "auto")
+        assert spec(f"pools={json.dumps(written)}").pools == found.pools
+
+
+def configs(kind=Config):
+    for each in kind.__subclasses__():
+        yield from (each, *configs(each))
+
+
+def test_numbers_are_of_their_kind_by_default():
+    """pydantic warns when it writes a default that is none of its field's kind, where the field is one of several."""
+    for each in configs():
+        for name, field in each.model_fields.items():
+            if float in (field.annotation, *get_args(field.annotation)):
+                assert type(field.default) is not int, f"{each.__name__}.{name}"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A forecast in every direction: each is the other turned round, and all agree with the fit itself."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,10 +15,12 @@ from nextscale.fit.frontier import closed_form
 from nextscale.fit.inverse import Frontiers, compute_for
 from nextscale.fit.reach import Reach, backtested_reach
 from nextscale.fit.repetition import PUBLISHED
+from nextscale.sweeps.asked import paired
 from nextscale.sweeps.budget import cluster_of
 from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.forecast_frame import forecast_budget
 from nextscale.sweeps.plot_budget import loss_against_cost
-from nextscale.sweeps.targets import Data, answers, bits_per_nat_of, forecast_budget, paired
+from nextscale.sweeps.targets import Data, answers, bits_per_nat_of
 
 LAW = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
 FAST = ("--resamples", "100")
@@ -149,6 +152,13 @@ class TestData:
         assert fresh["loss"] < data["best"]["loss"] <= fresh["loss"] + data["repeats_cost"]
         assert data["best"]["epochs"] > data["epochs"]
 
+    def test_compute_that_buys_nothing_on_so_little_data_is_told(self, found):
+        told = answers(found, [{"flops": 1e24}, {"flops": 3e20}], data=Data(1e9, PUBLISHED))
+        wasted, spent = (one["data"]["best"]["flops"] for one in told["targets"])
+        assert wasted < 0.5e24 and spent == 3e20
+        (line,) = [text for text in told["warnings"] if "the rest buys nothing" in text]
+        assert line.startswith(f"1.00e+24 FLOPs: on 1e+09 tokens {wasted:.3g} of 1e+24 FLOPs come within 0.1%")
+
     def test_a_law_in_compute_alone_knows_no_tokens(self):
         with pytest.raises(InputError, match="says nothing of tokens"):
             answers(fit(simulated(), "saturating", resamples=100), [{"flops": 1e22}], data=Data(1e10, PUBLISHED))
@@ -185,6 +195,58 @@ class TestReach:
         told = backtested_reach(fit(simulated(), resamples=100, fixed={"alpha": 0.35}))
         assert "pinned" in told.problem
         assert Reach(problem="x").warnings(100) == []
+
+
+class TestNarrowIntervals:
+    """What a backtest of such a reach missed by is held against the interval."""
+
+    def missed(self, error):
+        return Reach(({"reach": "10-100", "error": error, "se": 0.001, "bias": 0.0, "cuts": 3},), furthest=40.0)
+
+    def half(self, target):
+        low, high = target["loss_interval"]
+        return (high - low) / 2 / target["loss"]
+
+    @pytest.mark.parametrize("times, warned", [(0.99, False), (1.01, True)])
+    def test_a_larger_error_is_the_first_warning(self, found, times, warned):
+        asked = [{"flops": 2e22}]
+        (target,) = answers(found, asked)["targets"]
+        told = answers(found, asked, tested=self.missed(times * self.half(target)))
+        first = (
+            f"2.00e+22 FLOPs: backtests of such a reach missed the loss by {times * self.half(target):.2%} on average"
+        )
+        assert told["warnings"][0].startswith(first) is warned
+        assert any("more than the interval's" in text for text in told["warnings"]) is warned
+        assert any("nothing here tested" in text for text in told["warnings"])
+
+    def test_so_is_that_of_a_shorter_reach_where_none_is_as_long(self, found):
+        first = answers(found, [{"flops": 1e24}], tested=self.missed(0.3))["warnings"][0]
+        assert "backtests of 10 to 40 times, a shorter reach, missed the loss by 30.00%" in first
+
+    def test_inside_the_runs_there_is_nothing_to_warn_of(self, found):
+        told = answers(found, [{"flops": 2e20}], tested=self.missed(0.3))
+        assert not any("backtests" in text for text in told["warnings"])
+
+    @pytest.mark.parametrize("error, says", [(0.0, "allows for the resamples"), (1e-3, "is widened already")])
+    def test_what_the_interval_holds_already_is_told_truly(self, found, error, says):
+        widened = dataclasses.replace(found, extrapolation_error=error)
+        assert says in answers(widened, [{"flops": 2e22}], tested=self.missed(0.3))["warnings"][0]
+
+    def test_forecasts_of_one_reach_share_a_line(self, found):
+        told = answers(found, [{"flops": 2e22}, {"flops": 3e22}], tested=self.missed(0.3))
+        assert told["warnings"][0].startswith("2.00e+22 FLOPs, 3.00e+22 FLOPs: backtests")
+
+    def test_the_command_says_it(self, called, csv):
+        """Of a curve that bends: the law of the smallest runs misses what lies beyond by more than that of all says."""
+        table = simulated(noise=1e-4)
+        table.assign(loss=table.loss * (1 + 0.03 * np.sqrt(1e19 / table.flops))).to_csv(csv, index=False)
+        code, out, _ = called("forecast", csv, *FAST, "--flops", "3.2e21", "--json")
+        told = json.loads(out)
+        (target,) = told["targets"]
+        assert code == 0
+        assert target["backtest"]["error"] > self.half(target)
+        assert told["warnings"][0].startswith("3.20e+21 FLOPs: backtests of such a reach")
+        assert "is widened already" in told["warnings"][0]
 
 
 class TestBitsPerByte:
