@@ -157,7 +157,7 @@ def frontier(source: Source, estimator: Estimator, flops: Targets, json_: Json =
     from nextscale.fit import plot as draw
     from nextscale.fit.approaches import approaches
     from nextscale.fit.estimate import fit as fit_runs
-    from nextscale.sweeps.tables import count, loss, number, percent, sizes, table_of, text, three
+    from nextscale.sweeps.tables import count, loss, number, sizes, table_of, text, three
 
     estimator.check_variables(("N", "D"))
     found = fit_runs(source.read(estimator.variables), estimator.law, **estimator.options)
@@ -184,7 +184,7 @@ def frontier(source: Source, estimator: Estimator, flops: Targets, json_: Json =
     screen.print(table_of("The compute-optimal size, by approach", rows, *columns).rich())
     for row in table.drop_duplicates("flops").to_dict("records"):
         if row["disagreement"]:
-            apart = percent(row["disagreement"] - 1)
+            apart = f"{row['disagreement'] - 1:.0%}"
             screen.print(f"at {number(row['flops'], 3)} FLOPs the approaches lie {apart} apart in size")
     note(found.runs.notes)
     warn(found.warnings)

@@ -168,7 +168,9 @@ def _run(
         for table in tables(summary):
             screen.print(table.rich())
         warn([text for text in summary["warnings"] if text != refusal])
-        screen.print(f"{summary['runs']['done']} runs done in {summary['seconds']:.0f} s", highlight=False)
+        screen.print(
+            f"{summary['runs']['done']} runs done; this command took {summary['seconds']:.0f} s", highlight=False
+        )
         if summary["law"] or summary["findings"]:
             screen.print(f"figures and report: {folder / 'report.html'}", highlight=False, soft_wrap=True, markup=False)
     if refusal is not None:
