@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from nextscale.fit.plot import clear_labels
 from nextscale.model.record import write_atomically
 
 INK, PAPER = "#1b1f24", "#ffffff"
@@ -59,6 +60,7 @@ class Plot:
             panel(ax)
         # Once: it takes as long as all the rest, and every file would do it again.
         figure.draw_without_rendering()
+        clear_labels(figure)
         figure.set_layout_engine("none")
         return figure
 
