@@ -94,13 +94,13 @@ def backtest(
         typer.Option(
             "--law",
             metavar="NAME",
-            help="to try; may be given again [default: all that are quickly fitted]",
+            help="to try; may be given again \\[default: all that are quickly fitted]",
             autocompletion=completion.laws,
         ),
     ] = None,
     objectives: Annotated[
         list[str] | None,
-        typer.Option("--objective", metavar="KIND", help="to try; may be given again [default: five]"),
+        typer.Option("--objective", metavar="KIND", help="to try; may be given again \\[default: five]"),
     ] = None,
     delta: Annotated[float | None, typer.Option(min=1e-12, help="of the --objective, in log loss")] = None,
     cuts: Annotated[int, typer.Option(min=1, max=50, help="in compute, below which laws are fitted")] = 5,
@@ -205,7 +205,7 @@ def compare(
     ] = "exponents",
     flops: Annotated[
         float | None,
-        typer.Option("--at", "--flops", min=1, metavar="FLOPS", help="where to tell it [default: amid the runs]"),
+        typer.Option("--at", "--flops", min=1, metavar="FLOPS", help="where to tell it \\[default: amid the runs]"),
     ] = None,
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="of the intervals")] = 0.9,
     resamples: Annotated[int, typer.Option(min=100, max=100_000, help="of the bootstrap")] = 500,
@@ -257,7 +257,7 @@ def trend(
     at: Annotated[
         float | None,
         typer.Option(
-            min=1, max=1e40, metavar="FLOPS", help="where to tell what follows [default: ten times the largest]"
+            min=1, max=1e40, metavar="FLOPS", help="where to tell what follows \\[default: ten times the largest]"
         ),
     ] = None,
     json_: Json = False,

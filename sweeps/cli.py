@@ -58,7 +58,7 @@ app.add_typer(infrastructure.app)
 app.add_typer(init.app)
 app.add_typer(library.app)
 
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="where everything goes [default: out/NAME]")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="where everything goes \\[default: out/NAME]")]
 Address = Annotated[
     str | None, typer.Option(envvar="RAY_ADDRESS", help="of a Ray cluster; without it one is started here")
 ]
