@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from nextscale.fit.table import column_of
 
@@ -225,6 +225,10 @@ def approaches(ax: Axes, table: pd.DataFrame) -> Axes:
         ylabel="optimal parameters N*",
         title="optimal size by approach",
     )
+    if known["flops"].nunique() == 1:
+        # Places between are where a budget's marks stand side by side, and no other budgets.
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks([float(known["flops"].iloc[0])], [f"{known['flops'].iloc[0]:.3g}"])
     ax.legend(fontsize="small")
     return ax
 

@@ -179,12 +179,12 @@ def frontier(source: Source, estimator: Estimator, flops: Targets, json_: Json =
         ("loss", "loss", loss),
         ("exponent", "exponent", three),
         ("budgets", "budgets", text),
-        ("", "problem", text),
+        *((("", "problem", text),) if any(row["problem"] for row in rows) else ()),
     )
     screen.print(table_of("The compute-optimal size, by approach", rows, *columns).rich())
     for row in table.drop_duplicates("flops").to_dict("records"):
         if row["disagreement"]:
-            apart = f"{row['disagreement'] - 1:.0%}"
+            apart = f"a factor of {row['disagreement']:.3g}"
             screen.print(f"at {number(row['flops'], 3)} FLOPs the approaches lie {apart} apart in size")
     note(found.runs.notes)
     warn(found.warnings)

@@ -5,6 +5,9 @@ import itertools
 import pytest
 from matplotlib.figure import Figure
 
+from nextscale.fit import as_runs, fit
+from nextscale.fit.approaches import approaches
+from nextscale.fit.plot import approaches as draw_approaches
 from nextscale.fit.plot import clear_labels
 
 
@@ -38,3 +41,10 @@ def test_a_linear_axis_keeps_its_labels():
     clear_labels(figure)
     figure.draw_without_rendering()
     assert [label.get_text() for label in shown(ax)] == before
+
+
+def test_one_budget_is_the_one_place_on_the_axis_of_compute(isoflop_grid):
+    runs = as_runs(isoflop_grid(noise=0.002))
+    ax = draw_approaches(Figure(layout="constrained").subplots(), approaches(runs, fit(runs, resamples=100), [1e22]))
+    ax.figure.draw_without_rendering()
+    assert [label.get_text() for label in shown(ax)] == ["1e+22"]
