@@ -9,6 +9,8 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from nextscale.fit.table import column_of
 
@@ -22,8 +24,32 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
 """Okabe & Ito's palette, told apart with any colour vision."""
+_APART = 3.0
+"""Pixels between two labels of an axis."""
 _MANY = 6
 """Curves of which a legend finds no room among them."""
+
+
+def clear_labels(figure: Figure) -> None:
+    """Hides labels of minor ticks that another label of their x axis would touch: of a log axis that spans little there
+    are more than its width holds. The figure has been drawn, or laid out, once."""
+    for ax in figure.axes:
+        low, high = sorted(ax.get_xlim())
+        seen = [tick.label1 for tick in ax.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+        taken = [label.get_window_extent() for label in seen if label.get_text()]
+        kept: dict[float, str] = {}
+        minor = [tick for tick in ax.xaxis.get_minor_ticks() if low <= tick.get_loc() <= high]
+        for tick in sorted(minor, key=lambda tick: tick.get_loc()):
+            box = tick.label1.get_window_extent()
+            if tick.label1.get_text() and not any(box.padded(_APART).overlaps(other) for other in taken):
+                taken.append(box)
+                kept[tick.get_loc()] = tick.label1.get_text()
+        if minor:
+            ax.xaxis.set_minor_formatter(_kept(kept))
+
+
+def _kept(labels: Mapping[float, str]) -> FuncFormatter:
+    return FuncFormatter(lambda place, _: labels.get(place, ""))
 
 
 def isoflop_curves(ax: Axes, curves: Sequence[IsoFlop], held_out: Sequence[IsoFlop] = ()) -> Axes:
@@ -199,6 +225,10 @@ def approaches(ax: Axes, table: pd.DataFrame) -> Axes:
         ylabel="optimal parameters N*",
         title="optimal size by approach",
     )
+    if known["flops"].nunique() == 1:
+        # Places between are where a budget's marks stand side by side, and no other budgets.
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks([float(known["flops"].iloc[0])], [f"{known['flops'].iloc[0]:.3g}"])
     ax.legend(fontsize="small")
     return ax
 

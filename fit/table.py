@@ -24,6 +24,8 @@ _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
 
 MOST_ROWS = 5000
 """Of finished runs there are never so many; and each resample is a fit to all of them."""
+_UNITS = 1e5
+"""Fewer parameters or tokens than these are counted to the last one."""
 _ACCOUNTS = 3.0
 """How far apart two accounts of a run's FLOPs may lie."""
 
@@ -117,10 +119,10 @@ def read_table(path: str | Path, kind: str | None = None) -> pd.DataFrame:
     """
     path = Path(path)
     suffix = path.suffix.lower() if kind is None else f".{kind}"
-    if suffix not in _READERS:
-        raise InputError(f"{path}: cannot read '{suffix}' files; give one of {', '.join(sorted(_READERS))}")
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
+    if suffix not in _READERS:
+        raise InputError(f"{path}: cannot read '{suffix}' files; give one of {', '.join(sorted(_READERS))}")
     try:
         return _numbered(_READERS[suffix](path))
     except ImportError as error:
@@ -204,6 +206,13 @@ def as_runs(
     if "flops" not in present and {"params", "tokens"} <= set(present):
         numbers["flops"] = 6 * numbers["params"] * numbers["tokens"]
         notes.append("flops follow from C = 6ND")
+    if scaled := [key for key in ("params", "tokens") if key in present and _in_a_unit(numbers[key])]:
+        verb = "is" if len(scaled) == 1 else "are"
+        most = f"{numbers[scaled[0]].max():.4g} at most"
+        notes.append(
+            f"{' and '.join(scaled)} {verb} not in whole numbers, {most}: where they stand for millions or billions, "
+            "so does all that is told of them; write them out"
+        )
     positive = [name for name in numbers if name in (*_COUNTED, "loss", "weight")]
     usable = (numbers[positive].gt(0) & numbers[positive].lt(np.inf)).all(axis=1) & np.isfinite(
         numbers.to_numpy(float)
@@ -243,8 +252,15 @@ def as_runs(
 def _numeric(column: pd.Series, where: str) -> pd.Series:
     values = pd.to_numeric(column, errors="coerce").astype(float)
     if column.notna().any() and values.isna().all():
-        raise InputError(f"{where}: column '{column.name}' holds no numbers")
+        first = str(column.dropna().iloc[0])[:40]
+        raise InputError(f"{where}: column '{column.name}' holds no numbers, but '{first}'; write them out, as 1e9")
     return values
+
+
+def _in_a_unit(counts: pd.Series) -> bool:
+    """Whether counts look like millions or billions: small, and not whole."""
+    known = counts[np.isfinite(counts)]
+    return bool((known < _UNITS).all() and (known % 1 != 0).any())
 
 
 def _budgets(flops: pd.Series, gap: float = 1.1) -> pd.Series:

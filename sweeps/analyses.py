@@ -94,13 +94,13 @@ def backtest(
         typer.Option(
             "--law",
             metavar="NAME",
-            help="to try; may be given again [default: all that are quickly fitted]",
+            help="to try; may be given again \\[default: all that are quickly fitted]",
             autocompletion=completion.laws,
         ),
     ] = None,
     objectives: Annotated[
         list[str] | None,
-        typer.Option("--objective", metavar="KIND", help="to try; may be given again [default: five]"),
+        typer.Option("--objective", metavar="KIND", help="to try; may be given again \\[default: five]"),
     ] = None,
     delta: Annotated[float | None, typer.Option(min=1e-12, help="of the --objective, in log loss")] = None,
     cuts: Annotated[int, typer.Option(min=1, max=50, help="in compute, below which laws are fitted")] = 5,
@@ -157,7 +157,7 @@ def frontier(source: Source, estimator: Estimator, flops: Targets, json_: Json =
     from nextscale.fit import plot as draw
     from nextscale.fit.approaches import approaches
     from nextscale.fit.estimate import fit as fit_runs
-    from nextscale.sweeps.tables import count, loss, number, percent, sizes, table_of, text, three
+    from nextscale.sweeps.tables import count, loss, number, sizes, table_of, text, three
 
     estimator.check_variables(("N", "D"))
     found = fit_runs(source.read(estimator.variables), estimator.law, **estimator.options)
@@ -179,12 +179,12 @@ def frontier(source: Source, estimator: Estimator, flops: Targets, json_: Json =
         ("loss", "loss", loss),
         ("exponent", "exponent", three),
         ("budgets", "budgets", text),
-        ("", "problem", text),
+        *((("", "problem", text),) if any(row["problem"] for row in rows) else ()),
     )
     screen.print(table_of("The compute-optimal size, by approach", rows, *columns).rich())
     for row in table.drop_duplicates("flops").to_dict("records"):
         if row["disagreement"]:
-            apart = percent(row["disagreement"] - 1)
+            apart = f"a factor of {row['disagreement']:.3g}"
             screen.print(f"at {number(row['flops'], 3)} FLOPs the approaches lie {apart} apart in size")
     note(found.runs.notes)
     warn(found.warnings)
@@ -205,7 +205,7 @@ def compare(
     ] = "exponents",
     flops: Annotated[
         float | None,
-        typer.Option("--at", "--flops", min=1, metavar="FLOPS", help="where to tell it [default: amid the runs]"),
+        typer.Option("--at", "--flops", min=1, metavar="FLOPS", help="where to tell it \\[default: amid the runs]"),
     ] = None,
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="of the intervals")] = 0.9,
     resamples: Annotated[int, typer.Option(min=100, max=100_000, help="of the bootstrap")] = 500,
@@ -257,7 +257,7 @@ def trend(
     at: Annotated[
         float | None,
         typer.Option(
-            min=1, max=1e40, metavar="FLOPS", help="where to tell what follows [default: ten times the largest]"
+            min=1, max=1e40, metavar="FLOPS", help="where to tell what follows \\[default: ten times the largest]"
         ),
     ] = None,
     json_: Json = False,

@@ -183,19 +183,21 @@ def family(
         str | None, typer.Option(metavar="TOKENS", help="that each serves in its life; a budget is then for both")
     ] = None,
     sizes: Annotated[
-        str | None, typer.Option(metavar="PARAMS", help="of each, where they are fixed [default: the best]")
+        str | None, typer.Option(metavar="PARAMS", help="of each, where they are fixed \\[default: the best]")
     ] = None,
-    names: Annotated[str | None, typer.Option(metavar="NAMES", help="of each [default: small, medium, large]")] = None,
+    names: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="of each \\[default: small, medium, large]")
+    ] = None,
     spec: Annotated[
         Path | None,
-        typer.Option(metavar="SPEC", help="whose models they are to be [default: that of a sweep's folder]"),
+        typer.Option(metavar="SPEC", help="whose models they are to be \\[default: that of a sweep's folder]"),
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="override a key of --spec, scale=pod say; may be given again"),
     ] = None,
     slices: Annotated[
-        int | None, typer.Option(min=1, help="equal parts of --on, to train all at once [default: in turn on all]")
+        int | None, typer.Option(min=1, help="equal parts of --on, to train all at once \\[default: in turn on all]")
     ] = None,
     json_: Json = False,
 ) -> None:

@@ -58,7 +58,7 @@ app.add_typer(infrastructure.app)
 app.add_typer(init.app)
 app.add_typer(library.app)
 
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="where everything goes [default: out/NAME]")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="where everything goes \\[default: out/NAME]")]
 Address = Annotated[
     str | None, typer.Option(envvar="RAY_ADDRESS", help="of a Ray cluster; without it one is started here")
 ]
@@ -168,7 +168,9 @@ def _run(
         for table in tables(summary):
             screen.print(table.rich())
         warn([text for text in summary["warnings"] if text != refusal])
-        screen.print(f"{summary['runs']['done']} runs done in {summary['seconds']:.0f} s", highlight=False)
+        screen.print(
+            f"{summary['runs']['done']} runs done; this command took {summary['seconds']:.0f} s", highlight=False
+        )
         if summary["law"] or summary["findings"]:
             screen.print(f"figures and report: {folder / 'report.html'}", highlight=False, soft_wrap=True, markup=False)
     if refusal is not None:

@@ -28,7 +28,9 @@ def status(out: Folder, json_: Json = False) -> None:
         return
     done, planned = found.flops
     counts = [[state, str(count)] for state, count in found.runs.items() if count]
-    screen.print(Table(f"{out}: controller {found.controller}", ["runs", ""], counts).rich())
+    silent = {"none": "nobody is at work on it", "silent": "its controller is silent, and taken for dead"}
+    title = f"{out}: {silent.get(found.controller, 'controller at work')}"
+    screen.print(Table(title, ["runs", ""], counts).rich())
     spent = found.spent
     cost = [
         ["FLOPs of runs done, of all", f"{number(done, 3)} of {number(planned, 3)}"],

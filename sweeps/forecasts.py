@@ -42,7 +42,7 @@ def show(
     places: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[OUT|FILE]...", help="output folders, or ledgers [default: ledger.jsonl and out/*/ledger.jsonl]"
+            metavar="[OUT|FILE]...", help="output folders, or ledgers \\[default: ledger.jsonl and out/*/ledger.jsonl]"
         ),
     ] = None,
     json_: Json = False,
@@ -106,7 +106,7 @@ def score(
     forecast: Annotated[str | None, typer.Option(metavar="HASH", help="of the forecast, or how it begins")] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="of parameters and tokens each, to find the forecast by [default: 0.05]"),
+        typer.Option(min=0, max=1, help="of parameters and tokens each, to find the forecast by \\[default: 0.05]"),
     ] = None,
     json_: Json = False,
 ) -> None:

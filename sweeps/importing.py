@@ -33,7 +33,7 @@ def import_(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="the folder of runs that they are put beside")],
     options: TableOptions,
     kind: Annotated[
-        Kind | None, typer.Option("--from", help="what the files are [default: by their names and what is in them]")
+        Kind | None, typer.Option("--from", help="what the files are \\[default: by their names and what is in them]")
     ] = None,
     take: Annotated[
         Take, typer.Option(help="of a curve (TensorBoard, charts): the value of its last step, or the lowest")
@@ -50,7 +50,7 @@ def import_(
         str | None,
         typer.Option(
             metavar="WHAT",
-            help="what they were trained on; runs of one text are fitted as one [default: the file]",
+            help="what they were trained on; runs of one text are fitted as one \\[default: the file]",
         ),
     ] = None,
     json_: Json = False,

@@ -137,7 +137,8 @@ def init(
     def ask(question: str, given: Any, default: Any, least: float = 0, most: float = 0) -> Any:
         if given is not None or yes:
             return default if given is None else given
-        answer = typer.prompt(question, default=default, type=type(default), err=json_)
+        shown = f"{default:g}" if isinstance(default, float) else default
+        answer = typer.prompt(f"{question} [{shown}]", default, type=type(default), err=json_, show_default=False)
         if most and not least <= answer <= most:
             raise SpecError(f"{question}: is from {least:g} to {most:g}, not {answer:g}")
         return answer

@@ -108,7 +108,9 @@ def _cell(row: Mapping[str, Any], key: str, form: Form) -> str:
     if value is None:
         return "-" if key in row else ""
     told = form(value) if isinstance(value, str) or math.isfinite(value) else "-"
-    return told if ends is None or ends == [value, value] else f"{told} {interval([_ended(end) for end in ends], form)}"
+    if ends is None or all(math.isclose(end, value, rel_tol=1e-9) for end in ends):
+        return told
+    return f"{told} {interval([_ended(end) for end in ends], form)}"
 
 
 def _ended(end: float) -> float | None:

@@ -131,6 +131,8 @@ class Source(TableOptions):
     def _rows(self, path: Path) -> pd.DataFrame:
         from nextscale.fit.table import read_table
 
+        if str(path).startswith("published:"):
+            raise SpecError(f"{path}: is of constants without runs; inference, overtrain and family take it")
         table = self.chosen(_sweep(path) if path.is_dir() else read_table(path), path)
         if path.is_dir():
             _one_source(table, path)

@@ -30,7 +30,7 @@ def plan(
             "--out",
             metavar="DIR",
             help="where it is run: what is done there is not counted again, and tells how fast the rest will be "
-            "[default: out/NAME]",
+            "\\[default: out/NAME]",
         ),
     ] = None,
     set_: Set = None,
@@ -46,7 +46,7 @@ def plan(
         typer.Option(
             min=1e-6,
             max=0.5,
-            help="relative scatter of a run about the law, for the expected interval [default: that of the runs in "
+            help="relative scatter of a run about the law, for the expected interval \\[default: that of the runs in "
             "DIR, else .003]",
         ),
     ] = None,

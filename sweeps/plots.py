@@ -66,4 +66,8 @@ def draw_fit(path: Path, found: Fit, reach: float | None = None) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
+    from nextscale.fit.plot import clear_labels
+
+    figure.draw_without_rendering()
+    clear_labels(figure)
     figure.savefig(path, dpi=150)

@@ -17,10 +17,10 @@ app = typer.Typer()
 def report(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="the --out of `nextscale run`")],
     file: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="where the page goes [default: OUT/report.html]")
+        Path | None, typer.Option("--out", metavar="FILE", help="where the page goes \\[default: OUT/report.html]")
     ] = None,
     figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="where its figures go, as SVG and PNG [default: OUT/figures]")
+        Path | None, typer.Option(metavar="DIR", help="where its figures go, as SVG and PNG \\[default: OUT/figures]")
     ] = None,
     json_: Json = False,
 ) -> None:

@@ -27,9 +27,11 @@ class Serving:
         float | None, typer.Option(min=0, max=1, help="of them, those that are read; needed where these cost otherwise")
     ] = None
     serve_on: Annotated[
-        str | None, typer.Option(metavar="NAME", help="the chip that serves [default: that of --on]")
+        str | None, typer.Option(metavar="NAME", help="the chip that serves \\[default: that of --on]")
     ] = None
-    serve_price: Annotated[float | None, typer.Option(min=0, help="dollars per hour of it [default: its list]")] = None
+    serve_price: Annotated[
+        float | None, typer.Option(min=0, help="dollars per hour of it \\[default: its list price]")
+    ] = None
     prefill_utilisation: Annotated[
         float | None, typer.Option(min=1e-6, max=1, help="of its peak, while prompts are read; needed with --on")
     ] = None

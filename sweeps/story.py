@@ -28,3 +28,6 @@ class Story(TyperGroup):
         self.commands = {name: self.commands[name] for name in (*told, *others)}
         for name, heading in told.items():
             self.commands[name].rich_help_panel = heading  # type: ignore[attr-defined]
+        for command in self.commands.values():
+            # The lines of a docstring are no lines of a terminal: each paragraph is broken where that ends.
+            command.help = "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))

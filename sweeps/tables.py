@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -20,15 +21,15 @@ class Table:
     left: int = 1
     wraps: bool = False
 
-    def rich(self) -> RichTable:
-        # As text, for a column's name may look like markup.
-        drawn = RichTable(title=Text(self.title), title_justify="left", title_style="bold")
+    def rich(self) -> Group:
+        # As text, for a column's name may look like markup. Above it, for rich breaks a table's own title at its width.
+        drawn = RichTable()
         for i, column in enumerate(self.columns):
             fixed = i == 0 or not self.wraps
             drawn.add_column(Text(column), justify="left" if i < self.left else "right", no_wrap=fixed)
         for row in self.rows:
             drawn.add_row(*(Text(cell) for cell in row))
-        return drawn
+        return Group(Text(self.title, style="bold"), drawn)
 
 
 def table_of(title: str, rows: Iterable[Mapping[Any, Any]], *columns: tuple[str, str, Callable[[Any], str]]) -> Table:

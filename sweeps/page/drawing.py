@@ -19,6 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from nextscale.fit.plot import clear_labels
 from nextscale.model.record import write_atomically
 
 INK, PAPER = "#1b1f24", "#ffffff"
@@ -61,6 +62,10 @@ class Plot:
         figure = Figure(figsize=(width, 4 if len(self.panels) == 1 else 4.4), dpi=_DPI, layout="constrained")
         for ax, panel in zip(figure.subplots(1, len(self.panels), squeeze=False)[0], self.panels, strict=True):
             panel(ax)
+        # The layout is found once: it takes as long as all the rest, and every file would do it again.
+        figure.draw_without_rendering()
+        clear_labels(figure)
+        figure.set_layout_engine("none")
         return figure
 
 
@@ -69,10 +74,8 @@ def save(plot: Plot, folder: Path) -> str:
     text = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": plot.name}):
         figure = plot.draw()
-        # By the canvases themselves: `savefig` draws each file twice. The layout is found with the first, and kept, for
-        # to find it takes as long as all the rest.
+        # By the canvases themselves: `savefig` draws each file twice.
         FigureCanvasAgg(figure).print_png(folder / f"{plot.name}.png")
-        figure.set_layout_engine("none")
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     write_atomically(epath.Path(folder / f"{plot.name}.svg"), text.getvalue())
     return text.getvalue()

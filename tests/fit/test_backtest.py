@@ -1,5 +1,7 @@
 """Backtests: what they choose among the runs they are given, and how well that forecasts runs that were set aside."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,18 @@ class TestBacktest:
         assert any("misspecified" in w for w in misfit_warnings(fit(broken, delta=1.0, resamples=100)))
         robust = misfit_warnings(fit(broken, resamples=100))
         assert any("lie below the law" in w for w in robust)
+
+    def test_one_side_by_less_than_the_scatter_is_no_trend(self, isoflop_grid):
+        """Runs 1 % about the law, but the newest .01 % below it: all on one side, and nothing of it is a trend."""
+        table = isoflop_grid(noise=0.01)
+        law = isoflop_grid().loss
+        newest = table.budget == table.budget.max()
+        found = fit(table.assign(loss=np.where(newest, law, table.loss)), resamples=100)
+        below = found.log_losses(found.theta[None], found.runs.table)[0] - 1e-4
+        runs = found.runs.table.assign(loss=np.where(newest, np.exp(below), table.loss))
+        close = dataclasses.replace(found, runs=dataclasses.replace(found.runs, table=runs))
+        assert (close.residuals[newest.to_numpy()] < 0).all()
+        assert not any("below the law" in w for w in misfit_warnings(close))
 
     def test_a_law_that_holds_gets_no_warning(self, isoflop_grid):
         warned = sum(bool(misfit_warnings(fit(isoflop_grid(noise=0.002, seed=s), resamples=100))) for s in range(20))

@@ -29,6 +29,23 @@ def test_named_columns():
         as_runs(renamed, columns=Columns(params="size"))
 
 
+@pytest.mark.parametrize("column, values", [("params", [25.3, 84.4]), ("tokens", [6.59, 1.97])])
+def test_counts_in_millions_or_billions_are_said(column, values):
+    """They would be taken for counts, and a forecast in FLOPs would be off by as much."""
+    (told,) = [note for note in as_runs(table(**{column: values})).notes if "millions or billions" in note]
+    assert told.startswith(f"{column} is not in whole numbers")
+
+
+@pytest.mark.parametrize("params", [[2560.0, 4992.0], [1.5e8 + 0.25, 2e8]])
+def test_small_models_and_large_counts_by_formula_are_no_millions(params):
+    assert as_runs(table(params=params)).notes == ()
+
+
+def test_words_for_numbers_are_named():
+    with pytest.raises(InputError, match=r"'params' holds no numbers, but '25\.3M'"):
+        as_runs(table(params=["25.3M", "84.4M"]))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0, -1, None])
 def test_rows_that_mean_nothing_are_left_out_and_counted(bad):
     runs = as_runs(table(loss=[bad, 2.9]))
@@ -104,6 +121,7 @@ def test_labels_of_rows_are_columns_if_they_say_something(tmp_path, index, kept)
     "name, content, says",
     [
         ("x.csv", None, "no such file"),
+        ("runs", None, "no such file"),
         ("x.xlsx", b"", "cannot read '.xlsx' files"),
         ("x.csv", b"", "not a readable csv table"),
         ("x.jsonl", b"{broken", "not a readable jsonl table"),

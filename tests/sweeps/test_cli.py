@@ -35,6 +35,17 @@ def test_light_commands_import_nothing_heavy(spec_file, arguments):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_a_title_is_not_broken_at_the_width_of_its_table(called, csv):
+    _, out, _ = called("fit", csv, *NAMED, "--resamples", "100")
+    assert out.startswith("L = E + A/N^alpha + B/D^beta, fitted to 25 runs from 1.00e+19 FLOPs on\n")
+
+
+def test_constants_where_runs_are_asked_for(called):
+    code, _, err = called("forecast", "published:besiroglu", "--flops", "1e22")
+    assert code == 2
+    assert err.startswith("nextscale: published:besiroglu: is of constants without runs")
+
+
 class TestPlan:
     def test_json(self, called, spec_file):
         code, out, _ = called("plan", spec_file(), "--json")

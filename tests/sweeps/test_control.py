@@ -59,6 +59,7 @@ def test_a_sweep_left_alone_is_seen_stopped_and_gone_on_with(spec_file, tmp_path
     assert "controller at work" in " ".join(shown.stdout.split())
     assert nextscale("stop", out).stdout.startswith("asked")
     until(lambda: status(out).controller == "none")
+    assert nextscale("status", out).stdout.startswith(f"{out}: nobody is at work on it\n")
     found = status(out)
     assert not found.running
     assert "stopped as asked" in (out / "controller.log").read_text()

@@ -100,6 +100,15 @@ class TestOptions:
             silent = [option.name for option in command.params if not option.help and not option.hidden]
             assert not silent, name
 
+    def test_a_default_in_words_is_seen(self):
+        """What stands in brackets is taken for markup, and left out, unless it is escaped."""
+        for name, option, _ in options():
+            assert "[default:" not in option.help.replace("\\[default:", ""), f"{name} {option.opts[0]}"
+
+    def test_paragraphs_are_broken_by_the_terminal_alone(self):
+        for name, command in ROOT.commands.items():
+            assert all("\n" not in part for part in command.help.split("\n\n")), name
+
     def test_one_name_is_one_thing(self):
         uses = defaultdict(lambda: defaultdict(list))
         for name, option, kind in options():

@@ -1,0 +1,50 @@
+"""Figures: what is written on them can be read."""
+
+import itertools
+
+import pytest
+from matplotlib.figure import Figure
+
+from nextscale.fit import as_runs, fit
+from nextscale.fit.approaches import approaches
+from nextscale.fit.plot import approaches as draw_approaches
+from nextscale.fit.plot import clear_labels
+
+
+def shown(ax):
+    low, high = ax.get_xlim()
+    ticks = [*ax.xaxis.get_major_ticks(), *ax.xaxis.get_minor_ticks()]
+    return [tick.label1 for tick in ticks if low <= tick.get_loc() <= high and tick.label1.get_text()]
+
+
+@pytest.mark.parametrize("span", [(2e9, 6e10), (9.4e21, 1.06e22), (3.33, 3.47), (1e18, 1e22), (5e8, 1.5e9)])
+def test_labels_of_a_log_axis_do_not_touch(span):
+    figure = Figure(figsize=(4, 3), layout="constrained")
+    ax = figure.subplots()
+    ax.plot(span, (1, 2))
+    ax.set_xscale("log")
+    figure.draw_without_rendering()
+    clear_labels(figure)
+    figure.draw_without_rendering()
+    labels = shown(ax)
+    assert len(labels) >= 1
+    boxes = [label.get_window_extent() for label in labels]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+
+
+def test_a_linear_axis_keeps_its_labels():
+    figure = Figure(figsize=(4, 3), layout="constrained")
+    ax = figure.subplots()
+    ax.plot((0, 10), (1, 2))
+    figure.draw_without_rendering()
+    before = [label.get_text() for label in shown(ax)]
+    clear_labels(figure)
+    figure.draw_without_rendering()
+    assert [label.get_text() for label in shown(ax)] == before
+
+
+def test_one_budget_is_the_one_place_on_the_axis_of_compute(isoflop_grid):
+    runs = as_runs(isoflop_grid(noise=0.002))
+    ax = draw_approaches(Figure(layout="constrained").subplots(), approaches(runs, fit(runs, resamples=100), [1e22]))
+    ax.figure.draw_without_rendering()
+    assert [label.get_text() for label in shown(ax)] == ["1e+22"]
