@@ -78,6 +78,6 @@ if __name__ == "__main__":
     parser.add_argument("seeds", nargs="*", type=int)
     parser.add_argument("--out", type=Path, default=Path("out/sequence"))
     given = parser.parse_args()
-    seeds = given.seeds or [5, 6, 7, 8, 9]
+    seeds = given.seeds or list(range(5, 15))
     rows = [compared(seed, given.out / f"seed-{seed}") for seed in seeds]
     Console(width=160).print(shown(seeds, rows).rich())

@@ -362,6 +362,5 @@ def test_a_sequence_is_as_sure_as_a_grid_of_three_times_its_compute(surface):
         shares.append(stands.spent / total)
         row = frontier(found, [TARGET], cost).iloc[0]
         inside.append(row.loss_low <= surface(row.params, row.tokens) <= row.loss_high)
-    print(widths, shares, inside)
     assert np.median(shares) <= 0.35
     assert sum(inside) >= 4
