@@ -86,13 +86,18 @@ def backtest(
 
 
 def fit_backtested(
-    runs: pd.DataFrame | Runs, laws: Sequence[str | Law] = ("chinchilla",), **options: Any
+    runs: pd.DataFrame | Runs, laws: Sequence[str | Law] = ("chinchilla",), *, drift: float = 0.0, **options: Any
 ) -> tuple[Fit, list[Backtest]]:
     """The law, and the budget to start from, that forecast the largest budget best, now fitted with it.
 
     Small runs often bend the curve that larger ones follow; whether to leave them out is for a forecast inside the
     runs to say: all are kept unless the law misfits with them and half the error can be had without.
     What the chosen forecast missed by, beyond what it allows for, widens the intervals of this fit.
+
+    Args:
+        drift: what the law is taken to be off by per e-fold of compute beyond the runs, relative: a backtest that
+            missed by less, or is not to be had, does not show that the law is right.
+        options: passed to `fit`.
 
     Returns:
         the fit, and every score; with too few runs for a backtest all are fitted, and a warning says so.
@@ -104,8 +109,9 @@ def fit_backtested(
     scores = backtest(runs, laws, **options)
     if not scores:
         found = fit(runs, laws[0], **options)
-        warning = "too few runs to backtest a forecast among them: the intervals allow for scatter alone"
-        return dataclasses.replace(found, warnings=(*found.warnings, warning)), []
+        allowed = f"a drift of {drift:.2%} per e-fold that is taken for granted" if drift else "scatter alone"
+        warning = f"too few runs to backtest a forecast among them: the intervals allow for {allowed}"
+        return dataclasses.replace(found, extrapolation_error=drift, warnings=(*found.warnings, warning)), []
     good = [s for s in scores if s.misfit <= _MISFIT or s.error <= _WORTH * scores[0].error]
     best = min(good, key=lambda score: (score.first_flops, score.error))
     chosen = next(law for law in map(law_named, laws) if law.name == best.law)
@@ -114,7 +120,7 @@ def fit_backtested(
         told = f"{left_out} runs below {best.first_flops:.3g} left out: a backtest forecasts better without them"
         window = dataclasses.replace(window, notes=(*window.notes, told))
     found = fit(window, chosen, **options)
-    found = dataclasses.replace(found, extrapolation_error=best.excess)
+    found = dataclasses.replace(found, extrapolation_error=max(best.excess, drift))
     return dataclasses.replace(found, warnings=(*found.warnings, *misfit_warnings(found))), scores
 
 

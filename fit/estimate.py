@@ -43,7 +43,8 @@ class Fit:
         minimum: what the search found, and how its starts agreed.
         fixed: parameters that were given.
         extrapolation_error: relative error per e-fold of scale beyond the runs that a backtest found on top of
-            what the resamples allow for (see `backtest.py`); widens intervals beyond the fitted scale.
+            what the resamples allow for, or that was stated (see `backtest.py`); widens intervals beyond the fitted
+            scale.
         open_intervals: of the parameters that the runs do not identify, by profile likelihood.
         warnings: what a reader of these numbers must know, in words.
     """

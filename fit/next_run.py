@@ -22,6 +22,8 @@ _AWAY = (1.5, 8.0)
 for so far the law has been seen; but so many times at least, and at most."""
 _ROUNDS = 200
 """Of the search for an allocation: shares are then known to a few percent, and runs are whole."""
+_STEPS = 16
+"""Of the discrepancy, from the cheapest run to the target."""
 _COEFFICIENT, _EXPONENT = 3.0, 1.0
 """What is known of a log coefficient and of a shape before any run, as standard deviations."""
 
@@ -75,7 +77,9 @@ def next_runs(
     the variance gᵀVg at the target, whatever it will measure (linear Bayesian design, Chaloner & Verdinelli 1995,
     sec. 2). g and s are the slopes of log L there and at the candidate; that the best size at the target moves with
     the parameters does not matter to first order, for the loss is flat there. The error that a backtest has shown is
-    one more parameter, a drift beyond the runs fitted: a run nearer the target tells more of it.
+    a discrepancy between the law at the target and at other costs (Kennedy & O'Hagan 2001, "Bayesian calibration of
+    computer models"): it wanders at random with log compute, so that a run tells the less the farther it lies from the
+    target, however often it is repeated.
 
     Args:
         target_flops: of the forecast.
@@ -232,21 +236,28 @@ def _with_run(covariance: np.ndarray, slope: np.ndarray, noise: float) -> np.nda
 
 
 def _slopes(found: Fit, at: pd.DataFrame) -> np.ndarray:
-    """Of log L by each free parameter, and by the drift beyond the runs, in every row."""
+    """Of log L by each free parameter, and by each step of the discrepancy, in every row; the target is the last.
+
+    A step of the discrepancy is a stretch of log compute: what lies between a run and the target adds to it, in units
+    of what one e-fold does. The square root makes of their sum a Brownian motion (Kennedy & O'Hagan allow any process).
+    """
     variables = {name: at[column_of(name)].to_numpy(float) for name in found.law.variables}
     losses = np.exp(found.log_losses(found.theta[None], at)[0])
     problem = found.law.problem(variables, losses, found.loss, found.fixed)
     slope = problem.expand(problem.centred(found.theta[None])).slope[0][problem.free]
-    drift = np.log(np.maximum(at["flops"].to_numpy(float) / found.runs.table["flops"].max(), 1))
-    return np.vstack([slope, drift]).T
+    cost = np.log(at["flops"].to_numpy(float))[:, None]
+    edges = np.linspace(cost.min(), cost[-1, 0], _STEPS + 1)
+    step = edges[1] - edges[0]
+    between = np.clip((edges[1:] - cost) / max(step, 1e-12), 0, 1) * np.sqrt(step)
+    return np.hstack([slope.T, between])
 
 
 def _covariance(found: Fit, slopes: np.ndarray, noise: float) -> np.ndarray:
-    """Of the free parameters and the drift, given the runs fitted."""
+    """Of the free parameters and the steps of the discrepancy, given the runs fitted."""
     law = found.law
     scale = [_COEFFICIENT] * (len(law.coefficients) + len(law.log_linear)) + [_EXPONENT] * len(law.shapes)
     free = np.array([name not in found.fixed for name in law.parameters])
-    prior = np.append(np.array(scale)[free], max(found.extrapolation_error, 1e-9))
+    prior = np.append(np.array(scale)[free], np.full(_STEPS, max(found.extrapolation_error, 1e-9)))
     counted = np.sqrt(found.runs.weights)[:, None] * slopes / noise
     # In units of the prior, so that the matrix is well conditioned.
     information = np.eye(len(prior)) + (counted * prior).T @ (counted * prior)

@@ -58,13 +58,23 @@ class Expected:
 
 
 def expected(
-    planned: Sequence[PlannedRun], law: Law, prior: Prior, *, level: float, convention: str = "total", seed: int = 0
+    planned: Sequence[PlannedRun],
+    law: Law,
+    prior: Prior,
+    *,
+    level: float,
+    convention: str = "total",
+    drift: float = 0.0,
+    seed: int = 0,
 ) -> Expected:
     """Simulates a design: losses by the prior with the scatter of a run, the law fitted to them as `fit` does, the
     held-out run forecast, its interval held against what that run measures.
 
     The interval of each simulation is that of the linearised fit (slopes at its own optimum), widened as a backtest on
     its largest budget widens it. Without a holdout, four times the largest budget is forecast.
+
+    Args:
+        drift: by which the interval is widened at least (see `nextscale.fit.backtest.fit_backtested`).
     """
     fitted = [run for run in planned if run.role == "fit"]
     design = np.array([[run.size(convention), run.tokens, run.flops] for run in fitted], float)
@@ -80,7 +90,7 @@ def expected(
             problem=f"the runs do not fix {law.formula}: what it says of the target is hardly less open with them than "
             "without; spread sizes and tokens wider, or add budgets",
         )
-    half, coverage, count = _simulated(law, design, at, prior, level, seed)
+    half, coverage, count = _simulated(law, design, at, prior, level, drift, seed)
     more = [("every run with one more seed", design)]
     if (budget := _next_budget(fitted, design, target["flops"])) is not None:
         more.append((f"one more budget, {budget[0, 2]:.3g} FLOPs", budget))
@@ -191,7 +201,7 @@ def _price(ratio: float) -> float:
 
 
 def _simulated(
-    law: Law, design: np.ndarray, at: np.ndarray, prior: Prior, level: float, seed: int
+    law: Law, design: np.ndarray, at: np.ndarray, prior: Prior, level: float, drift: float, seed: int
 ) -> tuple[float, float, int]:
     """Median half-width, coverage, and of how many simulations."""
     rng = np.random.default_rng(seed)
@@ -200,7 +210,9 @@ def _simulated(
     losses = prior.log_losses(design[:, 0], design[:, 1]) + prior.noise * rng.standard_normal((count, len(design)))
     forecast, variance = _forecasts(law, design, losses, start, at)
     centre, spread = forecast[:, 0], variance[:, 0]
-    spread += np.square(_drift(law, design, losses, start) * math.log(max(at[0, 2] / design[:, 2].max(), 1)))
+    spread += np.square(
+        np.maximum(_drift(law, design, losses, start), drift) * math.log(max(at[0, 2] / design[:, 2].max(), 1))
+    )
     half = NormalDist().inv_cdf((1 + level) / 2) * np.sqrt(spread)
     measured = prior.log_losses(at[:, 0], at[:, 1])[0] + prior.noise * rng.standard_normal(count)
     return float(np.median(half)), float(np.mean(np.abs(centre - measured) <= half)), count

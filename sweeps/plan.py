@@ -304,5 +304,6 @@ def _prior(spec: SweepSpec, planned: Sequence[PlannedRun], store: Path | None, n
 def _expected(spec: SweepSpec, planned: Sequence[PlannedRun], prior: Prior) -> Expected:
     from nextscale.sweeps.expect import expected
 
-    law = LAWS["chinchilla" if spec.forecast.law == "auto" else spec.forecast.law]
-    return expected(planned, law, prior, level=spec.forecast.level, convention=spec.forecast.params)
+    options = spec.forecast
+    law = LAWS["chinchilla" if options.law == "auto" else options.law]
+    return expected(planned, law, prior, level=options.level, convention=options.params, drift=options.drift)

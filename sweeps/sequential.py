@@ -43,13 +43,13 @@ def step(
         found: the law, fitted to what has finished.
         cost: FLOPs per token of a size.
         runs: all so far.
-        backtested: whether they were enough to forecast some of them from the others. An interval is not believed to
-            be narrow before: it would not know whether the runs follow the law.
+        backtested: whether they were enough to forecast some of them from the others. Before, an interval is believed
+            to be narrow only if `forecast.drift` says by how much the runs may leave the law: it would not know.
     """
     design = _design(spec)
     half_width = uncertainty(found, target_of(spec), cost)
     stands = Standing(half_width, float(sum(run.own_flops for run in runs)), None)
-    if half_width <= design.until and backtested:
+    if half_width <= design.until and (backtested or spec.forecast.drift):
         told = f"the interval at the target, ±{half_width:.2%}, is as narrow as design.until asks"
         return dataclasses.replace(stands, ended=told), []
     left = design.flops - stands.spent

@@ -79,6 +79,12 @@ class ForecastConfig(Config):
         "case", description="what is drawn again: runs, runs within budgets, or their residuals (of few, chosen runs)"
     )
     delta: PositiveFloat = Field(1e-3, description="where Huber's loss turns from squared to absolute, in log loss")
+    drift: float = Field(
+        0.0,
+        ge=0,
+        lt=0.1,
+        description="what the law is taken to be off by per e-fold of compute beyond the runs, at least / the loss",
+    )
 
 
 class CheckpointConfig(Config):

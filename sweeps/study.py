@@ -218,7 +218,7 @@ class Study:
             raise InputError(f"sweep {self.spec.name}: none of its runs has come to a loss")
         runs = as_runs(table, convention=options.params, where=f"sweep {self.spec.name}")
         laws = AUTO if options.law == "auto" else (options.law,)
-        how = options.model_dump(include={"level", "resamples", "bootstrap", "delta"})
+        how = options.model_dump(include={"level", "resamples", "bootstrap", "delta", "drift"})
         return *fit_backtested(runs, laws, **how), runs
 
     def inputs(self, analysis: Analysis) -> str:

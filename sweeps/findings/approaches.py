@@ -29,7 +29,7 @@ _NAMES = {
 def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     """Exponents of N* ∝ C^a and D* ∝ C^b, and N* at the largest budget and, where there is a holdout, at its own."""
     table = as_runs(fitted(runs), convention=spec.forecast.params, where=f"sweep {spec.name}")
-    how = spec.forecast.model_dump(include={"level", "resamples", "bootstrap", "delta"})
+    how = spec.forecast.model_dump(include={"level", "resamples", "bootstrap", "delta", "drift"})
     found, _ = fit_backtested(table, (law_of(spec),), **how)
     held_out = runs.loc[runs["role"] == "holdout", "budget"]
     # Held-out runs by tokens per parameter are of several budgets, and of no isoFLOP curve.

@@ -29,7 +29,7 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     options = spec.forecast
     size = CONVENTIONS[options.params]
     table = fitted(runs)
-    how = options.model_dump(include={"level", "resamples", "bootstrap", "delta"})
+    how = options.model_dump(include={"level", "resamples", "bootstrap", "delta", "drift"})
     ready = as_runs(table, convention=options.params, where=f"sweep {spec.name}")
     found, _ = fit_backtested(ready, (law_of(spec),), **how)
     lengths = _lengths(table["tokens"])

@@ -22,6 +22,18 @@ class TestBacktest:
         assert found.extrapolation_error == 0
         assert any("too few runs to backtest" in w for w in found.warnings)
 
+    @pytest.mark.parametrize("budgets", [2, 5], ids=["too few for a backtest", "with a backtest"])
+    def test_a_drift_that_is_stated_widens_intervals_beyond_the_runs_alone(self, isoflop_grid, budgets):
+        """By its normal quantile times the reach, where nothing else is uncertain."""
+        table = isoflop_grid(budgets=budgets, noise=1e-5)
+        found, _ = fit_backtested(table, resamples=2000, bootstrap="residual", drift=0.01)
+        inside, beyond = table.iloc[-1][["params", "tokens", "flops"]], np.array([[4e9], [1.6e11], [3.84e21]])
+        for (params, tokens, flops), half in ((inside, 0.0), (beyond, 1.645 * 0.01)):
+            low, high = found.predict_interval(params, tokens, flops)
+            reach = np.log(np.max(flops) / table.flops.max())
+            assert np.log(high[0] / low[0]) / 2 == pytest.approx(half * reach, rel=0.1, abs=1e-4)
+        assert found.extrapolation_error >= 0.01
+
     def test_holes_in_a_grid_leave_the_interval_what_it_was(self, isoflop_grid):
         whole = isoflop_grid(noise=0.003)
         holed = whole.drop(index=whole.index[[6, 7, 8]])

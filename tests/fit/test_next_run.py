@@ -1,5 +1,6 @@
 """What to run next: what is said to narrow the forecast does."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -57,13 +58,24 @@ def test_the_whole_budget_goes_to_one_run_where_that_narrows_more(isoflop_grid):
 
 
 def test_an_error_of_the_law_beyond_the_runs_calls_for_dearer_runs(isoflop_grid):
-    import dataclasses
-
     found = fit(isoflop_grid(noise=0.003), resamples=0)
     drifting = dataclasses.replace(found, extrapolation_error=0.01)
     first, second = (next_runs(each, TARGET).candidates.sort_values("narrowing").iloc[-1] for each in (found, drifting))
     assert second["flops"] == pytest.approx(1e22)
     assert first["flops"] <= second["flops"]
+
+
+def test_no_number_of_runs_tells_what_a_law_does_between_them_and_the_target(isoflop_grid):
+    """The variance of a Brownian discrepancy over the stretch from the dearest run to the target stays."""
+    exact = fit(isoflop_grid(noise=0.003), resamples=0)
+    for cost in (1e21, 1e22):
+        params = np.sqrt(cost / 120) * np.geomspace(1 / 8, 8, 9)
+        offered = pd.DataFrame({"params": params, "tokens": cost / 6 / params, "flops": cost})
+        stays = 0.01 * np.sqrt(np.log(TARGET / cost))
+        for drift, enough in ((0.0, False), (0.01, True)):
+            found = dataclasses.replace(exact, extrapolation_error=drift)
+            left = next_runs(found, TARGET, offered, runs=300).sequence["spread_after"].iloc[-1]
+            assert left >= 0.999 * stays if enough else left < 0.1 * stays
 
 
 def test_a_law_in_compute_alone_has_a_next_run(isoflop_grid):
