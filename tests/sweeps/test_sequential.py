@@ -343,7 +343,7 @@ def test_a_choice_that_was_written_twice_counts_once(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("surface, share", [(law, 0.5), (bent, 0.35)])
 def test_a_sequence_is_as_sure_as_a_grid_of_far_more_compute(surface, share):
-    """By the same forecast, median over five seeds; and what it forecasts holds, as of ten 90 % intervals nine do.
+    """By the same forecast, median over five seeds; and what it forecasts holds.
     Where the law is right, from cheap runs and without allowance for a drift; where it is not, by the ready spec."""
     ready = load_spec(ready_spec("sequential"))
     spec = sequential(flops=1e12) if surface is law else ready
