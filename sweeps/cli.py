@@ -28,6 +28,7 @@ from nextscale.sweeps import (
 from nextscale.sweeps.errors import MENDABLE
 from nextscale.sweeps.story import Story
 from nextscale.sweeps.terminal import Json, Set, Spec, aside, print_json, screen, warn
+from nextscale.sweeps.usage import USAGE, misused
 
 if TYPE_CHECKING:
     from nextscale.sweeps.gates import Approval
@@ -126,9 +127,13 @@ def schema() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; what a user can mend is one line on stderr and exit code 2."""
     try:
-        app(args=arguments, prog_name="nextscale")
+        sys.exit(app(args=arguments, prog_name="nextscale", standalone_mode=False) or 0)
     except MENDABLE as error:
         _fail(str(error))
+    except USAGE as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help is printed, and all there is to say
+            sys.exit(2)
+        _fail(str(misused(error)))
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -138,7 +139,13 @@ def init(
         if given is not None or yes:
             return default if given is None else given
         shown = f"{default:g}" if isinstance(default, float) else default
-        answer = typer.prompt(f"{question} [{shown}]", default, type=type(default), err=json_, show_default=False)
+        try:
+            answer = typer.prompt(f"{question} [{shown}]", default, type=type(default), err=json_, show_default=False)
+        except typer.Abort as aborted:
+            print(file=sys.stderr)  # below the question
+            if isinstance(aborted.__context__, KeyboardInterrupt):
+                raise typer.Exit(130) from None
+            raise SpecError("init: its questions were not answered; say --yes to take the defaults") from None
         if most and not least <= answer <= most:
             raise SpecError(f"{question}: is from {least:g} to {most:g}, not {answer:g}")
         return answer

@@ -324,7 +324,28 @@ class TestMistakes:
         assert len(err.strip().splitlines()) == 1
         assert "Traceback" not in err
 
-    def test_an_unknown_option_is_exit_code_2(self, called):
-        code, _, err = called("fit", "x.csv", "--bogus")
-        assert code == 2
-        assert "--bogus" in err
+    @pytest.mark.parametrize(
+        "arguments, says",
+        [
+            (["fit", "x.csv", "--objectiv", "l1"], "no such option: --objectiv (did you mean --objective?)"),
+            (["fit", "x.csv", "--bogus"], "no such option: --bogus"),
+            (["forecast", "x.csv", "--usd", "2M"], "--usd 2M: is no number; write it out, as 2e6"),
+            (["next", "x.csv", "--target", "1e9", "--runs", "2.5"], "--runs 2.5: is no whole number"),
+            (["fit", "x.csv", "--resamples", "5"], "--resamples 5: should be greater than or equal to 100"),
+            (["fit", "x.csv", "y.csv"], "got unexpected extra argument(s) (y.csv)"),
+            (["fit", "x.csv\n", "--a\x1b[2J"], r"no such option: --a\x1b[2J"),
+            (["fit"], "missing argument 'RUNS'"),
+        ],
+    )
+    def test_misused_options_are_one_line_that_names_the_help(self, called, arguments, says):
+        assert called(*arguments) == (2, "", f"nextscale: {says}; see `nextscale {arguments[0]} --help`\n")
+
+    def test_what_no_command_is_asked_for(self, called):
+        line = "nextscale: no such command 'fitt' (did you mean 'fit'?); see `nextscale --help`\n"
+        assert called("fitt") == (2, "", line)
+        assert called("fit", "x.csv", "--law") == (2, "", "nextscale: option '--law' requires an argument\n")
+
+    def test_help_is_no_mistake(self, called):
+        code, out, err = called()
+        assert (code, err) == (2, "")
+        assert "Usage: nextscale" in out and "quickstart" in out

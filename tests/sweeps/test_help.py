@@ -248,5 +248,5 @@ class TestExitCodes:
 
 def test_the_command_is_called_by_its_name(command):
     ended = subprocess.run([*command, "fit", "--bogus"], check=False, capture_output=True, text=True)
-    assert "Usage: nextscale fit" in ended.stderr
+    assert "`nextscale fit --help`" in ended.stderr
     assert sys.argv[0] not in ended.stderr

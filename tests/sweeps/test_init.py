@@ -1,5 +1,7 @@
 """`nextscale init` writes specs that plan."""
 
+import io
+
 import pytest
 
 from nextscale.sweeps.design import planned_runs
@@ -63,3 +65,21 @@ def test_the_command_asks_and_never_writes_over(nextscale, tmp_path):
     wrong = nextscale("init", "new.yaml", input="\n\n\n0\n", cwd=tmp_path)
     assert wrong.returncode == 2 and "is from 2 to 20, not 0" in wrong.stderr
     assert not (tmp_path / "new.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "pressed, code, says",
+    [
+        (EOFError, 2, "\nnextscale: init: its questions were not answered; say --yes to take the defaults\n"),
+        (KeyboardInterrupt, 130, "\n"),
+    ],
+)
+def test_questions_that_nobody_answers(called, monkeypatch, tmp_path, pressed, code, says):
+    class Keyboard(io.StringIO):
+        def readline(self, *_):
+            raise pressed
+
+    monkeypatch.setattr("sys.stdin", Keyboard())
+    ended, _, err = called("init", tmp_path / "x.yaml")
+    assert (ended, err) == (code, says)
+    assert not (tmp_path / "x.yaml").exists()
