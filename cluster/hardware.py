@@ -248,15 +248,17 @@ CATALOGUE: Mapping[str, Accelerator] = {accelerator.name: accelerator for accele
 
 
 def lookup(name: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> Accelerator:
-    """The entry of a name.
+    """The entry of a name, in whatever case it is written; exactly as written first, for a site may name its own.
 
     Raises:
         InputError: there is none.
     """
-    if name not in accelerators:
+    alike = (one for known, one in accelerators.items() if known.casefold() == name.casefold())
+    found = accelerators.get(name) or next(alike, None)
+    if found is None:
         known = ", ".join(accelerators)
         raise InputError(f"accelerator {name!r} is not in the catalogue; take one of {known}, or add it to a site file")
-    return accelerators[name]
+    return found
 
 
 def of_device(kind: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> Accelerator | None:

@@ -243,7 +243,7 @@ def parsed(text: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> tu
         SpecError: no accelerator has that name, or the number is none.
     """
     name, chips = text, "1"
-    if text not in accelerators and (found := re.fullmatch(r"(.+)[x×*](\d+)", text)):
+    if text not in accelerators and (found := re.fullmatch(r"(.+)[xX×*](\d+)", text)):
         name, chips = found.groups()
     try:
         accelerator = lookup(name, accelerators)

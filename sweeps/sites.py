@@ -45,7 +45,8 @@ def load_site(path: str | Path | None = None) -> Site:
 
 
 def pools_of(pools: Pools, site: Site, accelerators: Mapping[str, Accelerator]) -> dict[str, Pool] | None:
-    """The pools of a spec, each with the price that holds for it; None for `auto`: those are read off the cluster.
+    """The pools of a spec, each with the price that holds for it, and its accelerator as the catalogue writes it; None
+    for `auto`: those are read off the cluster.
 
     Raises:
         SpecError: a pool is not in the site file, or its accelerator not in the catalogue.
@@ -59,10 +60,11 @@ def pools_of(pools: Pools, site: Site, accelerators: Mapping[str, Accelerator]) 
         raise SpecError(str(error), ("pools",)) from None
     for name, pool in named.items():
         try:
-            usd, _ = price(pool, lookup(pool.accelerator, accelerators))
+            accelerator = lookup(pool.accelerator, accelerators)
+            usd, _ = price(pool, accelerator)
         except InputError as error:
             raise SpecError(f"pools.{name}.accelerator: {error}", ("pools", name, "accelerator")) from None
-        found[name] = pool.model_copy(update={"usd_per_chip_hour": usd})
+        found[name] = pool.model_copy(update={"accelerator": accelerator.name, "usd_per_chip_hour": usd})
     return found
 
 

@@ -28,6 +28,16 @@ def test_an_unknown_name_is_one_line_that_lists_the_known():
         lookup("h10")
 
 
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_name_is_known_in_whatever_case(name):
+    assert lookup(name.upper()) is lookup(name.title()) is lookup(name) is CATALOGUE[name]
+
+
+def test_the_case_tells_two_of_a_site_apart():
+    ours = CATALOGUE | {"H100": CATALOGUE["h200"]}
+    assert (lookup("H100", ours), lookup("h100", ours)) == (CATALOGUE["h200"], CATALOGUE["h100"])
+
+
 @pytest.mark.parametrize(
     "kind, name",
     [

@@ -34,6 +34,7 @@ class TestCluster:
     @pytest.mark.parametrize("flops", [1.0, 3.7e12, 6e23, 1e27])
     def test_what_it_costs_buys_it_back(self, measure, flops):
         cluster = cluster_of("h100x513", utilisation=0.37, price=2.39)
+        assert cluster_of("H100X513", utilisation=0.37, price=2.39) == cluster
         assert BUYS[measure](cluster, MEASURES[measure](cluster, flops)) == pytest.approx(flops, rel=1e-14)
 
     def test_the_arithmetic(self):

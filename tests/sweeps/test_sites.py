@@ -142,6 +142,11 @@ def test_a_spec_names_pools_of_the_site(site):
         pools_of({"own": Pool(accelerator="h10")}, lab, CATALOGUE)
 
 
+def test_a_pool_is_of_what_the_catalogue_calls_so_in_whatever_case():
+    pools = {"a": Pool(accelerator="TPU-V5E"), "b": Pool(accelerator="H100")}
+    assert [pool.accelerator for pool in pools_of(pools, load_site(), CATALOGUE).values()] == ["tpu-v5e", "h100"]
+
+
 def test_a_price_that_is_not_what_it_might_be_taken_for_is_noted(site):
     pools = {"a": Pool(accelerator="h100", spot=True), "b": Pool(accelerator="cpu"), "c": Pool(accelerator="l4")}
     notes = price_notes(pools, load_site(), CATALOGUE)
