@@ -16,7 +16,7 @@ from nextscale.fit.law import Law
 from nextscale.fit.laws import LAWS, law_named
 from nextscale.fit.loss import Loss
 from nextscale.fit.powers import SumOfPowers
-from nextscale.fit.table import CONVENTIONS, NOT_VARIABLES, Columns, Runs, as_runs, column_of
+from nextscale.fit.table import CONVENTIONS, NOT_VARIABLES, Columns, Runs, as_runs, column_of, recognised
 
 LOSSES = (
     Loss.of("huber", 1e-3),
@@ -121,6 +121,7 @@ def quick_laws() -> list[Law]:
 
 def variables_held(table: pd.DataFrame, columns: Columns = Columns(), params: str = "total") -> tuple[str, ...]:
     """The variables of the laws that ship which a table has columns for: N, D and C where it has two of them."""
+    columns, _ = recognised(table, columns, params)
     names = {"N": columns.params or CONVENTIONS[params], "D": columns.tokens, "C": columns.flops}
     counted = [variable for variable, name in names.items() if (name or column_of(variable)) in table]
     held = {"N", "D", "C"} if len(counted) > 1 else {*counted}

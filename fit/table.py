@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nextscale.fit.conventions import CONVENTIONS as CONVENTIONS
 from nextscale.fit.errors import InputError
+from nextscale.fit.names import quantity_of
 
 _COUNTED = ("params", "tokens", "flops")
 _READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
@@ -139,6 +141,35 @@ def _numbered(table: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index(level=named).reset_index(drop=True)
 
 
+def recognised(
+    table: pd.DataFrame, columns: Columns = Columns(), convention: str = "total"
+) -> tuple[Columns, dict[str, list[str]]]:
+    """The columns, with those that their names alone tell (`fit/names.py`).
+
+    Only what a table cannot do without is looked for: a loss, and two of params, tokens and flops. Where two columns
+    may be the same quantity neither is taken.
+
+    Args:
+        convention: what N counts; a column that may be N says nothing but the total.
+
+    Returns:
+        The columns, and for each quantity that was looked for the names that may be it.
+    """
+    ours = {"params": CONVENTIONS[convention], "tokens": "tokens", "flops": "flops", "loss": "loss"}
+    absent = [key for key, name in ours.items() if getattr(columns, key) is None and name not in table]
+    enough = len(set(_COUNTED).intersection(absent)) < 2
+    sought = [key for key in absent if key == "loss" or not (enough or (key == "params" and convention != "total"))]
+    stated = {columns.params, columns.tokens, columns.flops, columns.loss, columns.weight, columns.group}
+    stated |= {*columns.others.values()}
+    might: dict[str, list[str]] = {key: [] for key in sought}
+    for name, column in table.items():
+        quantity = quantity_of(name)
+        if quantity in might and name not in stated and pd.to_numeric(column, errors="coerce").notna().any():
+            might[quantity].append(str(name))
+    found: dict[str, Any] = {key: names[0] for key, names in might.items() if len(names) == 1}
+    return dataclasses.replace(columns, **found), might
+
+
 def as_runs(
     table: pd.DataFrame,
     *,
@@ -155,7 +186,8 @@ def as_runs(
 
     Args:
         table: one row per finished run.
-        columns: names of its columns, where they are not `params`, `tokens`, `flops` and `loss`.
+        columns: names of its columns, where they are not `params`, `tokens`, `flops` and `loss`; usual names of these
+            are found, with a note (`recognised`).
         convention: what N counts, one of `CONVENTIONS`; ignored for a named `columns.params`.
         variables: what the law to be fitted takes.
         drop_largest_losses: leave out this many runs of the largest loss, as some published fits do.
@@ -166,6 +198,12 @@ def as_runs(
     """
     if convention not in CONVENTIONS:
         raise InputError(f"params: '{convention}' is not one of {', '.join(CONVENTIONS)}")
+    columns, might = recognised(table, columns, convention)
+    doubts = {
+        key: f"{' and '.join(names)} may each be {key}, so none is taken; name it with --{key}-column"
+        for key, names in might.items()
+        if len(names) > 1
+    }
     wanted = {
         "params": columns.params or CONVENTIONS[convention],
         "tokens": columns.tokens or "tokens",
@@ -181,12 +219,14 @@ def as_runs(
             raise InputError(f"{where}: there is no column '{wanted[key]}' for {key}; it has {held}")
     present = [key for key in ("params", "tokens", "flops") if wanted[key] in table]
     if wanted["loss"] not in table:
-        raise InputError(f"{where}: there is no column '{wanted['loss']}'; name it with --loss-column (it has {held})")
+        lacking = doubts.get("loss") or "there is no column 'loss'; name it with --loss-column"
+        raise InputError(f"{where}: {lacking} (it has {held})")
     needed = [column_of(name) for name in variables]
     if len(present) < 2 and not set(_COUNTED).intersection(needed) <= set(present):
+        mend = "; ".join(doubts.values()) or "name them with --params-column, --tokens-column or --flops-column"
         raise InputError(
-            f"{where}: needs two of params, tokens and flops, and has {' and '.join(present) or 'none'}; name them "
-            f"with --params-column, --tokens-column or --flops-column (it has {held})"
+            f"{where}: needs two of params, tokens and flops, and has {' and '.join(present) or 'none'}; {mend} "
+            f"(it has {held})"
         )
     others = {column_of(name): source for name, source in columns.others.items()}
     sources = {name: others.get(name, name) for name in needed if name not in _COUNTED}
@@ -198,7 +238,9 @@ def as_runs(
             )
     sources |= {key: wanted[key] for key in (*present, "loss")}
     numbers = pd.DataFrame({key: _numeric(table[source], where) for key, source in sources.items()})
-    notes = []
+    taken = ", ".join(f"{names[0]} for {key}" for key, names in might.items() if len(names) == 1)
+    notes = [f"taken by the names of columns: {taken}"] if taken else []
+    notes += doubts.values()
     for key, (over, under) in {"params": ("flops", "tokens"), "tokens": ("flops", "params")}.items():
         if key not in present and {over, under} <= set(present):
             numbers[key] = numbers[over] / (6 * numbers[under])

@@ -259,11 +259,13 @@ def _bits_per_nat(source: Source, rows: pd.DataFrame, bytes_per_token: float | N
     """Bits per byte / loss, or why that is not known."""
     import math
 
+    from nextscale.fit.table import recognised
     from nextscale.sweeps.targets import bits_per_nat_of
 
     if bytes_per_token is not None:
         return 1 / (math.log(2) * bytes_per_token), None
-    return bits_per_nat_of(rows, source.columns.loss or "loss")
+    columns, _ = recognised(rows, source.columns, source.params)
+    return bits_per_nat_of(rows, columns.loss or "loss")
 
 
 def _draw(path: Path, found: Fit, told: dict[str, Any], cluster: Cluster | None) -> None:

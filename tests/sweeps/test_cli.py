@@ -140,6 +140,15 @@ class TestChoices:
 
 
 class TestFit:
+    def test_columns_of_usual_names_need_no_options(self, called, csv):
+        code, out, _ = called("fit", csv, "--json")
+        named = json.loads(called("fit", csv, *NAMED, "--json")[1])
+        found = json.loads(out)
+        assert code == 0
+        assert found["parameters"] == named["parameters"]
+        said = "taken by the names of columns: N for params, C for flops, final loss for loss"
+        assert said in found["notes"] and said not in named["notes"]
+
     def test_json_has_the_promised_keys(self, called, csv):
         code, out, _ = called("fit", csv, *NAMED, "--json")
         card = json.loads(out)
@@ -287,8 +296,7 @@ class TestMistakes:
         "arguments, says",
         [
             (["fit", "missing.csv"], "missing.csv: there is no such file"),
-            (["fit", "{csv}"], "no column 'loss'; name it with --loss-column (it has N, C, final loss)"),
-            (["fit", "{csv}", "--loss-column", "final loss"], "needs two of params, tokens and flops"),
+            (["fit", "{csv}", "--count", "active"], "needs two of params, tokens and flops, and has flops; name them"),
             (["fit", "{csv}", "--params-column", "M"], "no column 'M' for params"),
             (["fit", "{csv}", *NAMED, "--law", "chinchila"], "'chinchila' is not one of chinchilla"),
             (["fit", "{csv}", *NAMED, "--plot", "x.docx"], "cannot draw a '.docx' file"),

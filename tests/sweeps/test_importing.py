@@ -171,7 +171,7 @@ def test_what_n_counts_is_kept(imported, called, tmp_path, csv):
 )
 def test_mistakes_are_one_line_and_leave_nothing_behind(called, tmp_path, csv, arguments, message):
     if not arguments:
-        table().rename(columns={"val": "loss"}).to_csv(csv, index=False)
+        table().rename(columns={"val": "loss", "D": "seen"}).to_csv(csv, index=False)
     code, _, error = called("import", csv, "--out", tmp_path / "out", *arguments)
     assert code == 2
     assert message in error
