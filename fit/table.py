@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,6 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.names import quantity_of
 
 _COUNTED = ("params", "tokens", "flops")
-_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
-    ".csv": pd.read_csv,
-    ".json": pd.read_json,
-    ".jsonl": lambda path: pd.read_json(path, lines=True),
-    ".ndjson": lambda path: pd.read_json(path, lines=True),
-    ".parquet": pd.read_parquet,
-}
 
 
 MOST_ROWS = 5000
@@ -108,13 +103,41 @@ class Runs:
         return sorted(self.table["budget"].unique())
 
 
+def _separated(path: Path) -> pd.DataFrame:
+    """Values apart by commas, semicolons or tabs, whichever the header has most of.
+
+    Where it is not commas, they may be those of decimals, as spreadsheets write them in much of Europe; unless the file
+    has decimal points, too, and so may write thousands by them.
+    """
+    text = path.read_text(encoding="utf-8-sig")
+    separator = max(",;\t", key=text.lstrip().partition("\n")[0].count)
+    end = f'["{separator}]'
+
+    def holds(mark: str) -> bool:
+        number = rf"[-+]?\d+{mark}\d+(?:[eE][-+]?\d+)?"
+        return re.search(rf"(?:^|{end})\s*{number}\s*(?:{end}|$)", text, re.MULTILINE) is not None
+
+    decimal = "," if separator != "," and holds(",") and not holds(r"\.") else "."
+    return pd.read_csv(io.StringIO(text), sep=separator, decimal=decimal)
+
+
+_READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".csv": _separated,
+    ".json": pd.read_json,
+    ".jsonl": lambda path: pd.read_json(path, lines=True),
+    ".ndjson": lambda path: pd.read_json(path, lines=True),
+    ".parquet": pd.read_parquet,
+    ".tsv": _separated,
+}
+
+
 def read_table(path: str | Path, kind: str | None = None) -> pd.DataFrame:
-    """A table of runs from a CSV, JSON, JSONL or Parquet file.
+    """A table of runs from a CSV, TSV, JSON, JSONL or Parquet file. What separates values is seen from the header.
 
     Rows are numbered from 0. Labels that the file keeps of them are columns where they have a name, or are words.
 
     Args:
-        kind: csv, json, jsonl or parquet; None goes by the file's name.
+        kind: csv, tsv, json, jsonl or parquet; None goes by the file's name.
 
     Raises:
         InputError: the file is missing, of another kind, or cannot be read as what its name says.

@@ -12,7 +12,7 @@ from nextscale.sweeps.errors import SpecError
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["csv", "json", "jsonl", "parquet", "wandb", "tensorboard"]
+Kind = Literal["csv", "tsv", "json", "jsonl", "parquet", "wandb", "tensorboard"]
 Take = Literal["last", "min"]
 _STATES = {"finished", "crashed", "failed", "killed", "running", "pending", "preempted", "preempting"}
 """Of a run of Weights & Biases."""
@@ -80,7 +80,7 @@ def _looks(table: pd.DataFrame) -> Kind | None:
 
 
 def _kind_of(path: Path) -> Kind:
-    kinds: dict[str, Kind] = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
+    kinds: dict[str, Kind] = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".parquet": "parquet"}
     return kinds.get(path.suffix.lower(), "jsonl")
 
 

@@ -26,8 +26,8 @@ def import_(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="tables (CSV, JSON, JSONL, Parquet), exports of Weights & Biases (the CSV of a table of runs or of a "
-            "chart, folders of runs) or of TensorBoard (folders with event files, the CSV of a scalar)",
+            help="tables (CSV, TSV, JSON, JSONL, Parquet), exports of Weights & Biases (the CSV of a table of runs or "
+            "of a chart, folders of runs) or of TensorBoard (folders with event files, the CSV of a scalar)",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="the folder of runs that they are put beside")],

@@ -1,5 +1,7 @@
 """Tables of any origin: what is missing is derived or refused, what is broken is left out and said."""
 
+import csv
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -147,16 +149,45 @@ def test_a_column_named_budget_is_believed_where_it_is_flops(budget):
     assert as_runs(table(budget=near)).budgets == near
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
 def test_files_of_every_kind(tmp_path, suffix):
     path = tmp_path / f"runs{suffix}"
     {
         ".csv": lambda: table().to_csv(path, index=False),
+        ".tsv": lambda: table().to_csv(path, index=False, sep="\t"),
         ".jsonl": lambda: table().to_json(path, orient="records", lines=True),
         ".json": lambda: table().to_json(path, orient="records"),
         ".parquet": lambda: table().to_parquet(path),
     }[suffix]()
     np.testing.assert_allclose(as_runs(read_table(path)).table["loss"], [3.0, 2.9])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize("separator, decimal", [(",", "."), (";", "."), ("\t", "."), (";", ","), ("\t", ",")])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_what_separates_values_and_decimals_is_seen(tmp_path, suffix, separator, decimal, quoting):
+    path = tmp_path / f"runs{suffix}"
+    written = table(loss=[3.125, 2.75], note=["a, b", "1,5 or 2"], exact=["1.5e-7", "-2.25"]).assign(n=[1, 2])
+    written["exact"] = written["exact"].str.replace(".", decimal)
+    written.to_csv(path, index=False, sep=separator, decimal=decimal, quoting=quoting, encoding="utf-8-sig")
+    read = read_table(path)
+    assert list(read) == list(written)
+    pd.testing.assert_frame_equal(read.drop(columns="exact"), written.drop(columns="exact"), check_dtype=False)
+    np.testing.assert_allclose(read["exact"], [1.5e-7, -2.25])
+
+
+def test_commas_beside_decimal_points_are_not_decimals(tmp_path):
+    """They may part thousands."""
+    path = tmp_path / "runs.csv"
+    path.write_text("params;tokens;loss\n331,776;6.5e9;3.1\n616,320;6.5e9;2.9\n")
+    with pytest.raises(InputError, match="column 'params' holds no numbers, but '331,776'; write them out, as 1e9"):
+        as_runs(read_table(path))
+
+
+def test_one_column_has_no_separator(tmp_path):
+    path = tmp_path / "runs.csv"
+    path.write_text("loss\n3.1\n2.9\n")
+    assert list(read_table(path)["loss"]) == [3.1, 2.9]
 
 
 @pytest.mark.parametrize(
