@@ -11,6 +11,7 @@ USAGE: type[Exception] = typer.BadParameter.__mro__[1]
 it from click, or keep a copy of their own."""
 _SUGGESTED = re.compile(r"\.? (?:Did you mean|\(Possible options:) (.+?)[?)]+$")
 _NO_NUMBER = {"float_parsing": "is no number; write it out, as 2e6", "int_parsing": "is no whole number"}
+_LONG = re.compile(r"\d{7,}|0\.0{3,}\d+")
 
 
 def misused(error: Exception) -> SpecError:
@@ -24,6 +25,11 @@ def misused(error: Exception) -> SpecError:
         found = cause.errors()[0]
         name = max(error.param.opts, key=len)  # type: ignore[attr-defined]
         wrong = _NO_NUMBER.get(found["type"], found["msg"].removeprefix("Input "))
+        wrong = _NO_NUMBER["float_parsing"] if str(found["input"]).lower() == "nan" else _LONG.sub(_short, wrong)
         says = f"{name} {found['input']}: {wrong}"
     says = says[:1].lower() + says[1:]
     return SpecError(says if context is None else f"{says}; see `{context.command_path} --help`")
+
+
+def _short(number: re.Match[str]) -> str:
+    return f"{float(number[0]):g}"

@@ -380,7 +380,7 @@ class TestCommand:
             (("--flops", "1e22", "--law", "saturating", "--data-available", "1e9"), "says nothing of tokens"),
             (("--flops", "1e22", "--data-available", "10"), "so little that the law does not say what size"),
             (("--params", "3e9", "--register"), "--register: say of what compute, with --flops"),
-            (("--usd", "nan", *ON), "Invalid value for '--usd'"),
+            (("--usd", "nan", *ON), "--usd nan: is no number"),
         ],
     )  # fmt: skip
     def test_mistakes(self, called, csv, arguments, says):
