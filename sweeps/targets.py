@@ -89,17 +89,14 @@ def answers(
     notes = list(told["notes"])
     notes += [] if cluster is None else cluster.in_words()
     notes += [] if data is None else [f"repeated data: {data.worth.basis}"]
-    if tested is not None:
-        furthest = max((target["reach"] or 0 for target in targets), default=0)
-        notes += [tested.problem] if tested.problem else []
-        warnings = [*tested.warnings(furthest), *warnings]
+    notes += [tested.problem] if tested is not None and tested.problem else []
     narrow = [] if tested is None else narrow_warnings(tested, found, {in_words(one): one for one in targets})
     return told | {
         "targets": targets,
         "compute_for": needed,
         "cluster": None if cluster is None else cluster.to_dict(),
         "notes": notes,
-        "warnings": [*dict.fromkeys((*narrow, *base, *_reached(found, targets), *warnings))],
+        "warnings": [*dict.fromkeys((*narrow, *base, *_reached(found, targets, tested), *warnings))],
     }
 
 
@@ -196,11 +193,16 @@ def _wasted(target: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _reached(found: Fit, targets: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is to be said of the compute that lies furthest beyond the runs, on either side."""
+def _reached(found: Fit, targets: Sequence[Mapping[str, Any]], tested: Reach | None = None) -> list[str]:
+    """What is to be said of the compute that lies furthest beyond the runs, on either side: how far a backtest got,
+    where it got less far."""
     flops = [target["flops"] for target in targets if target["flops"] is not None]
-    ends = sorted({min(flops), max(flops)}) if flops else []
-    return [text for end in ends for text in reach_warnings(found, {"flops": end})]
+    largest = float(found.runs.table["flops"].max())
+    said = []
+    for end in sorted({min(flops), max(flops)}) if flops else ():
+        short = [] if tested is None else tested.warnings(end / largest)
+        said += [f"{end:.3g} FLOPs is {text}" for text in short] or reach_warnings(found, {"flops": end})
+    return said
 
 
 def _bits(target: Mapping[str, Any], factor: float | None) -> dict[str, Any]:

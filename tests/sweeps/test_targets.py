@@ -191,6 +191,14 @@ class TestReach:
         assert "tests no more than" in told.warnings(1e4)[0]
         assert told.warnings(2) == []
 
+    @pytest.mark.parametrize("times", [20, 40, 1e4])
+    def test_how_far_a_compute_lies_is_said_once(self, found, times):
+        flops = times * float(found.runs.table["flops"].max())
+        said = answers(found, [{"flops": flops}], tested=backtested_reach(found))["warnings"]
+        (far,) = [text for text in said if "times the largest run fitted" in text]
+        assert far.startswith(f"{flops:.3g} FLOPs is {times:.3g} times")
+        assert ("a backtest" in far) == (backtested_reach(found).at(times) is None)
+
     def test_a_pinned_law_is_not_backtested_without_its_pins(self):
         told = backtested_reach(fit(simulated(), resamples=100, fixed={"alpha": 0.35}))
         assert "pinned" in told.problem
