@@ -12,7 +12,7 @@ import pandas as pd
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.law import Law, Problem
-from nextscale.fit.laws import law_named
+from nextscale.fit.laws import LAWS, law_named
 from nextscale.fit.loss import Loss
 from nextscale.fit.powers import SumOfPowers
 from nextscale.fit.solve import Minimum, grid_starts, minimise, minimise_resamples
@@ -294,26 +294,32 @@ def fit(
         runs = as_runs(runs, columns=columns, convention=params, variables=law.variables)
     free = len(law.parameters) - len(fixed)
     if len(runs) <= free:
-        raise InputError(f"runs: {law.name} has {free} parameters and needs {free + 1} runs or more; got {len(runs)}")
+        raise InputError(
+            f"{runs.source}: {law.name} has {free} parameters and needs {free + 1} runs or more; got {len(runs)}; "
+            f"add runs{_simpler(law, len(runs))}"
+        )
     if missing := [name for name in law.variables if column_of(name) not in runs.table]:
-        raise InputError(f"runs: {law.name} needs {', '.join(map(column_of, missing))}, which the table does not have")
+        names = ", ".join(map(column_of, missing))
+        raise InputError(f"{runs.source}: {law.name} needs {names}, which the table does not have")
     variables = {name: runs.table[column_of(name)].to_numpy(float) for name in law.variables}
     if np.ptp(np.log(runs.table["loss"])) <= 1e-12:
-        raise InputError("runs: every loss is the same, so nothing can be seen of what it depends on")
+        raise InputError(f"{runs.source}: every loss is the same, so nothing can be seen of what it depends on")
     for name, values in variables.items():
         if isinstance(law, SumOfPowers) and not (values > 0).all():
             raise InputError(
-                f"runs: {column_of(name)} is 0 or less in {(~(values > 0)).sum()} of {len(runs)} runs, and {law.name} "
-                f"takes its logarithm; leave these out"
+                f"{runs.source}: {column_of(name)} is 0 or less in {(~(values > 0)).sum()} of {len(runs)} runs, "
+                f"and {law.name} takes its logarithm; leave these out"
             )
         if np.ptp(values) <= 1e-9 * np.abs(values).max():
-            raise InputError(f"runs: {column_of(name)} is the same in every run, so its term cannot be seen; vary it")
-    _separable(law, variables, fixed)
+            raise InputError(
+                f"{runs.source}: {column_of(name)} is the same in every run, so its term cannot be seen; vary it"
+            )
+    _separable(law, variables, fixed, runs.source)
     problem = law.problem(variables, runs.table["loss"].to_numpy(), cost, fixed)
     weights = runs.weights
     minimum = minimise(problem, weights, starts=_usual_grid(law, problem) if init == "grid" else None)
     if not np.isfinite(minimum.objective):
-        raise InputError(f"runs: {law.name} gives no number on these runs anywhere that was searched")
+        raise InputError(f"{runs.source}: {law.name} gives no number on these runs anywhere that was searched")
     drawn = minimum.theta[None]
     if resamples:
         fitted = problem.values(minimum.theta[None])[0]
@@ -337,6 +343,18 @@ def fit(
         warnings += [one.warning for one in loose if one.warning]
         found = dataclasses.replace(found, open_intervals={one.name: one.interval for one in loose})
     return dataclasses.replace(found, warnings=tuple(warnings))
+
+
+def _simpler(law: Law, runs: int) -> str:
+    """Which law so few runs are enough for, of those that say the same of compute, in words; nothing where none is."""
+    able = [
+        other
+        for other in LAWS.values()
+        if len(other.parameters) < runs and set(other.variables) in ({"N", "D"}, {"C"}) and {*law.variables} <= {*"NDC"}
+    ]
+    if not able:
+        return ""
+    return f", or fit a law of fewer parameters: --law {max(able, key=lambda other: len(other.parameters)).name}"
 
 
 def _usual_grid(law: Law, problem: Problem) -> np.ndarray:
@@ -368,14 +386,14 @@ def _check_choices(bootstrap: str, init: str, level: float, resamples: int) -> N
         raise InputError(f"resamples: an interval at {level:g} needs {least} or more; got {resamples}")
 
 
-def _separable(law: Law, variables: Mapping[str, np.ndarray], fixed: Mapping[str, float]) -> None:
+def _separable(law: Law, variables: Mapping[str, np.ndarray], fixed: Mapping[str, float], source: str) -> None:
     """Refuses runs in which one variable is a power of another: what each does to the loss cannot be told apart."""
     if {"N", "D"} <= variables.keys() and not fixed.keys() & law.shapes.keys():
         correlation = _correlation(variables)
         if abs(correlation) > _ALIKE:
             raise InputError(
-                f"runs: tokens are one power of params in every run (correlation of their logs {correlation:.6f}), so "
-                f"{law.name} cannot separate the exponent of N from that of D (alpha from beta); add runs of other "
+                f"{source}: tokens are one power of params in every run (correlation of their logs {correlation:.6f}), "
+                f"so {law.name} cannot separate the exponent of N from that of D (alpha from beta); add runs of other "
                 "tokens per parameter, fit a law in one variable (saturating), or give an exponent"
             )
 

@@ -66,12 +66,14 @@ class Runs:
         convention: what `params` counts.
         notes: what was derived or left out, in words.
         dropped: the rows left out on purpose (`drop_largest_losses`).
+        source: what to call them in errors, such as the path of their file.
     """
 
     table: pd.DataFrame
     convention: str
     notes: tuple[str, ...] = ()
     dropped: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    source: str = "runs"
 
     def __len__(self) -> int:
         return len(self.table)
@@ -305,7 +307,7 @@ def as_runs(
     if len(largest):
         numbers = numbers.drop(largest.index)
         notes.append(f"{len(largest)} runs of the largest loss ({largest.loss.min():.3g} and up) left out as asked")
-    runs = Runs(numbers, columns.params or convention, tuple(notes), largest)
+    runs = Runs(numbers, columns.params or convention, tuple(notes), largest, where)
     given = pd.to_numeric(table["budget"], errors="coerce") if "budget" in table else pd.Series(dtype=float)
     given = given.reindex(numbers.index)
     # A column of that name may hold anything, dollars even; FLOPs are known by lying near the run's own.

@@ -13,7 +13,7 @@ from nextscale.fit.laws import CHINCHILLA, LAWS
 from nextscale.fit.loss import Loss
 from nextscale.fit.powers import log_sum_exp
 from nextscale.fit.solve import derivatives, minimise, polish
-from nextscale.fit.table import Columns
+from nextscale.fit.table import Columns, as_runs
 
 EPOCH = Columns(params="Model Size", flops="Training FLOP")
 
@@ -189,6 +189,17 @@ class TestRefusals:
         with pytest.raises(InputError, match=says) as error:
             fit(change(isoflop_grid()))
         assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("runs", range(2, 6))
+    def test_too_few_runs_are_told_a_law_that_they_are_enough_for(self, isoflop_grid, runs):
+        few = as_runs(isoflop_grid(noise=0.002).iloc[[0, 7, 14, 16, 23][:runs]], where="few.csv")
+        with pytest.raises(InputError, match=r"^few\.csv: chinchilla .* got \d; add runs") as error:
+            fit(few)
+        *_, law = str(error.value).split(" --law ")
+        assert (law in LAWS) == (runs > 2)
+        if law in LAWS:
+            assert len(LAWS[law].parameters) < runs
+            assert len(fit(few, law, resamples=0).runs) == runs
 
     def test_unknown_laws_and_conventions(self, isoflop_grid):
         with pytest.raises(InputError, match="is not one of chinchilla"):
