@@ -154,7 +154,7 @@ def init(
         file.name,
         name=ask("Name of the sweep", name, file.stem),
         data=ask("Data: markov, python-stdlib, or a file or folder of text", data, "markov"),
-        largest=ask("Largest compute budget of a run, training FLOPs", flops, 4e11, *_FLOPS),
+        largest=ask("Largest compute budget of a run, training FLOPs", flops, 5e11, *_FLOPS),
         budgets=ask(f"How many budgets, each {_RATIO} times the last", budgets, 4, *_BUDGETS),
         sizes=ask("Model sizes at each budget", sizes, 5, *_SIZES),
         beyond=ask("The next scale: how many times the largest budget", holdout, 4.0, *_BEYOND),

@@ -1,6 +1,7 @@
 """`nextscale init` writes specs that plan."""
 
 import io
+import json
 
 import pytest
 
@@ -65,6 +66,15 @@ def test_the_command_asks_and_never_writes_over(nextscale, tmp_path):
     wrong = nextscale("init", "new.yaml", input="\n\n\n0\n", cwd=tmp_path)
     assert wrong.returncode == 2 and "is from 2 to 20, not 0" in wrong.stderr
     assert not (tmp_path / "new.yaml").exists()
+
+
+@pytest.mark.parametrize("data", ["markov", "python-stdlib"])
+def test_the_defaults_plan_without_a_fault(called, tmp_path, data):
+    """But that no run is repeated, which would double the price."""
+    assert called("init", tmp_path / "x.yaml", "--yes", "--data", data)[0] == 0
+    code, out, _ = called("plan", tmp_path / "x.yaml", "--json")
+    (warning,) = json.loads(out)["warnings"]
+    assert code == 0 and warning.startswith("no run is repeated with another seed")
 
 
 @pytest.mark.parametrize(
