@@ -154,6 +154,8 @@ def read_table(path: str | Path, kind: str | None = None) -> pd.DataFrame:
         return _numbered(_READERS[suffix](path))
     except ImportError as error:
         raise InputError(f"{path}: reading Parquet needs pyarrow; install it, or give a CSV") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not text in UTF-8; save it as that") from error
     except (ValueError, OSError, pd.errors.ParserError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a readable {suffix[1:]} table ({reason})") from error

@@ -216,6 +216,7 @@ def test_labels_of_rows_are_columns_if_they_say_something(tmp_path, index, kept)
         ("runs", None, "no such file"),
         ("x.xlsx", b"", "cannot read '.xlsx' files"),
         ("x.csv", b"", "not a readable csv table"),
+        ("x.tsv", "params\tloss".encode("utf-16"), "x.tsv: is not text in UTF-8; save it as that"),
         ("x.jsonl", b"{broken", "not a readable jsonl table"),
         ("x.parquet", b"nope", "not a readable parquet table"),
     ],
