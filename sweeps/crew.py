@@ -97,12 +97,18 @@ class Crew:
         return seats(run.config, run.own_flops, pools, self.accelerators, speed)
 
     def train(
-        self, jobs: Sequence[Job], on_event: Callable[[Event], None], known: Callable[[str], Job | None]
+        self,
+        jobs: Sequence[Job],
+        on_event: Callable[[Event], None],
+        known: Callable[[str], Job | None],
+        after: Callable[[], Sequence[Job]],
+        unchosen: float,
     ) -> Report:
         """Does every job once, within the caps, until `nextscale stop` asks otherwise.
 
         Args:
             known: any job of the folder, by its run_id.
+            after, unchosen: see `nextscale.cluster.controller.run_all`.
         """
         return run_all(
             jobs,
@@ -114,6 +120,8 @@ class Crew:
             price=self._price,
             known=known,
             stop=(self.out / STOP).exists,
+            after=after,
+            unchosen=unchosen,
         )
 
     def _price(self, pool: Pool) -> float | None:

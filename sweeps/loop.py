@@ -15,6 +15,7 @@ from nextscale.cluster.accounts import Accounts
 from nextscale.cluster.events import Event
 from nextscale.cluster.job import Job
 from nextscale.cluster.site import Site
+from nextscale.cluster.speed import Speed
 from nextscale.fit.errors import InputError
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.crew import Crew, settle_done
@@ -117,6 +118,13 @@ def run_study(
                 found += by_forecast(gates, forecast)
             return gatekeeper.stops(found, role)
 
+        def held_out(crew: Crew, speed: Speed) -> list[Job]:
+            """What comes after the fitted runs."""
+            try:
+                return [study.job(run, crew.seats(run, speed)) for run in study.missing("holdout")]
+            except MENDABLE:  # one fits in none of the pools that are up: how long it takes is not known
+                return [study.job(run) for run in study.missing("holdout")]
+
         def train(role: Role) -> None:
             nonlocal mendable, stopped, closed
             todo = study.missing(role)
@@ -134,7 +142,10 @@ def run_study(
             if len(study.planned) > planned:
                 train(role)
                 return
-            report = crew.train([study.job(run, crew.seats(run, speed)) for run in todo], observe, study.job_of)
+            jobs = [study.job(run, crew.seats(run, speed)) for run in todo]
+            report = crew.train(
+                jobs, observe, study.job_of, lambda: held_out(crew, speed) if role == "fit" else [], study.unchosen
+            )
             failed.update(report.failed)
             mendable |= report.mendable
             stopped = report.stopped_by or stopped

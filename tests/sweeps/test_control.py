@@ -1,12 +1,16 @@
 """A sweep under caps, left alone, looked at, stopped, and gone on with: by its files alone."""
 
 import json
+import re
 import time
 
 import pytest
 
 from nextscale.cluster.accounts import Accounts
 from nextscale.cluster.events import Event
+from nextscale.cluster.site import Site
+from nextscale.sweeps import crew, load_spec, planned_runs, run_study
+from nextscale.sweeps.design import resolved
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.journal import Journal
 from nextscale.sweeps.spec import SweepSpec
@@ -67,6 +71,20 @@ def test_a_sweep_left_alone_is_seen_stopped_and_gone_on_with(spec_file, tmp_path
     assert "started" in nextscale("logs", out).stdout
     assert nextscale("stop", out).stdout.startswith("nobody")
     assert Accounts(out / "accounts.jsonl").totals()["open"] == 0
+
+
+def test_the_cap_that_is_said_to_be_enough_carries_a_sweep_through_its_held_out_runs(
+    swept, tmp_path, monkeypatch, in_process_backend
+):
+    monkeypatch.setattr(crew, "RayBackend", in_process_backend)
+    spec = swept[0]
+    early = sum(run.own_flops for run in planned_runs(resolved(load_spec(spec))) if run.role == "fit")
+    stopped = run_study(load_spec(spec, [f"caps.max_flops={early / 2}"]), tmp_path / "out", site=Site())["stopped_by"]
+    assert "and the 2 that come after them would take" in stopped
+    enough = re.search(r"; with max_flops (\S+) or more the same command goes on from here$", stopped)[1]
+    summary = run_study(load_spec(spec, [f"caps.max_flops={enough}"]), tmp_path / "out", site=Site())
+    assert summary["stopped_by"] is None
+    assert summary["runs"]["done"] == 10
 
 
 def test_the_journal_is_read_back_run_by_run(tmp_path):
