@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from typing import Annotated
@@ -52,6 +53,12 @@ def status(out: Folder, json_: Json = False) -> None:
             for one in found.running
         ]
         screen.print(Table("At work", ["run", "where", "done", "for", "loss"], rows, left=2).rich())
+    for gate in found.waits_for:
+        screen.print(f"waits for an approval: {gate}", style="yellow", markup=False, soft_wrap=True)
+    if found.waits_for:
+        command = f"nextscale run SPEC --out {shlex.quote(str(out))} --approve REASON"
+        told = f"to approve: {command}, with the spec that it was run from, and why it may"
+        screen.print(told, markup=False, highlight=False, soft_wrap=True)
     for run_id, reason in found.failures.items():
         screen.print(f"{run_id} failed: {reason}", style="yellow", markup=False)
 
