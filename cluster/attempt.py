@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from nextscale.cluster.accounts import Accounts, Reservation
 from nextscale.cluster.backend import Slot
 from nextscale.cluster.caps import Amount, Caps, in_words, least, needs, share_left, work
+from nextscale.cluster.events import Event
 from nextscale.cluster.failures import Limits, Watch
 from nextscale.cluster.job import Job, Outcome, Seat
 from nextscale.cluster.runs import Runs
@@ -200,8 +201,8 @@ def settle_late(run: Run, runs: Runs, accounts: Accounts) -> None:
     accounts.settle(late, longer, kept=made, outcome="finished", reason=told)
 
 
-def settle_orphan(reservation: Reservation, job: Job | None, runs: Runs, accounts: Accounts, beat: float) -> None:
-    """Books an attempt whose controller died, so that what is spent is never understated.
+def settle_orphan(reservation: Reservation, job: Job | None, runs: Runs, accounts: Accounts, beat: float) -> Event:
+    """Books an attempt whose controller died, so that what is spent is never understated; returns what there is to say.
 
     Its time is until the newest sign of life of it, and one `beat` more; where it left none, all that was reserved.
     """
@@ -216,3 +217,7 @@ def settle_orphan(reservation: Reservation, job: Job | None, runs: Runs, account
     accounts.settle(
         reservation, seconds, kept=kept, lost=lost, outcome="lost", reason=f"its controller died; its time is {reason}"
     )
+    of = "" if job is not None else f" at {reservation.run_id}"
+    made = f"{kept:.3g} FLOPs kept, {lost:.3g} lost"
+    told = f"attempt {reservation.attempt}{of} ended with its controller: {seconds:.0f} s, {reason}; {made}"
+    return Event("settled", job, told)

@@ -180,7 +180,8 @@ class _Controller:
         now = self.backend.now()
         for reservation in list(self.accounts.open.values()):
             if reservation.run_id not in self.jobs or reservation is not self.orphans[reservation.run_id]:
-                settle_orphan(reservation, self.known(reservation.run_id), self.runs, self.accounts, 0.0)
+                job = self.known(reservation.run_id)
+                self.say(settle_orphan(reservation, job, self.runs, self.accounts, 0.0))
         for run in self.jobs.values():
             start = run.job.start
             if start is None or start.run_id not in self.jobs or self.runs.done(run.job) or self.runs.ready(run.job):
@@ -246,7 +247,7 @@ class _Controller:
             return
         self.later -= 1
         if (orphan := self.orphans.pop(job.run_id, None)) is not None:
-            settle_orphan(orphan, job, self.runs, self.accounts, self.limits.silence / 5)
+            self.say(settle_orphan(orphan, job, self.runs, self.accounts, self.limits.silence / 5))
         if done:
             settle_late(run, self.runs, self.accounts)
             self._finish(run)

@@ -150,7 +150,7 @@ def run_study(
             mendable |= report.mendable
             stopped = report.stopped_by or stopped
 
-        settle_done(study.store.root, study.job_of)
+        settle_done(study.store.root, study.job_of, observe)
         train("fit")
         try:
             while study.sequential and not stopped and not study.missing("fit"):

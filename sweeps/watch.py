@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nextscale.cluster.accounts import Reservation
+from nextscale.cluster.accounts import Accounts, Reservation
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.gates import Gate, Gatekeeper
 from nextscale.sweeps.ledger import Ledger
@@ -51,6 +51,8 @@ class Status:
         spent: attempts, device_hours, usd, flops_kept and flops_lost so far (see `nextscale.cluster.accounts`).
         running: the runs at work.
         failures: of each run that failed for good its reason.
+        left_open: how many `attempts` are open whose controller is gone, and the `device_hours`, `usd` and `flops` that
+            were reserved for them: these count in full until the sweep goes on and settles them.
         waits_for: the gates that the sweep waits at for an approval, what it comes to and the limit, in words.
     """
 
@@ -60,6 +62,7 @@ class Status:
     spent: dict[str, Any]
     running: list[Running]
     failures: dict[str, str]
+    left_open: dict[str, Any]
     waits_for: list[str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,6 +97,7 @@ def standing(watcher: Watcher) -> Status:
         spent=watcher.accounts.totals(),
         running=sorted(running, key=lambda one: one.slot),
         failures={run_id: str(watcher.rows[run_id]["reason"]) for run_id, s in states.items() if s == "failed"},
+        left_open=_left_open(watcher),
         waits_for=[] if watcher.controller.state == "at work" else _waits_for(watcher),
     )
 
@@ -111,6 +115,17 @@ def ask_to_stop(out: str | Path) -> bool:
     return True
 
 
+def open_attempts(out: Path) -> list[Reservation]:
+    """The attempts that a controller which is gone has left open.
+
+    Raises:
+        InputError: a row of the accounts is damaged.
+    """
+    if controller_of(out).state == "at work":
+        return []
+    return [*Accounts(out / "accounts.jsonl").open.values()]
+
+
 def _running(watcher: Watcher, reservation: Reservation) -> Running:
     curve, tokens = watcher.curves[reservation.run_id], watcher.tokens(reservation.run_id)
     return Running(
@@ -121,6 +136,17 @@ def _running(watcher: Watcher, reservation: Reservation) -> Running:
         share=curve.position / tokens if tokens else 0.0,
         loss=curve.losses[-1] if curve.losses else None,
     )
+
+
+def _left_open(watcher: Watcher) -> dict[str, Any]:
+    accounts = Accounts() if watcher.controller.state == "at work" else watcher.accounts
+    reserved = accounts.pending
+    return {
+        "attempts": len(accounts.open),
+        "device_hours": reserved.device_hours,
+        "usd": float(reserved.usd),
+        "flops": reserved.flops,
+    }
 
 
 def _waits_for(watcher: Watcher) -> list[str]:

@@ -234,8 +234,11 @@ class TestRestart:
         accounts.close()
         accounts = Accounts(tmp_path / "a.jsonl", clock=lambda: world.time)
         assert accounts.used == Amount(10**6, 700_000, 1_400_000_000)
-        run_all([], fake.FakeBackend(world), accounts=accounts, runs=fake.FakeRuns(world), limits=LIMITS)
+        said = []
+        run_all([], fake.FakeBackend(world), said.append, accounts=accounts, runs=fake.FakeRuns(world), limits=LIMITS)
         assert accounts.spent == Amount(10**6, 700_000, 1_400_000_000)
+        (settled,) = (event for event in said if event.kind == "settled")
+        assert settled.message.startswith("attempt 1 at 0 ended with its controller: 700 s, it left no sign of life")
         accounts.close()
 
     def test_wall_time_goes_on_over_restarts(self, fake, tmp_path):
