@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from nextscale.cluster.accounts import Accounts, Reservation
 from nextscale.cluster.backend import Slot
-from nextscale.cluster.caps import Amount, Caps, in_words, needs, share_left, work
+from nextscale.cluster.caps import Amount, Caps, in_words, least, needs, share_left, work
+from nextscale.cluster.events import Event
 from nextscale.cluster.failures import Limits, Watch
 from nextscale.cluster.job import Job, Outcome, Seat
 from nextscale.cluster.runs import Runs
@@ -101,20 +101,37 @@ class Budget:
         attempt.ends, attempt.stop_at = now + expected, attempt.until - self.stopping(expected)
         return None
 
-    def in_words(self, waiting: Waiting, left: list[Run]) -> str:
-        """Which cap stopped a sweep, and what it would take to go on."""
-        least: dict[str, float] = {}
-        for run in waiting:
-            for cap, need in run.parked.values():
-                least[cap] = min(need, least.get(cap, math.inf))
+    def in_words(self, waiting: Waiting, left: list[Run], after: list[Run], unchosen: float) -> str:
+        """Which cap stopped a sweep, and what it would take to come to its end.
+
+        Args:
+            after, unchosen: see `nextscale.cluster.controller.run_all`.
+        """
+        known = sum(int(run.job.flops) - work(run.job, run.saved or 0) for run in (*left, *after))
+        rest = {cap: need * (1 + unchosen / known) for cap, need in self._rest((*left, *after)).items()}
+        spent, room = needs(self.accounts.used, self.accounts.wall), self.room()
+        runs = f"the {len(left)} runs left"
+        runs += f", the {len(after)} that come after them" if after else ""
+        runs += ", those still to be chosen" if unchosen else ""
+        runs = " and ".join(runs.rsplit(", ", 1))
         parts = []
-        for cap, need in least.items():
-            rest = sum(self.wanted(run, next(iter(run.seats.values())), run.saved or 0)[cap] for run in left)
-            spent = needs(self.accounts.used, self.accounts.wall)[cap]
-            limit = f"{cap} {getattr(self.caps, cap):g}: {in_words(cap, spent)} are spent"
-            smallest = "" if math.isinf(need) else f" at least {in_words(cap, need)} each, and"
-            parts.append(f"{limit}, and the {len(left)} runs left would take{smallest} {in_words(cap, rest)} in all")
-        return "; ".join(parts)
+        for cap in dict.fromkeys(cap for run in waiting for cap, _ in run.parked.values()):
+            limit = f"{cap} {getattr(self.caps, cap):g}: {in_words(cap, spent[cap])} are spent"
+            how = "one after another" if cap == "max_wall" else "in all"
+            parts.append(f"{limit}, and {runs} would take {in_words(cap, rest[cap])} {how}")
+        # The wall's hours go on while nobody is at work, and how many run side by side then is not known.
+        enough = [
+            f"{cap} {least(cap, spent[cap] + rest[cap])}" for cap in room if cap != "max_wall" and rest[cap] > room[cap]
+        ]
+        raised = f"{' and '.join(enough)} or more" if enough else "a higher cap"
+        if enough and "max_wall" in room and room["max_wall"] < rest["max_wall"]:
+            raised += ", and a higher max_wall,"
+        return "; ".join([*parts, f"with {raised} the same command goes on from here"])
+
+    def _rest(self, runs: Iterable[Run]) -> dict[str, float]:
+        """What so many runs take of each cap, each on its first seat."""
+        wanted = [self.wanted(run, next(iter(run.seats.values())), run.saved or 0) for run in runs]
+        return {cap: sum(one[cap] for one in wanted) for cap in needs(Amount(), 0.0)}
 
     def _still_needed(self, attempt: Attempt, runs: Runs, elapsed: float) -> float:
         """Seconds, by how far it has come."""
@@ -184,8 +201,8 @@ def settle_late(run: Run, runs: Runs, accounts: Accounts) -> None:
     accounts.settle(late, longer, kept=made, outcome="finished", reason=told)
 
 
-def settle_orphan(reservation: Reservation, job: Job | None, runs: Runs, accounts: Accounts, beat: float) -> None:
-    """Books an attempt whose controller died, so that what is spent is never understated.
+def settle_orphan(reservation: Reservation, job: Job | None, runs: Runs, accounts: Accounts, beat: float) -> Event:
+    """Books an attempt whose controller died, so that what is spent is never understated; returns what there is to say.
 
     Its time is until the newest sign of life of it, and one `beat` more; where it left none, all that was reserved.
     """
@@ -200,3 +217,7 @@ def settle_orphan(reservation: Reservation, job: Job | None, runs: Runs, account
     accounts.settle(
         reservation, seconds, kept=kept, lost=lost, outcome="lost", reason=f"its controller died; its time is {reason}"
     )
+    of = "" if job is not None else f" at {reservation.run_id}"
+    made = f"{kept:.3g} FLOPs kept, {lost:.3g} lost"
+    told = f"attempt {reservation.attempt}{of} ended with its controller: {seconds:.0f} s, {reason}; {made}"
+    return Event("settled", job, told)

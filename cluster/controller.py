@@ -40,6 +40,8 @@ def run_all(
     price: Callable[[Pool], float | None] = lambda pool: pool.usd_per_chip_hour,
     known: Callable[[str], Job | None] = lambda run_id: None,
     stop: Callable[[], bool] = lambda: False,
+    after: Callable[[], Sequence[Job]] = tuple,
+    unchosen: float = 0.0,
 ) -> Report:
     """Does every job once; returns when each has finished or failed for good, or a cap leaves no room for the rest.
 
@@ -59,11 +61,25 @@ def run_all(
         price: dollars per chip-hour of a pool, for runs that name no seats.
         known: other jobs of these accounts, by their run_id: an attempt at one may have been left open.
         stop: once it says yes, nothing is started any more, and all that runs is asked to save itself.
+        after: jobs that are to come once these are done, and `unchosen`, FLOPs of others that nobody has chosen yet:
+            where a cap stops these, what it would take to come to the end counts them too.
     """
     accounts = Accounts(clock=backend.now) if accounts is None else accounts
     runs = RunDirectories() if runs is None else runs
     return _Controller(
-        jobs, backend, on_event, caps or Caps(), accounts, runs, limits or Limits(), peak, price, known, stop
+        jobs,
+        backend,
+        on_event,
+        caps or Caps(),
+        accounts,
+        runs,
+        limits or Limits(),
+        peak,
+        price,
+        known,
+        stop,
+        after,
+        unchosen,
     ).run()
 
 
@@ -81,8 +97,11 @@ class _Controller:
         price: Callable[[Pool], float | None],
         known: Callable[[str], Job | None],
         stop: Callable[[], bool],
+        after: Callable[[], Sequence[Job]],
+        unchosen: float,
     ):
         self.stop, self.stopping = stop, False
+        self.after, self.unchosen = after, unchosen
         self.backend, self.say, self.accounts, self.runs = backend, on_event, accounts, runs
         self.limits, self.peak, self.price, self.known = limits, peak, price, known
         self.budget = Budget(caps, accounts, limits)
@@ -121,9 +140,12 @@ class _Controller:
                 self.say(Event("notice", message=notice))
             self.say(Event("tick"))
         left = tuple(name for name in self.jobs if name not in self.failed and name not in self.finished)
-        stopped_by = self.budget.in_words(self.waiting, [self.jobs[name] for name in left]) if left else None
+        stopped_by = None
         if left and self.stopping:
             stopped_by = f"stopped as asked, with {len(left)} runs left; the same command goes on from here"
+        elif left:
+            after = as_runs(list(self.after()), self._seats)
+            stopped_by = self.budget.in_words(self.waiting, [self.jobs[name] for name in left], after, self.unchosen)
         return Report(tuple(self.finished), self.failed, self.mendable, stopped_by, left)
 
     def _stop_all(self) -> None:
@@ -158,7 +180,8 @@ class _Controller:
         now = self.backend.now()
         for reservation in list(self.accounts.open.values()):
             if reservation.run_id not in self.jobs or reservation is not self.orphans[reservation.run_id]:
-                settle_orphan(reservation, self.known(reservation.run_id), self.runs, self.accounts, 0.0)
+                job = self.known(reservation.run_id)
+                self.say(settle_orphan(reservation, job, self.runs, self.accounts, 0.0))
         for run in self.jobs.values():
             start = run.job.start
             if start is None or start.run_id not in self.jobs or self.runs.done(run.job) or self.runs.ready(run.job):
@@ -224,7 +247,7 @@ class _Controller:
             return
         self.later -= 1
         if (orphan := self.orphans.pop(job.run_id, None)) is not None:
-            settle_orphan(orphan, job, self.runs, self.accounts, self.limits.silence / 5)
+            self.say(settle_orphan(orphan, job, self.runs, self.accounts, self.limits.silence / 5))
         if done:
             settle_late(run, self.runs, self.accounts)
             self._finish(run)

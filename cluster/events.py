@@ -12,10 +12,11 @@ from nextscale.cluster.job import Job
 class Event:
     """Something that happened to a run; or, with no `job`, a `notice` for a person to read or a `tick` of the loop.
 
-    `stopped`: it has saved itself, and goes on later or elsewhere.
+    `stopped`: it has saved itself, and goes on later or elsewhere. `settled`: an attempt that another controller left
+    open was booked as ended.
     """
 
-    kind: Literal["started", "finished", "failed", "retried", "stopped", "held", "tick", "notice"]
+    kind: Literal["started", "finished", "failed", "retried", "stopped", "held", "settled", "tick", "notice"]
     job: Job | None = None
     message: str = ""
 

@@ -110,7 +110,8 @@ def fit_backtested(
     if not scores:
         found = fit(runs, laws[0], **options)
         allowed = f"a drift of {drift:.2%} per e-fold that is taken for granted" if drift else "scatter alone"
-        warning = f"too few runs to backtest a forecast among them: the intervals allow for {allowed}"
+        warning = "too few runs well below the largest budget to backtest a forecast of it: "
+        warning += f"the intervals allow for {allowed}"
         return dataclasses.replace(found, extrapolation_error=drift, warnings=(*found.warnings, warning)), []
     good = [s for s in scores if s.misfit <= _MISFIT or s.error <= _WORTH * scores[0].error]
     best = min(good, key=lambda score: (score.first_flops, score.error))

@@ -85,6 +85,17 @@ class Choice:
         rows = rows.sort_values("error").reset_index()
         return rows.assign(reach="all", loss="-", freedom=0, chosen=False)
 
+    @property
+    def beaten(self) -> str | None:
+        """Where what takes no law forecasts these runs better than the best law: that, in words."""
+        naive, error = self.baselines.iloc[0], self.summary.loc[self.summary["reach"] == "all", "error"].iloc[0]
+        if error <= naive["error"]:
+            return None
+        return (
+            f"{self.best.law.name} misses by {error:.2%}, and '{naive['law']}', which takes no law, by "
+            f"{naive['error']:.2%}: no law here forecasts these runs"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         best = {"law": self.best.law.name, "loss": self.best.loss.name, "delta": self.best.loss.delta}
         return {
@@ -216,19 +227,9 @@ def choose(
     best = next(c for c in candidates if (c.law.name, c.loss_label) == (first["law"], first["loss"]))
     laws = ", ".join(dict.fromkeys(c.law.name for c in candidates))
     choice = Choice(best, summary, table, (*runs.notes, f"tried: {laws}"))
-    return dataclasses.replace(choice, warnings=_warnings(choice, first["error"]))
-
-
-def _warnings(choice: Choice, error: float) -> tuple[str, ...]:
-    reach = float(choice.table["furthest"].max())
-    warnings = [f"tested up to {reach:.3g} times beyond the runs fitted: of a longer reach this says nothing"]
-    naive = choice.baselines.iloc[0]
-    if error > naive["error"]:
-        warnings.append(
-            f"{choice.best.law.name} misses by {error:.2%}, and '{naive['law']}', which takes no law, by "
-            f"{naive['error']:.2%}: no law here forecasts these runs"
-        )
-    return tuple(warnings)
+    tested = f"tested up to {float(table['furthest'].max()):.3g} times beyond the runs fitted"
+    warnings = (f"{tested}: of a longer reach this says nothing", choice.beaten)
+    return dataclasses.replace(choice, warnings=tuple(filter(None, warnings)))
 
 
 def once_each(runs: Runs) -> Runs:

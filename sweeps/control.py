@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from typing import Annotated
@@ -52,6 +53,17 @@ def status(out: Folder, json_: Json = False) -> None:
             for one in found.running
         ]
         screen.print(Table("At work", ["run", "where", "done", "for", "loss"], rows, left=2).rich())
+    if (left := found.left_open)["attempts"]:
+        reserved = f"{left['device_hours']:.3g} device-hours, ${left['usd']:.2f} and {number(left['flops'], 3)} FLOPs"
+        told = f"{left['attempts']} attempts are open, and their controller is gone: against caps all counts that was"
+        told += f" reserved for them, {reserved}, until the sweep goes on and settles them"
+        screen.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for gate in found.waits_for:
+        screen.print(f"waits for an approval: {gate}", style="yellow", markup=False, soft_wrap=True)
+    if found.waits_for:
+        command = f"nextscale run SPEC --out {shlex.quote(str(out))} --approve REASON"
+        told = f"to approve: {command}, with the spec that it was run from, and why it may"
+        screen.print(told, markup=False, highlight=False, soft_wrap=True)
     for run_id, reason in found.failures.items():
         screen.print(f"{run_id} failed: {reason}", style="yellow", markup=False)
 
@@ -97,8 +109,10 @@ def logs(
     """Tells what happened in a sweep, the newest last."""
     from nextscale.sweeps.journal import Journal
     from nextscale.sweeps.store import Store
+    from nextscale.sweeps.watch import open_attempts
 
-    rows = Journal(Store.existing(out).root).rows(run_id)[-lines:]
+    root = Store.existing(out).root
+    rows = Journal(root).rows(run_id)[-lines:]
     if json_:
         print_json({"events": rows})
         return
@@ -108,6 +122,10 @@ def logs(
         screen.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
     if not rows:
         screen.print("nothing has happened yet")
+    for one in open_attempts(root):
+        if run_id in (None, one.run_id):
+            told = f"attempt {one.attempt} at {one.run_id} is open, and its controller is gone"
+            screen.print(f"{told}: settled when the sweep goes on", style="yellow", markup=False, soft_wrap=True)
 
 
 @app.command()

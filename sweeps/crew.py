@@ -29,7 +29,7 @@ from nextscale.sweeps.spec import SweepSpec
 from nextscale.sweeps.watch import STOP
 
 
-def settle_done(out: Path, known: Callable[[str], Job | None]) -> None:
+def settle_done(out: Path, known: Callable[[str], Job | None], on_event: Callable[[Event], None]) -> None:
     """Books the attempts at runs that are done whose controller died before it could, unless another is at work."""
     runs, file = RunDirectories(), out / "accounts.jsonl"
     if not Accounts(file).open:
@@ -39,7 +39,7 @@ def settle_done(out: Path, known: Callable[[str], Job | None]) -> None:
         for reservation in list(accounts.open.values()):
             job = known(reservation.run_id)
             if job is not None and runs.done(job):
-                settle_orphan(reservation, job, runs, accounts, 0.0)
+                on_event(settle_orphan(reservation, job, runs, accounts, 0.0))
         accounts.close()
 
 
@@ -74,7 +74,12 @@ class Crew:
                 on_event(Event("notice", message=note))
             with contextlib.closing(RayBackend(address, "auto" if pools is None else pools)) as backend:
                 _check_prices(spec, backend.pools(), accelerators)
-                yield cls(spec, out, backend, accounts, accelerators)
+                try:
+                    yield cls(spec, out, backend, accounts, accelerators)
+                except KeyboardInterrupt:  # nobody hears how what is at work ends
+                    told = f"interrupted with {len(accounts.open)} attempts open: settled when the sweep goes on"
+                    on_event(Event("notice", message=told))
+                    raise
 
     def seats(self, run: PlannedRun, speed: Speed | None = None) -> tuple[Seat, ...]:
         """Where a run may be trained; anywhere, if nothing is known of what the cluster offers by itself.
@@ -97,12 +102,18 @@ class Crew:
         return seats(run.config, run.own_flops, pools, self.accelerators, speed)
 
     def train(
-        self, jobs: Sequence[Job], on_event: Callable[[Event], None], known: Callable[[str], Job | None]
+        self,
+        jobs: Sequence[Job],
+        on_event: Callable[[Event], None],
+        known: Callable[[str], Job | None],
+        after: Callable[[], Sequence[Job]],
+        unchosen: float,
     ) -> Report:
         """Does every job once, within the caps, until `nextscale stop` asks otherwise.
 
         Args:
             known: any job of the folder, by its run_id.
+            after, unchosen: see `nextscale.cluster.controller.run_all`.
         """
         return run_all(
             jobs,
@@ -114,6 +125,8 @@ class Crew:
             price=self._price,
             known=known,
             stop=(self.out / STOP).exists,
+            after=after,
+            unchosen=unchosen,
         )
 
     def _price(self, pool: Pool) -> float | None:

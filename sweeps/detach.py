@@ -17,7 +17,7 @@ from etils import epath
 
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.choices import all_runs
-from nextscale.sweeps.gates import Approval, Gatekeeper, by_compute, gates_of
+from nextscale.sweeps.gates import Approval, Gatekeeper, by_compute, gates_of, refusal
 from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.sites import load_site
 from nextscale.sweeps.spec import SweepSpec
@@ -35,7 +35,8 @@ def gate_closed(spec: SweepSpec, out: str | Path, approval: Approval | None) -> 
     if not gates or all(store.record(run.config.run_id) for run in runs if run.role == "fit"):
         return None
     gatekeeper = Gatekeeper(Ledger(store.root / "ledger.jsonl"), spec.name, approval)
-    return gatekeeper.stops(by_compute(gates, spec, runs), "fit")
+    waiting = gatekeeper.waiting(by_compute(gates, spec, runs), "fit")
+    return refusal(waiting, "fit") if waiting else None
 
 
 def detach(spec: SweepSpec, out: str | Path, address: str | None, approval: Approval | None = None) -> str:

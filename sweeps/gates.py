@@ -77,6 +77,11 @@ class Gate:
         beyond = f"whose low end is below {limit}" if self.name == LOSS else f"more than {limit}"
         return f"{self.written}: gates.{self.name}: {self.told}, {beyond}"
 
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> Gate:
+        """What `to_dict` told, but for what the sweep comes to before its held-out runs."""
+        return cls(told["gate"], **{name: told[name] for name in ("limit", "written", "value", "told")})
+
     def to_dict(self) -> dict[str, Any]:
         told = {name: getattr(self, name) for name in ("limit", "written", "value", "crossed", "at_once", "told")}
         return {"gate": self.name} | told
@@ -198,8 +203,8 @@ class Gatekeeper:
     sweep: str
     approval: Approval | None
 
-    def stops(self, gates: Iterable[Gate], role: Role) -> str | None:
-        """Why the runs of a role may not begin, in one line; None where they may.
+    def waiting(self, gates: Iterable[Gate], role: Role) -> list[Gate]:
+        """The gates that keep the runs of a role from starting.
 
         An approval is of all that the sweep comes to, and is in the ledger when this returns.
 
@@ -214,11 +219,7 @@ class Gatekeeper:
                 self._approve(gate, self.approval)
             elif gate.at_once or role == "holdout":
                 waiting.append(gate)
-        if not waiting:
-            return None
-        more = f" (and {len(waiting) - 1} more)" if len(waiting) > 1 else ""
-        what = "nothing is trained" if role == "fit" else "the held-out runs are not trained"
-        return f"{waiting[0]}{more}; {what} until somebody says why, with --approve REASON"
+        return waiting
 
     def approved(self, gate: Gate) -> Entry | None:
         """The approval that covers what a gate was crossed with."""
@@ -234,6 +235,12 @@ class Gatekeeper:
         said |= dataclasses.asdict(approval) | {"forecast": gate.forecast and gate.forecast["hash"]}
         said |= {"forecast_seen": gate.forecast and gate.forecast["time"] <= approval.given}
         self.ledger.approve({"sweep": self.sweep, "gate": gate.name} | said)
+
+
+def refusal(waiting: Sequence[Gate], role: Role) -> str:
+    """Why the runs of a role may not begin, in one line."""
+    what = "nothing is trained" if role == "fit" else "the held-out runs are not trained"
+    return f"{'; '.join(map(str, waiting))}; {what} until somebody says why, with --approve REASON"
 
 
 def planned_gates(

@@ -15,12 +15,13 @@ from nextscale.cluster.accounts import Accounts
 from nextscale.cluster.events import Event
 from nextscale.cluster.job import Job
 from nextscale.cluster.site import Site
+from nextscale.cluster.speed import Speed
 from nextscale.fit.errors import InputError
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.crew import Crew, settle_done
 from nextscale.sweeps.design import Role
 from nextscale.sweeps.errors import MENDABLE, SpecError
-from nextscale.sweeps.gates import USD, Approval, Gatekeeper, by_compute, by_cost, by_forecast, gates_of
+from nextscale.sweeps.gates import USD, Approval, Gate, Gatekeeper, by_compute, by_cost, by_forecast, gates_of, refusal
 from nextscale.sweeps.journal import Journal
 from nextscale.sweeps.ledger import Entry
 from nextscale.sweeps.loggers.following import following
@@ -74,7 +75,7 @@ def run_study(
     forecast: Entry | None = None
     problem: str | None = None
     stopped: str | None = None
-    closed: str | None = None
+    closed: list[Gate] = []
     site = load_site() if site is None else site
     gates = gates_of(study.spec.gates, site.gates)
     gatekeeper = Gatekeeper(study.ledger, study.spec.name, approval)
@@ -104,8 +105,8 @@ def run_study(
                 study.catch_up()  # with what was chosen by whoever was waited for
             return crew
 
-        def gates_before(role: Role) -> str | None:
-            """Why the runs of a role wait for somebody."""
+        def gates_before(role: Role) -> list[Gate]:
+            """Those that the runs of a role wait at, for somebody."""
             found = by_compute(gates, study.spec, study.planned)
             if any(gate.name == USD for gate in gates):
                 # Pools that a spec does not name are those of the cluster.
@@ -115,14 +116,21 @@ def run_study(
                 found += by_cost(gates, study.spec, rows)
             if role == "holdout" and forecast is not None:
                 found += by_forecast(gates, forecast)
-            return gatekeeper.stops(found, role)
+            return gatekeeper.waiting(found, role)
+
+        def held_out(crew: Crew, speed: Speed) -> list[Job]:
+            """What comes after the fitted runs."""
+            try:
+                return [study.job(run, crew.seats(run, speed)) for run in study.missing("holdout")]
+            except MENDABLE:  # one fits in none of the pools that are up: how long it takes is not known
+                return [study.job(run) for run in study.missing("holdout")]
 
         def train(role: Role) -> None:
             nonlocal mendable, stopped, closed
             todo = study.missing(role)
-            closed = gates_before(role) if todo and gates else None
-            if closed is not None:
-                stopped = closed
+            closed = gates_before(role) if todo and gates else []
+            if closed:
+                stopped = refusal(closed, role)
                 return
             left = {run.config.run_id for run in todo}
             done = [study.job(run) for run in study.runs(role) if run.config.run_id not in left]
@@ -134,12 +142,15 @@ def run_study(
             if len(study.planned) > planned:
                 train(role)
                 return
-            report = crew.train([study.job(run, crew.seats(run, speed)) for run in todo], observe, study.job_of)
+            jobs = [study.job(run, crew.seats(run, speed)) for run in todo]
+            report = crew.train(
+                jobs, observe, study.job_of, lambda: held_out(crew, speed) if role == "fit" else [], study.unchosen
+            )
             failed.update(report.failed)
             mendable |= report.mendable
             stopped = report.stopped_by or stopped
 
-        settle_done(study.store.root, study.job_of)
+        settle_done(study.store.root, study.job_of, observe)
         train("fit")
         try:
             while study.sequential and not stopped and not study.missing("fit"):
@@ -153,7 +164,7 @@ def run_study(
             if study.spec.forecast.law != "none":
                 analysis = study.analyse()
         except InputError as error:
-            problem = str(error) if closed is None else None
+            problem = None if closed else str(error)
         if study.spec.holdout is not None and analysis is not None:
             if waiting := len(study.missing("fit")):
                 problem = f"no forecast yet: {waiting} of the runs that it rests on have no result; run this again"
@@ -180,7 +191,8 @@ def run_study(
     summary |= {"problem": problem, "seconds": time.perf_counter() - started, "mendable": mendable}
     summary |= {
         "stopped_by": stopped,
-        "waits_for_approval": closed is not None,
+        "waits_for_approval": bool(closed),
+        "waiting_gates": [gate.to_dict() for gate in closed],
         "spent": spent | {"usd": float(spent["usd"])},
     }
     write_atomically(epath.Path(study.store.root / "summary.json"), json.dumps(summary, indent=1) + "\n")

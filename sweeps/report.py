@@ -167,11 +167,15 @@ class _Writer:
     def _sections(self, runs: pd.DataFrame) -> Iterator[Section]:
         report = self.report
         fit = self._fit_to_all()
-        choice = None if fit is None else _backtested(fit)
-        yield from content.section("warnings", "Warnings", content.warnings(report.summary["warnings"]))
-        yield from self._forecast(fit, choice, runs)
+        choice, tested = None, Reach()
+        if fit is not None:
+            choice = _backtested(fit)
+            tested = backtested_reach(fit, choice)
+        beaten = [choice.beaten] if choice is not None and choice.beaten else []
+        yield from content.section("warnings", "Warnings", content.warnings([*beaten, *report.summary["warnings"]]))
+        yield from self._forecast(fit, tested, runs)
         yield from self._law()
-        yield from self._backtest(choice)
+        yield from self._backtest(choice, tested)
         yield from self._training()
         for name, one in report.found.items():
             shown = [*map(self._draw, plots.finding_plots({name: one}))]
@@ -183,9 +187,8 @@ class _Writer:
             yield from content.section("fit-card", "Fit card", content.fit_card(report.card))
         yield from self._runs(runs)
 
-    def _forecast(self, fit: Fit | None, choice: Choice | None, runs: pd.DataFrame) -> Iterator[Section]:
+    def _forecast(self, fit: Fit | None, tested: Reach, runs: pd.DataFrame) -> Iterator[Section]:
         said = content.headline(self.report.summary)
-        tested = Reach() if fit is None else backtested_reach(fit, choice)
         if not said and fit is not None:
             told = forecast(fit, [_BEYOND * float(fit.runs.table["flops"].max())])
             (target,) = told["targets"]
@@ -208,11 +211,15 @@ class _Writer:
         told = content.shown_tables(tables(summary | {"findings": {}}), "found")
         yield Section("law", "The law", _drawings([*map(self._draw, shown)]) + told)
 
-    def _backtest(self, choice: Choice | None) -> Iterator[Section]:
+    def _backtest(self, choice: Choice | None, tested: Reach) -> Iterator[Section]:
         if choice is None:
+            told = [] if tested.problem is None else [tested.problem]
+            yield from content.section("backtest", "Backtest", content.warnings(told))
             return
         drawn = self._draw(plots.backtest_plot(choice))
         said = content.warnings(choice.warnings)
+        if self.report.held_out:
+            said += content.paragraph("Among all runs, held-out ones too.")
         yield Section(
             "backtest", "Backtest", said + _drawings([drawn]) + table(content.backtest_table(choice), "tested")
         )

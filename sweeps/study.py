@@ -91,6 +91,14 @@ class Study:
         return isinstance(self.spec.design, SequentialDesign)
 
     @property
+    def unchosen(self) -> float:
+        """FLOPs that a sequential design may spend on runs that it has not chosen yet."""
+        design = self.spec.design
+        if not isinstance(design, SequentialDesign) or self.choices.ended is not None:
+            return 0.0
+        return max(design.flops - sum(run.own_flops for run in self.runs("fit")), 0.0)
+
+    @property
     def choices(self) -> Choices:
         """Of a sequential design."""
         return Choices(self.store.root, self.spec)

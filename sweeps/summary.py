@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from nextscale.fit.isoflop import IsoFlop, isoflops
+from nextscale.fit.reach import backtested_reach, narrow_warnings
 from nextscale.fit.table import as_runs
 from nextscale.model.config import MarkovData
 from nextscale.model.markov import markov
@@ -32,7 +33,10 @@ def summarise(
     true_entropy = markov(data).entropy if isinstance(data, MarkovData) and one_source else None
     said = [*(analysis.fit.warnings if analysis else ()), *(forecast["warnings"] if forecast else ())]
     warnings = list(dict.fromkeys(said))
-    if forecast is not None and analysis is not None and forecast["inputs"] != study.inputs(analysis):
+    narrow: list[str] = []
+    if forecast is not None and analysis is not None and forecast["inputs"] == study.inputs(analysis):
+        narrow = _narrow(forecast, analysis)
+    elif forecast is not None and analysis is not None:
         warnings.append(
             f"the forecast shown is that of {forecast['time'][:16]} UTC, made before the held-out runs started; "
             "the law shown is of other runs or options"
@@ -77,7 +81,8 @@ def summarise(
     return {
         "sweep": study.spec.name,
         "forecast": forecast
-        and {key: forecast[key] for key in ("time", "law", "level", "params_convention", "started_before")},
+        and {key: forecast[key] for key in ("time", "law", "level", "params_convention", "started_before")}
+        | {"warnings": narrow},
         "runs": {
             "done": sum(study.store.record(run.config.run_id) is not None for run in study.planned),
             "reused": reused,
@@ -96,6 +101,14 @@ def summarise(
         "backtests": [dataclasses.asdict(b) for b in analysis.backtests] if analysis else [],
         "warnings": warnings,
     }
+
+
+def _narrow(forecast: Entry, analysis: Analysis) -> list[str]:
+    """What a backtest of such a reach says of the interval of the best held-out run."""
+    best = min(forecast["targets"], key=lambda target: float(target["predicted"]))
+    told = {"reach": best.get("reach"), "loss": best["predicted"], "loss_interval": best["interval"]}
+    tested = backtested_reach(analysis.fit)
+    return narrow_warnings(tested, analysis.fit, {f"the best of them, at {best['flops']:.3g} FLOPs": told})
 
 
 def _optimal(forecast: Entry, analysis: Analysis | None, curve: IsoFlop | None) -> dict[str, Any]:

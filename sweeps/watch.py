@@ -5,12 +5,17 @@ Whoever runs the sweep may be on another machine: it is known by its lease and b
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import time
 from pathlib import Path
 from typing import Any
 
-from nextscale.cluster.accounts import Reservation
+from nextscale.cluster.accounts import Accounts, Reservation
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.gates import Gate, Gatekeeper
+from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.store import Store
 from nextscale.sweeps.watcher import STATES, Watcher, controller_of
 
@@ -46,6 +51,9 @@ class Status:
         spent: attempts, device_hours, usd, flops_kept and flops_lost so far (see `nextscale.cluster.accounts`).
         running: the runs at work.
         failures: of each run that failed for good its reason.
+        left_open: how many `attempts` are open whose controller is gone, and the `device_hours`, `usd` and `flops` that
+            were reserved for them: these count in full until the sweep goes on and settles them.
+        waits_for: the gates that the sweep waits at for an approval, what it comes to and the limit, in words.
     """
 
     controller: str
@@ -54,6 +62,8 @@ class Status:
     spent: dict[str, Any]
     running: list[Running]
     failures: dict[str, str]
+    left_open: dict[str, Any]
+    waits_for: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"spent": {name: _plain(value) for name, value in self.spent.items()}}
@@ -87,6 +97,8 @@ def standing(watcher: Watcher) -> Status:
         spent=watcher.accounts.totals(),
         running=sorted(running, key=lambda one: one.slot),
         failures={run_id: str(watcher.rows[run_id]["reason"]) for run_id, s in states.items() if s == "failed"},
+        left_open=_left_open(watcher),
+        waits_for=[] if watcher.controller.state == "at work" else _waits_for(watcher),
     )
 
 
@@ -103,6 +115,17 @@ def ask_to_stop(out: str | Path) -> bool:
     return True
 
 
+def open_attempts(out: Path) -> list[Reservation]:
+    """The attempts that a controller which is gone has left open.
+
+    Raises:
+        InputError: a row of the accounts is damaged.
+    """
+    if controller_of(out).state == "at work":
+        return []
+    return [*Accounts(out / "accounts.jsonl").open.values()]
+
+
 def _running(watcher: Watcher, reservation: Reservation) -> Running:
     curve, tokens = watcher.curves[reservation.run_id], watcher.tokens(reservation.run_id)
     return Running(
@@ -113,6 +136,33 @@ def _running(watcher: Watcher, reservation: Reservation) -> Running:
         share=curve.position / tokens if tokens else 0.0,
         loss=curve.losses[-1] if curve.losses else None,
     )
+
+
+def _left_open(watcher: Watcher) -> dict[str, Any]:
+    accounts = Accounts() if watcher.controller.state == "at work" else watcher.accounts
+    reserved = accounts.pending
+    return {
+        "attempts": len(accounts.open),
+        "device_hours": reserved.device_hours,
+        "usd": float(reserved.usd),
+        "flops": reserved.flops,
+    }
+
+
+def _waits_for(watcher: Watcher) -> list[str]:
+    """The gates that the summary names, unless they were approved or passed since it was written."""
+    file = watcher.store.root / "summary.json"
+    try:
+        summary, written = json.loads(file.read_text()), file.stat().st_mtime
+        gates = [Gate.from_dict(told) for told in summary["waiting_gates"]]
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is another version's
+        return []
+    if not gates or any(row["started"] > written for row in watcher.accounts.rows):
+        return []
+    gatekeeper = Gatekeeper(Ledger(watcher.store.root / "ledger.jsonl"), summary["sweep"], None)
+    with contextlib.suppress(SpecError):  # a damaged ledger tells of no approval
+        gates = [gate for gate in gates if gatekeeper.approved(gate) is None]
+    return [*map(str, gates)]
 
 
 def _plain(value: Any) -> Any:

@@ -85,7 +85,7 @@ def headline(summary: Mapping[str, Any]) -> str:
         measured = f", measured {count(optimal['measured'])}" if optimal["measured"] is not None else ""
         what = f"compute-optimal {sizes(optimal['params_convention'])}"
         told.append((what, count(optimal["predicted"]), f"{bounds(optimal['interval'], count)}{measured}"))
-    return paragraph(said) + facts(told)
+    return paragraph(said) + warnings(forecast["warnings"]) + facts(told)
 
 
 def outlook(told: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from fractions import Fraction
 
 import pytest
@@ -115,6 +116,39 @@ def test_a_larger_cap_goes_on_with_the_same_accounts(fake, tmp_path):
     assert accounts.totals()["usd"] == 10
 
 
+@pytest.mark.parametrize(
+    "caps", [Caps(max_usd=5.5), Caps(max_flops=4.5e6), Caps(max_device_hours=1.9), Caps(max_usd=5.5, max_flops=9e6)]
+)
+def test_the_cap_that_is_named_as_enough_lets_the_runs_left_and_those_after_them_be_done(fake, tmp_path, caps):
+    world, first, second = (
+        fake.World({"p": fake.pool(2)}),
+        *(priced(fake, 14)[part] for part in (slice(10), slice(10, 14))),
+    )
+    path = tmp_path / "accounts.jsonl"
+    report, _ = go(fake, world, first, caps, path, after=lambda: second)
+    assert f"the {len(report.left)} runs left and the 4 that come after them would take" in report.stopped_by
+    assert report.stopped_by.endswith("or more the same command goes on from here")
+    enough = {
+        name: float(value) for name, value in re.findall(r"(max_\w+) (\S+)(?= and max| or more)", report.stopped_by)
+    }
+    assert enough.keys() == caps.model_dump(exclude_none=True).keys()
+    raised = Caps(**enough)
+    for jobs, left in ((first, 10), (second, 4)):
+        report, _ = go(fake, world, jobs, raised, path, after=lambda: second)
+        assert (report.stopped_by, len(report.finished)) == (None, left)
+
+
+def test_what_is_still_to_be_chosen_counts_as_the_runs_that_are_known_do(fake):
+    said = []
+    for unchosen in (0.0, 14e6):
+        world = fake.World({"p": fake.pool(2)})
+        report, _ = go(fake, world, priced(fake, 10), Caps(max_usd=1e-3), unchosen=unchosen)
+        assert not report.finished
+        said.append(float(re.search(r"\$(\S+) in all", report.stopped_by)[1]))
+    assert "and those still to be chosen would take" in report.stopped_by
+    assert said[1] == pytest.approx(said[0] * (1 + 14 / 10), rel=1e-2)
+
+
 def test_smaller_runs_that_still_fit_go_on(fake):
     jobs = [
         fake.job(str(n), 1e3 * n, seats=(Seat("p", seconds=n, usd_per_hour=3.6),), shape=str(n))
@@ -200,8 +234,11 @@ class TestRestart:
         accounts.close()
         accounts = Accounts(tmp_path / "a.jsonl", clock=lambda: world.time)
         assert accounts.used == Amount(10**6, 700_000, 1_400_000_000)
-        run_all([], fake.FakeBackend(world), accounts=accounts, runs=fake.FakeRuns(world), limits=LIMITS)
+        said = []
+        run_all([], fake.FakeBackend(world), said.append, accounts=accounts, runs=fake.FakeRuns(world), limits=LIMITS)
         assert accounts.spent == Amount(10**6, 700_000, 1_400_000_000)
+        (settled,) = (event for event in said if event.kind == "settled")
+        assert settled.message.startswith("attempt 1 at 0 ended with its controller: 700 s, it left no sign of life")
         accounts.close()
 
     def test_wall_time_goes_on_over_restarts(self, fake, tmp_path):

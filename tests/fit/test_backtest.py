@@ -20,7 +20,7 @@ class TestBacktest:
         found, scores = fit_backtested(two, resamples=100)
         assert scores == []
         assert found.extrapolation_error == 0
-        assert any("too few runs to backtest" in w for w in found.warnings)
+        assert any("too few runs well below the largest budget" in w for w in found.warnings)
 
     @pytest.mark.parametrize("budgets", [2, 5], ids=["too few for a backtest", "with a backtest"])
     def test_a_drift_that_is_stated_widens_intervals_beyond_the_runs_alone(self, isoflop_grid, budgets):
@@ -60,7 +60,7 @@ class TestBacktest:
     def test_too_few_runs_are_said(self, isoflop_grid):
         found, scores = fit_backtested(isoflop_grid(budgets=2), resamples=100)
         assert scores == []
-        assert any("too few runs to backtest" in w for w in found.warnings)
+        assert any("too few runs well below the largest budget" in w for w in found.warnings)
 
     def test_errors_on_the_public_record(self, published):
         """The best of three plain fits missed the runs above 1e21 FLOPs by .87 % (median) when fitted below."""

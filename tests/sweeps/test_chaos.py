@@ -22,9 +22,9 @@ DIFFERS = {
 """Columns: where a run lies, and what it took to get there. A run may have come to its end in a worker whose own end
 was all that was heard of it: its accounts then call the attempt lost."""
 SPEC = {
-    "flops: [1.0e+9, 2e9, 4e9]": "flops: [4e9, 5.6e9, 8e9, 1.12e10, 1.6e10]",
+    "flops: [1.0e+9, 2e9, 4e9]": "flops: [1e10, 1.4e10, 2e10, 2.8e10, 4e10]",
     "widths: [[4, 8, 12, 16], [8, 12, 16, 24], [8, 12, 16, 24]]": f"widths: {[list(range(4, 48, 4))] * 5}",
-    "holdout: {flops: 1.2e10, widths: [12, 16, 24]}": "holdout: {flops: 4.8e10, widths: [12, 16, 20, 24, 28]}",
+    "holdout: {flops: 1.2e10, widths: [12, 16, 24]}": "holdout: {flops: 1.2e11, widths: [12, 16, 20, 24, 28]}",
 }
 
 

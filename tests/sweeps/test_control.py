@@ -1,12 +1,17 @@
 """A sweep under caps, left alone, looked at, stopped, and gone on with: by its files alone."""
 
 import json
+import re
+import shutil
 import time
 
 import pytest
 
 from nextscale.cluster.accounts import Accounts
 from nextscale.cluster.events import Event
+from nextscale.cluster.site import Site
+from nextscale.sweeps import crew, load_spec, planned_runs, run_study
+from nextscale.sweeps.design import resolved
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.journal import Journal
 from nextscale.sweeps.spec import SweepSpec
@@ -67,6 +72,55 @@ def test_a_sweep_left_alone_is_seen_stopped_and_gone_on_with(spec_file, tmp_path
     assert "started" in nextscale("logs", out).stdout
     assert nextscale("stop", out).stdout.startswith("nobody")
     assert Accounts(out / "accounts.jsonl").totals()["open"] == 0
+
+
+def test_the_cap_that_is_said_to_be_enough_carries_a_sweep_through_its_held_out_runs(
+    swept, tmp_path, monkeypatch, in_process_backend
+):
+    monkeypatch.setattr(crew, "RayBackend", in_process_backend)
+    spec = swept[0]
+    early = sum(run.own_flops for run in planned_runs(resolved(load_spec(spec))) if run.role == "fit")
+    stopped = run_study(load_spec(spec, [f"caps.max_flops={early / 2}"]), tmp_path / "out", site=Site())["stopped_by"]
+    assert "and the 2 that come after them would take" in stopped
+    enough = re.search(r"; with max_flops (\S+) or more the same command goes on from here$", stopped)[1]
+    summary = run_study(load_spec(spec, [f"caps.max_flops={enough}"]), tmp_path / "out", site=Site())
+    assert summary["stopped_by"] is None
+    assert summary["runs"]["done"] == 10
+
+
+def test_an_interrupted_attempt_is_open_to_status_and_its_end_is_in_the_logs(
+    swept, tmp_path, monkeypatch, in_process_backend, called
+):
+    begun = []
+
+    def pulled(job):
+        begun.append(job.run_id)
+        raise KeyboardInterrupt
+
+    def trained_before(job):
+        shutil.copytree(swept[1] / "runs" / job.run_id, job.directory, dirs_exist_ok=True)
+
+    monkeypatch.setattr(crew, "RayBackend", in_process_backend)
+    spec, out = load_spec(swept[0]), tmp_path / "out"
+    monkeypatch.setattr(in_process_backend, "before", staticmethod(pulled))
+    with pytest.raises(KeyboardInterrupt):
+        run_study(spec, out, site=Site())
+    (row,) = (row for row in Accounts(out / "accounts.jsonl").rows if row["kind"] == "reserved")
+    left = status(out).left_open
+    assert (left["attempts"], left["flops"]) == (1, row["flops"])
+    assert left["device_hours"] == pytest.approx(row["device_us"] / 3.6e9)
+    assert "1 attempts are open, and their controller is gone" in called("status", out)[1]
+    told = called("logs", out)[1]
+    assert "interrupted with 1 attempts open" in told
+    assert f"attempt 1 at {begun[0]} is open, and its controller is gone" in told
+    assert "is open" not in called("logs", out, "--run", "another")[1]
+    monkeypatch.setattr(in_process_backend, "before", staticmethod(trained_before))
+    run_study(spec, out, site=Site())
+    assert status(out).left_open["attempts"] == 0
+    assert "is open" not in called("logs", out)[1]
+    (settled,) = (row for row in Journal(out).rows(begun[0]) if row["event"] == "settled")
+    assert settled["text"].startswith("attempt 1 ended with its controller: ")
+    assert [row["event"] for row in Journal(out).rows(begun[0])][:2] == ["started", "settled"]
 
 
 def test_the_journal_is_read_back_run_by_run(tmp_path):

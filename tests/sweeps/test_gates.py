@@ -11,7 +11,7 @@ from nextscale.cluster.site import Site
 from nextscale.sweeps import crew, load_spec, plan_sweep, planned_runs, report, run_study
 from nextscale.sweeps.design import resolved
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.gates import Approval, Gate, by_compute, by_forecast, gates_of
+from nextscale.sweeps.gates import Approval, Gate, Gatekeeper, by_compute, by_forecast, gates_of
 from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.sites import load_site
 
@@ -240,6 +240,22 @@ class TestCommand:
         code, _, left = called("run", spec_at(f"{WHOLE}: 10"), "--out", tmp_path / "o", "--detach")
         assert (code, left.strip()) == (3, err.strip()), "asked before it is left alone"
         assert not (tmp_path / "o" / "controller.log").exists()
+
+    def test_status_names_the_gates_that_it_waits_at_until_they_are_approved(
+        self, called, spec_at, ran, tmp_path, costs
+    ):
+        spec, out = spec_at(f"{WHOLE}: 10, {RUN}: 20"), tmp_path / "out"
+        refused, _ = ran(spec)
+        told = json.loads(called("status", out, "--json")[1])["waits_for"]
+        assert [name in text for name, text in zip((WHOLE, RUN), told, strict=True)] == [True, True]
+        assert all(text in refused["stopped_by"] for text in told), "both are named there too"
+        _, said, _ = called("status", out)
+        for figure in (f"takes {costs['whole']:.4g} FLOPs in all, more than 10", f"takes {costs['largest']:.4g} FLOPs"):
+            assert f"{figure}" in said
+        assert f"nextscale run SPEC --out {out} --approve REASON" in said
+        gates = [Gate.from_dict(gate) for gate in refused["waiting_gates"]]
+        Gatekeeper(Ledger(out / "ledger.jsonl"), "swept", Approval.of("fine")).waiting(gates, "fit")
+        assert json.loads(called("status", out, "--json")[1])["waits_for"] == []
 
     def test_an_approval_needs_a_reason(self, called, spec_at):
         code, _, err = called("run", spec_at(f"{WHOLE}: 10"), "--approve", " ")

@@ -1,15 +1,22 @@
 """The page of a sweep, without a browser: what it says when there is little to say, and what is refused."""
 
+import html
+import json
 import re
 import shutil
 
 import matplotlib
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from nextscale.fit import reach
+from nextscale.sweeps import summary
 from nextscale.sweeps.page import plots
 from nextscale.sweeps.page.drawing import Plot, figure, palette, save
+from nextscale.sweeps.store import Store
+from nextscale.sweeps.study import Study
 
 
 def sections(page):
@@ -40,6 +47,55 @@ def test_it_is_written_where_it_is_wanted_and_the_folder_keeps_its_own(swept, ca
     assert {"loss.svg", "loss.png", "surface.svg", "residuals.png", "training.svg", "spend.png"} <= drawn
     assert (out / "report.html").read_text() == before
     assert (out / "ledger.jsonl").read_bytes() == ledger
+
+
+def said_in(page, section):
+    """The warnings and paragraphs of a section, as text."""
+    found = re.search(rf'<section id="{section}".*?</section>', page.read_text(), re.DOTALL)
+    return [html.unescape(text) for text in re.findall(r"<p[^>]*>(.*?)</p>", found[0])] if found else []
+
+
+@pytest.mark.parametrize("beaten", [True, False])
+def test_a_verdict_against_the_law_is_the_first_warning_and_stands_by_the_backtest(called, tmp_path, beaten):
+    """Runs on a line in ln C, which that line forecasts best, and runs of the law itself."""
+    C = np.repeat(np.geomspace(1e18, 1e21, 6), 4)
+    N = np.sqrt(C / 120) * np.tile([0.4, 0.8, 1.5, 3.0], 6)
+    D = C / (6 * N)
+    loss = 30 - 0.5 * np.log(C) if beaten else 1.8 + 480 / N**0.35 + 2100 / D**0.35
+    table, out = tmp_path / "runs.csv", tmp_path / "out"
+    pd.DataFrame({"params": N, "tokens": D, "flops": C, "loss": loss}).to_csv(table, index=False)
+    assert called("import", table, "--out", out)[0] == 0
+    assert called("report", out)[0] == 0
+    verdicts = [text for text in said_in(out / "report.html", "backtest") if "no law here forecasts" in text]
+    assert len(verdicts) == beaten
+    assert said_in(out / "report.html", "warnings")[:1] == verdicts
+
+
+def test_where_too_few_runs_can_be_backtested_the_warnings_and_the_section_say_so(swept, called, tmp_path):
+    page = tmp_path / "page.html"
+    assert called("report", swept[1], "--out", page, "--figures", tmp_path / "figures")[0] == 0
+    (told,) = said_in(page, "backtest")
+    assert re.fullmatch(r"no backtest by reach: backtest: 10 runs are too few .*", told)
+    assert any(text.startswith("too few runs well below the largest budget") for text in said_in(page, "warnings"))
+
+
+@pytest.mark.parametrize("times, warned", [(0.99, False), (1.01, True)])
+def test_an_interval_narrower_than_backtests_missed_by_is_told_beside_the_forecast(
+    swept, called, tmp_path, monkeypatch, times, warned
+):
+    rows = json.loads((swept[1] / "summary.json").read_text())["holdout"]
+    best = min(rows, key=lambda row: row["predicted"])
+    half = (best["interval"][1] - best["interval"][0]) / 2 / best["predicted"]
+    band = {"reach": "1-100", "error": times * half, "se": 0.0, "bias": 0.0, "cuts": 2}
+    monkeypatch.setattr(summary, "backtested_reach", lambda fit: reach.Reach((band,), furthest=100.0))
+    page = tmp_path / "page.html"
+    assert called("report", swept[1], "--out", page, "--figures", tmp_path / "figures")[0] == 0
+    told = [text for text in said_in(page, "forecast") if "backtests of such a reach missed the loss by" in text]
+    assert len(told) == warned
+    study = Study(Store.existing(swept[1]).newest_spec, swept[1], as_left=True)
+    analysis = study.analyse()
+    found = summary.summarise(study, analysis, study.standing_forecast(analysis), failed={}, reused=0)
+    assert found["forecast"]["warnings"] == told
 
 
 @pytest.mark.parametrize(
