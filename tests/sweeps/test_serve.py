@@ -285,6 +285,8 @@ def test_ctrl_c_ends_the_command(command, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell has what it puts in the background ignore Ctrl-C, these tests, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     where = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
     with socket.create_connection((where["host"], where["port"]), timeout=20):
