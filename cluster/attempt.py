@@ -108,7 +108,8 @@ class Budget:
             after, unchosen: see `nextscale.cluster.controller.run_all`.
         """
         known = sum(int(run.job.flops) - work(run.job, run.saved or 0) for run in (*left, *after))
-        rest = {cap: need * (1 + unchosen / known) for cap, need in self._rest((*left, *after)).items()}
+        more = 1 + unchosen / known if known else 1.0  # of runs that need but their record nothing can be said
+        rest = {cap: need * more for cap, need in self._rest((*left, *after)).items()}
         spent, room = needs(self.accounts.used, self.accounts.wall), self.room()
         runs = f"the {len(left)} runs left"
         runs += f", the {len(after)} that come after them" if after else ""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from nextscale.model.errors import InputError
+
+_YOUNG = "No available agent"
+"""What a dashboard answers while the node that is to have the job comes up; nothing was left there then."""
+_PATIENCE, _PAUSE = 120.0, 1.0
+"""Seconds."""
 
 
 def submit(address: str, command: str, name: str, metadata: Mapping[str, str]) -> str:
@@ -15,7 +21,7 @@ def submit(address: str, command: str, name: str, metadata: Mapping[str, str]) -
         name: of the job, not used before.
 
     Raises:
-        InputError: no dashboard answers there, or this machine cannot ask one.
+        InputError: no dashboard answers there, none that takes a job, or this machine cannot ask one.
     """
     try:
         from ray.job_submission import JobSubmissionClient
@@ -30,4 +36,12 @@ def submit(address: str, command: str, name: str, metadata: Mapping[str, str]) -
         raise InputError(
             f"--address {address}: no dashboard of a Ray cluster answers there; name it, such as http://HEAD:8265"
         ) from None
-    return client.submit_job(entrypoint=command, submission_id=name, metadata=dict(metadata))
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return client.submit_job(entrypoint=command, submission_id=name, metadata=dict(metadata))
+        except (OSError, RuntimeError) as error:
+            said = str(error)
+        if _YOUNG not in said or time.monotonic() > deadline:
+            raise InputError(f"--address {address}: the dashboard there did not take the job ({said.splitlines()[0]})")
+        time.sleep(_PAUSE)
