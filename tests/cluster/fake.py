@@ -183,7 +183,8 @@ class World:
         if (not run.released and job.silent != sign) or fate.status == "held":
             work = Working(job, seat, slot, fate, self.time, run.saved, 0.0, 0.0, holds=False)
             self.working[slot] = work
-            self.at(self.time + fate.after, self._finish_held, work, None if run.released else sign)
+            # Whoever finds a run held says so at once.
+            self.at(self.time + min(fate.after, 1.0), self._finish_held, work, None if run.released else sign)
             return
         assert not writers, "a zombie that beats is not silent"
         run.generation, run.released, run.beat = run.generation + 1, False, self.time

@@ -38,8 +38,6 @@ def world_of(fake, seed, trouble):
             return None
         if kind == "stuck":
             return fake.Fate(stuck=after)
-        if kind == "held":  # is said at once
-            return fake.Fate(kind, min(after, 1.0))
         return fake.Fate(deaf=True) if kind == "deaf" else fake.Fate(kind, after)
 
     pools = {"small": fake.pool(chance.randint(1, 6)), "big": fake.pool(chance.randint(1, 3), hosts=2)}
