@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.law import Law, Problem
-from nextscale.fit.laws import LAWS, law_named
+from nextscale.fit.laws import law_named
 from nextscale.fit.loss import Loss
 from nextscale.fit.powers import SumOfPowers
-from nextscale.fit.solve import Minimum, grid_starts, minimise, minimise_resamples
+from nextscale.fit.refusals import check_choices, checked_pins, checked_variables, correlation_of
+from nextscale.fit.solve import Init, Minimum, grid_starts, minimise, minimise_resamples
 from nextscale.fit.table import Columns, Runs, as_runs, column_of
 from nextscale.fit.uncertainty import Bootstrap, unidentified
 from nextscale.fit.uncertainty import resamples as drawn_resamples
@@ -23,10 +23,6 @@ from nextscale.fit.uncertainty import resamples as drawn_resamples
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Init = Literal["projected", "grid"]
-
-_ALIKE = 0.9999
-"""A correlation of log N and log D from which they are one variable."""
 FAR_BELOW = 0.5
 """An irreducible loss below this share of the smallest measured is said to be far below what was seen."""
 
@@ -288,33 +284,11 @@ def fit(
     """
     law = law_named(law)
     cost = loss if isinstance(loss, Loss) else Loss.of(loss, delta)
-    fixed = _checked(law, fixed or {})
-    _check_choices(bootstrap, init, level, resamples)
+    fixed = checked_pins(law, fixed or {})
+    check_choices(bootstrap, init, level, resamples)
     if isinstance(runs, pd.DataFrame):
         runs = as_runs(runs, columns=columns, convention=params, variables=law.variables)
-    free = len(law.parameters) - len(fixed)
-    if len(runs) <= free:
-        raise InputError(
-            f"{runs.source}: {law.name} has {free} parameters and needs {free + 1} runs or more; got {len(runs)}; "
-            f"add runs{_simpler(law, len(runs))}"
-        )
-    if missing := [name for name in law.variables if column_of(name) not in runs.table]:
-        names = ", ".join(map(column_of, missing))
-        raise InputError(f"{runs.source}: {law.name} needs {names}, which the table does not have")
-    variables = {name: runs.table[column_of(name)].to_numpy(float) for name in law.variables}
-    if np.ptp(np.log(runs.table["loss"])) <= 1e-12:
-        raise InputError(f"{runs.source}: every loss is the same, so nothing can be seen of what it depends on")
-    for name, values in variables.items():
-        if isinstance(law, SumOfPowers) and not (values > 0).all():
-            raise InputError(
-                f"{runs.source}: {column_of(name)} is 0 or less in {(~(values > 0)).sum()} of {len(runs)} runs, "
-                f"and {law.name} takes its logarithm; leave these out"
-            )
-        if np.ptp(values) <= 1e-9 * np.abs(values).max():
-            raise InputError(
-                f"{runs.source}: {column_of(name)} is the same in every run, so its term cannot be seen; vary it"
-            )
-    _separable(law, variables, fixed, runs.source)
+    variables = checked_variables(law, runs, fixed)
     problem = law.problem(variables, runs.table["loss"].to_numpy(), cost, fixed)
     weights = runs.weights
     minimum = minimise(problem, weights, starts=_usual_grid(law, problem) if init == "grid" else None)
@@ -323,7 +297,8 @@ def fit(
     drawn = minimum.theta[None]
     if resamples:
         fitted = problem.values(minimum.theta[None])[0]
-        again = drawn_resamples(runs, bootstrap, resamples, fitted, max(1, len(runs) - free), seed)
+        freedom = len(runs) - len(law.parameters) + len(fixed)
+        again = drawn_resamples(runs, bootstrap, resamples, fitted, freedom, seed)
         drawn = minimise_resamples(problem, again.weights * weights, minimum.starts, targets=again.targets)
     found = Fit(
         law=law,
@@ -345,61 +320,12 @@ def fit(
     return dataclasses.replace(found, warnings=tuple(warnings))
 
 
-def _simpler(law: Law, runs: int) -> str:
-    """Which law so few runs are enough for, of those that say the same of compute, in words; nothing where none is."""
-    able = [
-        other
-        for other in LAWS.values()
-        if len(other.parameters) < runs and set(other.variables) in ({"N", "D"}, {"C"}) and {*law.variables} <= {*"NDC"}
-    ]
-    if not able:
-        return ""
-    return f", or fit a law of fewer parameters: --law {max(able, key=lambda other: len(other.parameters)).name}"
-
-
 def _usual_grid(law: Law, problem: Problem) -> np.ndarray:
     """The starts of Hoffmann et al. 2022, app. D.3, as Besiroglu et al. 2024 spell them out."""
     if not isinstance(law, SumOfPowers):
         raise InputError(f"init: the usual grid is one for sums of powers; {law.name} is none")
     axes = {term.coefficient: np.arange(0, 26, 5) if term.powers else np.arange(-1, 1.5, 0.5) for term in law.terms}
     return grid_starts(law, problem, {**axes, **dict.fromkeys(law.shapes, np.arange(0, 2.5, 0.5))})
-
-
-def _checked(law: Law, fixed: Mapping[str, float]) -> dict[str, float]:
-    for name, value in fixed.items():
-        if name not in law.parameters:
-            raise InputError(f"fixed: {law.name} has no parameter '{name}'; it has {', '.join(law.parameters)}")
-        if not np.isfinite(value):
-            raise InputError(f"fixed: {name} should be a number, not {value}")
-        if law.on_log_scale[law.parameters.index(name)] and not value > 0:
-            raise InputError(f"fixed: {name} should be greater than 0, not {value}")
-    return {name: float(value) for name, value in fixed.items()}
-
-
-def _check_choices(bootstrap: str, init: str, level: float, resamples: int) -> None:
-    for name, value, kind in (("bootstrap", bootstrap, Bootstrap), ("init", init, Init)):
-        if value not in get_args(kind):
-            raise InputError(f"{name}: '{value}' is not one of {', '.join(get_args(kind))}")
-    if not 0 < level < 1:
-        raise InputError(f"level: should lie between 0 and 1, not {level}")
-    if 0 < resamples < (least := math.ceil(2 / (1 - level) - 1e-9)):
-        raise InputError(f"resamples: an interval at {level:g} needs {least} or more; got {resamples}")
-
-
-def _separable(law: Law, variables: Mapping[str, np.ndarray], fixed: Mapping[str, float], source: str) -> None:
-    """Refuses runs in which one variable is a power of another: what each does to the loss cannot be told apart."""
-    if {"N", "D"} <= variables.keys() and not fixed.keys() & law.shapes.keys():
-        correlation = _correlation(variables)
-        if abs(correlation) > _ALIKE:
-            raise InputError(
-                f"{source}: tokens are one power of params in every run (correlation of their logs {correlation:.6f}), "
-                f"so {law.name} cannot separate the exponent of N from that of D (alpha from beta); add runs of other "
-                "tokens per parameter, fit a law in one variable (saturating), or give an exponent"
-            )
-
-
-def _correlation(variables: Mapping[str, np.ndarray]) -> float:
-    return float(np.corrcoef(np.log(variables["N"]), np.log(variables["D"]))[0, 1])
 
 
 def _at(params: Any, tokens: Any, flops: Any, others: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -412,7 +338,7 @@ def _warnings(found: Fit, variables: dict[str, np.ndarray]) -> list[str]:
     warnings = []
     values = found.parameters
     if "N" in variables and "D" in variables:
-        correlation = _correlation(variables)
+        correlation = correlation_of(variables)
         if abs(correlation) > 0.995:
             warnings.append(
                 f"N and D {'rise together' if correlation > 0 else 'trade off one for the other, as at one budget'} "

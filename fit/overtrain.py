@@ -46,6 +46,18 @@ def overtrained(
         InputError: not one of tokens, flops and loss is given; or see `Contours.of`.
     """
     draws = overtrained_draws(fit, params, tokens=tokens, flops=flops, loss=loss, cost=cost, others=others)
+    return overtrained_row(fit, params, draws, loss=loss, others=others)
+
+
+def overtrained_row(
+    fit: Fit,
+    params: float,
+    draws: Mapping[str, np.ndarray],
+    *,
+    loss: float | None = None,
+    others: Mapping[str, float] | None = None,
+) -> dict[str, float]:
+    """What `overtrained` returns, of its `overtrained_draws`; `loss` where that was given."""
     row = bounded(fit.level, **draws)
     if loss is not None:
         ends = (loss, loss, loss)

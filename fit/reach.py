@@ -29,10 +29,15 @@ class Reach:
     def at(self, reach: float) -> dict[str, Any] | None:
         """What it says of a reach; None within the runs, and where no run lay so far beyond a cut."""
         for band in self.bands:
-            low, high = map(float, band["reach"].split("-"))
-            if low < reach <= min(high, self.furthest):
+            low, high = self.ends(band)
+            if low < reach <= high:
                 return band
         return None
+
+    def ends(self, band: Mapping[str, Any]) -> tuple[float, float]:
+        """From and to which reach a step was scored."""
+        low, high = map(float, band["reach"].split("-"))
+        return low, min(high, self.furthest)
 
     def exceeds(self, reach: float, half: float) -> dict[str, Any] | None:
         """The step of a reach, or the longest that was scored where none is so long, if its error is more than half of
@@ -72,7 +77,8 @@ def narrow_warnings(tested: Reach, fit: Fit, targets: Mapping[str, Mapping[str, 
         half = (high - low) / 2 / told["loss"]
         if band := tested.exceeds(told["reach"], half):
             tried = band is tested.at(told["reach"])
-            reach = "such a reach" if tried else f"{_times(band, tested)} times, a shorter reach,"
+            shorter = "{:g} to {:.3g} times, a shorter reach,".format(*tested.ends(band))
+            reach = "such a reach" if tried else shorter
             narrow.setdefault((reach, band["error"]), []).append((name, half))
     widened = "allows for the resamples of the law and the scatter of runs alone"
     if fit.extrapolation_error > 0:
@@ -82,11 +88,6 @@ def narrow_warnings(tested: Reach, fit: Fit, targets: Mapping[str, Mapping[str, 
         f"than the interval's ±{max(half for _, half in known):.2%}: it {widened}"
         for (reach, error), known in narrow.items()
     ]
-
-
-def _times(band: Mapping[str, Any], tested: Reach) -> str:
-    low, high = map(float, band["reach"].split("-"))
-    return f"{low:g} to {min(high, tested.furthest):.3g}"
 
 
 def backtested_reach(found: Fit, choice: Choice | None = None) -> Reach:

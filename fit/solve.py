@@ -11,10 +11,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
 from nextscale.fit.law import Law, Problem
+
+Init = Literal["projected", "grid"]
+"""Where a search begins: `projected_starts` or `grid_starts`."""
 
 _POINTS = 576
 _STARTS = 16

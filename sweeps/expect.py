@@ -13,6 +13,7 @@ import numpy as np
 from nextscale.fit.law import Law
 from nextscale.fit.laws import CHINCHILLA
 from nextscale.fit.loss import Loss
+from nextscale.fit.refusals import ALIKE
 from nextscale.fit.solve import minimise, polish
 from nextscale.sweeps.design import PlannedRun
 from nextscale.sweeps.prior import Prior
@@ -20,7 +21,6 @@ from nextscale.sweeps.prior import Prior
 _SIMULATIONS, _FEWEST = 400, 80
 _NUMBERS = 100_000
 """Runs times simulations, about: in larger designs there are fewer of these, and each scatters less."""
-_ALIKE = 0.9999  # as `nextscale.fit.fit` has it
 _COEFFICIENT, _EXPONENT = 3.0, 1.0  # as `nextscale.fit.next_run` has them
 _LOOSER, _SAME = 2.0, 1.25
 """A forecast that widens by the second when what is known beforehand is loosened by the first leans on that alone."""
@@ -109,7 +109,7 @@ def _unfit(design: np.ndarray, law: Law) -> str | None:
     if len(design) <= len(law.parameters):
         return f"{len(design)} runs cannot fix the {len(law.parameters)} parameters of {law.name}; add runs"
     logs = np.log(design[:, :2]).T
-    if "N" in law.variables and (np.ptp(logs, axis=1).min() < 1e-9 or abs(np.corrcoef(logs)[0, 1]) > _ALIKE):
+    if "N" in law.variables and (np.ptp(logs, axis=1).min() < 1e-9 or abs(np.corrcoef(logs)[0, 1]) > ALIKE):
         return "one of N and D is a power of the other in every run, so no law can tell them apart; vary their ratio"
     return None
 

@@ -15,7 +15,7 @@ from nextscale.fit.forecast import reach_warnings
 from nextscale.fit.frontier import TokenCost
 from nextscale.fit.isoloss import bounded
 from nextscale.fit.lifetime import Served, lifetime, ratio_warnings
-from nextscale.fit.overtrain import overtrained, overtrained_draws
+from nextscale.fit.overtrain import overtrained_draws, overtrained_row
 from nextscale.model.accounting import flops_per_token
 from nextscale.model.config import ModelConfig
 from nextscale.sweeps.budget import Cluster
@@ -237,8 +237,8 @@ def _member(
         if flops <= serving:
             raise SpecError(f"{wish.name}: serving takes {serving:.3g} FLOPs, all of its {flops:.3g}; give it more")
         flops -= serving
-    given: dict[str, Any] = {"flops": flops, "loss": wish.loss, "cost": cost}
-    trained, draws = overtrained(fit, params, **given), overtrained_draws(fit, params, **given)
+    draws = overtrained_draws(fit, params, flops=flops, loss=wish.loss, cost=cost)
+    trained = overtrained_row(fit, params, draws, loss=wish.loss)
     if not np.isfinite(trained["tokens"]):
         raise SpecError(f"{wish.name}: {params:.3g} parameters never come to a loss of {wish.loss}; take more of them")
     held = told(trained, "tokens", "tokens_per_param", "flops", "loss", "overhead")
