@@ -9,15 +9,12 @@ from typing import get_args
 import numpy as np
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.law import Law
+from nextscale.fit.law import ALIKE, Law
 from nextscale.fit.laws import LAWS
 from nextscale.fit.powers import SumOfPowers
 from nextscale.fit.solve import Init
 from nextscale.fit.table import Runs, column_of
 from nextscale.fit.uncertainty import Bootstrap
-
-ALIKE = 0.9999
-"""A correlation of log N and log D from which they are one variable."""
 
 
 def check_choices(bootstrap: str, init: str, level: float, resamples: int) -> None:

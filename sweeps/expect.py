@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from nextscale.fit.law import Law
+from nextscale.fit.law import ALIKE, Law
 from nextscale.fit.laws import CHINCHILLA
 from nextscale.fit.loss import Loss
-from nextscale.fit.refusals import ALIKE
 from nextscale.fit.solve import minimise, polish
 from nextscale.sweeps.design import PlannedRun
 from nextscale.sweeps.prior import Prior
