@@ -8,11 +8,11 @@ import sys
 
 from rich.console import Console
 
-from nextscale.model.config import MarkovData
-from nextscale.sweeps.design import planned_runs
-from nextscale.sweeps.designs import WsdDesign
-from nextscale.sweeps.spec import SweepSpec, SweepTraining
-from nextscale.sweeps.tables import Table
+from nextscale.model.config.run import MarkovData
+from nextscale.sweeps.design.expand import planned_runs
+from nextscale.sweeps.show.tables import Table
+from nextscale.sweeps.spec.designs import WsdDesign
+from nextscale.sweeps.spec.sweep_spec import SweepSpec, SweepTraining
 
 LENGTHS, SHORTEST = 5, 2**24
 SPACINGS = {"2": 2.0, "√2": math.sqrt(2)}

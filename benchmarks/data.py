@@ -20,10 +20,10 @@ if hasattr(os, "sched_setaffinity"):
 import numpy as np
 from rich.console import Console
 
-from nextscale.model import text
-from nextscale.model.config import ModelFamily, RunConfig, TextData
-from nextscale.model.data import open_source, resolve
-from nextscale.sweeps.tables import Table, count
+from nextscale.model.config.run import ModelFamily, RunConfig, TextData
+from nextscale.model.data import text
+from nextscale.model.data.sources import open_source, resolve
+from nextscale.sweeps.show.tables import Table, count
 
 TOKENS, VOCAB = 100_000_000, 50_257
 READ_TOKENS, REPEATS = 1 << 20, 9

@@ -17,16 +17,16 @@ from pathlib import Path
 from rich.console import Console
 from store import leave_behind, spec_of
 
-from nextscale.cluster.accounts import Accounts, Reservation
-from nextscale.cluster.events import Event
-from nextscale.cluster.job import Job, Seat
-from nextscale.cluster.lease import Lease
+from nextscale.cluster.controller.accounts import Accounts, Reservation
+from nextscale.cluster.controller.events import Event
+from nextscale.cluster.controller.job import Job, Seat
+from nextscale.cluster.controller.lease import Lease
 from nextscale.model.record import append_row
-from nextscale.sweeps.design import PlannedRun, planned_runs
-from nextscale.sweeps.journal import Journal
-from nextscale.sweeps.live import Live
-from nextscale.sweeps.store import Store
-from nextscale.sweeps.tables import Table
+from nextscale.sweeps.design.expand import PlannedRun, planned_runs
+from nextscale.sweeps.run.journal import Journal
+from nextscale.sweeps.show.tables import Table
+from nextscale.sweeps.store.store import Store
+from nextscale.sweeps.watch.snapshot import Live
 
 RUNS, AT_WORK = 10_000, 8
 _opened: list[str] = []

@@ -34,16 +34,16 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 from etils import epath
 from rich.console import Console
 
-from nextscale.cluster.accounts import Accounts
-from nextscale.cluster.caps import Caps
-from nextscale.cluster.controller import run_all
-from nextscale.cluster.failures import Limits
-from nextscale.cluster.job import Job
-from nextscale.cluster.pool import Pool
-from nextscale.model.checkpoint import CheckpointPolicy
-from nextscale.model.config import MarkovData, ModelFamily, RunConfig, TrainingConfig
+from nextscale.cluster.controller.accounts import Accounts
+from nextscale.cluster.controller.caps import Caps
+from nextscale.cluster.controller.controller import run_all
+from nextscale.cluster.controller.failures import Limits
+from nextscale.cluster.controller.job import Job
+from nextscale.cluster.hardware.pool import Pool
+from nextscale.model.config.run import MarkovData, ModelFamily, RunConfig, TrainingConfig
 from nextscale.model.record import RunDirectory
-from nextscale.sweeps.tables import Table
+from nextscale.model.training.checkpoint import CheckpointPolicy
+from nextscale.sweeps.show.tables import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "cluster"))
 import fake
@@ -66,7 +66,7 @@ def job(root: Path, seed: int) -> Job:
 
 
 def trained(job: Job) -> None:
-    from nextscale.model.train import train
+    from nextscale.model.training.train import train
 
     policy = CheckpointPolicy(job.every_seconds, job.keep, job.final, job.pinned)
     train(job.config, RunDirectory(epath.Path(job.directory)), checkpoint=policy)
@@ -74,7 +74,7 @@ def trained(job: Job) -> None:
 
 def bare(root: Path, n: int) -> float:
     """Seconds of n runs in a loop in this process."""
-    from nextscale.model.train import enable_compilation_cache
+    from nextscale.model.training.train import enable_compilation_cache
 
     enable_compilation_cache()
     trained(job(root, FIRST))
@@ -86,7 +86,7 @@ def bare(root: Path, n: int) -> float:
 
 def warm(root: Path, n: int) -> float:
     """Seconds of n runs that the controller hands to a worker of the warm lane, leases and accounts included."""
-    from nextscale.cluster.ray_backend import RayBackend
+    from nextscale.cluster.ray.ray_backend import RayBackend
 
     accounts = Accounts(root / "accounts.jsonl")
     with contextlib.closing(RayBackend(pools={"cpu": Pool(accelerator="cpu")})) as backend:
@@ -104,7 +104,7 @@ def tuned(root: Path, n: int, *, reuse_actors: bool) -> float:
     from ray import tune
 
     def trial(config: dict[str, int]) -> None:
-        from nextscale.model.train import enable_compilation_cache
+        from nextscale.model.training.train import enable_compilation_cache
 
         enable_compilation_cache()
         trained(job(root, config["seed"]))

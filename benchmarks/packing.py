@@ -1,7 +1,8 @@
 """What is gained by several runs in one program: `python benchmarks/packing.py [WIDTH...]`.
 
-Of each width: seconds per step and run, alone and with 2, 4 and 8 side by side, as `nextscale.model.pack` trains them.
-Calls are timed in turn, so that a busy machine is busy for all. On a CPU it is one thread, as a worker of a sweep has.
+Of each width: seconds per step and run, alone and with 2, 4 and 8 side by side, as `nextscale.model.training.pack`
+trains them. Calls are timed in turn, so that a busy machine is busy for all. On a CPU it is one thread, as a worker of
+a sweep has.
 """
 
 import os
@@ -15,10 +16,10 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from nextscale.model import step
-from nextscale.model.config import MarkovData, ModelFamily, RunConfig, TrainingConfig
-from nextscale.model.pack import made_together
-from nextscale.sweeps.tables import Table
+from nextscale.model.config.run import MarkovData, ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.training import step
+from nextscale.model.training.pack import made_together
+from nextscale.sweeps.show.tables import Table
 
 SIDE_BY_SIDE, ROUNDS, STEPS = (1, 2, 4, 8), 4, 16
 QUICKSTART = ModelFamily(depth=2, heads=4, context=64, position="alibi", mlp="relu2"), 64, 256

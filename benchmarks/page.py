@@ -19,17 +19,17 @@ from playwright.sync_api import sync_playwright
 from rich.console import Console
 from store import leave_behind, spec_of
 
-from nextscale.cluster.accounts import Accounts
-from nextscale.sweeps.design import planned_runs
-from nextscale.sweeps.store import Store
-from nextscale.sweeps.tables import Table
+from nextscale.cluster.controller.accounts import Accounts
+from nextscale.sweeps.design.expand import planned_runs
+from nextscale.sweeps.show.tables import Table
+from nextscale.sweeps.store.store import Store
 
 RUNS = 500
 _OPENS = 5
 _WRITE = """
 import json, sys, time
 from pathlib import Path
-from nextscale.sweeps.report import Report
+from nextscale.sweeps.report.report import Report
 began = time.perf_counter()
 report = Report.from_files(sys.argv[1])
 fitted = time.perf_counter()

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from nextscale.sweeps.tables import Table, duration, percent
+from nextscale.sweeps.show.tables import Table, duration, percent
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 SPEC = """\
@@ -32,7 +32,7 @@ PLANNED = {"flops": "[3.5e+10, 1e11]", "widths": "[[12, 20, 28, 40], [20, 28, 48
 
 
 def nextscale(*arguments: object) -> Any:
-    code = "from nextscale.sweeps.cli import main; main()"
+    code = "from nextscale.sweeps.commands.app import main; main()"
     command = [sys.executable, "-c", code, *map(str, arguments), "--json"]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
 

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from nextscale.sweeps.layers import ready_spec
-from nextscale.sweeps.loop import run_study
-from nextscale.sweeps.reading import load_spec
-from nextscale.sweeps.sequential import uncertainty
-from nextscale.sweeps.study import Study
-from nextscale.sweeps.tables import Table
+from nextscale.sweeps.design.sequential import uncertainty
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.run.loop import run_study
+from nextscale.sweeps.show.tables import Table
+from nextscale.sweeps.spec.layers import ready_spec
+from nextscale.sweeps.study.study import Study
 
 
 def of_source(name, seed):

@@ -16,15 +16,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nextscale.cluster.accounts import Accounts
-from nextscale.cluster.job import Seat
-from nextscale.model.config import RunConfig
+from nextscale.cluster.controller.accounts import Accounts
+from nextscale.cluster.controller.job import Seat
+from nextscale.model.config.run import RunConfig
 from nextscale.model.record import append_row
-from nextscale.sweeps.design import planned_runs
-from nextscale.sweeps.spec import SweepSpec
-from nextscale.sweeps.store import Store
-from nextscale.sweeps.tables import Table
-from nextscale.sweeps.tidy import described
+from nextscale.sweeps.design.expand import planned_runs
+from nextscale.sweeps.show.tables import Table
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.store.run_rows import described
+from nextscale.sweeps.store.store import Store
 
 RUNS = 10_000
 _LOAD = """

@@ -24,14 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from nextscale.model import step, train
 from nextscale.model.accounting import flops_per_token, parameters
-from nextscale.model.config import MarkovData, ModelFamily, RunConfig, TrainingConfig
-from nextscale.model.evaluate import merged
-from nextscale.model.memory import needed
-from nextscale.model.sharding import Layout
-from nextscale.model.step import Saving
-from nextscale.sweeps.tables import Table, count
+from nextscale.model.config.run import MarkovData, ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.network.sharding import Layout
+from nextscale.model.training import step, train
+from nextscale.model.training.evaluate import merged
+from nextscale.model.training.memory import needed
+from nextscale.model.training.step import Saving
+from nextscale.sweeps.show.tables import Table, count
 
 LADDER = {
     # name: width, depth, heads, context, sequences in a batch

@@ -13,39 +13,39 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nextscale.fit.backtest import fit_backtested
-    from nextscale.fit.choice import Candidate, Choice, backtest_table, candidates_for, choose
     from nextscale.fit.errors import InputError
-    from nextscale.fit.estimate import Fit, fit
-    from nextscale.fit.forecast import forecast_run
-    from nextscale.fit.formula import Formula
-    from nextscale.fit.inverse import compute_for
-    from nextscale.fit.isoflop import isoflops
-    from nextscale.fit.law import Law, Shape
-    from nextscale.fit.laws import LAWS
-    from nextscale.fit.loss import Loss
-    from nextscale.fit.next_run import next_runs
-    from nextscale.fit.powers import SumOfPowers, Term
-    from nextscale.fit.table import Columns, Runs, as_runs, read_table
-    from nextscale.fit.uncertainty import profiled, seed_noise
+    from nextscale.fit.estimate.fit import Fit, fit
+    from nextscale.fit.estimate.uncertainty import profiled, seed_noise
+    from nextscale.fit.laws.catalogue import LAWS
+    from nextscale.fit.laws.formula import Formula
+    from nextscale.fit.laws.law import Law, Shape
+    from nextscale.fit.laws.loss import Loss
+    from nextscale.fit.laws.powers import SumOfPowers, Term
+    from nextscale.fit.optimum.forecast import forecast_run
+    from nextscale.fit.optimum.inverse import compute_for
+    from nextscale.fit.optimum.isoflop import isoflops
+    from nextscale.fit.table.runs import Columns, Runs, as_runs, read_table
+    from nextscale.fit.trust.backtest import fit_backtested
+    from nextscale.fit.trust.choice import Candidate, Choice, backtest_table, candidates_for, choose
+    from nextscale.fit.trust.next_run import next_runs
 
 # Imported when first asked for: pandas and scipy take a second, and `nextscale --help` needs neither.
 _HOMES = {
-    "backtest": ["fit_backtested"],
-    "choice": ["Candidate", "Choice", "backtest_table", "candidates_for", "choose"],
+    "trust.backtest": ["fit_backtested"],
+    "trust.choice": ["Candidate", "Choice", "backtest_table", "candidates_for", "choose"],
     "errors": ["InputError"],
-    "estimate": ["Fit", "fit"],
-    "forecast": ["forecast_run"],
-    "inverse": ["compute_for"],
-    "isoflop": ["isoflops"],
-    "formula": ["Formula"],
-    "law": ["Law", "Shape"],
-    "laws": ["LAWS"],
-    "loss": ["Loss"],
-    "next_run": ["next_runs"],
-    "powers": ["SumOfPowers", "Term"],
-    "table": ["Columns", "Runs", "as_runs", "read_table"],
-    "uncertainty": ["profiled", "seed_noise"],
+    "estimate.fit": ["Fit", "fit"],
+    "optimum.forecast": ["forecast_run"],
+    "optimum.inverse": ["compute_for"],
+    "optimum.isoflop": ["isoflops"],
+    "laws.formula": ["Formula"],
+    "laws.law": ["Law", "Shape"],
+    "laws.catalogue": ["LAWS"],
+    "laws.loss": ["Loss"],
+    "trust.next_run": ["next_runs"],
+    "laws.powers": ["SumOfPowers", "Term"],
+    "table.runs": ["Columns", "Runs", "as_runs", "read_table"],
+    "estimate.uncertainty": ["profiled", "seed_noise"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -27,14 +27,14 @@ import jax
 from etils import epath
 from pydantic import ValidationError
 
-from nextscale.model.checkpoint import CheckpointPolicy
-from nextscale.model.config import Parent, RunConfig
-from nextscale.model.data import resolve
+from nextscale.model.config.run import Parent, RunConfig
+from nextscale.model.data.sources import resolve
 from nextscale.model.errors import InputError, Stopped
-from nextscale.model.pack import train_together
+from nextscale.model.network.sharding import Layout
 from nextscale.model.record import Row, RunDirectory
-from nextscale.model.sharding import Layout
-from nextscale.model.train import enable_compilation_cache, train, training
+from nextscale.model.training.checkpoint import CheckpointPolicy
+from nextscale.model.training.pack import train_together
+from nextscale.model.training.train import enable_compilation_cache, train, training
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from nextscale.model.config import ModelConfig
+from nextscale.model.config.run import ModelConfig
 
 Convention = Literal["exact", "palm", "chinchilla", "kaplan", "6nd"]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from etils import epath
 
-from nextscale.model.config import RunConfig
+from nextscale.model.config.run import RunConfig
 
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from nextscale.model.config import ModelConfig
+from nextscale.model.config.run import ModelConfig
 
 _POWER_LINES_SEQUENCE = 2048
 

@@ -14,30 +14,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nextscale.sweeps.budget import Cluster, cluster_of
-    from nextscale.sweeps.design import planned_runs
-    from nextscale.sweeps.forecast_frame import forecast_budget
-    from nextscale.sweeps.loop import run_study
-    from nextscale.sweeps.plan import Plan, plan_sweep
-    from nextscale.sweeps.reading import load_spec
-    from nextscale.sweeps.spec import SweepSpec
-    from nextscale.sweeps.store import load, load_curves
-    from nextscale.sweeps.study import Study
+    from nextscale.sweeps.budget.cluster import Cluster, cluster_of
+    from nextscale.sweeps.budget.frame import forecast_budget
+    from nextscale.sweeps.design.expand import planned_runs
+    from nextscale.sweeps.plan.plan import Plan, plan_sweep
+    from nextscale.sweeps.plan.spec_files import load_spec
+    from nextscale.sweeps.run.loop import run_study
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
+    from nextscale.sweeps.store.store import load, load_curves
+    from nextscale.sweeps.study.study import Study
 
 # Imported when first asked for: `nextscale --help` needs none of it.
 _HOMES = {
-    "Cluster": "budget",
-    "Plan": "plan",
-    "SweepSpec": "spec",
-    "Study": "study",
-    "cluster_of": "budget",
-    "forecast_budget": "forecast_frame",
-    "load": "store",
-    "load_curves": "store",
-    "load_spec": "reading",
-    "plan_sweep": "plan",
-    "planned_runs": "design",
-    "run_study": "loop",
+    "Cluster": "budget.cluster",
+    "Plan": "plan.plan",
+    "SweepSpec": "spec.sweep_spec",
+    "Study": "study.study",
+    "cluster_of": "budget.cluster",
+    "forecast_budget": "budget.frame",
+    "load": "store.store",
+    "load_curves": "store.store",
+    "load_spec": "plan.spec_files",
+    "plan_sweep": "plan.plan",
+    "planned_runs": "design.expand",
+    "run_study": "run.loop",
 }
 
 __all__ = [

@@ -59,7 +59,7 @@ def staged(staging, tmp_path):
 @pytest.fixture(scope="session")
 def command():
     """The `nextscale` command, for a process of its own."""
-    return [sys.executable, "-c", "from nextscale.sweeps.cli import main; main()"]
+    return [sys.executable, "-c", "from nextscale.sweeps.commands.app import main; main()"]
 
 
 @pytest.fixture(scope="session")

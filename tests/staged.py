@@ -5,16 +5,16 @@ from pathlib import Path
 
 import yaml
 
-from nextscale.cluster.accounts import Accounts
-from nextscale.cluster.events import Event
-from nextscale.cluster.job import Job, Seat
-from nextscale.cluster.lease import Lease
+from nextscale.cluster.controller.accounts import Accounts
+from nextscale.cluster.controller.events import Event
+from nextscale.cluster.controller.job import Job, Seat
+from nextscale.cluster.controller.lease import Lease
 from nextscale.model.record import append_row
-from nextscale.sweeps.design import planned_runs, resolved
-from nextscale.sweeps.journal import Journal
-from nextscale.sweeps.spec import SweepSpec
-from nextscale.sweeps.store import Store
-from nextscale.sweeps.tidy import described
+from nextscale.sweeps.design.expand import planned_runs, resolved
+from nextscale.sweeps.run.journal import Journal
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.store.run_rows import described
+from nextscale.sweeps.store.store import Store
 
 SPEC = """\
 name: staged

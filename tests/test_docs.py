@@ -28,8 +28,8 @@ import pytest
 import typer
 import yaml
 
-from nextscale.fit.laws import LAWS
-from nextscale.sweeps.cli import app
+from nextscale.fit.laws.catalogue import LAWS
+from nextscale.sweeps.commands.app import app
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = "/home/me"

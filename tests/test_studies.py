@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-c", "from nextscale.sweeps.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from nextscale.sweeps.commands.app import main; main()"]
 SPECS = Path(__file__).resolve().parents[1] / "sweeps" / "specs"
 
 pytestmark = pytest.mark.slow

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from nextscale.sweeps.errors import MENDABLE
-from nextscale.sweeps.tables import Table
+from nextscale.sweeps.show.tables import Table
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from nextscale.sweeps.spec import SweepSpec
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 FindingName = Literal[
     "approaches",

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nextscale.fit import plot
-from nextscale.fit.approaches import approaches
-from nextscale.fit.backtest import fit_backtested
-from nextscale.fit.isoflop import isoflops
-from nextscale.fit.table import as_runs
+from nextscale.fit.optimum.approaches import approaches
+from nextscale.fit.optimum.isoflop import isoflops
+from nextscale.fit.table.runs import as_runs
+from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.sweeps.findings import Finding
 from nextscale.sweeps.findings.table import fitted, law_of
-from nextscale.sweeps.tables import count, interval, number, table_of, text, three
+from nextscale.sweeps.show.tables import count, interval, number, table_of, text, three
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nextscale.sweeps.spec import SweepSpec
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 _NAMES = {
     "envelope": "1, envelope",

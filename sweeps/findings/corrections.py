@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from nextscale.fit import plot
-from nextscale.fit.approaches import Minima, parabola
 from nextscale.fit.errors import InputError
-from nextscale.fit.recount import at_equal_flops
-from nextscale.fit.table import Runs, as_runs
-from nextscale.sweeps.design import planned_runs
-from nextscale.sweeps.designs import Design, GridDesign, values_of
+from nextscale.fit.optimum.approaches import Minima, parabola
+from nextscale.fit.table.recount import at_equal_flops
+from nextscale.fit.table.runs import Runs, as_runs
+from nextscale.sweeps.design.expand import planned_runs
 from nextscale.sweeps.findings import Finding
 from nextscale.sweeps.findings.table import fitted
-from nextscale.sweeps.tables import Table, count, interval, three
+from nextscale.sweeps.show.tables import Table, count, interval, three
+from nextscale.sweeps.spec.designs import Design, GridDesign, values_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from nextscale.sweeps.spec import SweepSpec
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 _KAPLAN, _CHINCHILLA = 0.88, 0.50
 """What Porian et al. begin and end with."""

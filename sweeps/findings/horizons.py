@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit import plot
-from nextscale.fit.backtest import fit_backtested
-from nextscale.fit.estimate import Fit
-from nextscale.fit.table import CONVENTIONS, as_runs
+from nextscale.fit.estimate.fit import Fit
+from nextscale.fit.table.runs import CONVENTIONS, as_runs
+from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.sweeps.findings import Finding
 from nextscale.sweeps.findings.table import fitted, law_of
-from nextscale.sweeps.tables import Table, count, interval, loss, percent, sizes, table_of
+from nextscale.sweeps.show.tables import Table, count, interval, loss, percent, sizes, table_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from nextscale.sweeps.spec import SweepSpec
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 _SAME = 0.01
 """Lengths are whole steps: closer than this, they are one."""

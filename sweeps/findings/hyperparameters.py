@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nextscale.fit import hyperparameters, plot
+from nextscale.fit import plot
 from nextscale.fit.errors import InputError
-from nextscale.fit.hyperparameters import Rule, optima
-from nextscale.fit.table import CONVENTIONS
-from nextscale.fit.transfer import best_rates
+from nextscale.fit.table.runs import CONVENTIONS
+from nextscale.fit.tuning import optimal_settings as hyperparameters
+from nextscale.fit.tuning.optimal_settings import Rule, optima
+from nextscale.fit.tuning.transfer import best_rates
 from nextscale.sweeps.findings import Finding
 from nextscale.sweeps.findings.table import fitted
-from nextscale.sweeps.tables import Table, count, interval, loss, number, sizes, table_of, text, three
+from nextscale.sweeps.show.tables import Table, count, interval, loss, number, sizes, table_of, text, three
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from nextscale.sweeps.spec import SweepSpec
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 _PUBLISHED = {
     "lr": {"scale": 1.79, "params": -0.713, "tokens": 0.307},

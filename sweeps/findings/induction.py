@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nextscale.fit import plot
-from nextscale.fit.emergence import steepest_fall
+from nextscale.fit.curves.emergence import steepest_fall
 from nextscale.fit.errors import InputError
 from nextscale.sweeps.findings import Finding
 from nextscale.sweeps.findings.table import fitted
-from nextscale.sweeps.tables import Table, count, loss, number
+from nextscale.sweeps.show.tables import Table, count, loss, number
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from nextscale.sweeps.spec import SweepSpec
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 
 def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:

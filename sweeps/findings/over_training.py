@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nextscale.fit import plot
-from nextscale.fit.estimate import Fit, fit
-from nextscale.fit.table import CONVENTIONS, as_runs
+from nextscale.fit.estimate.fit import Fit, fit
+from nextscale.fit.table.runs import CONVENTIONS, as_runs
 from nextscale.sweeps.findings import Finding
 from nextscale.sweeps.findings.table import fitted
-from nextscale.sweeps.tables import Table, count, interval, law_table, loss, percent, sizes, table_of, three
+from nextscale.sweeps.show.tables import Table, count, interval, law_table, loss, percent, sizes, table_of, three
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from nextscale.sweeps.spec import SweepSpec
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 
 def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:

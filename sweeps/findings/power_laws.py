@@ -10,16 +10,16 @@ import pandas as pd
 
 from nextscale.fit import plot
 from nextscale.fit.errors import InputError
-from nextscale.fit.estimate import Fit, fit
-from nextscale.fit.table import as_runs, column_of
+from nextscale.fit.estimate.fit import Fit, fit
+from nextscale.fit.table.runs import as_runs, column_of
 from nextscale.sweeps.findings import Finding
 from nextscale.sweeps.findings.table import fitted
-from nextscale.sweeps.tables import Table, interval, number, sizes, three
+from nextscale.sweeps.show.tables import Table, interval, number, sizes, three
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from nextscale.sweeps.spec import SweepSpec
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 _PUBLISHED = {"N": 0.076, "D": 0.095, "C": 0.050}
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nextscale.fit import plot
-from nextscale.fit.repetition import Repetition, repetition
-from nextscale.fit.table import CONVENTIONS
+from nextscale.fit.optimum.repetition import Repetition, repetition
+from nextscale.fit.table.runs import CONVENTIONS
 from nextscale.sweeps.findings import Finding
 from nextscale.sweeps.findings.table import fitted
-from nextscale.sweeps.tables import Table, count, interval, number, percent, sizes
+from nextscale.sweeps.show.tables import Table, count, interval, number, percent, sizes
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from nextscale.sweeps.spec import SweepSpec
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 _PUBLISHED = {"R_D": 15.4, "R_N": 5.31}
 _EPOCHS = (2, 4, 8, 16, 32)

@@ -10,9 +10,9 @@ from nextscale.fit.errors import InputError
 from nextscale.model.accounting import flops_per_token
 
 if TYPE_CHECKING:
-    from nextscale.sweeps.planned import PlannedRun
-    from nextscale.sweeps.spec import SweepSpec
-    from nextscale.sweeps.study import Study
+    from nextscale.sweeps.design.planned_run import PlannedRun
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
+    from nextscale.sweeps.study.study import Study
 
 
 def runs_of(study: Study) -> pd.DataFrame:

@@ -10,16 +10,16 @@ import numpy as np
 
 from nextscale.fit import plot
 from nextscale.fit.errors import InputError
-from nextscale.fit.transfer import best_rates, drift
+from nextscale.fit.tuning.transfer import best_rates, drift
 from nextscale.sweeps.findings import Finding
 from nextscale.sweeps.findings.table import fitted
-from nextscale.sweeps.tables import Table, loss, three
+from nextscale.sweeps.show.tables import Table, loss, three
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from nextscale.sweeps.spec import SweepSpec
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 
 def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from etils import epath
 
-from nextscale.cluster.lease import TIME_TO_LIVE, Lease, LeaseHeld, LeaseLost, Sign, holder
+from nextscale.cluster.controller.lease import TIME_TO_LIVE, Lease, LeaseHeld, LeaseLost, Sign, holder
 from nextscale.model.record import write_atomically
+from nextscale.sweeps.loggers.base import Followed, Logger, Sink
 from nextscale.sweeps.loggers.curve import Curve, Point, digests
-from nextscale.sweeps.loggers.sink import Followed, Logger, Sink
 
 _EVERY, _SELDOM = 2.0, 300.0
 """Seconds between two looks at the files; and after trouble, at most."""

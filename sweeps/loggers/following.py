@@ -7,17 +7,17 @@ import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from nextscale.cluster.events import Event
-from nextscale.cluster.lease import LeaseHeld
-from nextscale.sweeps.choices import all_runs
+from nextscale.cluster.controller.events import Event
+from nextscale.cluster.controller.lease import LeaseHeld
+from nextscale.sweeps.design.chosen_runs import all_runs
 from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.loggers.base import Followed, Logger
 from nextscale.sweeps.loggers.exporter import Exporter
-from nextscale.sweeps.loggers.kinds import LoggerChoice, LoggerConfig, MlFlow, WeightsAndBiases, config_of
-from nextscale.sweeps.loggers.mlflow_store import MlFlowLogger
-from nextscale.sweeps.loggers.sink import Followed, Logger
+from nextscale.sweeps.loggers.mlflow import MlFlowLogger
 from nextscale.sweeps.loggers.tensorboard import TensorBoardLogger
 from nextscale.sweeps.loggers.weights_and_biases import WeightsAndBiasesLogger
-from nextscale.sweeps.store import Store
+from nextscale.sweeps.spec.loggers import LoggerChoice, LoggerConfig, MlFlow, WeightsAndBiases, config_of
+from nextscale.sweeps.store.store import Store
 
 _PATIENCE, _HASTE = 30.0, 5.0
 """Seconds that a sweep waits for its loggers at its end; and when it ends by an error, or is interrupted."""

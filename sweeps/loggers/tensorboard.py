@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nextscale.model.record import Row
-from nextscale.sweeps.loggers import event_files
+from nextscale.sweeps.loggers.base import Followed, hparams, results
 from nextscale.sweeps.loggers.curve import Point
-from nextscale.sweeps.loggers.sink import Followed, hparams, results
+from nextscale.sweeps.store import event_files
 
 FOLDER = "tensorboard"
 _NAME = f"events.out.{event_files.MARK}.nextscale"

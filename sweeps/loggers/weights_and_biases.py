@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from nextscale.model.record import Row
+from nextscale.sweeps.loggers.base import Followed, hparams, results
 from nextscale.sweeps.loggers.curve import Point
-from nextscale.sweeps.loggers.kinds import WeightsAndBiases
-from nextscale.sweeps.loggers.sink import Followed, hparams, results
-from nextscale.sweeps.loggers.wandb_files import MARK, told
+from nextscale.sweeps.spec.loggers import WeightsAndBiases
+from nextscale.sweeps.store.wandb_files import MARK, told
 
 _PATIENCE = 20.0
 """Seconds that a run may take to be made; a service that is down is asked again later."""

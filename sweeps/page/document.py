@@ -13,7 +13,7 @@ from string import Template
 from typing import Any
 
 from nextscale.fit.plain import plain
-from nextscale.sweeps.tables import Table
+from nextscale.sweeps.show.tables import Table
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 
 from nextscale.sweeps.page.document import Section, document, table
-from nextscale.sweeps.tables import Table
+from nextscale.sweeps.show.tables import Table
 
 _NOW = """\
 <p class="warning" id="silence" role="status" hidden></p>

@@ -6,7 +6,7 @@ import io
 import pytest
 
 from nextscale.sweeps.page.document import Section, document, raw, table
-from nextscale.sweeps.tables import Table
+from nextscale.sweeps.show.tables import Table
 
 HOSTILE = (
     "</script><script>window.hit=1</script>",

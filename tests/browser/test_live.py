@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from nextscale.sweeps.serve import Server
+from nextscale.sweeps.watch.server import Server
 
 HOSTILE = "<img src=x onerror=window.hit=1></script><script>window.hit=1</script>\u2028"
 _SOON = 15_000

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextscale.sweeps.cli import main
+from nextscale.sweeps.commands.app import main
 
 NARROW = {"width": 360, "height": 740}
 BUDGETS = (1e6, 3.7e8, 2e9, 4.56e11, 1e15, 8e21)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nextscale.cluster.job import Job
-from nextscale.model.config import MarkovData, ModelFamily, RunConfig, TrainingConfig
+from nextscale.cluster.controller.job import Job
+from nextscale.model.config.run import MarkovData, ModelFamily, RunConfig, TrainingConfig
 
 
 @pytest.fixture

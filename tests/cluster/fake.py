@@ -12,10 +12,10 @@ import random
 from fractions import Fraction
 from types import SimpleNamespace
 
-from nextscale.cluster.backend import Ended, Slot
-from nextscale.cluster.job import Job, Outcome, Seat
-from nextscale.cluster.pool import Pool
-from nextscale.cluster.runs import Sighting
+from nextscale.cluster.controller.backend import Ended, Slot
+from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.controller.runs import Sighting
+from nextscale.cluster.hardware.pool import Pool
 
 BEAT = 4.0
 """Seconds between two signs of life."""

@@ -9,13 +9,13 @@ from fractions import Fraction
 import pytest
 from pydantic import ValidationError
 
-from nextscale.cluster import accounts as books
-from nextscale.cluster.accounts import Accounts, accounts_of
-from nextscale.cluster.caps import Amount, Caps
-from nextscale.cluster.controller import run_all
-from nextscale.cluster.failures import Limits
-from nextscale.cluster.job import Seat
-from nextscale.cluster.lease import LeaseLost
+from nextscale.cluster.controller import accounts as books
+from nextscale.cluster.controller.accounts import Accounts, accounts_of
+from nextscale.cluster.controller.caps import Amount, Caps
+from nextscale.cluster.controller.controller import run_all
+from nextscale.cluster.controller.failures import Limits
+from nextscale.cluster.controller.job import Seat
+from nextscale.cluster.controller.lease import LeaseLost
 
 LIMITS = Limits(poll=math.inf)
 SLACK = 1e-6

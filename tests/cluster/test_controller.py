@@ -5,12 +5,12 @@ import math
 
 import pytest
 
-from nextscale.cluster.accounts import Accounts
-from nextscale.cluster.backend import Slot
-from nextscale.cluster.caps import Caps
-from nextscale.cluster.controller import run_all
-from nextscale.cluster.failures import History, Limits, Quarantine
-from nextscale.cluster.job import Outcome, Seat
+from nextscale.cluster.controller.accounts import Accounts
+from nextscale.cluster.controller.backend import Slot
+from nextscale.cluster.controller.caps import Caps
+from nextscale.cluster.controller.controller import run_all
+from nextscale.cluster.controller.failures import History, Limits, Quarantine
+from nextscale.cluster.controller.job import Outcome, Seat
 
 LIMITS = Limits(poll=math.inf)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from nextscale.cluster.controller import run_all
-from nextscale.cluster.job import Seat
-from nextscale.cluster.pool import Pool
-from nextscale.cluster.ray_backend import RayBackend
+from nextscale.cluster.controller.controller import run_all
+from nextscale.cluster.controller.job import Seat
+from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.ray.ray_backend import RayBackend
 from nextscale.model.record import RunDirectory, read_rows
 
 # Before Ray is imported.

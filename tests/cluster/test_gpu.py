@@ -7,7 +7,7 @@ import time
 import pytest
 import ray
 
-from nextscale.cluster.ray_backend import RayBackend
+from nextscale.cluster.ray.ray_backend import RayBackend
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from nextscale.cluster.hardware import CATALOGUE, FIGURES, core_flops, lookup, measured, of_device, of_ray
+from nextscale.cluster.hardware.catalogue import CATALOGUE, FIGURES, core_flops, lookup, measured, of_device, of_ray
 from nextscale.model.errors import InputError
 
 
@@ -87,6 +87,6 @@ def test_the_peak_of_a_core_is_measured_once_and_only_where_nothing_is_said():
 
 
 def test_neither_jax_nor_ray_is_imported():
-    code = "import sys, nextscale.cluster.placement; print({'jax', 'ray'} & {*sys.modules})"
+    code = "import sys, nextscale.cluster.hardware.placement; print({'jax', 'ray'} & {*sys.modules})"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout.strip() == "set()"

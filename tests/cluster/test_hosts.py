@@ -2,9 +2,9 @@
 
 import pytest
 
-from nextscale.cluster.hosts import accelerator_of, hosts_of, kind_of, pools_of, slices_of
-from nextscale.cluster.lane import environment_of, options_of
-from nextscale.cluster.pool import Pool
+from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.ray.hosts import accelerator_of, hosts_of, kind_of, pools_of, slices_of
+from nextscale.cluster.ray.slots import environment_of, options_of
 
 
 def node(number, *, alive=True, labels=None, **resources):

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from nextscale.cluster.hardware import of_ray
+from nextscale.cluster.hardware.catalogue import of_ray
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "cluster" / "launch"
@@ -163,8 +163,8 @@ def test_the_image_is_of_what_the_project_says():
     minor = int(re.match(r"python:3\.(\d+)", steps[0][1])[1])
     assert minor >= int(PROJECT["project"]["requires-python"].removeprefix(">=3."))
     copied = {name for step, rest in steps if step == "COPY" for name in rest.split()[:-1]}
-    folders = {name.split("/")[0] for name in PROJECT["tool"]["setuptools"]["package-dir"].values()}
-    assert {"pyproject.toml", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"], *folders} <= copied
+    project = {"pyproject.toml", "setup.py", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]}
+    assert project | {"cluster", "fit", "model", "sweeps"} <= copied
     assert all((ROOT / name).exists() for name in copied)
     extra = next(rest for step, rest in steps if rest.startswith("EXTRA="))
     assert extra.removeprefix("EXTRA=") in PROJECT["project"]["optional-dependencies"]
@@ -175,7 +175,7 @@ def test_the_image_is_of_what_the_project_says():
 
 
 def test_the_files_are_packaged_and_listed():
-    from nextscale.sweeps.infrastructure import _LAUNCH
+    from nextscale.sweeps.commands.hardware import _LAUNCH
 
     assert set(_LAUNCH) == {file.name for file in LAUNCH.iterdir()}
     assert "launch/*" in PROJECT["tool"]["setuptools"]["package-data"]["nextscale.cluster"]
@@ -187,7 +187,7 @@ def commands_in(page):
 
 
 def test_every_command_that_the_page_names_exists():
-    from nextscale.sweeps.cli import app
+    from nextscale.sweeps.commands.app import app
 
     page = (ROOT / "docs" / "clusters.md").read_text()
     known = {command.name or command.callback.__name__ for command in app.registered_commands}

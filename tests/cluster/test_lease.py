@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from nextscale.cluster import lease as leases
-from nextscale.cluster.lease import Lease, LeaseHeld, LeaseLost
+from nextscale.cluster.controller import lease as leases
+from nextscale.cluster.controller.lease import Lease, LeaseHeld, LeaseLost
 
 
 def age(lease, seconds):

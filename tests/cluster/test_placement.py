@@ -7,16 +7,16 @@ import sys
 
 import pytest
 
-from nextscale.cluster.hardware import CATALOGUE
-from nextscale.cluster.placement import HOPELESS, USABLE, Split, needed, price, seats, splits, utilisation
-from nextscale.cluster.pool import Pool
-from nextscale.cluster.speed import Speed
-from nextscale.model import memory
+from nextscale.cluster.hardware.catalogue import CATALOGUE
+from nextscale.cluster.hardware.placement import HOPELESS, USABLE, Split, needed, price, seats, splits, utilisation
+from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.hardware.speed import Speed
 from nextscale.model.accounting import flops_per_token, parameters
-from nextscale.model.config import ModelFamily, RunConfig, TokenData, TrainingConfig
+from nextscale.model.config.run import ModelFamily, RunConfig, TokenData, TrainingConfig
 from nextscale.model.errors import InputError
-from nextscale.model.sharding import Layout
-from nextscale.model.step import Saving
+from nextscale.model.network.sharding import Layout
+from nextscale.model.training import memory
+from nextscale.model.training.step import Saving
 
 KNOWN = {**CATALOGUE, "cpu": dataclasses.replace(CATALOGUE["cpu"], peak_flops=1e11)}
 ONE_GPU = Pool(accelerator="h100")
@@ -79,9 +79,9 @@ MANY = """
 import json, os, sys
 os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
 from nextscale.model.config import RunConfig
-from nextscale.model.memory import needed
-from nextscale.model.sharding import Layout
-from nextscale.model.step import Saving
+from nextscale.model.training.memory import needed
+from nextscale.model.network.sharding import Layout
+from nextscale.model.training.step import Saving
 config = RunConfig.model_validate_json(sys.argv[1])
 print(json.dumps([needed(config, Layout.parse(layout), Saving()) for layout in sys.argv[2:]]))
 """

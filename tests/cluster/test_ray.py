@@ -11,10 +11,10 @@ import pytest
 import ray
 from etils import epath
 
-from nextscale.cluster.controller import run_all
-from nextscale.cluster.job import Seat
-from nextscale.cluster.ray_backend import RayBackend
-from nextscale.model.config import TextData
+from nextscale.cluster.controller.controller import run_all
+from nextscale.cluster.controller.job import Seat
+from nextscale.cluster.ray.ray_backend import RayBackend
+from nextscale.model.config.run import TextData
 from nextscale.model.record import RunDirectory, read_rows
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from nextscale.cluster.job import Outcome
-from nextscale.cluster.lease import Lease, holder
-from nextscale.cluster.runs import RunDirectories, Sighting
-from nextscale.cluster.worker import Worker
-from nextscale.model import train as training
-from nextscale.model.config import Parent
+from nextscale.cluster.controller.job import Outcome
+from nextscale.cluster.controller.lease import Lease, holder
+from nextscale.cluster.controller.runs import RunDirectories, Sighting
+from nextscale.cluster.ray.worker import Worker
+from nextscale.model.config.run import Parent
+from nextscale.model.training import train as training
 
 
 @pytest.fixture

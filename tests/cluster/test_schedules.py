@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nextscale.cluster.accounts import Accounts
-from nextscale.cluster.caps import Amount, Caps
-from nextscale.cluster.controller import run_all
-from nextscale.cluster.failures import Limits
-from nextscale.cluster.job import Seat
+from nextscale.cluster.controller.accounts import Accounts
+from nextscale.cluster.controller.caps import Amount, Caps
+from nextscale.cluster.controller.controller import run_all
+from nextscale.cluster.controller.failures import Limits
+from nextscale.cluster.controller.job import Seat
 
 LIMITS = Limits(poll=math.inf)
 ROUNDING = 1e-6

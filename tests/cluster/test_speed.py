@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from nextscale.cluster.speed import Speed
+from nextscale.cluster.hardware.speed import Speed
 from nextscale.model.accounting import flops_per_token
-from nextscale.model.config import MarkovData, ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.run import MarkovData, ModelFamily, RunConfig, TrainingConfig
 
 
 def config(width, steps=1000, sequences=4, context=64):

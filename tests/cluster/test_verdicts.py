@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from nextscale.cluster.gang import Gang, Ledger, topology_of
-from nextscale.cluster.hosts import Host
-from nextscale.cluster.job import Outcome
-from nextscale.cluster.pool import Pool
+from nextscale.cluster.controller.job import Outcome
+from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.ray.gang import Gang, Ledger, topology_of
+from nextscale.cluster.ray.hosts import Host
 
 GONE = Outcome("lost", "process 1 is gone", hosts=("b",))
 PEER = Outcome("error", "JaxRuntimeError: UNKNOWN: Gloo all-reduce failed: Connection reset by peer")

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from etils import epath
 
-from nextscale.cluster.worker import Worker
-from nextscale.model import train as training
+from nextscale.cluster.ray.worker import Worker
 from nextscale.model.record import RunDirectory, read_rows
+from nextscale.model.training import train as training
 
 
 def full(*arguments, **options):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from nextscale.fit import fit
-from nextscale.fit.backtest import extrapolating
-from nextscale.fit.compare import compare
-from nextscale.fit.forecast import forecast
-from nextscale.fit.trend import trend
+from nextscale.fit.optimum.forecast import forecast
+from nextscale.fit.trust.backtest import extrapolating
+from nextscale.fit.trust.compare import compare
+from nextscale.fit.trust.trend import trend
 
 LAW = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
 HALF_MORE = LAW | {"A": 480 / 1.5**0.175, "B": 2100 / 1.5**0.185}
@@ -146,7 +146,7 @@ class TestIsItFlattening:
         still = trend(fit(level, resamples=100)).flattening
         assert still.shift == pytest.approx(0, abs=1e-9)
         assert still.detectable == pytest.approx(moved.detectable, rel=1e-6)
-        monkeypatch.setattr("nextscale.fit.trend._mean_surprise", lambda *_: (0.0, 0.0, 1.0, 0.01))
+        monkeypatch.setattr("nextscale.fit.trust.trend._mean_surprise", lambda *_: (0.0, 0.0, 1.0, 0.01))
         assert trend(found).flattening.detectable == pytest.approx(np.expm1(0.01 * 2.131), rel=1e-3), (
             "Student's t of 15"
         )

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from nextscale.fit import Columns, as_runs, fit, fit_backtested
-from nextscale.fit.backtest import backtest, misfit_warnings
-from nextscale.fit.choice import Candidate, backtest_table, candidates_for, choose, once_each
 from nextscale.fit.errors import InputError
-from nextscale.fit.laws import LAWS
-from nextscale.fit.loss import Loss
+from nextscale.fit.laws.catalogue import LAWS
+from nextscale.fit.laws.loss import Loss
+from nextscale.fit.trust.backtest import backtest, misfit_warnings
+from nextscale.fit.trust.choice import Candidate, backtest_table, candidates_for, choose, once_each
 
 
 class TestBacktest:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nextscale.fit import Columns, as_runs, fit
-from nextscale.fit.card import at_a_bound, card, residuals_by
+from nextscale.fit.trust.card import at_a_bound, card, residuals_by
 
 
 @pytest.fixture

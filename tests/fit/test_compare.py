@@ -7,8 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from nextscale.fit import plot
-from nextscale.fit.compare import compare
 from nextscale.fit.errors import InputError
+from nextscale.fit.trust.compare import compare
 
 OF_B = {"E": 1.8, "A": 480 / 1.5**0.175, "B": 2100 / 1.5**0.185, "alpha": 0.35, "beta": 0.37}
 """The law of the tests with parameters and tokens each worth √1.5 times as much: 1.5 times the compute."""

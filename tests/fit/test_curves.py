@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from nextscale.fit import InputError, fit
-from nextscale.fit.curves import annealing, multi_power
-from nextscale.fit.downstream import SIGMOID, accuracy
+from nextscale.fit.curves.schedule_laws import annealing, multi_power
+from nextscale.fit.estimate.downstream import SIGMOID, accuracy
 
 STEPS = 600
 

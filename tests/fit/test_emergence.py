@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from nextscale.fit.emergence import steepest_fall
+from nextscale.fit.curves.emergence import steepest_fall
 from nextscale.fit.errors import InputError
 
 TOKENS = np.geomspace(1e4, 1e7, 60)

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from nextscale.fit import InputError, fit
-from nextscale.fit.frontier import frontier
-from nextscale.fit.laws import CHINCHILLA, LAWS
-from nextscale.fit.loss import Loss
-from nextscale.fit.powers import log_sum_exp
-from nextscale.fit.solve import derivatives, minimise, polish
-from nextscale.fit.table import Columns, as_runs
+from nextscale.fit.estimate.solve import derivatives, minimise, polish
+from nextscale.fit.laws.catalogue import CHINCHILLA, LAWS
+from nextscale.fit.laws.loss import Loss
+from nextscale.fit.laws.powers import log_sum_exp
+from nextscale.fit.optimum.frontier import frontier
+from nextscale.fit.table.runs import Columns, as_runs
 
 EPOCH = Columns(params="Model Size", flops="Training FLOP")
 

@@ -6,12 +6,12 @@ import pytest
 from matplotlib.figure import Figure
 
 from nextscale.fit import as_runs, fit, isoflops, plot
-from nextscale.fit.approaches import akima, approaches, envelope
 from nextscale.fit.errors import InputError
-from nextscale.fit.forecast import forecast
-from nextscale.fit.frontier import TokenCost, closed_form, frontier
-from nextscale.fit.inverse import compute_for
-from nextscale.fit.isoflop import optimum_interval, optimum_law, scatter
+from nextscale.fit.optimum.approaches import akima, approaches, envelope
+from nextscale.fit.optimum.forecast import forecast
+from nextscale.fit.optimum.frontier import TokenCost, closed_form, frontier
+from nextscale.fit.optimum.inverse import compute_for
+from nextscale.fit.optimum.isoflop import optimum_interval, optimum_law, scatter
 
 
 class TestFrontier:

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from nextscale.fit import fit
-from nextscale.fit.laws import LAWS
-from nextscale.fit.laws_curved import FARSEER, broken_in, offset_in, sigmoidal_in
-from nextscale.fit.table import Columns, column_of
+from nextscale.fit.laws.catalogue import LAWS
+from nextscale.fit.laws.formulas import FARSEER, broken_in, offset_in, sigmoidal_in
+from nextscale.fit.table.runs import Columns, column_of
 
 # About what each source found, where it told.
 KNOWN = {

@@ -7,12 +7,12 @@ import pytest
 
 from nextscale.fit import fit
 from nextscale.fit.errors import InputError
-from nextscale.fit.frontier import TokenCost, frontier
-from nextscale.fit.isoloss import Contours
-from nextscale.fit.laws_curved import CHINCHILLA_COUPLED
-from nextscale.fit.lifetime import Prices, Served, lifetime, lifetime_warnings
-from nextscale.fit.overtrain import overtrained, smaller
-from nextscale.fit.published import DE_VRIES
+from nextscale.fit.estimate.published import DE_VRIES
+from nextscale.fit.laws.formulas import CHINCHILLA_COUPLED
+from nextscale.fit.optimum.frontier import TokenCost, frontier
+from nextscale.fit.optimum.isoloss import Contours
+from nextscale.fit.optimum.lifetime import Prices, Served, lifetime, lifetime_warnings
+from nextscale.fit.optimum.overtrain import overtrained, smaller
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from nextscale.fit import fit, plot
 from nextscale.fit.errors import InputError
-from nextscale.fit.next_run import next_runs
+from nextscale.fit.trust.next_run import next_runs
 
 TARGET = 1e23
 

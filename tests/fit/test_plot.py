@@ -6,9 +6,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from nextscale.fit import as_runs, fit
-from nextscale.fit.approaches import approaches
-from nextscale.fit.plot import approaches as draw_approaches
-from nextscale.fit.plot import clear_labels
+from nextscale.fit.optimum.approaches import approaches
+from nextscale.fit.plot.figures import approaches as draw_approaches
+from nextscale.fit.plot.figures import clear_labels
 
 
 def shown(ax):

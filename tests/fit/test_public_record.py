@@ -4,14 +4,22 @@ import numpy as np
 import pytest
 
 from nextscale.fit import Columns, fit
-from nextscale.fit.approaches import approaches
 from nextscale.fit.errors import InputError
-from nextscale.fit.frontier import closed_form, frontier
-from nextscale.fit.isoflop import PowerLaw
-from nextscale.fit.isoloss import Contours
-from nextscale.fit.lifetime import Prices, Served, lifetime
-from nextscale.fit.overtrain import overtrained
-from nextscale.fit.published import BESIROGLU, DE_VRIES, HOFFMANN, LLAMA_3_TOKENS, MUENNIGHOFF, PUBLISHED, published
+from nextscale.fit.estimate.published import (
+    BESIROGLU,
+    DE_VRIES,
+    HOFFMANN,
+    LLAMA_3_TOKENS,
+    MUENNIGHOFF,
+    PUBLISHED,
+    published,
+)
+from nextscale.fit.optimum.approaches import approaches
+from nextscale.fit.optimum.frontier import closed_form, frontier
+from nextscale.fit.optimum.isoflop import PowerLaw
+from nextscale.fit.optimum.isoloss import Contours
+from nextscale.fit.optimum.lifetime import Prices, Served, lifetime
+from nextscale.fit.optimum.overtrain import overtrained
 
 # Parameters, FLOPs and tokens of the compute-optimal models, Hoffmann et al. 2022.
 TABLE_3 = {  # approach 1

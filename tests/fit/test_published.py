@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from nextscale.fit import choose, fit, forecast_run
-from nextscale.fit.loss import Loss
-from nextscale.fit.table import Columns, as_runs
+from nextscale.fit.laws.loss import Loss
+from nextscale.fit.table.runs import Columns, as_runs
 
 
 class TestOverTraining:

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextscale.fit.approaches import parabola
 from nextscale.fit.errors import InputError
-from nextscale.fit.recount import at_equal_flops
+from nextscale.fit.optimum.approaches import parabola
+from nextscale.fit.table.recount import at_equal_flops
 
 HEAD = 5e5
 """FLOPs per token and sixth of a head that one account leaves out."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from nextscale.fit import Columns, as_runs, fit
-from nextscale.fit.choice import choose, once_each, variables_held
+from nextscale.fit.trust.choice import choose, once_each, variables_held
 
 COLUMNS = {
     "farseer": Columns(params="N", tokens="D"),

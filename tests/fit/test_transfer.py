@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.transfer import best_rates, drift
+from nextscale.fit.tuning.transfer import best_rates, drift
 
 RATES = np.geomspace(2**-9, 2**-3, 7)
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from nextscale.fit import fit, fit_backtested, plot
 from nextscale.fit.errors import InputError
-from nextscale.fit.trend import trend
+from nextscale.fit.trust.trend import trend
 
 
 @pytest.fixture

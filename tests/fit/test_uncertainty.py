@@ -8,10 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextscale.fit import Formula, InputError, Shape, fit
-from nextscale.fit.frontier import frontier
-from nextscale.fit.isoflop import isoflops, optimum_law
-from nextscale.fit.table import Columns, as_runs
-from nextscale.fit.uncertainty import (
+from nextscale.fit.estimate.uncertainty import (
     covariance,
     delta_interval,
     profile,
@@ -21,6 +18,9 @@ from nextscale.fit.uncertainty import (
     seed_noise,
     unidentified,
 )
+from nextscale.fit.optimum.frontier import frontier
+from nextscale.fit.optimum.isoflop import isoflops, optimum_law
+from nextscale.fit.table.runs import Columns, as_runs
 
 SEEDS = st.integers(0, 2**32 - 1)
 

@@ -1,7 +1,7 @@
 import pytest
 from etils import epath
 
-from nextscale.model.config import MarkovData, ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.run import MarkovData, ModelFamily, RunConfig, TrainingConfig
 from nextscale.model.record import RunDirectory
 
 

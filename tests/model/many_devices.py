@@ -15,14 +15,14 @@ import jax
 import numpy as np
 from etils import epath
 
-from nextscale.model.attention import causal_attention, shared, splash_attention
-from nextscale.model.checkpoint import CheckpointPolicy
-from nextscale.model.config import RunConfig
-from nextscale.model.memory import needed
+from nextscale.model.config.run import RunConfig
+from nextscale.model.network.attention import causal_attention, shared, splash_attention
+from nextscale.model.network.sharding import Layout, mesh_of
 from nextscale.model.record import RunDirectory
-from nextscale.model.sharding import Layout, mesh_of
-from nextscale.model.step import Saving, initial_state, numbers_of, program_of, train_steps
-from nextscale.model.train import train
+from nextscale.model.training.checkpoint import CheckpointPolicy
+from nextscale.model.training.memory import needed
+from nextscale.model.training.step import Saving, initial_state, numbers_of, program_of, train_steps
+from nextscale.model.training.train import train
 
 
 class StoppedError(Exception):

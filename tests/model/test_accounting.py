@@ -17,10 +17,10 @@ from nextscale.model.accounting import (
     parameter_groups,
     parameters,
 )
-from nextscale.model.attention import query_blocks
-from nextscale.model.config import ModelConfig, Network
-from nextscale.model.evaluate import cross_entropy
-from nextscale.model.transformer import Transformer
+from nextscale.model.config.run import ModelConfig, Network
+from nextscale.model.network.attention import query_blocks
+from nextscale.model.network.transformer import Transformer
+from nextscale.model.training.evaluate import cross_entropy
 
 POSITIONS, MLPS = ("rope", "alibi", "none"), ("gelu", "relu2", "swiglu", "none")
 FAMILIES = [

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nextscale.model.attention import (
+from nextscale.model.config.run import Network
+from nextscale.model.network.attention import (
     alibi_slopes,
     attend,
     attention_bias,
@@ -16,7 +17,6 @@ from nextscale.model.attention import (
     shared,
     splash_attention,
 )
-from nextscale.model.config import Network
 
 
 def model(**options):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from nextscale.model import train as trainer
-from nextscale.model.branch import same_until
-from nextscale.model.checkpoint import CheckpointPolicy, read
-from nextscale.model.config import Parent
+from nextscale.model.config.run import Parent
 from nextscale.model.errors import InputError
-from nextscale.model.step import program_of, state_shapes
-from nextscale.model.train import train
+from nextscale.model.training import train as trainer
+from nextscale.model.training.branch import same_until
+from nextscale.model.training.checkpoint import CheckpointPolicy, read
+from nextscale.model.training.step import program_of, state_shapes
+from nextscale.model.training.train import train
 
 WSD = {"schedule": "wsd", "warmup_tokens": 20 * 32, "cooldown": 0.25}
 BRANCH = 225 * 32  # where a run of 300 steps begins to cool down: no multiple of the 128 steps of a dispatch

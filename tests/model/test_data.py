@@ -5,12 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextscale.model import text, tokens
-from nextscale.model.config import MarkovData, TextData, TokenData
-from nextscale.model.data import open_source, resolve
+from nextscale.model.config.run import MarkovData, TextData, TokenData
+from nextscale.model.data import text
+from nextscale.model.data import token_files as tokens
+from nextscale.model.data.markov import alias_tables, markov
+from nextscale.model.data.sources import open_source, resolve
+from nextscale.model.data.windows import Split, Windows, shuffled
 from nextscale.model.errors import InputError
-from nextscale.model.markov import alias_tables, markov
-from nextscale.model.windows import Split, Windows, shuffled
 
 VERSIONS = {20240520: 1, 20240801: 7}
 

@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from nextscale.model.config import DatasetData, MixtureData
-from nextscale.model.data import open_source, resolve
+from nextscale.model.config.run import DatasetData, MixtureData
+from nextscale.model.data.sources import open_source, resolve
 from nextscale.model.errors import InputError
-from nextscale.model.train import train
+from nextscale.model.training.train import train
 
 CONTEXT, VOCAB = 8, 16
 

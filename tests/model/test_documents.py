@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from nextscale.model import text, tokenizer
-from nextscale.model.config import TextData
-from nextscale.model.data import open_source, resolve
+from nextscale.model.config.run import TextData
+from nextscale.model.data import text, tokenizer
+from nextscale.model.data.sources import open_source, resolve
 from nextscale.model.errors import InputError
 
 DOCUMENTS = [
@@ -260,8 +260,8 @@ class TestTokenizer:
 
 TOKENISE = """
 import sys
-from nextscale.model import text
-from nextscale.model.config import TextData
+from nextscale.model.data import text
+from nextscale.model.config.run import TextData
 print("ready", flush=True)
 sys.stdin.readline()
 data = text.resolved(TextData(source="text", path=sys.argv[1], tokenizer=sys.argv[2], vocab=300))

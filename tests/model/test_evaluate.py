@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from nextscale.model import train as trainer
-from nextscale.model.checkpoint import CheckpointPolicy
-from nextscale.model.config import EvaluationConfig, MarkovData, Parent, TextData, TokenData
-from nextscale.model.data import open_sets, resolve, resolve_sets
+from nextscale.model.config.run import EvaluationConfig, MarkovData, Parent, TextData, TokenData
+from nextscale.model.data.sources import open_sets, resolve, resolve_sets
 from nextscale.model.errors import InputError
-from nextscale.model.evaluate import evaluation_points
-from nextscale.model.train import train
+from nextscale.model.training import train as trainer
+from nextscale.model.training.checkpoint import CheckpointPolicy
+from nextscale.model.training.evaluate import evaluation_points
+from nextscale.model.training.train import train
 
 OTHER = {"source": "markov", "vocab": 16, "seed": 7}
 

@@ -15,9 +15,9 @@ import pytest
 from etils import epath
 
 from nextscale.model.__main__ import DONE, INPUT, STOPPED, main
-from nextscale.model.checkpoint import read
 from nextscale.model.record import RunDirectory
-from nextscale.model.step import program_of, state_shapes
+from nextscale.model.training.checkpoint import read
+from nextscale.model.training.step import program_of, state_shapes
 
 SECONDS_TO_STOP = 10
 """A dispatch is about a second of one core, and a tiny run saves in less; the rest is for a busy machine."""

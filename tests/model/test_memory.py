@@ -3,15 +3,15 @@
 import jax
 import pytest
 
-from nextscale.model import memory, step
-from nextscale.model import train as trainer
-from nextscale.model.checkpoint import CheckpointPolicy
-from nextscale.model.config import ModelFamily
+from nextscale.model.config.run import ModelFamily
 from nextscale.model.errors import InputError
-from nextscale.model.memory import first_saving, needed, out_of_memory, saving_within, thriftier
-from nextscale.model.sharding import Layout
-from nextscale.model.step import Saving
-from nextscale.model.train import train
+from nextscale.model.network.sharding import Layout
+from nextscale.model.training import memory, step
+from nextscale.model.training import train as trainer
+from nextscale.model.training.checkpoint import CheckpointPolicy
+from nextscale.model.training.memory import first_saving, needed, out_of_memory, saving_within, thriftier
+from nextscale.model.training.step import Saving
+from nextscale.model.training.train import train
 
 ONE = Layout()
 EXHAUSTED = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17179869184 bytes."

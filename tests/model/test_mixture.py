@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextscale.model.config import MarkovData, MixtureData, TokenData
-from nextscale.model.data import open_sets, open_source, resolve
+from nextscale.model.config.run import MarkovData, MixtureData, TokenData
+from nextscale.model.data.mixture import Mix, in_proportion, spread_evenly
+from nextscale.model.data.sources import open_sets, open_source, resolve
 from nextscale.model.errors import InputError
-from nextscale.model.mixture import Mix, in_proportion, spread_evenly
-from nextscale.model.train import train
+from nextscale.model.training.train import train
 
 MIXES = st.builds(Mix, st.lists(st.floats(0.02, 1), min_size=1, max_size=5).map(tuple), st.integers(0, 9))
 VOCAB = 30_000

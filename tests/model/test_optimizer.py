@@ -7,9 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from nextscale.model.config import TrainingConfig
-from nextscale.model.optimizer import hyperparameters, optimizer, unit_schedule
-from nextscale.model.parametrization import Size
+from nextscale.model.config.parametrization import Size
+from nextscale.model.config.run import TrainingConfig
+from nextscale.model.training.optimizer import hyperparameters, optimizer, unit_schedule
 
 BASE = Size(width=1, depth=1)
 

@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from nextscale.model import pack, step
-from nextscale.model.checkpoint import CheckpointPolicy
-from nextscale.model.data import open_source
-from nextscale.model.dispatch import dispatches
+from nextscale.model.data.sources import open_source
 from nextscale.model.errors import Stopped
-from nextscale.model.pack import train_together
-from nextscale.model.train import train, training
+from nextscale.model.training import pack, step
+from nextscale.model.training.checkpoint import CheckpointPolicy
+from nextscale.model.training.dispatch import dispatches
+from nextscale.model.training.pack import train_together
+from nextscale.model.training.train import train, training
 
 NEVER = CheckpointPolicy(every_seconds=3600)
 

@@ -9,12 +9,12 @@ import optax
 import pytest
 from flax import nnx
 
-from nextscale.model.config import MarkovData, ModelFamily, RunConfig, TrainingConfig
-from nextscale.model.data import open_source
-from nextscale.model.evaluate import merged, structure, training_loss
-from nextscale.model.optimizer import hyperparameters, optimizer
-from nextscale.model.parametrization import Multipliers, Size, multipliers
-from nextscale.model.transformer import Transformer
+from nextscale.model.config.parametrization import Multipliers, Size, multipliers
+from nextscale.model.config.run import MarkovData, ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.data.sources import open_source
+from nextscale.model.network.transformer import Transformer
+from nextscale.model.training.evaluate import merged, structure, training_loss
+from nextscale.model.training.optimizer import hyperparameters, optimizer
 
 GROUPS = ("embedding", "hidden", "output", "norm", "final_norm", "head")
 MATRICES = {"hidden", "output", "head"}

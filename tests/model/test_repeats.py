@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nextscale.model.repeats import held_out, training
+from nextscale.model.data.repeats import held_out, training
 
 SHAPE = {"vocab": 16, "context": 32}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextscale.model.config import ModelConfig
+from nextscale.model.config.run import ModelConfig
 from nextscale.model.rules import (
     deepseek_batch,
     deepseek_compute,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from nextscale.model.config import ModelFamily
+from nextscale.model.config.run import ModelFamily
 from nextscale.model.errors import InputError
-from nextscale.model.memory import sequences
-from nextscale.model.sharding import Layout
-from nextscale.model.train import train
+from nextscale.model.network.sharding import Layout
+from nextscale.model.training.memory import sequences
+from nextscale.model.training.train import train
 
 
 @pytest.fixture

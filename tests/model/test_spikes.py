@@ -6,13 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nextscale.model import train as trainer
-from nextscale.model.checkpoint import CheckpointPolicy
-from nextscale.model.config import Parent
-from nextscale.model.data import open_source
+from nextscale.model.config.run import Parent
+from nextscale.model.data.sources import open_source
 from nextscale.model.errors import InputError
-from nextscale.model.spikes import judged, nothing_yet
-from nextscale.model.train import train
+from nextscale.model.training import train as trainer
+from nextscale.model.training.checkpoint import CheckpointPolicy
+from nextscale.model.training.spikes import judged, nothing_yet
+from nextscale.model.training.train import train
 
 POISONED = 200
 """The step whose batch is spoilt; 0 is the first."""

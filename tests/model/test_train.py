@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from etils import epath
 
-from nextscale.model import step
-from nextscale.model import train as trainer
-from nextscale.model.checkpoint import CheckpointPolicy, Checkpoints
-from nextscale.model.config import MarkovData, ModelFamily, TextData
-from nextscale.model.curve import Curve
-from nextscale.model.data import open_source, resolve
-from nextscale.model.dispatch import dispatches
+from nextscale.model.config.run import MarkovData, ModelFamily, TextData
+from nextscale.model.data.markov import markov
+from nextscale.model.data.sources import open_source, resolve
 from nextscale.model.errors import CorruptCheckpoint, InputError
-from nextscale.model.evaluate import Evaluation, evaluate
-from nextscale.model.markov import markov
 from nextscale.model.record import RunDirectory
-from nextscale.model.step import program_of, train_steps
-from nextscale.model.train import train, training
+from nextscale.model.training import step
+from nextscale.model.training import train as trainer
+from nextscale.model.training.checkpoint import CheckpointPolicy, Checkpoints
+from nextscale.model.training.curve import Curve
+from nextscale.model.training.dispatch import dispatches
+from nextscale.model.training.evaluate import Evaluation, evaluate
+from nextscale.model.training.step import program_of, train_steps
+from nextscale.model.training.train import train, training
 
 EVERY_DISPATCH, NEVER = CheckpointPolicy(every_seconds=0), CheckpointPolicy(every_seconds=3600)
 
@@ -88,7 +88,7 @@ def test_a_perfect_model_scores_exactly_the_entropy(tiny_run, monkeypatch):
 
         return module
 
-    monkeypatch.setattr("nextscale.model.evaluate.merged", perfect)
+    monkeypatch.setattr("nextscale.model.training.evaluate.merged", perfect)
     assert evaluate(run, None, source)().loss == pytest.approx(source.chain.entropy, abs=2e-6)
 
 
@@ -296,14 +296,14 @@ class TestSeveralRowsInOneCall:
 
     @pytest.fixture(autouse=True)
     def _of_an_accelerator(self, monkeypatch):
-        monkeypatch.setattr("nextscale.model.train.stretches_per_call", lambda config: 4)
+        monkeypatch.setattr("nextscale.model.training.train.stretches_per_call", lambda config: 4)
 
     @pytest.fixture
     def one_by_one(self, monkeypatch, run_directory):
         def run_all(run, **options):
             directory = RunDirectory(run_directory.path.parent / "one by one")
             with monkeypatch.context() as here:
-                here.setattr("nextscale.model.train.stretches_per_call", lambda config: 1)
+                here.setattr("nextscale.model.training.train.stretches_per_call", lambda config: 1)
                 return train(run, directory, **options), directory
 
         return run_all

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from nextscale.model.config import ModelFamily, Network
-from nextscale.model.evaluate import cross_entropy, structure, training_loss
+from nextscale.model.config.run import ModelFamily, Network
+from nextscale.model.network.transformer import Transformer, rotate
 from nextscale.model.record import RunDirectory
-from nextscale.model.train import train
-from nextscale.model.transformer import Transformer, rotate
+from nextscale.model.training.evaluate import cross_entropy, structure, training_loss
+from nextscale.model.training.train import train
 
 POSITIONS, MLPS = ("rope", "alibi", "none"), ("gelu", "relu2", "swiglu", "none")
 OPTIONS = [

@@ -3,9 +3,9 @@ import time
 import numpy as np
 import pytest
 
-from nextscale.cluster.backend import Ended, Slot
-from nextscale.cluster.pool import Pool
-from nextscale.cluster.worker import Worker
+from nextscale.cluster.controller.backend import Ended, Slot
+from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.ray.worker import Worker
 
 TINY = """\
 name: tiny
@@ -97,7 +97,7 @@ def spec_file(tmp_path):
 @pytest.fixture
 def called(capsys):
     """Runs the command in this process: `called("plan", path)` is its exit code, stdout and stderr."""
-    from nextscale.sweeps.cli import main
+    from nextscale.sweeps.commands.app import main
 
     def run(*arguments):
         with pytest.raises(SystemExit) as ended:
@@ -118,11 +118,11 @@ def in_process_backend():
 def swept(made_once, in_process_backend):
     """A small sweep of trunks and branches that was run from its spec to its scored forecast: spec and folder. To be
     copied by whoever changes it."""
-    from nextscale.model.config import TokenData
-    from nextscale.model.data import resolve
-    from nextscale.sweeps import crew
-    from nextscale.sweeps.loop import run_study
-    from nextscale.sweeps.reading import load_spec
+    from nextscale.model.config.run import TokenData
+    from nextscale.model.data.sources import resolve
+    from nextscale.sweeps.plan.spec_files import load_spec
+    from nextscale.sweeps.run import session as crew
+    from nextscale.sweeps.run.loop import run_study
 
     def make(folder):
         path = folder.parent / "other.bin"  # stays where it is when the folder is renamed

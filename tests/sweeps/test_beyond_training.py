@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextscale.fit.backtest import fit_backtested
-from nextscale.fit.lifetime import Prices, Served, lifetime
-from nextscale.fit.overtrain import overtrained, smaller
-from nextscale.fit.published import BESIROGLU
-from nextscale.fit.table import as_runs
+from nextscale.fit.estimate.published import BESIROGLU
+from nextscale.fit.optimum.lifetime import Prices, Served, lifetime
+from nextscale.fit.optimum.overtrain import overtrained, smaller
+from nextscale.fit.table.runs import as_runs
+from nextscale.fit.trust.backtest import fit_backtested
 
 QUICK = ("--resamples", "100")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.reading import load_spec
+from nextscale.sweeps.plan.spec_files import load_spec
 
 MARKOV = "{source: markov, vocab: 16}"
 MARKOV_SEED = "{source: markov, vocab: 16, seed: 1}"

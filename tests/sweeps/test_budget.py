@@ -5,10 +5,10 @@ import dataclasses
 import pandas as pd
 import pytest
 
-from nextscale.cluster.hardware import CATALOGUE
+from nextscale.cluster.hardware.catalogue import CATALOGUE
 from nextscale.model.accounting import flops_per_token, non_embedding_parameters, parameter_groups, parameters
-from nextscale.model.config import ModelConfig
-from nextscale.sweeps.budget import BUYS, MEASURES, Cluster, cluster_of, measured_utilisation
+from nextscale.model.config.run import ModelConfig
+from nextscale.sweeps.budget.cluster import BUYS, MEASURES, Cluster, cluster_of, measured_utilisation
 from nextscale.sweeps.errors import SpecError
 
 GEMMA = {

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from nextscale.model.record import read_rows
-from nextscale.sweeps.store import load
+from nextscale.sweeps.store.store import load
 
 KILLS = 10
 DIFFERS = {

@@ -28,7 +28,7 @@ NAMED = ("--params-column", "N", "--flops-column", "C", "--loss-column", "final 
 def test_light_commands_import_nothing_heavy(spec_file, arguments):
     arguments = [a.format(spec=spec_file()) for a in arguments]
     code = (
-        "import sys\nfrom nextscale.sweeps.cli import main\n"
+        "import sys\nfrom nextscale.sweeps.commands.app import main\n"
         f"try: main({arguments!r})\nexcept SystemExit as e: assert e.code in (0, None), e.code\n"
         "heavy = {'jax', 'ray', 'pandas', 'scipy', 'matplotlib'} & set(sys.modules)\nassert not heavy, heavy"
     )

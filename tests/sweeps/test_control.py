@@ -7,15 +7,16 @@ import time
 
 import pytest
 
-from nextscale.cluster.accounts import Accounts
-from nextscale.cluster.events import Event
-from nextscale.cluster.site import Site
-from nextscale.sweeps import crew, load_spec, planned_runs, run_study
-from nextscale.sweeps.design import resolved
+from nextscale.cluster.controller.accounts import Accounts
+from nextscale.cluster.controller.events import Event
+from nextscale.cluster.hardware.site import Site
+from nextscale.sweeps import load_spec, planned_runs, run_study
+from nextscale.sweeps.design.expand import resolved
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.journal import Journal
-from nextscale.sweeps.spec import SweepSpec
-from nextscale.sweeps.watch import ask_to_stop, status
+from nextscale.sweeps.run import session as crew
+from nextscale.sweeps.run.journal import Journal
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.watch.status import ask_to_stop, status
 
 LONGER = {"flops: [1.0e+9, 2e9, 4e9]": "flops: [2e10, 4e10, 8e10]", "flops: 1.2e10": "flops: 2.4e11"}
 
@@ -140,7 +141,7 @@ def test_where_there_is_no_sweep_that_is_told_in_one_line(tmp_path):
 def test_caps_and_pools_are_no_part_of_what_runs_mean(tiny_spec):
     import yaml
 
-    from nextscale.sweeps.design import planned_runs
+    from nextscale.sweeps.design.expand import planned_runs
 
     plain = yaml.safe_load(tiny_spec)
     capped = plain | {"caps": {"max_usd": 3.0, "max_wall": 2}, "pools": {"mine": {"accelerator": "h100", "chips": 8}}}

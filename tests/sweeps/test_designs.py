@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from nextscale.model.accounting import flops_per_token, non_embedding_parameters, parameters
 from nextscale.sweeps import SweepSpec
-from nextscale.sweeps.design import planned_runs, resolved
-from nextscale.sweeps.designs import Range
+from nextscale.sweeps.design.expand import planned_runs, resolved
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.plan import plan
-from nextscale.sweeps.reading import load_spec
-from nextscale.sweeps.rules import HorizonRule
+from nextscale.sweeps.plan.plan import plan
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.spec.designs import Range
+from nextscale.sweeps.spec.rules import HorizonRule
 
 WINDOWS = {"[1.0e+9, 2e9, 4e9]": "{from: 1e10, to: 1e12, count: 4}", "1.2e10": "1e13"}
 WIDTHS = "widths: [[4, 8, 12, 16], [8, 12, 16, 24], [8, 12, 16, 24]]"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from nextscale.cluster import submission
+from nextscale.cluster.ray import submission
 from nextscale.model.errors import InputError
-from nextscale.sweeps.watch import status
+from nextscale.sweeps.watch.status import status
 
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "180"}
 

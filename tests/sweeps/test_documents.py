@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextscale.sweeps import documents
+from nextscale.sweeps.spec import documents
 
 
 class TestNumbers:

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextscale.fit.backtest import fit_backtested
-from nextscale.fit.laws import CHINCHILLA, CHINCHILLA_TIED, LAWS
+from nextscale.fit.laws.catalogue import CHINCHILLA, CHINCHILLA_TIED, LAWS
+from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.sweeps import load_spec, planned_runs
-from nextscale.sweeps.expect import expected
-from nextscale.sweeps.prior import published
+from nextscale.sweeps.design.prior import published
+from nextscale.sweeps.design.simulate import expected
 
 
 @pytest.fixture(scope="module")

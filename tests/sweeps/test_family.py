@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from nextscale.model import rules
 from nextscale.model.accounting import non_embedding_parameters, parameters
-from nextscale.sweeps.design import planned_runs
-from nextscale.sweeps.family import SweepModel
-from nextscale.sweeps.reading import load_spec
+from nextscale.sweeps.design.expand import planned_runs
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.spec.sweep_model import SweepModel
 
 
 class TestModelOptions:

@@ -8,13 +8,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from nextscale.model.accounting import non_embedding_parameters
-from nextscale.sweeps.design import planned_runs
+from nextscale.sweeps.design.expand import planned_runs
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.findings import findings, over_training, summary_of
 from nextscale.sweeps.findings.table import asked_of
-from nextscale.sweeps.page.plots import finding_plots
-from nextscale.sweeps.reading import load_spec
-from nextscale.sweeps.tables import Table
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.report.figures import finding_plots
+from nextscale.sweeps.show.tables import Table
 
 FEW = "forecast.resamples=100"
 

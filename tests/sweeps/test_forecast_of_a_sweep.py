@@ -5,15 +5,15 @@ import shutil
 
 import pytest
 
-from nextscale.sweeps import crew
-from nextscale.sweeps.calibration import outcomes
-from nextscale.sweeps.design import PlannedRun
+from nextscale.sweeps.design.expand import PlannedRun
+from nextscale.sweeps.forecasts.calibration import outcomes
 from nextscale.sweeps.ledger import Ledger, digest_of
-from nextscale.sweeps.loop import run_study
-from nextscale.sweeps.reading import load_spec
-from nextscale.sweeps.spec import ForecastConfig
-from nextscale.sweeps.store import Store, load
-from nextscale.sweeps.study import Study
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.run import session as crew
+from nextscale.sweeps.run.loop import run_study
+from nextscale.sweeps.spec.sweep_spec import ForecastConfig
+from nextscale.sweeps.store.store import Store, load
+from nextscale.sweeps.study.study import Study
 
 
 @pytest.fixture

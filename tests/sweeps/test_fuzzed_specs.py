@@ -7,11 +7,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nextscale.sweeps import documents
-from nextscale.sweeps.design import planned_runs
+from nextscale.sweeps.design.expand import planned_runs
 from nextscale.sweeps.errors import MENDABLE
-from nextscale.sweeps.layers import ready_specs
-from nextscale.sweeps.reading import load_spec
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.spec import documents
+from nextscale.sweeps.spec.layers import ready_specs
 
 GRID = """\
 name: grid

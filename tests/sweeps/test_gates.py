@@ -6,14 +6,16 @@ import types
 
 import pytest
 
-from nextscale.cluster.gates import Gates
-from nextscale.cluster.site import Site
-from nextscale.sweeps import crew, load_spec, plan_sweep, planned_runs, report, run_study
-from nextscale.sweeps.design import resolved
+from nextscale.cluster.hardware.gates import Gates
+from nextscale.cluster.hardware.site import Site
+from nextscale.sweeps import load_spec, plan_sweep, planned_runs, run_study
+from nextscale.sweeps.design.expand import resolved
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.gates import Approval, Gate, Gatekeeper, by_compute, by_forecast, gates_of
 from nextscale.sweeps.ledger import Ledger
-from nextscale.sweeps.sites import load_site
+from nextscale.sweeps.plan.gates import Approval, Gate, Gatekeeper, by_compute, by_forecast, gates_of
+from nextscale.sweeps.report import report
+from nextscale.sweeps.run import session as crew
+from nextscale.sweeps.spec.site_file import load_site
 
 WHOLE = "max_flops_without_approval"
 RUN = "max_run_flops_without_approval"

@@ -5,9 +5,9 @@ import itertools
 import pytest
 
 from nextscale.sweeps import SweepSpec
-from nextscale.sweeps.design import planned_runs, resolved
+from nextscale.sweeps.design.expand import planned_runs, resolved
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.reading import load_spec
+from nextscale.sweeps.plan.spec_files import load_spec
 
 GRID = """\
 name: grid

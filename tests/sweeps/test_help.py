@@ -13,9 +13,9 @@ from collections import defaultdict
 import pytest
 import typer
 
-from nextscale.sweeps import completion
-from nextscale.sweeps.cli import app
-from nextscale.sweeps.story import STORY
+from nextscale.sweeps.commands.app import app
+from nextscale.sweeps.terminal import completion
+from nextscale.sweeps.terminal.command_order import STORY
 
 ROOT = typer.main.get_command(app)
 
@@ -68,7 +68,7 @@ def lines_of(text):
 class TestStory:
     def test_each_command_stands_in_it_once(self):
         told = [name for names in STORY.values() for name in names]
-        assert sorted(told) == sorted(ROOT.commands), "sweeps/story.py says where a command stands"
+        assert sorted(told) == sorted(ROOT.commands), "sweeps/terminal/command_order.py says where a command stands"
 
     def test_help_tells_it_in_order(self, called):
         code, out, _ = called("--help")
@@ -132,7 +132,7 @@ class TestOptions:
     def test_json_of_what_only_does_something(self, called, tmp_path, monkeypatch):
         # `init` writes, `stop` asks, `run --detach` leaves a sweep alone.
         spec, out = tmp_path / "mine.yaml", tmp_path / "out"
-        monkeypatch.setattr("nextscale.sweeps.detach.detach", lambda *_, **__: "process 7")
+        monkeypatch.setattr("nextscale.sweeps.run.detach.detach", lambda *_, **__: "process 7")
         told = [
             json.loads(called(*arguments, "--json")[1])
             for arguments in (["init", spec, "--yes"], ["run", spec, "--out", out, "--detach"])
@@ -200,8 +200,8 @@ class TestColours:
     def said(self):
         def on(code, terminal, **env):
             inherited = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "GITHUB_ACTIONS")}
-            imports = "from nextscale.sweeps.cli import main; from nextscale.sweeps.terminal import warn"
-            arguments = [sys.executable, "-c", f"{imports}; {code}"]
+            imports = "from nextscale.sweeps.commands.app import main; from nextscale.sweeps.terminal.console import"
+            arguments = [sys.executable, "-c", f"{imports} warn; {code}"]
             env = inherited | {"TERM": "xterm-256color"} | env
             if not terminal:
                 return subprocess.run(arguments, check=True, capture_output=True, env=env).stdout
@@ -238,8 +238,8 @@ class TestExitCodes:
         def interrupted(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("nextscale.sweeps.loop.run_study", interrupted)
-        monkeypatch.setattr("nextscale.sweeps.plan.plan_sweep", interrupted)
+        monkeypatch.setattr("nextscale.sweeps.run.loop.run_study", interrupted)
+        monkeypatch.setattr("nextscale.sweeps.plan.plan.plan_sweep", interrupted)
         filled = [a.format(spec=spec_file(), out=tmp_path / "out") for a in arguments]
         code, out, err = called(*filled)
         assert code == 130

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from nextscale.fit import as_runs, fit
-from nextscale.sweeps.loggers import event_files
-from nextscale.sweeps.store import load
-from nextscale.sweeps.watch import status
+from nextscale.sweeps.store import event_files
+from nextscale.sweeps.store.store import load
+from nextscale.sweeps.watch.status import status
 
 NAMED = ("--params-column", "N", "--tokens-column", "D", "--loss-column", "val")
 
@@ -193,9 +193,9 @@ def test_a_damaged_import_is_named(imported, called, tmp_path, csv):
 def test_imported_and_own_runs_are_fitted_as_one_only_if_they_are_said_to_be_of_one_data(
     imported, called, tmp_path, csv, spec_file
 ):
-    from nextscale.sweeps.design import planned_runs
-    from nextscale.sweeps.reading import load_spec
-    from nextscale.sweeps.store import Store
+    from nextscale.sweeps.design.expand import planned_runs
+    from nextscale.sweeps.plan.spec_files import load_spec
+    from nextscale.sweeps.store.store import Store
 
     store = Store.at(tmp_path / "out")
     own = planned_runs(load_spec(spec_file()))[:6]

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from nextscale.sweeps.design import planned_runs
+from nextscale.sweeps.commands.init import spec_text
+from nextscale.sweeps.design.expand import planned_runs
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.init import spec_text
-from nextscale.sweeps.reading import load_spec
+from nextscale.sweeps.plan.spec_files import load_spec
 
 ANSWERS = {"name": "mine", "data": "markov", "largest": 4e11, "budgets": 4, "sizes": 5, "beyond": 4}
 

@@ -9,18 +9,18 @@ import threading
 import pytest
 from etils import epath
 
-from nextscale.cluster.lease import Lease
+from nextscale.cluster.controller.lease import Lease
 from nextscale.model.record import RunDirectory, append_row, read_rows, write_atomically
 from nextscale.sweeps import load, load_curves
-from nextscale.sweeps.calibration import outcomes
-from nextscale.sweeps.design import planned_runs
+from nextscale.sweeps.design.expand import planned_runs
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.garbage import collect, garbage
+from nextscale.sweeps.forecasts.calibration import outcomes
 from nextscale.sweeps.ledger import Ledger
-from nextscale.sweeps.reading import load_spec
-from nextscale.sweeps.study import Study
-from nextscale.sweeps.verify import verify
-from nextscale.sweeps.watch import status
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.store.garbage import collect, garbage
+from nextscale.sweeps.store.verify import verify
+from nextscale.sweeps.study.study import Study
+from nextscale.sweeps.watch.status import status
 
 
 @pytest.fixture
@@ -326,7 +326,7 @@ def test_gc_notices_a_sweep_that_is_begun_meanwhile(out, swept, monkeypatch):
     (out / "runs" / branch.config.run_id / "record.json").unlink()
     spec.unlink()
     pin(out, branch.trunk.run_id, branch.branches_at)
-    from nextscale.sweeps import garbage as module
+    from nextscale.sweeps.store import garbage as module
 
     found = module.garbage
 

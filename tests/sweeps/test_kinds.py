@@ -4,10 +4,10 @@ import pytest
 from etils import epath
 
 from nextscale.model.record import RunDirectory
-from nextscale.model.train import train
+from nextscale.model.training.train import train
 from nextscale.sweeps import SweepSpec, load
-from nextscale.sweeps.loop import run_study
-from nextscale.sweeps.study import Study
+from nextscale.sweeps.run.loop import run_study
+from nextscale.sweeps.study.study import Study
 
 pytestmark = pytest.mark.slow
 

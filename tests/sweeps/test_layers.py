@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from nextscale.sweeps import detach
-from nextscale.sweeps.design import planned_runs, resolved
+from nextscale.sweeps.design.expand import planned_runs, resolved
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.layers import ready_specs
-from nextscale.sweeps.reading import load_spec
-from nextscale.sweeps.store import Store
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.run import detach
+from nextscale.sweeps.spec.layers import ready_specs
+from nextscale.sweeps.store.store import Store
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import multiprocessing
 
 import pytest
 
-from nextscale.sweeps.calibration import calibration, outcomes
 from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.forecasts.calibration import calibration, outcomes
 from nextscale.sweeps.ledger import Ledger, digest_of, scored
 
 

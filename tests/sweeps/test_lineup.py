@@ -6,17 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextscale.cluster.hardware import lookup
-from nextscale.fit.estimate import fit
-from nextscale.fit.frontier import frontier
-from nextscale.fit.overtrain import overtrained, overtrained_draws
-from nextscale.fit.published import BESIROGLU
+from nextscale.cluster.hardware.catalogue import lookup
+from nextscale.fit.estimate.fit import fit
+from nextscale.fit.estimate.published import BESIROGLU
+from nextscale.fit.optimum.frontier import frontier
+from nextscale.fit.optimum.overtrain import overtrained, overtrained_draws
 from nextscale.model.accounting import flops_per_token, parameters
-from nextscale.sweeps.budget import Cluster
+from nextscale.sweeps.budget.cluster import Cluster
+from nextscale.sweeps.budget.model_family import Shapes, family, wishes
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.lineup import Shapes, family, wishes
-from nextscale.sweeps.lineup_tables import family_tables
-from nextscale.sweeps.spec import SweepSpec
+from nextscale.sweeps.show.lifetime_tables import family_tables
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 
 @pytest.fixture(scope="module")

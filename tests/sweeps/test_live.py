@@ -7,9 +7,9 @@ import time
 import pytest
 
 from nextscale.sweeps.ledger import Ledger
-from nextscale.sweeps.live import Live, results
-from nextscale.sweeps.watch import status
-from nextscale.sweeps.watcher import Watcher
+from nextscale.sweeps.watch.snapshot import Live, results
+from nextscale.sweeps.watch.status import status
+from nextscale.sweeps.watch.watcher import Watcher
 
 
 def test_it_is_the_status_and_more(staged):

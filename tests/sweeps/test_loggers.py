@@ -17,23 +17,23 @@ import numpy as np
 import pytest
 from etils import epath
 
-from nextscale.cluster.events import Event
-from nextscale.cluster.job import Job
+from nextscale.cluster.controller.events import Event
+from nextscale.cluster.controller.job import Job
 from nextscale.model.record import append_row, read_rows
-from nextscale.sweeps.choices import Choices, Standing
-from nextscale.sweeps.cli import main
-from nextscale.sweeps.design import planned_runs, run_of
+from nextscale.sweeps.commands.app import main
+from nextscale.sweeps.design.chosen_runs import Choices, Standing
+from nextscale.sweeps.design.expand import planned_runs, run_of
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.journal import Journal
-from nextscale.sweeps.loggers import event_files
+from nextscale.sweeps.loggers.base import Followed
 from nextscale.sweeps.loggers.curve import Curve
 from nextscale.sweeps.loggers.exporter import Exporter
 from nextscale.sweeps.loggers.following import export, following
-from nextscale.sweeps.loggers.kinds import MlFlow, TensorBoard, WeightsAndBiases
-from nextscale.sweeps.loggers.sink import Followed
 from nextscale.sweeps.loggers.tensorboard import TensorBoardLogger
-from nextscale.sweeps.reading import load_spec
-from nextscale.sweeps.store import Store
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.run.journal import Journal
+from nextscale.sweeps.spec.loggers import MlFlow, TensorBoard, WeightsAndBiases
+from nextscale.sweeps.store import event_files
+from nextscale.sweeps.store.store import Store
 
 
 class Run:
@@ -190,11 +190,11 @@ def killed_in_the_middle(run, logger, seen):
     """
     program = textwrap.dedent(f"""\
         from nextscale.sweeps.loggers.exporter import Exporter
-        from nextscale.sweeps.loggers.kinds import WeightsAndBiases
-        from nextscale.sweeps.loggers.sink import Followed
+        from nextscale.sweeps.spec.loggers import WeightsAndBiases
+        from nextscale.sweeps.loggers.base import Followed
         from nextscale.sweeps.loggers.tensorboard import TensorBoardLogger
         from nextscale.sweeps.loggers.weights_and_biases import WeightsAndBiasesLogger
-        from nextscale.sweeps.store import Store
+        from nextscale.sweeps.store.store import Store
         store = Store.at({str(run.store.root)!r})
         exporter = Exporter({logger}, store.root, print, every=0.001)
         exporter.follow(Followed("tiny", {run.config.run_id!r}, store.run({run.config.run_id!r})))
@@ -230,7 +230,7 @@ def test_kill_9_in_the_middle_leaves_no_gap_and_no_step_twice(run):
 def test_kill_9_does_not_harm_weights_and_biases_either(run, monkeypatch):
     """Its client keeps what it is told in memory for a while, and dies too."""
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
-    from nextscale.sweeps.loggers.wandb_files import told
+    from nextscale.sweeps.store.wandb_files import told
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -432,7 +432,7 @@ def test_the_command_tells_what_it_did(run, called):
 
 def test_weights_and_biases_offline(run, monkeypatch):
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
-    from nextscale.sweeps.loggers.wandb_files import told
+    from nextscale.sweeps.store.wandb_files import told
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 from etils import epath
 
-from nextscale.cluster.accounts import Accounts
-from nextscale.model.config import RunConfig
+from nextscale.cluster.controller.accounts import Accounts
+from nextscale.model.config.run import RunConfig
 from nextscale.model.record import RunDirectory, append_row
-from nextscale.model.train import train
-from nextscale.sweeps import crew, load, load_spec, placing, plan_sweep, planned_runs
-from nextscale.sweeps.choices import Choices, Standing
-from nextscale.sweeps.cli import app
-from nextscale.sweeps.design import resolved, run_of
-from nextscale.sweeps.loop import run_study
-from nextscale.sweeps.prior import of_store
-from nextscale.sweeps.store import Store
-from nextscale.sweeps.watch import status
+from nextscale.model.training.train import train
+from nextscale.sweeps import load, load_spec, plan_sweep, planned_runs
+from nextscale.sweeps.commands.app import app
+from nextscale.sweeps.design.chosen_runs import Choices, Standing
+from nextscale.sweeps.design.expand import resolved, run_of
+from nextscale.sweeps.design.prior import of_store
+from nextscale.sweeps.plan import placing
+from nextscale.sweeps.run import session as crew
+from nextscale.sweeps.run.loop import run_study
+from nextscale.sweeps.store.store import Store
+from nextscale.sweeps.watch.status import status
 
 WSD = {
     "schedule: linear": "schedule: wsd\n  warmup_tokens: 2560",
@@ -274,7 +276,7 @@ class TestCaps:
 def test_a_thousand_runs_are_planned_without_what_is_slow_to_import(spec_file):
     seeds = f"design.seeds={list(range(85))}"
     code = (
-        "import sys, json\nfrom nextscale.sweeps.cli import main\n"
+        "import sys, json\nfrom nextscale.sweeps.commands.app import main\n"
         f"try: main(['plan', {str(spec_file())!r}, '--set', {seeds!r}])\nexcept SystemExit as e: assert not e.code\n"
         "assert not {'jax', 'ray', 'pandas', 'scipy'} & set(sys.modules)"
     )

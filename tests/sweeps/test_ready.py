@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from nextscale.sweeps.design import planned_runs, resolved
+from nextscale.sweeps.commands.specs import purpose
+from nextscale.sweeps.design.expand import planned_runs, resolved
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.layers import ready_specs
-from nextscale.sweeps.library import purpose
-from nextscale.sweeps.plan import plan
-from nextscale.sweeps.reading import load_spec
+from nextscale.sweeps.plan.plan import plan
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.spec.layers import ready_specs
 
 STUDIES = {
     "chinchilla": "approaches",

@@ -9,17 +9,17 @@ import pandas as pd
 import pytest
 from etils import epath
 
-from nextscale.fit.backtest import fit_backtested
-from nextscale.fit.forecast import forecast
-from nextscale.fit.table import as_runs
+from nextscale.fit.optimum.forecast import forecast
+from nextscale.fit.table.runs import as_runs
+from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.model.record import read_rows
 from nextscale.sweeps import load
-from nextscale.sweeps.calibration import calibration, outcomes
 from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.forecasts.calibration import calibration, outcomes
+from nextscale.sweeps.forecasts.registry import register, score_by_hand, score_landed
 from nextscale.sweeps.ledger import Ledger
-from nextscale.sweeps.registry import register, score_by_hand, score_landed
-from nextscale.sweeps.store import Store
-from nextscale.sweeps.verify import verify
+from nextscale.sweeps.store.store import Store
+from nextscale.sweeps.store.verify import verify
 
 
 @pytest.fixture
@@ -207,9 +207,9 @@ def test_a_run_on_other_data_is_another_question(landing):
 
 
 def test_the_next_run_of_the_sweep_scores_what_has_landed(landing, swept, monkeypatch, in_process_backend):
-    from nextscale.sweeps import crew
-    from nextscale.sweeps.loop import run_study
-    from nextscale.sweeps.reading import load_spec
+    from nextscale.sweeps.plan.spec_files import load_spec
+    from nextscale.sweeps.run import session as crew
+    from nextscale.sweeps.run.loop import run_study
 
     out, rows, flops, aside, run_id = landing
     monkeypatch.setattr(crew, "RayBackend", in_process_backend)

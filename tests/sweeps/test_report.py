@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from nextscale.fit import reach
-from nextscale.sweeps import summary
-from nextscale.sweeps.page import plots
-from nextscale.sweeps.page.drawing import Plot, figure, palette, save
-from nextscale.sweeps.store import Store
-from nextscale.sweeps.study import Study
+from nextscale.fit.trust import reach
+from nextscale.sweeps.report import figures as plots
+from nextscale.sweeps.report.drawing import Plot, figure, palette, save
+from nextscale.sweeps.store.store import Store
+from nextscale.sweeps.study import summary
+from nextscale.sweeps.study.study import Study
 
 
 def sections(page):

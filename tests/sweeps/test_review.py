@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from nextscale.model.accounting import flops_per_token, parameters
-from nextscale.sweeps import load_spec, planned_runs, review
-from nextscale.sweeps.design import resolved
-from nextscale.sweeps.prior import NOISE, PUBLISHED, Prior, of_runs, published
+from nextscale.sweeps import load_spec, planned_runs
+from nextscale.sweeps.design import review
+from nextscale.sweeps.design.expand import resolved
+from nextscale.sweeps.design.prior import NOISE, PUBLISHED, Prior, of_runs, published
 
 GOOD = """\
 name: good

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextscale.sweeps.schedule import Task, critical, schedule
+from nextscale.sweeps.plan.schedule import Task, critical, schedule
 
 
 def tasks(*seconds):

@@ -3,10 +3,10 @@
 import jsonschema
 import pytest
 
-from nextscale.sweeps import documents
-from nextscale.sweeps.init import spec_text
-from nextscale.sweeps.layers import ready_specs
-from nextscale.sweeps.schema import spec_schema
+from nextscale.sweeps.commands.init import spec_text
+from nextscale.sweeps.spec import documents
+from nextscale.sweeps.spec.layers import ready_specs
+from nextscale.sweeps.spec.schema import spec_schema
 
 
 @pytest.fixture(scope="module")

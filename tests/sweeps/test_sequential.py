@@ -7,23 +7,23 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextscale.fit.backtest import fit_backtested
-from nextscale.fit.frontier import TokenCost, frontier
-from nextscale.fit.table import as_runs
+from nextscale.fit.optimum.frontier import TokenCost, frontier
+from nextscale.fit.table.runs import as_runs
+from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.model.accounting import flops_per_token
 from nextscale.model.record import read_rows
 from nextscale.sweeps import load
-from nextscale.sweeps.choices import Choices, Standing, all_runs
-from nextscale.sweeps.design import planned_runs, run_of
+from nextscale.sweeps.design.chosen_runs import Choices, Standing, all_runs
+from nextscale.sweeps.design.expand import planned_runs, run_of
+from nextscale.sweeps.design.review import FEW_STEPS
+from nextscale.sweeps.design.sequential import step
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.layers import ready_spec
-from nextscale.sweeps.loop import run_study
-from nextscale.sweeps.reading import load_spec
-from nextscale.sweeps.review import FEW_STEPS
-from nextscale.sweeps.sequential import step
-from nextscale.sweeps.spec import ForecastConfig, SweepSpec
-from nextscale.sweeps.study import Study
-from nextscale.sweeps.tidy import described
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.run.loop import run_study
+from nextscale.sweeps.spec.layers import ready_spec
+from nextscale.sweeps.spec.sweep_spec import ForecastConfig, SweepSpec
+from nextscale.sweeps.store.run_rows import described
+from nextscale.sweeps.study.study import Study
 
 NOISE = 0.003
 """Of a run about a law, relative."""
@@ -265,7 +265,7 @@ class Killed(BaseException):
 @pytest.fixture
 def shell(tmp_path, monkeypatch, in_process_backend):
     """Runs a small sequence: `shell()` to its end; `shell(runs)` until so many have begun."""
-    from nextscale.sweeps import crew
+    from nextscale.sweeps.run import session as crew
 
     monkeypatch.setattr(crew, "RayBackend", in_process_backend)
     (tmp_path / "spec.yaml").write_text(SMALL)

@@ -19,10 +19,10 @@ import pandas as pd
 import pytest
 
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.serve import Server
-from nextscale.sweeps.spreadsheet import csv_of
-from nextscale.sweeps.store import load
-from nextscale.sweeps.watch import status
+from nextscale.sweeps.show.spreadsheet import csv_of
+from nextscale.sweeps.store.store import load
+from nextscale.sweeps.watch.server import Server
+from nextscale.sweeps.watch.status import status
 
 HOSTILE = '<script>alert(1)</script> & "quoted" \'\u2028'
 

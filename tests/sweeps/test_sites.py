@@ -5,13 +5,13 @@ from typing import get_args
 
 import pytest
 
-from nextscale.cluster.hardware import CATALOGUE
-from nextscale.cluster.pool import Pool
-from nextscale.model.identity import Config
-from nextscale.sweeps.design import planned_runs, resolved
+from nextscale.cluster.hardware.catalogue import CATALOGUE
+from nextscale.cluster.hardware.pool import Pool
+from nextscale.model.config.identity import Config
+from nextscale.sweeps.design.expand import planned_runs, resolved
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.reading import load_spec
-from nextscale.sweeps.sites import load_site, pools_of, price_notes
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.spec.site_file import load_site, pools_of, price_notes
 
 SPEC = """
 name: small
@@ -156,7 +156,7 @@ def test_a_price_that_is_not_what_it_might_be_taken_for_is_noted(site):
 
 
 def test_a_plan_says_where_its_runs_would_go(site, tmp_path, capsys):
-    from nextscale.sweeps.cli import app
+    from nextscale.sweeps.commands.app import app
 
     (tmp_path / "spec.yaml").write_text(SPEC)
     arguments = ["plan", str(tmp_path / "spec.yaml"), "--set", "pools={lab: {accelerator: h100, chips: 8}}"]
@@ -171,7 +171,7 @@ def test_a_plan_says_where_its_runs_would_go(site, tmp_path, capsys):
 
 
 def test_the_hardware_command_is_a_table_and_json(capsys):
-    from nextscale.sweeps.cli import app
+    from nextscale.sweeps.commands.app import app
 
     app(args=["hardware", "--json"], standalone_mode=False)
     told = json.loads(capsys.readouterr().out)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nextscale.sweeps import SweepSpec, documents, load_spec, planned_runs
+from nextscale.sweeps import SweepSpec, load_spec, planned_runs
 from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.spec import documents
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 

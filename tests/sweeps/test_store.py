@@ -11,16 +11,16 @@ import pandas as pd
 import pytest
 from etils import epath
 
-from nextscale.cluster.caps import Caps
+from nextscale.cluster.controller.caps import Caps
 from nextscale.model.accounting import flops_per_token, parameter_groups, parameters
 from nextscale.model.record import append_row
 from nextscale.sweeps import load, load_curves
-from nextscale.sweeps.design import planned_runs
+from nextscale.sweeps.design.expand import planned_runs
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.reading import load_spec
-from nextscale.sweeps.spec import SweepSpec
-from nextscale.sweeps.store import Store
-from nextscale.sweeps.tidy import COLUMNS, costs
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.store.run_rows import COLUMNS, costs
+from nextscale.sweeps.store.store import Store
 
 
 @pytest.fixture
@@ -266,8 +266,8 @@ def test_processes_read_a_folder_that_is_being_written_to(trained):
 
 
 def test_two_sweeps_share_the_runs_that_both_ask_for(swept, tmp_path, monkeypatch, in_process_backend):
-    from nextscale.sweeps import crew
-    from nextscale.sweeps.loop import run_study
+    from nextscale.sweeps.run import session as crew
+    from nextscale.sweeps.run.loop import run_study
 
     spec, finished = swept
     out = tmp_path / "out"

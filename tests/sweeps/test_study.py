@@ -13,7 +13,7 @@ import pytest
 from nextscale.fit import fit
 from nextscale.model.record import read_rows
 from nextscale.sweeps.ledger import Ledger
-from nextscale.sweeps.store import load
+from nextscale.sweeps.store.store import load
 
 
 def summary_of(out):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextscale.model.record import append_row, read_rows
-from nextscale.sweeps.tail import Appended, Tail
+from nextscale.sweeps.watch.tail import Appended, Tail
 
 ROWS = [{"i": i, "text": "é" * i} for i in range(12)]
 

@@ -8,19 +8,19 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from nextscale.fit.backtest import fit_backtested
 from nextscale.fit.errors import InputError
-from nextscale.fit.estimate import fit
-from nextscale.fit.frontier import closed_form
-from nextscale.fit.inverse import Frontiers, compute_for
-from nextscale.fit.reach import Reach, backtested_reach
-from nextscale.fit.repetition import PUBLISHED
-from nextscale.sweeps.asked import paired
-from nextscale.sweeps.budget import cluster_of
+from nextscale.fit.estimate.fit import fit
+from nextscale.fit.optimum.frontier import closed_form
+from nextscale.fit.optimum.inverse import Frontiers, compute_for
+from nextscale.fit.optimum.repetition import PUBLISHED
+from nextscale.fit.trust.backtest import fit_backtested
+from nextscale.fit.trust.reach import Reach, backtested_reach
+from nextscale.sweeps.budget.cluster import cluster_of
+from nextscale.sweeps.budget.frame import forecast_budget
+from nextscale.sweeps.budget.plot import loss_against_cost
+from nextscale.sweeps.budget.queries import paired
+from nextscale.sweeps.budget.targets import Data, answers, bits_per_nat_of
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.forecast_frame import forecast_budget
-from nextscale.sweeps.plot_budget import loss_against_cost
-from nextscale.sweeps.targets import Data, answers, bits_per_nat_of
 
 LAW = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
 FAST = ("--resamples", "100")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nextscale.sweeps.time_left import AtWork, time_left
+from nextscale.sweeps.plan.time_left import AtWork, time_left
 
 
 def left(sweep, slots, *, seconds=0.0):

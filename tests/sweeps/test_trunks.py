@@ -2,12 +2,12 @@
 
 import pytest
 
-from nextscale.model.branch import same_until
-from nextscale.sweeps.design import planned_runs
+from nextscale.model.training.branch import same_until
+from nextscale.sweeps.design.expand import planned_runs
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.plan import plan
-from nextscale.sweeps.reading import load_spec
-from nextscale.sweeps.rules import HorizonRule
+from nextscale.sweeps.plan.plan import plan
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.spec.rules import HorizonRule
 
 WSD = {
     "linear": "wsd\n  warmup_tokens: 12800",

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.watch import standing, status
-from nextscale.sweeps.watcher import Curve, Watcher
+from nextscale.sweeps.watch.status import standing, status
+from nextscale.sweeps.watch.watcher import Curve, Watcher
 
 _opened = None
 """What is opened or listed, while somebody wants to know."""

@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 from etils import epath
 
-from nextscale.cluster.job import Outcome
+from nextscale.cluster.controller.job import Outcome
 from nextscale.fit import fit
 from nextscale.model.record import RunDirectory
-from nextscale.model.train import train
-from nextscale.sweeps import crew
-from nextscale.sweeps.loop import run_study
-from nextscale.sweeps.reading import load_spec
-from nextscale.sweeps.study import Study
-from nextscale.sweeps.watch import status
+from nextscale.model.training.train import train
+from nextscale.sweeps.plan.spec_files import load_spec
+from nextscale.sweeps.run import session as crew
+from nextscale.sweeps.run.loop import run_study
+from nextscale.sweeps.study.study import Study
+from nextscale.sweeps.watch.status import status
 
 SPEC = """\
 name: trunks

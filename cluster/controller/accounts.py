@@ -1,0 +1,312 @@
+"""What a sweep has cost: each attempt is reserved before it starts and settled when it has ended, wasted ones too."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from etils import epath
+
+from nextscale.cluster.controller.caps import Amount
+from nextscale.cluster.controller.job import Seat
+from nextscale.cluster.controller.lease import TIME_TO_LIVE, Lease, LeaseHeld, Sign
+from nextscale.model.errors import InputError
+from nextscale.model.record import Row, read_rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MICRO = 10**6
+RESTORE = "restore the accounts from a copy: caps are held against these sums"
+_ALWAYS = ("attempt", "chips", "started", "seconds", "device_us", "usd")
+_NUMBERS = {
+    "reserved": (*_ALWAYS, "usd_per_hour", "position", "flops"),
+    "settled": (*_ALWAYS, "flops_kept", "flops_lost"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reservation:
+    """What an attempt may cost at most.
+
+    Attributes:
+        attempt: its number in these accounts.
+        started: by the clock on the wall.
+        position: tokens that were saved when it started.
+        mark: of the curve when it started, see `nextscale.cluster.controller.runs.Sighting`.
+    """
+
+    attempt: int
+    run_id: str
+    slot: str
+    seat: Seat
+    accelerator: str
+    started: float
+    position: int
+    mark: str
+    seconds: float
+    amount: Amount
+
+
+class Accounts:
+    """An append-only file of `reserved` and `settled` rows; sums of it are exact.
+
+    Dollars are in millionths, time in millionths of a device-second, FLOPs in whole ones. An attempt whose row
+    `settled` is missing, because its controller died, is among `open`: it counts in full until it is settled.
+
+    Args:
+        path: None keeps no file.
+        clock: seconds since the epoch, comparable over restarts and with the times of files.
+        guard: called before each row; raises where the accounts are no longer ours.
+
+    Raises:
+        InputError: a row of the file is damaged.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        guard: Callable[[], None] = lambda: None,
+    ):
+        self.clock = clock
+        self._path, self._guard = path, guard
+        self._file: TextIO | None = None
+        self.rows: list[Row] = []
+        self.open: dict[int, Reservation] = {}
+        self.spent = self.pending = Amount()
+        self.first: float | None = None
+        """When the first attempt was reserved."""
+        self._attempts = 0
+        if path is not None:
+            self.take_in(read_rows(epath.Path(path)), path)
+
+    def take_in(self, rows: Iterable[Row], path: Path) -> None:
+        """Counts rows that stand in a file already.
+
+        Raises:
+            InputError: a row is damaged.
+        """
+        for row in rows:
+            if (problem := unsound(row)) is not None:
+                raise InputError(f"{path}: row {len(self.rows) + 1} is damaged: {problem}; {RESTORE}")
+            self.rows.append(row)
+            self._count(row)
+
+    def reserve(
+        self, run_id: str, slot: str, seat: Seat, accelerator: str, position: int, mark: str, seconds: float, flops: int
+    ) -> Reservation:
+        """Notes what an attempt may cost, before it starts."""
+        amount = Amount.of(seat, seconds, flops)
+        now = self.clock()
+        reservation = Reservation(
+            self._attempts + 1, run_id, slot, seat, accelerator, now, position, mark, seconds, amount
+        )
+        self._add(_as_row(reservation))
+        return reservation
+
+    def extend(self, reservation: Reservation, seconds: float) -> Reservation:
+        """Lets an attempt take so long in all."""
+        amount = Amount.of(reservation.seat, seconds, reservation.amount.flops)
+        longer = dataclasses.replace(reservation, seconds=seconds, amount=amount)
+        self._add(_as_row(longer))
+        return longer
+
+    def settle(
+        self,
+        reservation: Reservation,
+        seconds: float,
+        *,
+        kept: int = 0,
+        lost: int = 0,
+        outcome: str,
+        reason: str = "",
+        peak: float | None = None,
+    ) -> None:
+        """Notes what an attempt has cost.
+
+        Args:
+            kept, lost: FLOPs, of which there is a state or a result, and which are to be done again.
+            peak: FLOP/s of a chip, for the utilisation.
+        """
+        cost, seat = Amount.of(reservation.seat, seconds, kept + lost), reservation.seat
+        used = None if peak is None or seconds <= 0 else (kept + lost) / (seconds * seat.chips * peak)
+        self._add(
+            {
+                "kind": "settled",
+                "attempt": reservation.attempt,
+                "run_id": reservation.run_id,
+                "pool": seat.pool,
+                "accelerator": reservation.accelerator,
+                "slot": reservation.slot,
+                "chips": seat.chips,
+                "recompute": seat.recompute,
+                "started": reservation.started,
+                "seconds": seconds,
+                "device_us": cost.device_us,
+                "usd": cost.micro_usd / _MICRO,
+                "flops_kept": kept,
+                "flops_lost": lost,
+                "utilisation": used,
+                "outcome": outcome,
+                "reason": reason,
+            }
+        )
+
+    @property
+    def used(self) -> Amount:
+        """Spent, or reserved for what runs."""
+        return self.spent + self.pending
+
+    @property
+    def wall(self) -> float:
+        """Seconds since the first attempt."""
+        return 0.0 if self.first is None else self.clock() - self.first
+
+    def frame(self) -> pd.DataFrame:
+        """One row per attempt that has ended."""
+        import pandas as pd
+
+        rows = [row for row in self.rows if row["kind"] == "settled"]
+        return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["attempt"]).drop(columns="kind", errors="ignore")
+
+    def totals(self) -> dict[str, Any]:
+        """Sums, exact: `attempts`, `seconds`, `device_hours`, `usd` (a Decimal), `flops_kept`, `flops_lost`."""
+        rows = [row for row in self.rows if row["kind"] == "settled"]
+        return {
+            "attempts": len(rows),
+            "seconds": sum(row["seconds"] for row in rows),
+            "device_hours": self.spent.device_hours,
+            "usd": Decimal(self.spent.micro_usd) / _MICRO,
+            "flops_kept": sum(row["flops_kept"] for row in rows),
+            "flops_lost": sum(row["flops_lost"] for row in rows),
+            "open": len(self.open),
+        }
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _add(self, row: Row) -> None:
+        self._guard()
+        self._write(row)
+        self.rows.append(row)
+        self._count(row)
+
+    def _write(self, row: Row) -> None:
+        if self._path is None:
+            return
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            torn = self._path.exists() and self._path.read_bytes()[-1:] not in (b"", b"\n")
+            self._file = self._path.open("a")
+            self._file.write("\n" * torn)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if row["kind"] == "reserved":  # what starts next is known of also when power fails
+            os.fsync(self._file.fileno())
+
+    def _count(self, row: Row) -> None:
+        number = row["attempt"]
+        before = self.open.pop(number, None)
+        if before is not None:
+            self.pending -= before.amount
+        if row["kind"] == "reserved":
+            reservation = _from_row(row)
+            self.open[number] = reservation
+            self.pending += reservation.amount
+            self._attempts = max(self._attempts, number)
+            self.first = reservation.started if self.first is None else min(self.first, reservation.started)
+        else:
+            self.spent += Amount(row["flops_kept"] + row["flops_lost"], round(row["usd"] * _MICRO), row["device_us"])
+
+
+def unsound(row: Row) -> str | None:
+    """What keeps a row from being one of accounts; None where nothing does."""
+    kind = row.get("kind")
+    if kind not in _NUMBERS:
+        return f"its kind is {kind}, neither reserved nor settled"
+    for name in _NUMBERS[kind]:
+        if not isinstance(row.get(name), int | float):
+            return f"its {name} is {row.get(name)}, no number"
+    return None if isinstance(row.get("run_id"), str) else f"its run_id is {row.get('run_id')}"
+
+
+@contextlib.contextmanager
+def accounts_of(
+    out: Path, *, on_wait: Callable[[str], None] = lambda message: None, clock: Callable[[], float] = time.time
+) -> Iterator[Accounts]:
+    """The accounts of the sweep in a folder, for one controller at a time: another waits until that one is done.
+
+    Args:
+        on_wait: told, once, that another controller is at work.
+    """
+    lease = _turn(out / "controller", on_wait)
+    with lease:
+        accounts = Accounts(out / "accounts.jsonl", clock=clock, guard=lease.check)
+        try:
+            yield accounts
+        finally:
+            accounts.close()
+
+
+def _turn(directory: Path, on_wait: Callable[[str], None]) -> Lease:
+    """The lease of the controllers of a sweep, when it is free or its holder has long been silent."""
+    sign: Sign | None = None
+    since, told = time.monotonic(), False
+    while True:
+        silent = sign if time.monotonic() - since >= TIME_TO_LIVE else None
+        try:
+            return Lease(directory, silent=silent)
+        except LeaseHeld as held:
+            if held.sign != sign:
+                sign, since = held.sign, time.monotonic()
+            if not told:
+                on_wait(f"another process runs this sweep; waiting for it: {held}")
+                told = True
+        time.sleep(0.5)
+
+
+def _as_row(reservation: Reservation) -> Row:
+    seat, amount = reservation.seat, reservation.amount
+    return {
+        "kind": "reserved",
+        "attempt": reservation.attempt,
+        "run_id": reservation.run_id,
+        "pool": seat.pool,
+        "accelerator": reservation.accelerator,
+        "slot": reservation.slot,
+        "chips": seat.chips,
+        "recompute": seat.recompute,
+        "usd_per_hour": seat.usd_per_hour,
+        "started": reservation.started,
+        "position": reservation.position,
+        "mark": reservation.mark,
+        "seconds": reservation.seconds,
+        "device_us": amount.device_us,
+        "usd": amount.micro_usd / _MICRO,
+        "flops": amount.flops,
+    }
+
+
+def _from_row(row: Row) -> Reservation:
+    same = ("attempt", "run_id", "slot", "accelerator", "started", "position", "mark", "seconds")
+    return Reservation(
+        **{name: row[name] for name in same},
+        seat=Seat(
+            row["pool"],
+            usd_per_hour=row["usd_per_hour"],
+            chips=row["chips"],
+            recompute=row.get("recompute", False),  # not said by earlier versions
+        ),
+        amount=Amount(row["flops"], round(row["usd"] * _MICRO), row["device_us"]),
+    )

@@ -1,0 +1,224 @@
+"""One attempt at a run: how long it may take, whether it moves, and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+from nextscale.cluster.controller.accounts import Accounts, Reservation
+from nextscale.cluster.controller.backend import Slot
+from nextscale.cluster.controller.caps import Amount, Caps, in_words, least, needs, share_left, work
+from nextscale.cluster.controller.events import Event
+from nextscale.cluster.controller.failures import Limits, Watch
+from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.controller.runs import Runs
+from nextscale.cluster.controller.waiting import Loss, Run, Waiting
+
+_MORE = 1.1
+"""What is reserved, over what is expected."""
+_LEAST = 0.02
+"""Of its time, for what a run does beside training: at least so much is expected to be left."""
+
+
+_TELLING = 0.05
+"""Of a run: less than that, with all that comes before the first step, does not tell how long the rest takes."""
+
+
+@dataclasses.dataclass(eq=False)
+class Attempt:
+    """What runs in a slot.
+
+    Attributes:
+        started: by the backend's clock.
+        ends: when it is expected to be done.
+        stop_at: when it needs a longer reservation or is asked to stop, if time is capped.
+        asked: why it was asked to stop; a cap's name, `draining`, or None.
+        killed: why it was killed, or None.
+    """
+
+    run: Run
+    slot: Slot
+    seat: Seat
+    reservation: Reservation
+    started: float
+    ends: float
+    stop_at: float
+    watch: Watch
+    asked: str | None = None
+    killed: str | None = None
+
+    @property
+    def until(self) -> float:
+        """When its reservation ends."""
+        return self.started + self.reservation.seconds
+
+
+class Budget:
+    """Caps, held against accounts: what is spent and what is reserved never exceed them together."""
+
+    def __init__(self, caps: Caps, accounts: Accounts, limits: Limits):
+        self.caps, self.accounts, self._limits = caps, accounts, limits
+
+    def seconds(self, run: Run, seat: Seat, saved: int) -> float:
+        """Expected of the rest of a run; 0 where nobody knows."""
+        return seat.seconds * max(share_left(run.job, saved), _LEAST) * run.slow
+
+    def stopping(self, expected: float) -> float:
+        """Seconds of a reservation in which the run is to save itself and end."""
+        return self._limits.stopping(_MORE * (expected or self._limits.unknown))
+
+    def reserve(self, run: Run, slot: Slot, seat: Seat, accelerator: str, saved: int, mark: str) -> Reservation:
+        """Sets aside what the rest of a run takes."""
+        seconds = self._reserved_seconds(self.seconds(run, seat, saved))
+        flops = int(run.job.flops) - work(run.job, saved)
+        return self.accounts.reserve(run.job.run_id, slot.name, seat, accelerator, saved, mark, seconds, flops)
+
+    def _reserved_seconds(self, expected: float) -> float:
+        return _MORE * (expected or self._limits.unknown) + self.stopping(expected)
+
+    def room(self) -> dict[str, float]:
+        return self.caps.room(self.accounts.used, self.accounts.wall)
+
+    def wanted(self, run: Run, seat: Seat, saved: int) -> dict[str, float]:
+        """What the rest of a run takes of each cap."""
+        seconds = self._reserved_seconds(self.seconds(run, seat, saved))
+        return needs(Amount.of(seat, seconds, int(run.job.flops) - work(run.job, saved)), seconds)
+
+    def refuses(self, wanted: dict[str, float]) -> str | None:
+        """The cap that this would cross."""
+        return next((cap for cap, left in self.room().items() if wanted[cap] > left), None)
+
+    def extend(self, attempt: Attempt, runs: Runs, now: float) -> str | None:
+        """Reserves what an attempt needs to be done, or returns the cap that has no room for it."""
+        elapsed = now - attempt.started
+        expected = max(self._still_needed(attempt, runs, elapsed), _LEAST * elapsed, 1.0)
+        seconds = elapsed + self._reserved_seconds(expected)
+        more = Amount.of(attempt.seat, seconds) - Amount.of(attempt.seat, attempt.reservation.seconds)
+        wanted = needs(dataclasses.replace(more, flops=0), seconds - elapsed)
+        if cap := self.refuses(wanted):
+            return cap
+        attempt.reservation = self.accounts.extend(attempt.reservation, seconds)
+        attempt.ends, attempt.stop_at = now + expected, attempt.until - self.stopping(expected)
+        return None
+
+    def in_words(self, waiting: Waiting, left: list[Run], after: list[Run], unchosen: float) -> str:
+        """Which cap stopped a sweep, and what it would take to come to its end.
+
+        Args:
+            after, unchosen: see `nextscale.cluster.controller.controller.run_all`.
+        """
+        known = sum(int(run.job.flops) - work(run.job, run.saved or 0) for run in (*left, *after))
+        more = 1 + unchosen / known if known else 1.0  # of runs that need but their record nothing can be said
+        rest = {cap: need * more for cap, need in self._rest((*left, *after)).items()}
+        spent, room = needs(self.accounts.used, self.accounts.wall), self.room()
+        runs = f"the {len(left)} runs left"
+        runs += f", the {len(after)} that come after them" if after else ""
+        runs += ", those still to be chosen" if unchosen else ""
+        runs = " and ".join(runs.rsplit(", ", 1))
+        parts = []
+        for cap in dict.fromkeys(cap for run in waiting for cap, _ in run.parked.values()):
+            limit = f"{cap} {getattr(self.caps, cap):g}: {in_words(cap, spent[cap])} are spent"
+            how = "one after another" if cap == "max_wall" else "in all"
+            parts.append(f"{limit}, and {runs} would take {in_words(cap, rest[cap])} {how}")
+        # The wall's hours go on while nobody is at work, and how many run side by side then is not known.
+        enough = [
+            f"{cap} {least(cap, spent[cap] + rest[cap])}" for cap in room if cap != "max_wall" and rest[cap] > room[cap]
+        ]
+        raised = f"{' and '.join(enough)} or more" if enough else "a higher cap"
+        if enough and "max_wall" in room and room["max_wall"] < rest["max_wall"]:
+            raised += ", and a higher max_wall,"
+        return "; ".join([*parts, f"with {raised} the same command goes on from here"])
+
+    def _rest(self, runs: Iterable[Run]) -> dict[str, float]:
+        """What so many runs take of each cap, each on its first seat."""
+        wanted = [self.wanted(run, next(iter(run.seats.values())), run.saved or 0) for run in runs]
+        return {cap: sum(one[cap] for one in wanted) for cap in needs(Amount(), 0.0)}
+
+    def _still_needed(self, attempt: Attempt, runs: Runs, elapsed: float) -> float:
+        """Seconds, by how far it has come."""
+        job, begun, sighting = attempt.run.job, attempt.reservation.position, runs.seen(attempt.run.job)
+        made = work(job, sighting.tokens) - work(job, begun) if sighting.mark != attempt.reservation.mark else 0
+        if made <= (_TELLING * int(job.flops) if attempt.seat.seconds else 0):
+            return self.seconds(attempt.run, attempt.seat, begun)
+        return elapsed * (int(job.flops) - work(job, sighting.tokens)) / made
+
+
+def flops_of(job: Job, reservation: Reservation, runs: Runs, *, done: bool) -> tuple[int, int, int]:
+    """What an attempt made: FLOPs kept, FLOPs lost, and the tokens that are now saved.
+
+    By the curve: what it made after its newest row is not known to anybody.
+    """
+    before = work(job, reservation.position)
+    if done:
+        return int(job.flops) - before, 0, job.config.tokens
+    saved, sighting = runs.saved(job), runs.seen(job)
+    kept = max(work(job, saved) - before, 0)
+    moved = sighting.mark != reservation.mark
+    return kept, max(work(job, sighting.tokens) - before - kept, 0) if moved else 0, saved
+
+
+def settle(
+    attempt: Attempt, outcome: Outcome, runs: Runs, accounts: Accounts, now: float, peak: Callable[[str], float | None]
+) -> bool:
+    """Books an attempt that has ended; whether it saved something new."""
+    run, reservation = attempt.run, attempt.reservation
+    held = outcome.status == "held"  # whatever was written meanwhile was another's
+    kept, lost, saved = (
+        (0, 0, reservation.position)
+        if held
+        else flops_of(run.job, reservation, runs, done=outcome.status == "finished")
+    )
+    seconds = now - attempt.started
+    accounts.settle(
+        reservation,
+        seconds,
+        kept=kept,
+        lost=lost,
+        outcome=outcome.status,
+        reason=outcome.message,
+        peak=peak(reservation.accelerator),
+    )
+    run.adrift = Loss(reservation, seconds, kept) if outcome.status == "lost" else None
+    run.saved = None if held else saved
+    share = (work(run.job, saved) - work(run.job, reservation.position) + lost) / int(run.job.flops)
+    if attempt.seat.seconds and share > _TELLING and outcome.status != "finished":
+        run.slow = max(1.0, seconds / (attempt.seat.seconds * share))
+    return saved > reservation.position
+
+
+def settle_late(run: Run, runs: Runs, accounts: Accounts) -> None:
+    """Books the rest of a run that has finished after all: news of its worker's death came before its end.
+
+    What was booked as lost then stays so, and is kept here: the sum is rather too large than too small.
+    """
+    loss, job = run.adrift, run.job
+    if loss is None:
+        return
+    run.adrift, was = None, loss.reservation
+    made = int(job.flops) - work(job, was.position) - loss.kept
+    longer = max((runs.alive(job) or 0.0) - was.started - loss.seconds, 0.0)
+    late = accounts.reserve(job.run_id, was.slot, was.seat, was.accelerator, was.position, was.mark, longer, made)
+    told = f"attempt {was.attempt} was not lost: it has finished, and this is the rest of it"
+    accounts.settle(late, longer, kept=made, outcome="finished", reason=told)
+
+
+def settle_orphan(reservation: Reservation, job: Job | None, runs: Runs, accounts: Accounts, beat: float) -> Event:
+    """Books an attempt whose controller died, so that what is spent is never understated; returns what there is to say.
+
+    Its time is until the newest sign of life of it, and one `beat` more; where it left none, all that was reserved.
+    """
+    alive = None if job is None else runs.alive(job)
+    if job is None or alive is None or alive < reservation.started:
+        seconds, reason = reservation.seconds, "it left no sign of life, so all that was reserved counts"
+    else:
+        seconds, reason = alive - reservation.started + beat, "by its newest sign of life"
+    kept, lost = (0, 0) if job is None else flops_of(job, reservation, runs, done=runs.done(job))[:2]
+    if job is None:
+        lost = reservation.amount.flops
+    accounts.settle(
+        reservation, seconds, kept=kept, lost=lost, outcome="lost", reason=f"its controller died; its time is {reason}"
+    )
+    of = "" if job is not None else f" at {reservation.run_id}"
+    made = f"{kept:.3g} FLOPs kept, {lost:.3g} lost"
+    told = f"attempt {reservation.attempt}{of} ended with its controller: {seconds:.0f} s, {reason}; {made}"
+    return Event("settled", job, told)

@@ -1,0 +1,69 @@
+"""The face that a cluster shows to the controller: slots that each train one run at a time, and may come and go."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Protocol
+
+from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.hardware.pool import Pool
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """A share of a device (warm lane) or a slice (gang lane), where one run at a time can be trained.
+
+    Attributes:
+        name: unique; a slot that comes back after its host was lost may have the same.
+        hosts: that it is on, as the cluster names them.
+        draining: whether its hosts are about to be taken away: nothing is started there, what runs is stopped.
+    """
+
+    name: str
+    pool: str
+    hosts: tuple[str, ...] = ()
+    draining: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """An attempt that has ended; its slot is idle again, or gone."""
+
+    slot: str
+    job: Job
+    outcome: Outcome
+
+
+class Backend(Protocol):
+    """Where runs are trained. One thread calls it; nothing but `wait` takes time."""
+
+    def pools(self) -> Mapping[str, Pool]:
+        """By name; with `auto`, those that were read off the cluster."""
+
+    def slots(self) -> list[Slot]:
+        """All that are up, busy ones too, the longest idle first."""
+
+    def start(self, slot: str, job: Job, seat: Seat) -> None:
+        """Gives an idle slot a job."""
+
+    def stop(self, slot: str) -> None:
+        """Asks the run there to save itself and end, as `stopped`; it may also end otherwise."""
+
+    def kill(self, slot: str) -> None:
+        """Ends what is there at once, as `lost`, and renews the slot: for a run that is stuck."""
+
+    def renew(self, slot: str) -> None:
+        """Puts a fresh worker in the place of an idle one that failed."""
+
+    def wait(self, timeout: float) -> list[Ended]:
+        """The attempts that ended, after `timeout` seconds at the latest."""
+
+    def now(self) -> float:
+        """Seconds, on a clock that only goes forward."""
+
+    def notices(self) -> list[str]:
+        """What a person should know of the cluster since this was last asked."""
+
+    def close(self) -> None:
+        """Stops all workers."""

@@ -1,0 +1,84 @@
+"""What the controller hands out, and how an attempt at it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from nextscale.cluster.controller.lease import Sign
+from nextscale.model.config.run import Parent, RunConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Seat:
+    """How a run would be trained in one pool.
+
+    Attributes:
+        layout: over the devices of a slot, as `nextscale.model.network.sharding.Layout.parse` reads it.
+        seconds: that the whole run is expected to take there.
+        usd_per_hour: of the slot.
+        chips: of the slot.
+        micro_batches, recompute: what it takes to fit there (see `nextscale.model.training.step.Saving`).
+        bytes: of each device that it takes.
+        measured: whether its seconds are those of runs that were timed, not the catalogue's.
+    """
+
+    pool: str
+    layout: str = "data=1"
+    seconds: float = 0.0
+    usd_per_hour: float = 0.0
+    chips: float = 1.0
+    micro_batches: int = 1
+    recompute: bool = False
+    bytes: float = 0.0
+    measured: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run to be done.
+
+    Attributes:
+        directory: where it lives, on a file system that all workers share.
+        flops: its training FLOPs, in so many `steps`; of a branch those after its trunk's.
+        shape: runs of equal shape share a compiled program.
+        seats: where it may be trained, the preferred first.
+        start: the state of another run that it waits for, and begins from.
+        every_seconds, keep, final, pinned: see `nextscale.model.training.checkpoint.CheckpointPolicy`.
+        whole_flops: of a branch, from its first token on: what it takes where that state is gone.
+        silent: see `nextscale.cluster.controller.lease.Lease`.
+    """
+
+    run_id: str
+    config: RunConfig
+    directory: str
+    flops: float
+    steps: int
+    shape: str
+    seats: tuple[Seat, ...] = ()
+    start: Parent | None = None
+    every_seconds: float = 30.0
+    keep: int = 2
+    final: bool = True
+    pinned: tuple[int, ...] = ()
+    silent: Sign | None = None
+    whole_flops: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended.
+
+    Attributes:
+        status: `finished`: the run has its record; `stopped`: it was asked to stop, and has saved itself; `held`:
+            another process is at work on the run, with `sign` its last sign of life; `input`: for a person to mend;
+            `error`: the run's own failure; `memory`: it ran out, and less is next (the attempt is noted in the run's
+            directory); `unfit`: not even the least fits there, so another pool is next; `lost`: the worker, its host or
+            one of a gang's hosts went away, or was taken away.
+        hosts: those that failed, where that is known; empty where it is nobody's fault or everybody's.
+    """
+
+    status: Literal["finished", "stopped", "held", "input", "error", "memory", "unfit", "lost"]
+    message: str = ""
+    sign: Sign | None = None
+    hosts: tuple[str, ...] = ()

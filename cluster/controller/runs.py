@@ -1,0 +1,112 @@
+"""What the controller reads of the runs themselves: their directories, the only lasting truth about them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from etils import epath
+
+from nextscale.cluster.controller import lease
+from nextscale.cluster.controller.job import Job
+from nextscale.model.record import RunDirectory
+
+_TAIL = 16_384
+
+
+@dataclasses.dataclass(frozen=True)
+class Sighting:
+    """Where the curve of a run ends.
+
+    Attributes:
+        tokens: its newest position, 0 while there is none.
+        mark: another whenever the curve was written to.
+        beat: another whenever anything else was, that it does beside.
+    """
+
+    tokens: int = 0
+    mark: str = ""
+    beat: str = ""
+
+    @property
+    def pulse(self) -> str:
+        """Another whenever it moved."""
+        return f"{self.mark} {self.beat}"
+
+
+class Runs(Protocol):
+    """The lasting state of runs."""
+
+    def done(self, job: Job) -> bool:
+        """Whether it has its record."""
+
+    def saved(self, job: Job) -> int:
+        """Tokens in its newest checkpoint, 0 while it has none."""
+
+    def seen(self, job: Job) -> Sighting:
+        """The newest of its curve."""
+
+    def ready(self, job: Job) -> bool:
+        """Of a branch: whether the state that it begins from is there, its trunk's or, if it has begun, its own."""
+
+    def holder(self, job: Job) -> lease.Sign | None:
+        """The newest sign of life of a process that is at work on it, and may be dead; None where there is none."""
+
+    def alive(self, job: Job) -> float | None:
+        """When anyone last gave a sign of working on it, in seconds since the epoch."""
+
+
+class RunDirectories:
+    """The runs of a store, on a file system that all workers share."""
+
+    def done(self, job: Job) -> bool:
+        try:
+            return RunDirectory(epath.Path(job.directory)).record() is not None
+        except ValueError:  # damaged: its next attempt says so
+            return False
+
+    def saved(self, job: Job) -> int:
+        return max(RunDirectory(epath.Path(job.directory)).saved, default=0)
+
+    def seen(self, job: Job) -> Sighting:
+        try:
+            with Path(job.directory, "metrics.jsonl").open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(size - _TAIL, 0))
+                lines = file.read().splitlines()
+        except OSError:
+            return Sighting()
+        stat = Path(job.directory, "metrics.jsonl").stat()
+        for line in reversed(lines):
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # cut short, at either end
+                mark = f"{stat.st_ino}.{stat.st_mtime_ns}.{size}"
+                return Sighting(int(json.loads(line)["tokens"]), mark, self._beat(job))
+        return Sighting(beat=self._beat(job))
+
+    @staticmethod
+    def _beat(job: Job) -> str:
+        times = []
+        for name in ("evaluations.jsonl", "checkpoints"):
+            with contextlib.suppress(OSError):
+                times.append(str(Path(job.directory, name).stat().st_mtime_ns))
+        return " ".join(times)
+
+    def ready(self, job: Job) -> bool:
+        assert job.start is not None
+        trunk = RunDirectory(epath.Path(job.directory)).sibling(job.start.run_id)
+        return trunk.checkpoint(job.start.tokens).exists() or self.saved(job) > 0
+
+    def holder(self, job: Job) -> lease.Sign | None:
+        return lease.holder(Path(job.directory))
+
+    def alive(self, job: Job) -> float | None:
+        files: Iterable[Path] = [*Path(job.directory, "leases").glob("*.json"), Path(job.directory, "metrics.jsonl")]
+        times = []
+        for file in files:
+            with contextlib.suppress(OSError):
+                times.append(file.stat().st_mtime)
+        return max(times, default=None)

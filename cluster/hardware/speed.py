@@ -1,0 +1,149 @@
+"""How long runs take, by those that were timed on the same kind of device. Plain arithmetic, no jax and no ray."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nextscale.model.accounting import flops_per_token, parameters
+from nextscale.model.config.run import RunConfig
+
+NEWEST = 500
+"""Timed runs that are looked at: the machine as it is now, and a store of any size is read at once."""
+_NEAREST = 9
+_LIKE = np.log(10.0)
+"""How far off, in log size, batch and context together, a timed run may be and still be like another; one that computes
+its blocks twice, which takes longer, is e times off one that does not."""
+_ENOUGH = 6
+"""Timed runs from which on what a run takes, a step and a FLOP are told apart."""
+_ROUNDS, _SMALL = 20, 0.02
+
+Slot = tuple[str, float]
+"""Accelerator and chips."""
+Place = tuple[float, float, float, float]
+"""Log size, batch and context, and whether the blocks are computed twice."""
+
+
+class Timed(NamedTuple):
+    """An attempt that came to its end."""
+
+    place: Place
+    steps: float
+    flops: float
+    seconds: float
+
+
+class Speed:
+    """What runs take: so long each (to start, to compile, to evaluate), so long a step, so long a FLOP.
+
+    The three are those that miss the timed runs by the least, in proportion; what the nearest of them in size, batch
+    and context take more or less than that, by their median, so does a run among them.
+    """
+
+    def __init__(self, timed: dict[Slot, list[Timed]]):
+        self._timed = {slot: _Slot(runs) for slot, runs in timed.items()}
+
+    def __bool__(self) -> bool:
+        return bool(self._timed)
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Any]], config_of: Callable[[str], RunConfig | None]) -> Speed:
+        """From accounts (see `nextscale.cluster.controller.accounts`) and what the runs in them were asked to be."""
+        ended = [
+            row
+            for row in rows
+            if row.get("outcome") == "finished"
+            and row["seconds"] > 0
+            and row["flops_kept"] > 0
+            and (row["utilisation"] or 0) < 1  # more is of one that somebody else had finished
+        ]
+        timed: dict[Slot, list[Timed]] = {}
+        for row in ended[-NEWEST:]:
+            config = config_of(row["run_id"])
+            if config is not None:
+                steps = row["flops_kept"] / (flops_per_token(config.model) * config.training.batch_tokens)
+                one = Timed(
+                    _place(config, recompute=row.get("recompute", False)), steps, row["flops_kept"], row["seconds"]
+                )
+                timed.setdefault((row["accelerator"], row["chips"]), []).append(one)
+        return cls(timed)
+
+    def seconds(
+        self, config: RunConfig, flops: float, accelerator: str, chips: float, *, recompute: bool = False
+    ) -> float | None:
+        """Expected of so many FLOPs of a run, evaluation and all; None where nothing like it was timed.
+
+        Args:
+            flops: those of the model, as accounts have them: none twice.
+        """
+        known = self._timed.get((accelerator, chips))
+        if known is None or flops <= 0:
+            return None
+        steps = flops / (flops_per_token(config.model) * config.training.batch_tokens)
+        return known.seconds(_place(config, recompute=recompute), steps, flops)
+
+
+class _Slot:
+    """Of one kind."""
+
+    def __init__(self, runs: list[Timed]):
+        self._places = np.array([run.place for run in runs])
+        terms = np.array([[1.0, run.steps, run.flops] for run in runs])
+        seconds = np.array([run.seconds for run in runs])
+        self._costs = _costs(terms, seconds)
+        self._more = np.log(seconds / (terms @ self._costs))
+        self._near: dict[Place, float | None] = {}
+
+    def seconds(self, place: Place, steps: float, flops: float) -> float | None:
+        if place not in self._near:
+            self._near[place] = self._factor(np.array(place))
+        factor = self._near[place]
+        return None if factor is None else factor * float(np.array([1.0, steps, flops]) @ self._costs)
+
+    def _factor(self, place: np.ndarray) -> float | None:
+        apart = np.sqrt(np.square(self._places - place).sum(axis=1))
+        if apart.min() > _LIKE:
+            return None
+        reach = np.sort(apart)[:_NEAREST][-1]
+        return float(np.exp(np.median(self._more[apart <= reach + 1e-9])))
+
+
+def _place(config: RunConfig, *, recompute: bool) -> Place:
+    model = config.model
+    return (
+        float(np.log(parameters(model))),
+        float(np.log(config.training.batch_tokens)),
+        float(np.log(model.context)),
+        float(recompute),
+    )
+
+
+def _costs(terms: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """Of each term what it costs, none below zero: least absolute relative error, by reweighted least squares."""
+    columns = range(3) if len(seconds) >= _ENOUGH else [2]
+    relative = terms / seconds[:, None]
+    scale = relative.max(axis=0)
+    weights, best = np.ones(len(seconds)), np.zeros(3)
+    for _ in range(_ROUNDS):
+        best = _non_negative(relative / scale, weights, list(columns))
+        miss = np.abs(relative / scale @ best - 1)
+        weights = 1 / np.sqrt(np.maximum(miss, _SMALL))
+    return best / scale
+
+
+def _non_negative(terms: np.ndarray, weights: np.ndarray, columns: list[int]) -> np.ndarray:
+    """Σ weights² (terms · x - 1)² at its least with no x below zero: of so few columns every choice is tried."""
+    best, least = np.zeros(terms.shape[1]), np.inf
+    for count in range(1, len(columns) + 1):
+        for chosen in map(list, itertools.combinations(columns, count)):
+            found = np.linalg.lstsq(terms[:, chosen] * weights[:, None], weights, rcond=None)[0]
+            if (found < 0).any():
+                continue
+            missed = float(np.square(weights * (terms[:, chosen] @ found - 1)).sum())
+            if missed < least:
+                best, least = np.zeros(terms.shape[1]), missed
+                best[chosen] = found
+    return best

@@ -1,0 +1,77 @@
+"""What happens in one process of a gang: it joins the others, and trains its part of one run."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.controller.lease import Lease
+from nextscale.cluster.ray.worker import Worker, attempt, lease_of, note, place
+from nextscale.model.record import Row
+
+SILENCE = 30
+"""Seconds without a sign of life after which JAX gives a process up; by default it waits for 100."""
+_JOINING = 120
+"""Seconds to wait for the others."""
+
+
+class Rank(Worker):
+    """One process of a gang, for one run. The first holds the lease, and writes; the others end when it does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lease: Lease | None = None
+        self._row: Row = {"host": socket.gethostname(), "started": time.time()}
+
+    def begin(self, job: Job) -> Outcome | bool:
+        """Takes the run, in the first process alone: True when it is ours to train."""
+        lease = lease_of(job)
+        if isinstance(lease, Outcome):
+            return lease
+        self._lease = lease
+        return True
+
+    def free_port(self) -> int:
+        """One that the first process may listen on for the others."""
+        with socket.socket() as listener:
+            listener.bind(("", 0))
+            return listener.getsockname()[1]
+
+    def train(self, job: Job, seat: Seat, coordinator: str, processes: int, process: int, accelerated: bool) -> Outcome:
+        """Joins the others and trains.
+
+        Args:
+            coordinator: where the first process listens, as host:port.
+            accelerated: whether it is to be trained on anything but a CPU.
+        """
+        import jax
+
+        if processes > 1:
+            jax.config.update("jax_cpu_collectives_implementation", "gloo")
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process,
+                initialization_timeout=_JOINING,
+                heartbeat_timeout_seconds=SILENCE,
+                shutdown_timeout_seconds=SILENCE,
+                # Under Slurm it would take each host's first GPU alone for ours.
+                cluster_detection_method="deactivate",
+            )
+        if accelerated and jax.default_backend() == "cpu" and "JAX_PLATFORMS" not in os.environ:
+            return Outcome(
+                "input", f"JAX cannot use the accelerators of {socket.gethostname()}; is its extra installed?"
+            )
+        self._row = place(seat)
+        return attempt(job, seat, self._lease, lambda: 0 in self._stopped, self._row)
+
+    def end(self, job: Job, outcome: Outcome, hosts: tuple[str, ...]) -> None:
+        """Writes down how the gang's attempt ended and gives the run back, in the first process, which may be stuck."""
+        if self._lease is None:
+            return
+        if outcome.status != "held" and not (outcome.status == "finished" and "status" not in self._row):
+            ended = {"seconds": time.time() - self._row["started"], "status": outcome.status}
+            note(job, self._row | ended | {"message": outcome.message, "hosts": hosts})
+        self._lease.close()

@@ -1,0 +1,264 @@
+"""A Ray cluster as the controller sees it: slots of all its pools, of both lanes, as they come and go."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+import queue
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+from nextscale.cluster.controller.backend import Ended, Slot
+from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.ray.hosts import Host, cores_of, hosts_of, kind_of, pools_of, resource_of
+from nextscale.model.errors import InputError
+
+if TYPE_CHECKING:
+    from nextscale.cluster.ray.slots import GangSlot, WarmSlot
+
+_REFRESH = 2.0
+"""Seconds between two looks at which hosts there are."""
+
+
+class RayBackend:
+    """Slots on a Ray cluster.
+
+    Args:
+        address: of a running cluster; None starts one on this machine, and stops it with `close`.
+        pools: by name; `auto` reads them off the cluster, again and again: every GPU and every TPU slice or, where
+            there are none, every CPU core.
+
+    Raises:
+        ConnectionError: there is no cluster.
+        InputError: Ray cannot share out a pool as it asks.
+    """
+
+    def __init__(self, address: str | None = None, pools: Literal["auto"] | Mapping[str, Pool] = "auto"):
+        # Set before Ray is imported: it prints, reports and asks for tokens by default.
+        for name, value in {
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            "RAY_raylet_start_wait_time_s": "180",
+            "RAY_ENABLE_AUTO_CONNECT": "0",  # what is still on its way when all is closed must not start another Ray
+        }.items():
+            os.environ.setdefault(name, value)
+        import ray
+
+        from nextscale.cluster.ray.gang import Ledger
+
+        self._ray = ray
+        self.ledger = Ledger()
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._later: list[tuple[float, int, Callable[[], None]]] = []
+        self._counter = itertools.count()
+        self._slots: dict[str, WarmSlot | GangSlot] = {}
+        self._ended: list[Ended] = []
+        self._notices: dict[str, bool] = {}  # by text, whether it has been read: nothing is said twice
+        self._hosts: dict[str, Host] = {}
+        self._left_out: set[str] = set()
+        self._pools: dict[str, Pool] = {}
+        self._auto = pools == "auto"
+        self._address = address
+        self._connect()
+        self._look()
+        found = pools_of(list(self._hosts.values())) if pools == "auto" else dict(pools)
+        try:
+            self._add(found)
+        except ValueError as error:
+            self.close()
+            raise InputError(f"pools: {error}") from None
+        self._looked = time.monotonic()
+
+    def pools(self) -> Mapping[str, Pool]:
+        return dict(self._pools)
+
+    def slots(self) -> list[Slot]:
+        idle_first = sorted(self._slots.values(), key=lambda slot: slot.idle_since or float("inf"))
+        return [shown for slot in idle_first if (shown := slot.shown()) is not None]
+
+    def start(self, slot: str, job: Job, seat: Seat) -> None:
+        self._slots[slot].start(job, seat)
+
+    def stop(self, slot: str) -> None:
+        if slot in self._slots:
+            self._slots[slot].stop()
+
+    def kill(self, slot: str) -> None:
+        if slot in self._slots:
+            self._slots[slot].kill()
+
+    def renew(self, slot: str) -> None:
+        if slot in self._slots:
+            self._slots[slot].renew()
+
+    def wait(self, timeout: float) -> list[Ended]:
+        until = time.monotonic() + timeout
+        while not self._ended:
+            now = time.monotonic()
+            if now - self._looked > _REFRESH:
+                self._refresh()
+            while self._later and self._later[0][0] <= now:
+                heapq.heappop(self._later)[2]()
+            next_at = min([until, self._looked + _REFRESH] + [when for when, *_ in self._later[:1]])
+            try:
+                self._calls.get(timeout=max(next_at - now, 0.001))()
+            except queue.Empty:
+                if time.monotonic() >= until:
+                    break
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._calls.get_nowait()()
+        ended, self._ended = self._ended, []
+        return ended
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def notices(self) -> list[str]:
+        unread = [text for text, read in self._notices.items() if not read]
+        self._notices |= dict.fromkeys(unread, True)
+        return unread
+
+    def close(self) -> None:
+        for slot in self._slots.values():
+            slot.close()
+        self._slots.clear()
+        self._ray.shutdown()
+
+    # What slots need (see `lane.Hub`).
+
+    def then(self, call: Callable[[], None]) -> None:
+        self._calls.put(call)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        heapq.heappush(self._later, (time.monotonic() + seconds, next(self._counter), call))
+
+    def when(self, reference: Any, call: Callable[[Any, Exception | None], None]) -> None:
+        def answered(future: Any) -> None:
+            error = future.exception()
+            result = None if error else future.result()
+            self.then(lambda: call(result, error))
+
+        reference.future().add_done_callback(answered)
+
+    def ended(self, slot: str, job: Job, outcome: Outcome) -> None:
+        self._ended.append(Ended(slot, job, outcome))
+
+    def notice(self, text: str) -> None:
+        self._notices.setdefault(text, False)
+
+    def hosts(self) -> Mapping[str, Host]:
+        return self._hosts
+
+    @property
+    def growing(self) -> bool:
+        return not self._auto
+
+    def unusable(self, slot: str) -> None:
+        left_out = self._slots.pop(slot)
+        left_out.close()
+        self._left_out.add(slot)
+        resource = resource_of(self._pools[left_out.pool].accelerator)
+        extra = resource.lower()
+        self.notice(
+            f"JAX cannot use a {resource} that Ray offers, so it is left out; is the extra `{extra}` installed there?"
+        )
+        if not self._slots and self._auto:
+            self.notice(f"no {resource} is left: training on the CPU cores")
+            self._pools.clear()
+            self._add(cores_of(self._hosts.values()))
+
+    def _connect(self) -> None:
+        address = self._address
+        options: dict[str, Any] = {} if address else {"include_dashboard": False}
+        unreachable = ConnectionError(
+            f"--address {address}: no Ray cluster answers there; start one, or leave it out to use this machine"
+        )
+        if address is not None and not _answers(address):
+            raise unreachable
+        try:
+            self._ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+        except (ConnectionError, ValueError):
+            raise unreachable from None
+
+    def _look(self) -> None:
+        from ray._private.state import state  # which nodes drain is not told elsewhere
+
+        draining: Mapping[str, int] = {}
+        with contextlib.suppress(Exception):
+            draining = state.get_draining_nodes()
+        self._hosts = {host.node: host for host in hosts_of(self._ray.nodes(), draining)}
+
+    def _restart(self) -> None:
+        """Begins anew where Ray went down that was started here: what it trained is lost, but for what is saved."""
+        pools, self._pools = self._pools, {}
+        slots, self._slots = self._slots, {}
+        for name, slot in slots.items():
+            slot.close()
+            if slot.running is not None:
+                self.ended(name, slot.running, Outcome("lost", "Ray went down on this machine"))
+        self._ray.shutdown()
+        self._connect()
+        self._look()
+        self._looked = time.monotonic()
+        self.notice("Ray went down on this machine, and is started again")
+        self._add(pools)
+
+    def _refresh(self) -> None:
+        self._looked = time.monotonic()
+        self._look()
+        if not self._hosts and self._address is None:
+            self._restart()
+        if self._auto and not self._pools:
+            self._add(pools_of(list(self._hosts.values())))
+        elif self._auto and not all(pool.accelerator == "cpu" for pool in self._pools.values()):
+            found = pools_of(list(self._hosts.values()))
+            self._add({self._name(n, pool): pool for n, pool in found.items() if pool.accelerator != "cpu"})
+        elif self._auto and not self._left_out:
+            self._add(cores_of(self._hosts.values()))
+        for slot in list(self._slots.values()):
+            # What is idle on a host that is gone, or going, moves on; what runs there is the controller's to stop.
+            if slot.idle_since is not None and slot.leaving:
+                slot.renew()
+
+    def _name(self, name: str, pool: Pool) -> str:
+        """What a pool that was read off the cluster is called: as it was at first, whatever has joined it since."""
+        for known, other in self._pools.items():
+            if other == pool.model_copy(update={"slices": other.slices}):
+                return known
+        return f"{name}-{pool.hosts}x{pool.chips}" if name in self._pools else name
+
+    def _add(self, pools: Mapping[str, Pool]) -> None:
+        """Slots for pools, or for what they have grown by; a slot whose host is gone waits for another."""
+        from nextscale.cluster.ray.slots import GangSlot, WarmSlot
+
+        for name, pool in pools.items():
+            known = self._pools.get(name)
+            if known is not None and known.slices >= pool.slices:
+                continue
+            self._pools[name] = pool
+            kind = kind_of(pool.accelerator, self._hosts.values())
+            lane = GangSlot if pool.gang else WarmSlot
+            for i in range(pool.slots):
+                slot = f"{name}-{i}"
+                if slot not in self._slots and slot not in self._left_out:
+                    self._slots[slot] = lane(slot, name, pool, kind, self)
+
+
+def _answers(address: str) -> bool:
+    """Whether anything listens there: Ray itself would go on asking for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return True  # a word such as `auto`, for Ray to understand
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,140 @@
+"""What happens on a worker: one run at a time, under a lease, each attempt written down."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from etils import epath
+
+from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.controller.lease import Lease, LeaseHeld, LeaseLost
+from nextscale.model.record import Row, RunDirectory
+
+_NOWHERE = Seat("")
+
+
+class Worker:
+    """Trains runs one after another in a warm process: what is compiled for one serves the next of its shape.
+
+    Other threads may call `stop` while `run` is at work.
+    """
+
+    def __init__(self) -> None:
+        from nextscale.model.training.train import enable_compilation_cache
+
+        self._stopped: set[int] = set()
+        with contextlib.suppress(OSError):  # without a cache it compiles more, and trains the same
+            enable_compilation_cache()
+
+    def ready(self) -> str:
+        """The platform that JAX trains on here; an answer at all means that the worker is up."""
+        import jax
+
+        return jax.default_backend()
+
+    def run(self, job: Job, seat: Seat = _NOWHERE, number: int = 0) -> Outcome:
+        """Trains a run to its end, or says why not.
+
+        Args:
+            number: of the attempt, for `stop`.
+        """
+        lease = lease_of(job)
+        if isinstance(lease, Outcome):
+            return lease
+        with lease:
+            row = place(seat)
+            outcome = attempt(job, seat, lease, lambda: number in self._stopped, row)
+            if "status" in row:
+                note(job, row)
+        return outcome
+
+    def stop(self, number: int) -> None:
+        """Asks an attempt, begun or not, to save itself and end."""
+        self._stopped.add(number)
+
+
+def lease_of(job: Job) -> Lease | Outcome:
+    """The right to train a run, or why there is none to be had."""
+    try:
+        lease = Lease(Path(job.directory), silent=job.silent)
+    except LeaseHeld as held:
+        return Outcome("held", str(held), held.sign)
+    except OSError as error:
+        return Outcome("input", f"{job.directory}: {error.strerror}; make room or name another --out")
+    if lease.replaced is not None and not Path(job.directory, "record.json").exists():
+        note(job, lease.replaced | {"status": "lost", "message": "the process died or fell silent"})
+    return lease
+
+
+def place(seat: Seat) -> Row:
+    """Where an attempt is made, and on what."""
+    import jax
+
+    row: Row = {"host": socket.gethostname(), "device": jax.devices()[0].device_kind, "started": time.time()}
+    return row | ({"pool": seat.pool, "layout": seat.layout, "processes": jax.process_count()} if seat.pool else {})
+
+
+def attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], bool], row: Row) -> Outcome:
+    """Trains a run, alone or as one process of many.
+
+    Args:
+        lease: of the process that writes; the others have none.
+        row: of the attempt; how it ended is added, unless there is nothing to be written down.
+    """
+    from nextscale.model.errors import InputError, Stopped, TooLarge
+    from nextscale.model.network.sharding import Layout
+    from nextscale.model.training.checkpoint import CheckpointPolicy
+    from nextscale.model.training.memory import ran_out
+    from nextscale.model.training.step import Saving
+    from nextscale.model.training.train import train
+
+    directory = _directory(job)
+    try:
+        if lease is not None and directory.record() is not None:
+            return Outcome("finished")  # by whoever held it before
+        train(
+            job.config,
+            directory,
+            checkpoint=CheckpointPolicy(job.every_seconds, job.keep, job.final, job.pinned),
+            trunk=job.start,
+            layout=Layout.parse(seat.layout),
+            least=Saving(seat.micro_batches, seat.recompute),
+            on_progress=lambda tokens: None if lease is None else lease.check(),
+            stop=stop,
+        )
+        outcome = Outcome("finished")
+    except LeaseLost as lost:
+        return Outcome("held", str(lost))  # the run is not ours to write to: the heir has noted our end
+    except Stopped as stopped:
+        outcome = Outcome("stopped", str(stopped))
+    except TooLarge as error:
+        outcome = Outcome("unfit", str(error))
+    except InputError as error:
+        outcome = Outcome("input", str(error))
+    except OSError as error:
+        outcome = Outcome("error", f"{error.filename or job.directory}: {error.strerror or error}")
+    except Exception as error:  # a run that fails must not take its worker, or the sweep, with it
+        row["traceback"] = traceback.format_exc()
+        outcome = Outcome("memory" if ran_out(error) else "error", in_one_line(error))
+    row |= {"seconds": time.time() - row["started"], "status": outcome.status, "message": outcome.message}
+    return outcome
+
+
+def note(job: Job, row: Row) -> None:
+    """Adds to the attempts of a run."""
+    with contextlib.suppress(OSError):  # a full disk must not hide how the attempt ended
+        _directory(job).add_attempt(row)
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an exception says first."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def _directory(job: Job) -> RunDirectory:
+    return RunDirectory(epath.Path(job.directory))

@@ -1,0 +1,1 @@
+"""The estimator: a table of runs becomes a law with intervals (`fit.py`)."""

@@ -1,0 +1,97 @@
+"""What cannot be fitted: refused before anything is searched, in one line that says how to mend it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import get_args
+
+import numpy as np
+
+from nextscale.fit.errors import InputError
+from nextscale.fit.estimate.solve import Init
+from nextscale.fit.estimate.uncertainty import Bootstrap
+from nextscale.fit.laws.catalogue import LAWS
+from nextscale.fit.laws.law import ALIKE, Law
+from nextscale.fit.laws.powers import SumOfPowers
+from nextscale.fit.table.runs import Runs, column_of
+
+
+def check_choices(bootstrap: str, init: str, level: float, resamples: int) -> None:
+    """The options of a fit that are words or shares."""
+    for name, value, kind in (("bootstrap", bootstrap, Bootstrap), ("init", init, Init)):
+        if value not in get_args(kind):
+            raise InputError(f"{name}: '{value}' is not one of {', '.join(get_args(kind))}")
+    if not 0 < level < 1:
+        raise InputError(f"level: should lie between 0 and 1, not {level}")
+    if 0 < resamples < (least := math.ceil(2 / (1 - level) - 1e-9)):
+        raise InputError(f"resamples: an interval at {level:g} needs {least} or more; got {resamples}")
+
+
+def checked_pins(law: Law, fixed: Mapping[str, float]) -> dict[str, float]:
+    """Parameters that are given, by name."""
+    for name, value in fixed.items():
+        if name not in law.parameters:
+            raise InputError(f"fixed: {law.name} has no parameter '{name}'; it has {', '.join(law.parameters)}")
+        if not np.isfinite(value):
+            raise InputError(f"fixed: {name} should be a number, not {value}")
+        if law.on_log_scale[law.parameters.index(name)] and not value > 0:
+            raise InputError(f"fixed: {name} should be greater than 0, not {value}")
+    return {name: float(value) for name, value in fixed.items()}
+
+
+def checked_variables(law: Law, runs: Runs, fixed: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """What a law varies in, of every run; where these runs can fix its parameters."""
+    free = len(law.parameters) - len(fixed)
+    if len(runs) <= free:
+        raise InputError(
+            f"{runs.source}: {law.name} has {free} parameters and needs {free + 1} runs or more; got {len(runs)}; "
+            f"add runs{_simpler(law, len(runs))}"
+        )
+    if missing := [name for name in law.variables if column_of(name) not in runs.table]:
+        names = ", ".join(map(column_of, missing))
+        raise InputError(f"{runs.source}: {law.name} needs {names}, which the table does not have")
+    variables = {name: runs.table[column_of(name)].to_numpy(float) for name in law.variables}
+    if np.ptp(np.log(runs.table["loss"])) <= 1e-12:
+        raise InputError(f"{runs.source}: every loss is the same, so nothing can be seen of what it depends on")
+    for name, values in variables.items():
+        if isinstance(law, SumOfPowers) and not (values > 0).all():
+            raise InputError(
+                f"{runs.source}: {column_of(name)} is 0 or less in {(~(values > 0)).sum()} of {len(runs)} runs, "
+                f"and {law.name} takes its logarithm; leave these out"
+            )
+        if np.ptp(values) <= 1e-9 * np.abs(values).max():
+            raise InputError(
+                f"{runs.source}: {column_of(name)} is the same in every run, so its term cannot be seen; vary it"
+            )
+    _separable(law, variables, fixed, runs.source)
+    return variables
+
+
+def correlation_of(variables: Mapping[str, np.ndarray]) -> float:
+    """Of log N and log D."""
+    return float(np.corrcoef(np.log(variables["N"]), np.log(variables["D"]))[0, 1])
+
+
+def _simpler(law: Law, runs: int) -> str:
+    """Which law so few runs are enough for, of those that say the same of compute, in words; nothing where none is."""
+    able = [
+        other
+        for other in LAWS.values()
+        if len(other.parameters) < runs and set(other.variables) in ({"N", "D"}, {"C"}) and {*law.variables} <= {*"NDC"}
+    ]
+    if not able:
+        return ""
+    return f", or fit a law of fewer parameters: --law {max(able, key=lambda other: len(other.parameters)).name}"
+
+
+def _separable(law: Law, variables: Mapping[str, np.ndarray], fixed: Mapping[str, float], source: str) -> None:
+    """Refuses runs in which one variable is a power of another: what each does to the loss cannot be told apart."""
+    if {"N", "D"} <= variables.keys() and not fixed.keys() & law.shapes.keys():
+        correlation = correlation_of(variables)
+        if abs(correlation) > ALIKE:
+            raise InputError(
+                f"{source}: tokens are one power of params in every run (correlation of their logs {correlation:.6f}), "
+                f"so {law.name} cannot separate the exponent of N from that of D (alpha from beta); add runs of other "
+                "tokens per parameter, fit a law in one variable (saturating), or give an exponent"
+            )

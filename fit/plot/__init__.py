@@ -1,0 +1,52 @@
+"""Figures of laws and of the runs that they rest on. Every function draws on the `Axes` given, and returns it."""
+
+from nextscale.fit.plot.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    approaches,
+    backtest,
+    budgets,
+    calibration,
+    clear_labels,
+    forecast,
+    forecast_errors,
+    frontier,
+    isoflop_curves,
+    law,
+    loss_against,
+    multiplier,
+    next_runs,
+    shades,
+    trend,
+)
+from nextscale.fit.plot.lifetime import lifetime_costs, overheads
+from nextscale.fit.plot.runs import residuals, surface, training_curves
+
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "approaches",
+    "backtest",
+    "budgets",
+    "calibration",
+    "clear_labels",
+    "forecast",
+    "forecast_errors",
+    "frontier",
+    "isoflop_curves",
+    "law",
+    "lifetime_costs",
+    "loss_against",
+    "multiplier",
+    "next_runs",
+    "overheads",
+    "residuals",
+    "shades",
+    "surface",
+    "training_curves",
+    "trend",
+]

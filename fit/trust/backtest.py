@@ -1,0 +1,202 @@
+"""Backtests: fit below a cut in compute, forecast above it, and see. How a law and its window are chosen, and how far
+an extrapolation is to be believed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nextscale.fit.errors import InputError
+from nextscale.fit.estimate.fit import Fit, fit
+from nextscale.fit.laws.catalogue import law_named
+from nextscale.fit.laws.law import Law
+from nextscale.fit.optimum.isoflop import isoflops, scatter
+from nextscale.fit.table.runs import Runs, as_runs, column_of
+
+_RESAMPLES = 200
+_PARTS = 12
+"""At most; of runs in many budgets, neighbouring ones are joined."""
+_REACH = 1.5
+"""How far above the rest the runs to be forecast must lie, for their forecast to be one."""
+_MISFIT = 1.5
+"""In-sample error this many times the noise of a run is the law's own, not the runs'."""
+_WORTH = 2.0
+"""Leaving out the cheapest runs costs precision. It must be called for, by a law that misfits with them, and worth it,
+by an error of the backtest this many times smaller."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Backtest:
+    """How a law, fitted from one budget on, forecast the largest budget from those before it.
+
+    Attributes:
+        law: its name.
+        first_flops: the cheapest run that it is fitted on.
+        error: median absolute relative error over the runs of the largest budget.
+        bias: mean relative error, positive where the runs came out above the forecast.
+        misfit: how far its own runs lie from it / how far runs of one budget scatter; 1 where they cannot say.
+        excess: root mean square of the relative error beyond what its resamples expect, per e-fold of compute.
+    """
+
+    law: str
+    first_flops: float
+    error: float
+    bias: float
+    misfit: float
+    excess: float
+
+
+def backtest(
+    runs: pd.DataFrame | Runs, laws: Sequence[str | Law] = ("chinchilla",), *, starts: int | None = None, **options: Any
+) -> list[Backtest]:
+    """Scores every law, started at every budget, on the largest budget; best first.
+
+    Budgets of fewer than three runs are joined with their neighbours.
+
+    Args:
+        starts: at so many budgets, from the smallest; at every one if None.
+        options: passed to `fit`.
+
+    Returns:
+        nothing where there are too few runs below the largest budget (two for each parameter of a law), or where they
+        reach to within a factor 1.5 of its compute.
+    """
+    runs = _as_runs(runs, options)
+    part = _parts(runs)
+    newest = runs.where(part == part.max())
+    older = runs.scale[part < part.max()]
+    if older.empty or newest.scale.max() < _REACH * older.max():
+        return []
+    options = {**options, "resamples": min(_RESAMPLES, options.get("resamples", _RESAMPLES))}
+    scores = []
+    for law in map(law_named, laws):
+        for first in range(min(part.max(), starts or part.max())):
+            window = runs.where(part.between(first, part.max() - 1))
+            if len(window) < 2 * len(law.parameters):
+                break
+            try:
+                scores.append(_score(fit(window, law, **options), newest))
+            except InputError:
+                continue  # what this window holds cannot show the law
+    return sorted(scores, key=lambda score: score.error)
+
+
+def fit_backtested(
+    runs: pd.DataFrame | Runs, laws: Sequence[str | Law] = ("chinchilla",), *, drift: float = 0.0, **options: Any
+) -> tuple[Fit, list[Backtest]]:
+    """The law, and the budget to start from, that forecast the largest budget best, now fitted with it.
+
+    Small runs often bend the curve that larger ones follow; whether to leave them out is for a forecast inside the
+    runs to say: all are kept unless the law misfits with them and half the error can be had without.
+    What the chosen forecast missed by, beyond what it allows for, widens the intervals of this fit.
+
+    Args:
+        drift: what the law is taken to be off by per e-fold of compute beyond the runs, relative: a backtest that
+            missed by less, or is not to be had, does not show that the law is right.
+        options: passed to `fit`.
+
+    Returns:
+        the fit, and every score; with too few runs for a backtest all are fitted, and a warning says so.
+
+    Raises:
+        InputError: see `fit`.
+    """
+    runs = _as_runs(runs, options)
+    scores = backtest(runs, laws, **options)
+    if not scores:
+        found = fit(runs, laws[0], **options)
+        allowed = f"a drift of {drift:.2%} per e-fold that is taken for granted" if drift else "scatter alone"
+        warning = "too few runs well below the largest budget to backtest a forecast of it: "
+        warning += f"the intervals allow for {allowed}"
+        return dataclasses.replace(found, extrapolation_error=drift, warnings=(*found.warnings, warning)), []
+    good = [s for s in scores if s.misfit <= _MISFIT or s.error <= _WORTH * scores[0].error]
+    best = min(good, key=lambda score: (score.first_flops, score.error))
+    chosen = next(law for law in map(law_named, laws) if law.name == best.law)
+    window = runs.where(runs.scale >= best.first_flops)
+    if left_out := len(runs) - len(window):
+        told = f"{left_out} runs below {best.first_flops:.3g} left out: a backtest forecasts better without them"
+        window = dataclasses.replace(window, notes=(*window.notes, told))
+    found = fit(window, chosen, **options)
+    found = dataclasses.replace(found, extrapolation_error=max(best.excess, drift))
+    return dataclasses.replace(found, warnings=(*found.warnings, *misfit_warnings(found))), scores
+
+
+def extrapolating(found: Fit) -> Fit:
+    """The same fit, its intervals widened by what its law missed when the largest budget was forecast from all others
+    (see `Fit.extrapolation_error`): by nothing where there are too few runs for that."""
+    how: dict[str, Any] = {"loss": found.loss, "fixed": found.fixed, "bootstrap": found.bootstrap, "seed": found.seed}
+    scores = backtest(found.runs, (found.law,), starts=1, level=found.level, **how)
+    return dataclasses.replace(found, extrapolation_error=scores[0].excess if scores else 0.0)
+
+
+def misfit_warnings(found: Fit) -> list[str]:
+    """Signs that the law is not the one that the runs follow, in words."""
+    warnings = []
+    misfit, noise = _misfit(found)
+    if misfit > _MISFIT:
+        warnings.append(
+            f"the law misses its own runs by {found.noise:.2%}, {misfit:.1f} times the {noise:.2%} by "
+            "which runs of one budget scatter: it is misspecified here, and a forecast may be off by more than it says"
+        )
+    newest = found.residuals[(found.runs.table["budget"] == found.runs.budgets[-1]).to_numpy()]
+    # Three land on one side by chance one time in four: by less than twice the error of their mean it says nothing.
+    beyond = np.abs(newest.mean()) > 2 * noise / np.sqrt(len(newest))
+    if len(newest) >= 3 and (np.all(newest > 0) or np.all(newest < 0)) and beyond:
+        side = "above" if newest[0] > 0 else "below"
+        warnings.append(
+            f"all {len(newest)} of the newest runs lie {side} the law, by {np.abs(newest).mean():.2%} on average: "
+            f"the trend is changing, and the next scale will likely lie {side} the forecast too"
+        )
+    return warnings
+
+
+def _score(found: Fit, target: Runs) -> Backtest:
+    table = target.table
+    error = np.log(table["loss"].to_numpy()) - found.log_losses(found.theta[None], table)[0]
+    at: dict[str, Any] = {name: table[name] for name in {*map(column_of, found.law.variables), target.scale_name}}
+    draws = np.log(found.predictive(**at))
+    square, expected = float(np.mean(np.square(error))), float(draws.var(axis=0).mean())
+    reach = np.log(target.scale.max() / found.runs.scale.max())
+    return Backtest(
+        law=found.law.name,
+        first_flops=float(found.runs.scale.min()),
+        error=float(np.median(np.abs(error))),
+        bias=float(error.mean()),
+        misfit=_misfit(found)[0],
+        excess=float(np.sqrt(max(0.0, square - expected)) / reach),
+    )
+
+
+def _misfit(found: Fit) -> tuple[float, float]:
+    """How many times the scatter of runs around their own budget's curve the law misses them by, and that scatter."""
+    noise = scatter(isoflops(found.runs)) if {"params", "tokens"} <= {*found.runs.table} else None
+    return (1.0, found.noise) if noise is None else (found.noise / noise if noise else np.inf, noise)
+
+
+def _as_runs(runs: pd.DataFrame | Runs, options: dict[str, Any]) -> Runs:
+    if isinstance(runs, Runs):
+        return runs
+    given = {name: options.pop(name) for name in ("columns",) if name in options}
+    return as_runs(runs, convention=options.pop("params", "total"), **given)
+
+
+def _parts(runs: Runs) -> pd.Series:
+    """Which step of rising compute each run belongs to, from 0: budgets, from the largest down, joined until each
+    part has runs enough."""
+    enough = max(3, len(runs) // _PARTS)
+    parts: list[list[float]] = [[]]
+    count = 0
+    for budget in reversed(runs.budgets):
+        if count >= enough:
+            parts.append([])
+            count = 0
+        parts[-1].append(budget)
+        count += int((runs.table["budget"] == budget).sum())
+    if count < enough and len(parts) > 1:
+        parts[-2:] = [parts[-2] + parts[-1]]
+    place = {budget: len(parts) - 1 - i for i, part in enumerate(parts) for budget in part}
+    return runs.table["budget"].map(place)

@@ -1,0 +1,347 @@
+"""Which law and which loss to trust, and how far: all are fitted below rising cuts in scale and scored above them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nextscale.fit.errors import InputError
+from nextscale.fit.estimate.fit import Fit, fit
+from nextscale.fit.laws.catalogue import LAWS, law_named
+from nextscale.fit.laws.law import Law
+from nextscale.fit.laws.loss import Loss
+from nextscale.fit.laws.powers import SumOfPowers
+from nextscale.fit.table.runs import CONVENTIONS, NOT_VARIABLES, Columns, Runs, as_runs, column_of, recognised
+
+LOSSES = (
+    Loss.of("huber", 1e-3),
+    Loss.of("huber", 1e-2),
+    Loss.of("squared"),
+    Loss.of("asymmetric", 1e-2, tilt=0.3),
+    Loss.of("asymmetric", 1e-2, tilt=0.7),
+)
+"""Those tried by default. Asymmetric ones lean towards the best runs, or the worst."""
+
+BANDS = (1.0, 3.0, 10.0, 100.0, np.inf)
+"""How far a run lies beyond the fitted ones, in steps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A law, and the loss that it is fitted by."""
+
+    law: Law
+    loss: Loss
+
+    @property
+    def loss_label(self) -> str:
+        return loss_label(self.loss)
+
+    @property
+    def freedom(self) -> int:
+        """What it takes for granted or leaves to be fitted: parameters, and a leaning to one side."""
+        return len(self.law.parameters) + (self.loss.tilt != 0.5)
+
+
+def loss_label(loss: Loss) -> str:
+    """Such as `huber 0.001` or `asymmetric 0.01, 0.3`: the delta, and the tilt."""
+    if loss.name in ("squared", "l1"):
+        return loss.name
+    return f"{loss.name} {loss.delta:g}" + (f", {loss.tilt:g}" if loss.tilt != 0.5 else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """What a backtest says.
+
+    Attributes:
+        best: the candidate to trust over all reaches that were tested.
+        summary: `reach` (a band, or `all`), `law`, `loss`, `error` (mean absolute relative error, every cut alike),
+            `se`, `bias`, `freedom`, `cuts` it could be fitted at, and `chosen` (none in a
+            band that a single cut reaches); the chosen of each band first.
+        table: see `backtest_table`.
+        notes: on the table of runs, and what was tried.
+        warnings: what a reader of the choice must know, in words.
+    """
+
+    best: Candidate
+    summary: pd.DataFrame
+    table: pd.DataFrame
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def baselines(self) -> pd.DataFrame:
+        """As `summary`, over all reaches, of what takes no law."""
+        naive = self.table[(self.table["band"] == "all") & (self.table["loss"] == "-")]
+        rows = naive.groupby("law", sort=False).agg(
+            error=("mean_error", "mean"), se=("se", "mean"), bias=("bias", "mean"), cuts=("cut", "size")
+        )
+        rows = rows.sort_values("error").reset_index()
+        return rows.assign(reach="all", loss="-", freedom=0, chosen=False)
+
+    @property
+    def beaten(self) -> str | None:
+        """Where what takes no law forecasts these runs better than the best law: that, in words."""
+        naive, error = self.baselines.iloc[0], self.summary.loc[self.summary["reach"] == "all", "error"].iloc[0]
+        if error <= naive["error"]:
+            return None
+        return (
+            f"{self.best.law.name} misses by {error:.2%}, and '{naive['law']}', which takes no law, by "
+            f"{naive['error']:.2%}: no law here forecasts these runs"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        best = {"law": self.best.law.name, "loss": self.best.loss.name, "delta": self.best.loss.delta}
+        return {
+            "best": best | {"tilt": self.best.loss.tilt},
+            "summary": self.summary.to_dict("records"),
+            "baselines": self.baselines.to_dict("records"),
+            "table": self.table.to_dict("records"),
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
+        }
+
+    def __repr__(self) -> str:
+        columns = ["reach", "law", "loss", "error", "se", "bias", "cuts"]
+        return self.summary[self.summary["chosen"]][columns].to_string(index=False)
+
+
+def candidates_for(
+    runs: Runs, laws: Iterable[str | Law] | None = None, losses: Sequence[Loss] = LOSSES
+) -> list[Candidate]:
+    """Every law whose variables vary in the table, by every loss.
+
+    Args:
+        laws: those that ship and are quickly fitted (sums of powers, and laws without a shape), unless named.
+    """
+    varies = {name for name in runs.table if name not in NOT_VARIABLES and runs.table[name].nunique() > 1}
+    usable = quick_laws() if laws is None else [law_named(law) for law in laws]
+    return [Candidate(law, loss) for law in usable if {*map(column_of, law.variables)} <= varies for loss in losses]
+
+
+def quick_laws() -> list[Law]:
+    """The laws that ship of which a backtest can afford hundreds of fits."""
+    return [law for law in LAWS.values() if isinstance(law, SumOfPowers) or not law.shapes]
+
+
+def variables_held(table: pd.DataFrame, columns: Columns = Columns(), params: str = "total") -> tuple[str, ...]:
+    """The variables of the laws that ship which a table has columns for: N, D and C where it has two of them."""
+    columns, _ = recognised(table, columns, params)
+    names = {"N": columns.params or CONVENTIONS[params], "D": columns.tokens, "C": columns.flops}
+    counted = [variable for variable, name in names.items() if (name or column_of(variable)) in table]
+    held = {"N", "D", "C"} if len(counted) > 1 else {*counted}
+    every = dict.fromkeys(variable for law in LAWS.values() for variable in law.variables)
+    named = {column_of(name): source for name, source in columns.others.items()}
+    others = [v for v in every if v not in names and named.get(column_of(v), column_of(v)) in table]
+    return (*(v for v in names if v in held), *others)
+
+
+def backtest_table(
+    runs: pd.DataFrame | Runs,
+    candidates: Sequence[Candidate] | None = None,
+    *,
+    cuts: int | Sequence[float] = 5,
+    columns: Columns = Columns(),
+    params: str = "total",
+    resamples: int = 0,
+    level: float = 0.9,
+) -> pd.DataFrame:
+    """Fits every candidate to the runs up to each cut in scale, and scores it on those above, by how far above.
+
+    Runs of one configuration count as one together: repeats are no further evidence on how a law extrapolates.
+
+    Args:
+        candidates: all that suit the table, by default.
+        cuts: so many, from 40 % to 90 % of the budgets; or scales.
+        resamples: for the coverage of intervals; none is given without.
+
+    Returns:
+        one row per candidate, cut and band of reach (`all`, then steps of `BANDS`): `law`, `loss`, `cut`, `band`,
+        `reach` (of the band's median run), `furthest` (of its last), `n_fit`, `n_test`, `error` (median absolute
+        relative error), `mean_error`, `se` of that mean, `bias` (mean, positive where runs come out above the law),
+        `r2`, `coverage`. Baselines have no loss: the `last value` (loss of the largest run), a `power law` in scale,
+        and one in every variable (`log-linear`).
+
+    Raises:
+        InputError: no cut leaves runs on both sides, or no candidate suits the table.
+    """
+    runs = once_each(_as_runs(runs, candidates, columns, params))
+    candidates = candidates_for(runs) if candidates is None else candidates
+    if not candidates:
+        raise InputError("backtest: no law suits what varies in this table")
+    rows: list[dict[str, object]] = []
+    for cut in _cuts(runs, cuts):
+        below, above = runs.where(runs.scale <= cut), runs.where(runs.scale > cut)
+        if not len(below) or not len(above):
+            continue
+        for name, predicted in _baselines(below, above).items():
+            rows += _scores({"law": name, "loss": "-", "cut": cut}, below, above, predicted)
+        for candidate in candidates:
+            if len(below) < 2 * len(candidate.law.parameters):
+                continue
+            try:
+                found = fit(below, candidate.law, loss=candidate.loss, resamples=resamples, level=level)
+            except InputError:
+                continue  # what lies below this cut cannot show the law
+            predicted = found.log_losses(found.theta[None], above.table)[0]
+            label = {"law": candidate.law.name, "loss": candidate.loss_label, "cut": cut}
+            rows += _scores(label, below, above, predicted, _inside(found, above) if resamples else None)
+    if not rows:
+        raise InputError("backtest: no cut leaves runs on both sides of it")
+    return pd.DataFrame(rows)
+
+
+def choose(
+    runs: pd.DataFrame | Runs,
+    candidates: Sequence[Candidate] | None = None,
+    *,
+    cuts: int | Sequence[float] = 5,
+    columns: Columns = Columns(),
+    params: str = "total",
+) -> Choice:
+    """Which law and loss to trust for which reach, by a backtest on these runs alone.
+
+    In each band the error is averaged over cuts; a candidate that a cut left too little to fit has that of the last
+    value there. Of all within one standard error of the least, the one of the fewest freedoms is chosen, and of these
+    the best (the one-standard-error rule of Breiman et al. 1984, sec. 3.4.3).
+
+    Raises:
+        InputError: see `backtest_table`; or no candidate could be fitted below any cut.
+    """
+    runs = _as_runs(runs, candidates, columns, params)
+    candidates = candidates_for(runs) if candidates is None else candidates
+    table = backtest_table(runs, candidates, cuts=cuts)
+    fitted = table[table["loss"] != "-"]
+    if fitted.empty:
+        raise InputError(f"backtest: {len(runs)} runs are too few to fit any of these laws below a cut")
+    freedom = {(c.law.name, c.loss_label): c.freedom for c in candidates}
+    parts = [_ranked(band, table[table["band"] == band], freedom) for band in fitted["band"].unique()]
+    summary = pd.concat(parts, ignore_index=True)
+    first = summary[(summary["reach"] == "all") & summary["chosen"]].iloc[0]
+    best = next(c for c in candidates if (c.law.name, c.loss_label) == (first["law"], first["loss"]))
+    laws = ", ".join(dict.fromkeys(c.law.name for c in candidates))
+    choice = Choice(best, summary, table, (*runs.notes, f"tried: {laws}"))
+    tested = f"tested up to {float(table['furthest'].max()):.3g} times beyond the runs fitted"
+    warnings = (f"{tested}: of a longer reach this says nothing", choice.beaten)
+    return dataclasses.replace(choice, warnings=tuple(filter(None, warnings)))
+
+
+def once_each(runs: Runs) -> Runs:
+    """Runs of one configuration weighted to count as one together, unless the table has weights of its own."""
+    if "weight" in runs.table:
+        return runs
+    same = [name for name in runs.table if name not in NOT_VARIABLES]
+    size = runs.table.groupby(same)["loss"].transform("size")
+    return runs if (size == 1).all() else dataclasses.replace(runs, table=runs.table.assign(weight=1 / size))
+
+
+def _ranked(band: str, table: pd.DataFrame, freedom: dict[tuple[str, str], int]) -> pd.DataFrame:
+    naive = table[table["law"] == "last value"].set_index("cut")["mean_error"]
+    rows = []
+    for (law, loss), scores in table[table["loss"] != "-"].groupby(["law", "loss"], sort=False):
+        error = scores.set_index("cut")["mean_error"].reindex(naive.index).fillna(naive)
+        rows.append(
+            {
+                "reach": band,
+                "law": law,
+                "loss": loss,
+                "error": error.mean(),
+                # Cuts share the runs above them, so averaging over cuts makes the error no surer.
+                "se": scores["se"].mean(),
+                "bias": scores["bias"].mean(),
+                "freedom": freedom[str(law), str(loss)],
+                "cuts": len(scores),
+            }
+        )
+    summary = pd.DataFrame(rows).sort_values("error", ignore_index=True)
+    within = summary[summary["error"] <= summary["error"][0] + np.nan_to_num(summary["se"][0])]
+    # What a single cut says of a reach is an anecdote.
+    enough = band == "all" or summary["cuts"].max() > 1
+    summary["chosen"] = (summary.index == within.sort_values(["freedom", "error"]).index[0]) & enough
+    return summary.sort_values(["chosen", "error"], ascending=[False, True])
+
+
+def _scores(
+    label: dict[str, object], below: Runs, above: Runs, predicted: np.ndarray, inside: np.ndarray | None = None
+) -> list[dict[str, object]]:
+    losses, weights = above.table["loss"].to_numpy(), above.weights
+    error = 1 - np.exp(predicted) / losses
+    reach = (above.scale / below.scale.max()).to_numpy()
+    bands = {"all": np.full(len(reach), True)}
+    bands |= {f"{low:g}-{high:g}": (low < reach) & (reach <= high) for low, high in itertools.pairwise(BANDS)}
+    rows = []
+    for band, here in bands.items():
+        if not here.any():
+            continue
+        e, w, y = error[here], weights[here] / weights[here].sum(), losses[here]
+        size, count = np.abs(e), 1 / np.square(w).sum()
+        spread = np.square(y - w @ y)
+        rows.append(
+            label
+            | {
+                "band": band,
+                "reach": float(np.median(reach[here])),
+                "furthest": float(reach[here].max()),
+                "n_fit": len(below),
+                "n_test": len(e),
+                "error": float(np.median(size)),
+                "mean_error": float(w @ size),
+                "se": float(np.sqrt(w @ np.square(size - w @ size) / (count - 1))) if count > 1.5 else np.nan,
+                "bias": float(w @ e),
+                "r2": float(1 - w @ np.square(y - np.exp(predicted[here])) / (w @ spread)) if spread.any() else np.nan,
+                "coverage": np.nan if inside is None else float(w @ inside[here]),
+            }
+        )
+    return rows
+
+
+def _inside(found: Fit, above: Runs) -> np.ndarray:
+    at: dict[str, Any] = {name: above.table[name] for name in {*map(column_of, found.law.variables), above.scale_name}}
+    low, high = found.predict_interval(**at)
+    return (low <= above.table["loss"].to_numpy()) & (above.table["loss"].to_numpy() <= high)
+
+
+def _baselines(below: Runs, above: Runs) -> dict[str, np.ndarray]:
+    """log L of the runs above by what takes no law."""
+    variables = [str(name) for name in below.table if name not in NOT_VARIABLES and (below.table[name] > 0).all()]
+    log_losses = np.log(below.table["loss"].to_numpy())
+
+    def regression(names: list[str]) -> np.ndarray:
+        x, x_above = (
+            np.log(np.column_stack([np.full(len(r), np.e), *(r.table[n] for n in names)])) for r in (below, above)
+        )
+        root = np.sqrt(below.weights)
+        solved = np.linalg.lstsq(x * root[:, None], log_losses * root, rcond=None)[0]
+        return np.asarray(x_above @ solved)
+
+    return {
+        "last value": np.full(len(above), log_losses[int(below.scale.to_numpy().argmax())]),
+        "power law": regression([below.scale_name]),
+        "log-linear": regression(variables),
+    }
+
+
+def _cuts(runs: Runs, cuts: int | Sequence[float]) -> list[float]:
+    if not isinstance(cuts, int):
+        return list(cuts)
+    budgets = np.array(runs.budgets)
+    if len(budgets) < 3:
+        return []
+    chosen = np.unique(np.quantile(budgets, np.linspace(0.4, 0.9, cuts), method="lower"))
+    # A cut lies above all runs of its budget, whose scales differ a little.
+    return [float(runs.scale[runs.table["budget"] == budget].max()) for budget in chosen if budget < budgets[-1]]
+
+
+def _as_runs(runs: pd.DataFrame | Runs, candidates: Sequence[Candidate] | None, columns: Columns, params: str) -> Runs:
+    if isinstance(runs, Runs):
+        return runs
+    variables = variables_held(runs, columns, params)
+    if candidates:
+        variables = tuple(dict.fromkeys(variable for c in candidates for variable in c.law.variables))
+    return as_runs(runs, columns=columns, convention=params, variables=variables)

@@ -1,0 +1,349 @@
+"""What one training run is. A `RunConfig` holds everything that can change a run's numbers, and its
+`run_id` is a hash of that meaning: the same question asked twice is the same run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from nextscale.model.config.data import (
+    DataConfig,
+    DatasetData,
+    MarkovData,
+    MixtureData,
+    SetName,
+    SingleData,
+    TextData,
+    TokenData,
+    is_resolved,
+    parts,
+)
+from nextscale.model.config.identity import SCHEMA_VERSION, Config
+from nextscale.model.config.parametrization import RESIDUAL, SCORES, Parametrization, Size
+
+__all__ = [
+    "Architecture",
+    "Config",
+    "DataConfig",
+    "DatasetData",
+    "Depth",
+    "EvaluationConfig",
+    "Heads",
+    "MarkovData",
+    "MixtureData",
+    "ModelConfig",
+    "ModelFamily",
+    "Network",
+    "OptimizerConfig",
+    "Parent",
+    "RunConfig",
+    "TextData",
+    "TokenData",
+    "TrainingConfig",
+]
+
+OptimizerName = Literal["adamw", "muon", "sgd"]
+
+
+Depth = Annotated[int, Field(ge=1, le=10_000)]
+Heads = Annotated[int, Field(ge=1, le=10_000)]
+
+
+class Architecture(Config):
+    """What a decoder-only Transformer is made of, but for how much of it there is."""
+
+    kv_heads: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="heads of keys and values, each shared by heads / kv_heads queries; all if open",
+    )
+    head_width: int | None = Field(None, ge=1, le=2**20, description="of each head; width / heads if open")
+    context: int = Field(64, ge=2, le=2**24, description="tokens a prediction can look back on")
+    position: Literal["rope", "alibi", "none"] = "rope"
+    mlp: Literal["gelu", "relu2", "swiglu", "none"] = "gelu"
+    mlp_ratio: float = Field(4.0, gt=0, le=1000, description="MLP hidden width / width")
+    tied: bool = Field(False, description="the head is the embedding, transposed")
+    norm_scale: bool = Field(False, description="RMSNorm with a learned scale")
+    qk_norm: bool = Field(False, description="RMSNorm of every query and key")
+    logit_cap: float | None = Field(None, gt=0, le=1e6, description="logits pass through cap·tanh(logit / cap)")
+    z_loss: float = Field(0.0, ge=0, le=1e6, description="weight of the squared log-partition in the training loss")
+
+    @model_validator(mode="after")
+    def _heads_can_be_turned(self) -> Self:
+        if self.position == "rope" and self.head_width is not None and self.head_width % 2:
+            raise ValueError(
+                f"position rope turns pairs of features, and head_width {self.head_width} is odd; "
+                "make it even, or take position alibi"
+            )
+        return self
+
+    def check_heads(self, heads: int) -> None:
+        """Raises a ValueError where so many heads cannot share those of keys and values."""
+        if self.kv_heads is not None and heads % self.kv_heads:
+            raise ValueError(f"heads {heads} cannot share {self.kv_heads} kv_heads equally; take a divisor of {heads}")
+
+
+class ModelFamily(Architecture):
+    """A decoder-only Transformer but for its width and vocabulary."""
+
+    depth: Depth = Field(2, description="Transformer blocks")
+    heads: Heads = Field(4, description="attention heads")
+
+    @model_validator(mode="after")
+    def _heads_fit_together(self) -> Self:
+        self.check_heads(self.heads)
+        return self
+
+    def at(self, width: int, vocab: int) -> ModelConfig:
+        """The member of this family with the given width."""
+        return ModelConfig(**self.model_dump(), width=width, vocab=vocab)
+
+
+class ModelConfig(ModelFamily):
+    """One model: a family's member with its width and vocabulary."""
+
+    width: int = Field(ge=1, le=2**20)
+    vocab: int = Field(ge=2)
+
+    @property
+    def query_width(self) -> int:
+        """Width of all queries of a token: heads times the width of one."""
+        return self.width if self.head_width is None else self.heads * self.head_width
+
+    @property
+    def key_width(self) -> int:
+        """Width of all keys of a token, and of all values."""
+        return self.query_width // self.heads * (self.kv_heads or self.heads)
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of the MLP's hidden layer; 0 without an MLP."""
+        return 0 if self.mlp == "none" else round(self.width * self.mlp_ratio)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ModelConfig:
+        if self.query_width % self.heads:
+            raise ValueError(
+                f"width {self.width} cannot be cut into {self.heads} equal heads; use a multiple of {self.heads}"
+            )
+        if self.position == "rope" and self.query_width // self.heads % 2:
+            raise ValueError(
+                f"position rope turns pairs of features, and width {self.width} over {self.heads} heads is "
+                f"{self.query_width // self.heads} each; use a multiple of {2 * self.heads}, or position alibi"
+            )
+        if self.mlp != "none" and self.hidden_width < 1:
+            raise ValueError(f"mlp_ratio {self.mlp_ratio} leaves the MLP of width {self.width} empty; raise it")
+        return self
+
+
+class Network(ModelConfig):
+    """A model with what its parametrization puts into the forward pass: all that a compiled program depends on.
+
+    See `parametrization.py` for what the multipliers are.
+    """
+
+    scores_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+
+
+WEIGHT_DECAY = "of every weight, per step, times schedule / peak; independent of the learning rate"
+
+
+class OptimizerConfig(Config):
+    """An optimiser and its schedule, but for what may follow from the size of a run: rate, decay, batch and length."""
+
+    optimizer: OptimizerName = Field("adamw", description="muon: of the matrices inside the blocks; adamw of the rest")
+    schedule: Literal["linear", "cosine", "wsd", "constant"] = "cosine"
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")
+    warmup_tokens: int | None = Field(
+        None, ge=0, description="tokens spent warming up, instead of a share: the same for runs of every length"
+    )
+    cooldown: float = Field(0.2, gt=0, le=1, description="share of the steps of a wsd schedule's cooldown")
+    cooldown_shape: Literal["linear", "1-sqrt"] = Field("linear", description="of a wsd schedule")
+    final_lr: float = Field(0.0, ge=0, le=1, description="last learning rate / peak")
+    beta1: float = Field(0.9, ge=0, lt=1, description="of adamw")
+    beta2: float = Field(0.98, ge=0, lt=1, description="of adamw")
+    eps: float = Field(1e-8, gt=0, description="of adamw")
+    momentum: float = Field(0.95, ge=0, lt=1, description="of muon and sgd")
+    clip: float = Field(1.0, gt=0, description="largest global gradient norm")
+    skip_spikes: float | None = Field(
+        None,
+        gt=1,
+        le=1e6,
+        description="leave out a step whose loss or gradient is no number, or its norm so many times the usual",
+    )
+    parametrization: Parametrization = "mup"
+    base_width: int = Field(32, ge=1, le=2**20, description="the width at which all parametrizations agree")
+    base_depth: int = Field(2, ge=1, le=10_000, description="the depth at which all parametrizations agree")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the matrix products; weights stay float32")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> OptimizerConfig:
+        if self.schedule == "wsd" and self.warmup_tokens is None and self.warmup + self.cooldown > 1 + 1e-9:
+            raise ValueError(
+                f"warmup {self.warmup} and cooldown {self.cooldown} are shares of one run and overlap; "
+                "make them 1 or less together"
+            )
+        if self.optimizer == "sgd" and self.parametrization != "standard":
+            raise ValueError(
+                f"parametrization {self.parametrization} scales the rates of adamw and muon; sgd trains with "
+                "parametrization standard"
+            )
+        return self
+
+    def size_of(self, model: ModelConfig) -> Size:
+        """The base size / that of a model."""
+        return Size(self.base_width / model.width, self.base_depth / model.depth)
+
+
+class TrainingConfig(OptimizerConfig):
+    """How one model is trained. `lr` is the peak learning rate at `base_width` and `base_depth`."""
+
+    batch_tokens: int = Field(ge=1, le=2**40)
+    steps: int = Field(ge=1)
+    lr: float = Field(gt=0, le=1e6)
+    weight_decay: float = Field(0.0, ge=0, description=WEIGHT_DECAY)
+
+    @property
+    def tokens(self) -> int:
+        return self.steps * self.batch_tokens
+
+    @property
+    def warmup_steps(self) -> int:
+        if self.warmup_tokens is not None:
+            return round(self.warmup_tokens / self.batch_tokens)
+        return round(self.warmup * self.steps)
+
+    @property
+    def cooldown_steps(self) -> int:
+        """Of a wsd schedule."""
+        return max(round(self.cooldown * self.steps), 1)
+
+    @model_validator(mode="after")
+    def _warms_up_before_it_cools_down(self) -> TrainingConfig:
+        cooled = self.cooldown_steps if self.schedule == "wsd" else 0
+        if self.warmup_tokens is not None and self.warmup_steps + cooled > self.steps:
+            raise ValueError(
+                f"warmup_tokens {self.warmup_tokens} leave no room in a run of {self.tokens} tokens"
+                + (
+                    f" that cools down over {self.cooldown:.0%} of them; lower one of them"
+                    if cooled
+                    else "; lower them"
+                )
+            )
+        return self
+
+
+class EvaluationConfig(Config):
+    """What the loss of a run is measured on, and when."""
+
+    tokens: int = Field(65536, ge=1, description="held-out tokens, of each set; rounded up to whole batches")
+    sets: dict[SetName, SingleData] = Field(
+        default_factory=dict, description="further validation sets by name, of the vocabulary that is trained on"
+    )
+    points: int = Field(
+        0, ge=0, le=1000, description="evaluations per decade of tokens on the way to the end, evenly spaced in log"
+    )
+
+    @model_validator(mode="after")
+    def _columns_are_free(self) -> Self:
+        if "by_position" in self.sets:
+            raise ValueError("sets: a set by_position would write over the loss by position; name it otherwise")
+        return self
+
+    def misfits(self, data: DataConfig) -> Iterator[tuple[str, str]]:
+        """(name, what is wrong) of each set that says nothing of a model trained on `data`."""
+        trained_on = parts(data)
+        contents = {getattr(part, "fingerprint", None) for part in trained_on.values()} - {None}
+        for name, other in self.sets.items():
+            if other.vocab != data.vocab:
+                yield name, f"vocab {other.vocab} is not that of the data trained on, {data.vocab}"
+            elif other in trained_on.values() or getattr(other, "fingerprint", None) in contents:
+                yield name, "is the data trained on, whose held-out part is measured anyway; leave it out"
+            elif name in trained_on:
+                yield name, f"is the name of data.sources.{name} too, whose loss is measured anyway; rename it"
+
+
+class Parent(Config):
+    """A state of training: that of a run when it had seen so many tokens."""
+
+    run_id: str = Field(pattern="^[0-9a-f]{12}$")
+    tokens: int = Field(ge=1)
+
+
+class RunConfig(Config):
+    """One training run: data, model, training, evaluation and seed.
+
+    With a `parent` it goes on from that state: weights, moments of the optimiser and position in the data. Its
+    `training` then says what is done from there, in steps and a schedule of its own.
+
+    Only what cannot be said without is said with a parent. The cooldown of a constant rate is the wsd run of that
+    length: it has that run's name, and where it took its first steps from (see `branch.py`) is no part of its meaning.
+    """
+
+    data: DataConfig
+    model: ModelConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = Field(0, ge=0, lt=2**32, description="of the initial weights and the order of the data")
+    parent: Parent | None = Field(None, description="the state to go on from, where that changes what a run is")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> RunConfig:
+        if self.training.batch_tokens % self.model.context:
+            raise ValueError(
+                f"training.batch_tokens {self.training.batch_tokens} is not a whole number of sequences of "
+                f"model.context {self.model.context}"
+            )
+        if self.model.vocab != self.data.vocab:
+            raise ValueError(f"model.vocab {self.model.vocab} is not data.vocab {self.data.vocab}")
+        for name, problem in self.evaluation.misfits(self.data):
+            raise ValueError(f"evaluation.sets.{name}: {problem}")
+        if self.start % self.model.context:
+            raise ValueError(
+                f"parent.tokens {self.start} is not a whole number of sequences of model.context {self.model.context}"
+            )
+        return self
+
+    @property
+    def network(self) -> Network:
+        """The model as it is built, with the multipliers of the parametrization it is trained under."""
+        size, parametrization = self.training.size_of(self.model), self.training.parametrization
+        return Network(
+            **self.model.model_dump(),
+            scores_multiplier=size(SCORES[parametrization]),
+            residual_multiplier=size(RESIDUAL[parametrization]),
+        )
+
+    @property
+    def set_names(self) -> list[str]:
+        """The further validation sets: those asked for, and the held-out part of each source of a mixture."""
+        return [*self.evaluation.sets, *(name for name in parts(self.data) if name)]
+
+    @property
+    def start(self) -> int:
+        """The position, in tokens, of the first step that is this run's own."""
+        return 0 if self.parent is None else self.parent.tokens
+
+    @property
+    def tokens(self) -> int:
+        """All that the model has seen in the end: its parent's tokens too."""
+        return self.start + self.training.tokens
+
+    @property
+    def batch_sequences(self) -> int:
+        return self.training.batch_tokens // self.model.context
+
+    @property
+    def run_id(self) -> str:
+        """12 hex digits that name this run by its meaning, on any machine."""
+        if not all(map(is_resolved, (self.data, *self.evaluation.sets.values()))):
+            raise ValueError("the data has no fingerprint yet; nextscale.model.data.sources.resolve reads it")
+        text = json.dumps({"schema": SCHEMA_VERSION, **self.semantic()}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]

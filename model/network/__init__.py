@@ -1,0 +1,1 @@
+"""The network: a decoder-only Transformer, its parametrizations, and how it lies on many devices."""

@@ -1,0 +1,239 @@
+"""How one run lies on many devices, and what its processes agree on.
+
+A mesh has three axes. Sequences of a batch are spread over `data` and `fsdp`. Weights and moments of the optimiser are
+whole along `data`, and split along `fsdp` (Zhao et al. 2023: each device keeps a part, and gathers the rest when it is
+used) and `tensor` (Shoeybi et al. 2019: a matrix that reads the residual stream is split by its outputs, one that
+writes it by its inputs, so that what is between them never leaves a device). XLA places the communication.
+
+A dimension that an axis does not divide is whole along it: an odd width costs memory, never a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, Sharding, SingleDeviceSharding
+from jax.sharding import PartitionSpec as P
+
+from nextscale.model.config.parametrization import Group
+from nextscale.model.errors import InputError
+
+PyTree = Any
+
+SPLIT: dict[Group, tuple[str, ...]] = {
+    "embedding": ("tensor", "fsdp"),  # V x D
+    "hidden": ("fsdp", "tensor"),  # D x out
+    "output": ("tensor", "fsdp"),  # in x D
+    "head": ("fsdp", "tensor"),  # D x V
+}
+"""The axis along which each dimension of a weight is split. Other groups, the norms, are whole everywhere."""
+
+ROWS = ("data", "fsdp")
+"""The axes that the sequences of a batch are spread over."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """So many devices along each axis of the mesh. It changes where a run is computed, never what it means.
+
+    Raises:
+        InputError: a number is below 1.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        if min(dataclasses.astuple(self)) < 1:
+            raise InputError(f"layout {self}: there is at least 1 device along every axis")
+
+    def __str__(self) -> str:
+        return ",".join(f"{axis}={size}" for axis, size in dataclasses.asdict(self).items())
+
+    @classmethod
+    def parse(cls, text: str) -> Layout:
+        """Reads `data=4,fsdp=2`; an axis that is not named has 1 device.
+
+        Raises:
+            InputError: the text is no layout.
+        """
+        axes = {field.name for field in dataclasses.fields(cls)}
+        sizes: dict[str, int] = {}
+        for part in text.split(","):
+            axis, _, size = part.partition("=")
+            if axis not in axes or axis in sizes or not size.isdecimal():
+                raise InputError(f"layout {text!r}: write it as data=4,fsdp=2,tensor=1")
+            sizes[axis] = int(size)
+        return cls(**sizes)
+
+    @property
+    def devices(self) -> int:
+        return self.data * self.fsdp * self.tensor
+
+
+@functools.lru_cache
+def mesh_of(layout: Layout) -> Mesh | None:
+    """The mesh of a layout on the devices at hand; None for one device of one process, which needs none.
+
+    Raises:
+        InputError: there are fewer devices, or some process would have none to do its part on.
+    """
+    found, processes = jax.device_count(), jax.process_count()
+    if layout.devices > found or (processes > 1 and layout.devices != found):
+        raise InputError(
+            f"layout {layout} is of {layout.devices} devices, but {processes} process(es) see {found}; "
+            f"take e.g. data={found}"
+        )
+    if layout.devices == 1:
+        return None
+    return jax.make_mesh(
+        dataclasses.astuple(layout),
+        tuple(dataclasses.asdict(layout)),
+        axis_types=(AxisType.Auto,) * 3,
+        devices=jax.devices()[: layout.devices],
+    )
+
+
+def shardings(mesh: Mesh | None, groups: PyTree, state: PyTree) -> PyTree:
+    """Where each array of a state lies.
+
+    What the optimiser keeps of a weight lies as that weight does: it is known by the path at the end of its own.
+
+    Args:
+        groups: the parametrization group of each weight.
+        state: arrays or shapes that hold weights, and trees shaped as they are, anywhere.
+
+    Returns:
+        a `Sharding` for each array, shaped as the state.
+    """
+    group_of: dict[Any, Group] = dict(jax.tree_util.tree_leaves_with_path(groups))
+
+    def of(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Sharding:
+        if mesh is None:
+            return SingleDeviceSharding(jax.devices()[0])
+        group = next((group_of[path[i:]] for i in range(len(path)) if path[i:] in group_of), None)
+        axes = () if group is None else SPLIT.get(group, ())
+        split = (axis if n % mesh.shape[axis] == 0 else None for axis, n in zip(axes, leaf.shape, strict=False))
+        return NamedSharding(mesh, P(*split))
+
+    return jax.tree_util.tree_map_with_path(of, state)
+
+
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def rows_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
+    """Of batches, K x B x (T+1)."""
+    return NamedSharding(mesh, P(None, ROWS))
+
+
+def rows_of(mesh: Mesh | AbstractMesh, n: int) -> tuple[str, ...] | None:
+    """The axes that n rows are spread over; None, so that every device has them all, where they do not divide."""
+    return ROWS if n % math.prod(mesh.shape[axis] for axis in ROWS) == 0 else None
+
+
+def by_rows(mesh: Mesh | None, x_NxD: jax.Array) -> jax.Array:
+    """A residual stream, spread as the sequences are, and whole along `tensor`.
+
+    Unless told, XLA splits it by features where the weights along `fsdp` are, and every device computes every sequence.
+    """
+    if mesh is None:
+        return x_NxD
+    return jax.lax.with_sharding_constraint(x_NxD, NamedSharding(mesh, P(rows_of(mesh, len(x_NxD)))))
+
+
+def ways(layout: Layout) -> int:
+    """Into how many parts the sequences of a batch are spread."""
+    return layout.data * layout.fsdp
+
+
+def own_rows(mesh: Mesh | None, B: int) -> tuple[int, int]:
+    """(first, end) of the sequences of a batch that the devices of this process need."""
+    if mesh is None:
+        return 0, B
+    held = NamedSharding(mesh, P(ROWS)).addressable_devices_indices_map((B,)).values()
+    spans = [index[0].indices(B) for index in held if index is not None]
+    return min(first for first, _, _ in spans), max(end for _, end, _ in spans)
+
+
+def placed(mesh: Mesh | None, batches_KxbxT1: np.ndarray, B: int) -> np.ndarray | jax.Array:
+    """Batches, K x B x (T+1), on the devices of a mesh.
+
+    Args:
+        batches_KxbxT1: this process's rows of them (see `own_rows`).
+    """
+    if mesh is None:
+        return batches_KxbxT1
+    K, _, T1 = batches_KxbxT1.shape
+    first, _ = own_rows(mesh, B)
+
+    def part(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        start, end, _ = index[1].indices(B)
+        return batches_KxbxT1[:, start - first : end - first]
+
+    return jax.make_array_from_callback((K, B, T1), rows_sharding(mesh), part)
+
+
+def mesh_under(params: PyTree) -> Mesh | None:
+    """The mesh that weights lie on; None on one device."""
+    found = (leaf.sharding for leaf in jax.tree.leaves(params))
+    return next((lies.mesh for lies in found if isinstance(lies, NamedSharding) and isinstance(lies.mesh, Mesh)), None)
+
+
+def spread(mesh: Mesh | None, batches_SxBxT1: np.ndarray) -> np.ndarray | jax.Array:
+    """Batches that every process holds whole, on the devices of a mesh; as they are on one device."""
+    if mesh is None:
+        return batches_SxBxT1
+    lies = NamedSharding(mesh, P(None, rows_of(mesh, batches_SxBxT1.shape[1])))
+    return jax.make_array_from_callback(batches_SxBxT1.shape, lies, lambda index: batches_SxBxT1[index])
+
+
+def gathered(array: jax.Array) -> np.ndarray:
+    """An array, whole, in every process, wherever it lies."""
+    return np.asarray(array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True))
+
+
+def beside(array: jax.Array | jax.ShapeDtypeStruct) -> Sharding | None:
+    """Where a scalar lies that comes with an array: on the same devices, whole on each."""
+    sharding = getattr(array, "sharding", None)
+    return replicated(sharding.mesh) if isinstance(sharding, NamedSharding) else sharding
+
+
+def polled(mesh: Mesh | None, ask: Callable[[], Sequence[bool]]) -> Callable[[], Sequence[bool]]:
+    """What any process answers yes to.
+
+    Where there is one process it is asked when the result is called. Of several, each is asked now, and what they
+    agree on travels in front of what is given to the devices next: no process waits for another but in the steps that
+    they do together anyway.
+
+    Returns:
+        gives the answers, the same in every process.
+    """
+    if mesh is None or jax.process_count() == 1:
+        return ask
+    answers = np.array([ask()], np.int32)
+    every = NamedSharding(mesh, P(mesh.axis_names))
+    shape = (mesh.size, answers.shape[1])
+    said = _largest(mesh)(jax.make_array_from_callback(shape, every, lambda index: answers))
+    return lambda: np.asarray(said).astype(bool).tolist()
+
+
+@functools.lru_cache
+def _largest(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda answers: answers.max(axis=0), out_shardings=replicated(mesh))
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -1,0 +1,191 @@
+"""The loss of a model on held-out tokens, by position in the context."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from nextscale.model.config.run import Network, RunConfig
+from nextscale.model.data.sources import MarkovSource, Source
+from nextscale.model.network.sharding import gathered, mesh_under, spread
+from nextscale.model.network.transformer import Transformer
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What held-out tokens say of a model.
+
+    Attributes:
+        loss: nats per token.
+        bits_per_byte: None where tokens do not stand for bytes.
+        loss_by_position: nats per token at each position of the context that is scored.
+        tokens: how many predictions this rests on.
+        sets: what further validation sets say of it, by name.
+    """
+
+    loss: float
+    bits_per_byte: float | None
+    loss_by_position: list[float]
+    tokens: int
+    sets: dict[str, Evaluation] = dataclasses.field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, float | None]:
+        """Its losses, and `loss_<name>` and `bits_per_byte_<name>` of each set."""
+        own = {"loss": self.loss, "bits_per_byte": self.bits_per_byte}
+        return own | {f"{key}_{name}": one.columns[key] for name, one in self.sets.items() for key in own}
+
+    @property
+    def unusable(self) -> str | None:
+        """The set whose loss is not a number, in words."""
+        losses = {"the held-out loss": self.loss} | {
+            f"the loss of set {name}": one.loss for name, one in self.sets.items()
+        }
+        return next((name for name, loss in losses.items() if not math.isfinite(loss)), None)
+
+    @property
+    def in_context_learning(self) -> float:
+        """Loss late in the context less loss early in it: mean of the last against the first eighth of the positions;
+        negative when context helps.
+
+        Olsson et al. 2022 take the 500th less the 50th token of 512. Eighths serve a context of any length, and a mean
+        over many positions is less noisy; as the first eighth begins at the first token, it reads more negative.
+        """
+        eighth = max(1, len(self.loss_by_position) // 8)
+        return float(np.mean(self.loss_by_position[-eighth:]) - np.mean(self.loss_by_position[:eighth]))
+
+
+def evaluation_points(config: RunConfig) -> list[int]:
+    """The positions, in tokens, at which a run is evaluated on its way to the end.
+
+    They are those steps of the run that are nearest to 10^(i / points) tokens, i a whole number: the same for runs of
+    every length, so that the curves of a sweep compare and a trunk's is that of its branches.
+    """
+    start, batch_tokens, per_decade = config.start, config.training.batch_tokens, config.evaluation.points
+    if not per_decade:
+        return []
+    ends = (per_decade * math.log10(tokens) for tokens in (start + batch_tokens, config.tokens))
+    first, last = (math.floor(end) for end in ends)
+    steps = {round((10 ** (i / per_decade) - start) / batch_tokens) for i in range(first, last + 2)}
+    return [start + step * batch_tokens for step in sorted(steps) if 0 < step < config.training.steps]
+
+
+def evaluate_all(
+    config: RunConfig, params: PyTree, source: Source, sets: dict[str, Source], *, parts: int = 1
+) -> Callable[[], Evaluation]:
+    """What the held-out tokens of `source`, and those of each of `sets`, say of a model (see `evaluate`)."""
+    asked = [evaluate(config, params, each, parts=parts) for each in (source, *sets.values())]
+
+    def told() -> Evaluation:
+        own, *others = (each() for each in asked)
+        return dataclasses.replace(own, sets=dict(zip(sets, others, strict=True)))
+
+    return told
+
+
+def evaluate(config: RunConfig, params: PyTree, source: Source, *, parts: int = 1) -> Callable[[], Evaluation]:
+    """The loss over `config.evaluation.tokens` held-out tokens.
+
+    Where the source knows its own law, the loss is its entropy plus the mean Kullback-Leibler divergence of
+    the model from the true distribution of the next token: no noise from sampled labels. The first position
+    is then not scored, for one token of context does not determine that law.
+
+    Args:
+        parts: micro-batches that a batch must be cut into to fit into memory.
+
+    Returns:
+        waits for the devices, and gives what they found. Until it is called, they may be given more to do.
+    """
+    B, T = config.batch_sequences, config.model.context
+    available = source.held_out(math.ceil(config.evaluation.tokens / (B * T)) * B)
+    B = min(B, len(available))
+    scored = available[: len(available) // B * B]
+    mesh = mesh_under(params)
+    batches_SxBxT1 = spread(mesh, scored.reshape(-1, B // parts if B % parts == 0 else B, T + 1))
+    known, skipped = 0.0, 0
+    if isinstance(source, MarkovSource):
+        # 0·log 0 is 0, but not to a computer: what underflows is lifted to where it still weighs nothing.
+        law = jnp.asarray(np.maximum(source.chain.conditional, np.finfo(np.float32).tiny), jnp.float32)
+        found_SxT = _divergence(config.network, config.training.dtype, mesh, params, batches_SxBxT1, law)
+        known, skipped = source.chain.entropy, 1
+    else:
+        found_SxT = _cross_entropy(config.network, config.training.dtype, mesh, params, batches_SxBxT1)
+
+    def told() -> Evaluation:
+        by_position_T = (known + gathered(found_SxT).astype(np.float64).mean(axis=0))[skipped:]
+        loss = float(by_position_T.mean())
+        per_byte = source.tokens_per_byte
+        return Evaluation(
+            loss=loss,
+            bits_per_byte=None if per_byte is None else loss / math.log(2) * per_byte,
+            loss_by_position=by_position_T.tolist(),
+            tokens=len(scored) * len(by_position_T),
+        )
+
+    return told
+
+
+def cross_entropy(logits_BxTxV: jax.Array, labels_BxT: jax.Array) -> jax.Array:
+    """Nats per token, B x T, in float32."""
+    picked_BxT = jnp.take_along_axis(logits_BxTxV, labels_BxT[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits_BxTxV, axis=-1) - picked_BxT
+
+
+def training_loss(logits_BxTxV: jax.Array, labels_BxT: jax.Array, z_loss: float) -> tuple[jax.Array, jax.Array]:
+    """What training lowers, and the mean cross-entropy in it, in nats per token.
+
+    They differ by `z_loss` times the mean square of the log-partition (Chowdhery et al. 2022, sec. 5): logits may
+    drift together, unseen by the softmax, until they leave the range where a small dtype is precise.
+    """
+    loss = cross_entropy(logits_BxTxV, labels_BxT).mean()
+    if z_loss == 0:
+        return loss, loss
+    return loss + z_loss * jnp.square(jax.nn.logsumexp(logits_BxTxV, axis=-1)).mean(), loss
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _cross_entropy(
+    model: Network, dtype: str, mesh: Mesh | None, params: PyTree, batches_SxBxT1: jax.Array
+) -> jax.Array:
+    module = merged(model, dtype, params)
+    return jax.lax.map(lambda x: cross_entropy(module(x[:, :-1], mesh), x[:, 1:]).mean(axis=0), batches_SxBxT1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _divergence(
+    model: Network, dtype: str, mesh: Mesh | None, params: PyTree, batches_SxBxT1: jax.Array, law_VxVxV: jax.Array
+) -> jax.Array:
+    """KL(law || model), S x T; position 0, where the token before is unknown, means nothing."""
+    module = merged(model, dtype, params)
+
+    def batch(x_BxT1: jax.Array) -> jax.Array:
+        log_q_BxTxV = jax.nn.log_softmax(module(x_BxT1[:, :-1], mesh))
+        before_BxT = jnp.roll(x_BxT1[:, :-1], 1, axis=1)
+        p_BxTxV = law_VxVxV[before_BxT, x_BxT1[:, :-1]]
+        return (p_BxTxV * (jnp.log(p_BxTxV) - log_q_BxTxV)).sum(axis=-1).mean(axis=0)
+
+    return jax.lax.map(batch, batches_SxBxT1)
+
+
+@functools.lru_cache
+def structure(model: Network, dtype: str) -> tuple[nnx.GraphDef, PyTree]:
+    """A Transformer without its weights, and the parametrization group of each of them."""
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: Transformer(model, dtype=dtype, rngs=nnx.Rngs(0))))
+    groups = jax.tree.map(lambda weight: weight.group, abstract, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    return graph, nnx.to_pure_dict(groups)
+
+
+def merged(model: Network, dtype: str, params: PyTree) -> Transformer:
+    """The Transformer that `params` are the weights of."""
+    return nnx.merge(structure(model, dtype)[0], params)

@@ -1,0 +1,122 @@
+"""When memory runs out: the same batch in smaller parts, and in the end each block computed twice.
+
+The gradient of a batch is the mean of those of its parts, so a run with half the micro-batch is the same run, but for
+the order of its sums. Smaller parts cost little while one sequence fills a device; computing blocks twice costs a third
+of all FLOPs, and comes last.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+
+import jax
+import numpy as np
+
+from nextscale.model.config.run import RunConfig
+from nextscale.model.errors import InputError, TooLarge
+from nextscale.model.network.sharding import Layout, mesh_of, rows_sharding, ways
+from nextscale.model.record import Row
+from nextscale.model.training.step import Program, Saving, program_of, state_shapes, steps_per_row, train_steps
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether XLA says that memory ran out, when it compiled a program or when it ran it."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+
+
+def sequences(config: RunConfig, layout: Layout) -> int:
+    """How many sequences of a batch each device has.
+
+    Raises:
+        InputError: they cannot be spread evenly.
+    """
+    if config.batch_sequences % ways(layout):
+        raise InputError(
+            f"layout {layout} spreads a batch over data x fsdp = {ways(layout)} devices, but it has "
+            f"{config.batch_sequences} sequences; take a divisor of that"
+        )
+    return config.batch_sequences // ways(layout)
+
+
+def thriftier(config: RunConfig, layout: Layout, saving: Saving) -> Saving:
+    """What to try where `saving` is too little: twice the micro-batches, or the next number that is even; then blocks
+    that are computed again.
+
+    Raises:
+        TooLarge: that is done already.
+    """
+    own = sequences(config, layout)
+    more = next((n for n in range(2 * saving.parts, own + 1) if own % n == 0), None)
+    if more is not None:
+        return saving._replace(parts=more)
+    if not saving.recompute:
+        return saving._replace(recompute=True)
+    raise TooLarge(
+        f"one sequence of {config.model.context} tokens per device does not fit into memory; take a smaller model "
+        f"or context, or split the weights over more devices than layout {layout} does"
+    )
+
+
+def needed(config: RunConfig, layout: Layout, saving: Saving) -> int:
+    """Bytes of each device that the steps of a run take, as XLA plans them: state, batches and all in between.
+
+    Raises:
+        InputError: XLA does not say.
+    """
+    K, B, T = steps_per_row(config), config.batch_sequences, config.model.context
+    return _planned(program_of(config, mesh_of(layout), saving), (K, B, T + 1))
+
+
+@functools.lru_cache
+def _planned(program: Program, batches: tuple[int, int, int]) -> int:
+    lies = None if program.mesh is None else rows_sharding(program.mesh)
+    batches_KxBxT1 = jax.ShapeDtypeStruct(batches, np.int32, sharding=lies)
+    schedule_K = jax.ShapeDtypeStruct(batches[:1], np.float32)
+    numbers = jax.tree.unflatten(program.numbers, [np.float32(0)] * program.numbers.num_leaves)
+    lowered = train_steps(program).lower(state_shapes(program), batches_KxBxT1, schedule_K, batches[0], numbers)
+    if (plan := lowered.compile().memory_analysis()) is None:
+        raise InputError(f"memory: {jax.default_backend()} does not say what a program needs; leave the limit out")
+    return int(plan.argument_size_in_bytes + plan.temp_size_in_bytes)
+
+
+def saving_within(config: RunConfig, layout: Layout, saving: Saving, limit: int) -> Saving:
+    """The least saving, `saving` or more, with which the steps of a run keep to `limit` bytes of each device.
+
+    Raises:
+        InputError: none does.
+    """
+    while needed(config, layout, saving) > limit:
+        saving = thriftier(config, layout, saving)
+    return saving
+
+
+def out_of_memory(config: RunConfig, layout: Layout, saving: Saving) -> Row:
+    """The note of an attempt that ended so, for `first_saving` of the next."""
+    own = sequences(config, layout) // saving.parts
+    what = f"micro-batches of {own} sequence(s) per device" + (", blocks computed again" if saving.recompute else "")
+    return {
+        "host": socket.gethostname(),
+        "device": jax.devices()[0].device_kind,
+        "layout": str(layout),
+        "micro_batches": saving.parts,
+        "recompute": saving.recompute,
+        "status": "lost",
+        "message": f"memory ran out with {what}; less is next",
+    }
+
+
+def first_saving(config: RunConfig, layout: Layout, attempts: list[Row]) -> Saving:
+    """What to begin with: no saving, or what is left to try after attempts that ran out of memory.
+
+    Raises:
+        InputError: nothing is.
+    """
+    here = {"device": jax.devices()[0].device_kind, "layout": str(layout)}
+    failed = [
+        Saving(row["micro_batches"], row.get("recompute", False))
+        for row in attempts
+        if "micro_batches" in row and row | here == row
+    ]
+    sequences(config, layout)
+    return thriftier(config, layout, max(failed)) if failed else Saving()

@@ -1,0 +1,296 @@
+"""What is compiled of a run: its first state, and its steps.
+
+A program is known by what XLA must know, the shapes and where they lie. Every number that a sweep varies is passed in.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from nextscale.model import accounting
+from nextscale.model.config.run import Network, OptimizerName, RunConfig
+from nextscale.model.network.sharding import replicated, rows_sharding, shardings
+from nextscale.model.network.transformer import Transformer
+from nextscale.model.training import spikes, tally
+from nextscale.model.training.evaluate import merged, structure, training_loss
+from nextscale.model.training.optimizer import Hyperparameters, hyperparameters, optimizer
+
+PyTree = Any
+Array = Any
+"""Of numpy or JAX; or what says of one where it lies, or along which axis it is mapped."""
+
+_ROW_FLOPS, _ROW_STEPS = 2e10, 128
+_CALL_FLOPS, _CALL_ROWS = 1e13, 16
+"""Of an accelerator: some hundredths of a second, and never so many steps that progress cannot be seen."""
+
+
+class Saving(NamedTuple):
+    """What is done to need less memory; it changes a run's numbers by the order of their sums at most.
+
+    Attributes:
+        parts: micro-batches that each batch is trained in, one after the other.
+        recompute: whether blocks are computed again for the gradient (see `transformer.recomputed`).
+    """
+
+    parts: int = 1
+    recompute: bool = False
+
+
+NONE_SAVED = Saving()
+
+
+class Program(NamedTuple):
+    """What is compiled into the steps of a run; all else is passed in.
+
+    Attributes:
+        numbers: what the numbers passed in are a tree of.
+        mesh: None for one device.
+        saving: what is done to need less memory.
+    """
+
+    model: Network
+    dtype: str
+    optimizer: OptimizerName
+    numbers: jax.tree_util.PyTreeDef
+    mesh: Mesh | None = None
+    saving: Saving = NONE_SAVED
+
+
+class Given(NamedTuple):
+    """What the steps of a call are given, M stretches of up to K of them.
+
+    Attributes:
+        batches: M·K x B x (T+1).
+        schedule: learning rate / peak, M·K.
+        steps: of each stretch, M.
+        completes: whether each ends a row of the curve, M.
+    """
+
+    batches: Array
+    schedule: Array
+    steps: Array
+    completes: Array
+
+
+class Call(NamedTuple):
+    """A compiled call: a program, and what it is given."""
+
+    program: Program
+    state: PyTree
+    given: Given
+    numbers: Hyperparameters
+
+
+def made(call: Call) -> tuple[PyTree, tally.Tally]:
+    """The state after a call, and `sums` of the row of the curve after each stretch, M; the state before is given away.
+
+    In the state, the sums begin anew where a row is complete.
+    """
+    given, program = call.given, call.program
+    if len(given.steps) > 1:
+        return train_stretches(program)(call.state, given, call.numbers)
+    state = train_steps(program)(call.state, given.batches, given.schedule, int(given.steps[0]), call.numbers)
+    return (state | {"sums": no_sums(program)} if given.completes[0] else state), state["sums"]
+
+
+def program_of(config: RunConfig, mesh: Mesh | None = None, saving: Saving = NONE_SAVED) -> Program:
+    """The program that a run is trained by."""
+    training = config.training
+    return Program(
+        config.network, training.dtype, training.optimizer, jax.tree.structure(numbers_of(config)), mesh, saving
+    )
+
+
+def numbers_of(config: RunConfig) -> Hyperparameters:
+    """What of a run is passed to its program."""
+    _, groups = structure(config.network, config.training.dtype)
+    return hyperparameters(config.training, groups=groups, size=config.training.size_of(config.model))
+
+
+def steps_per_row(config: RunConfig) -> int:
+    """Steps in a row of the curve, K; a function of the shapes alone, so that a curve is always the same.
+
+    On a CPU they are one compiled call, of about a second of one core.
+    """
+    return int(np.clip(_ROW_FLOPS / _step_flops(config), 1, _ROW_STEPS))
+
+
+def stretches_per_call(config: RunConfig) -> int:
+    """How many rows of the curve one compiled call is of, M.
+
+    What takes a CPU core a second takes an accelerator less time than it takes to ask for it.
+    """
+    if jax.default_backend() == "cpu":
+        return 1
+    return int(np.clip(_CALL_FLOPS / (steps_per_row(config) * _step_flops(config)), 1, _CALL_ROWS))
+
+
+def _step_flops(config: RunConfig) -> float:
+    return accounting.flops_per_token(config.model) * config.training.batch_tokens
+
+
+def no_sums(program: Program) -> tally.Tally:
+    """Zeros for `sums` of a state (see `train_steps`)."""
+    empty = tally.empty(skips=_skips(program))
+    if program.mesh is None:
+        return empty
+    zero, same = np.float32(0), replicated(program.mesh)
+    return {name: jax.make_array_from_callback((), same, lambda _: zero) for name in empty}
+
+
+def _skips(program: Program) -> bool:
+    """Whether steps may be skipped."""
+    numbers = jax.tree.unflatten(program.numbers, range(program.numbers.num_leaves))
+    return numbers.skip_spikes is not None
+
+
+@functools.lru_cache
+def state_shapes(program: Program) -> PyTree:
+    """Shape, dtype and sharding of each array of a state."""
+    _, groups = structure(program.model, program.dtype)
+    numbers = jax.tree.unflatten(program.numbers, [np.float32(0)] * program.numbers.num_leaves)
+    shapes = jax.eval_shape(_anywhere(program), jax.random.key(0), numbers)
+    return jax.tree.map(
+        lambda shape, lies: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=lies),
+        shapes,
+        shardings(program.mesh, groups, shapes),
+    )
+
+
+@functools.lru_cache
+def initial_state(program: Program) -> Callable[[jax.Array, Hyperparameters], PyTree]:
+    """Gives the first state of a run from a random key and its numbers. The same for every mesh."""
+    if program.mesh is None:
+        return _anywhere(program)
+    start, same = functools.partial(_initial_state, program), replicated(program.mesh)
+    return jax.jit(start, in_shardings=same, out_shardings=_lies(program))
+
+
+@functools.lru_cache
+def train_steps(program: Program) -> jax.stages.Wrapped:
+    """Gives the state after the first `steps` of K batches, one optimiser step each.
+
+    Args of what is returned:
+        state: parameters, moments of the optimiser, and `sums` over the steps so far (see `tally.py`); where steps may
+            be skipped, also the `usual` gradient norm (see `spikes.py`). Its buffers are given away.
+        batches: K x B x (T+1).
+        unit_schedule: K.
+        steps: at most K.
+        numbers: of the run.
+    """
+    steps = functools.partial(_train_steps, program)
+    if program.mesh is None:
+        return jax.jit(steps, donate_argnums=0)
+    state, same = _lies(program), replicated(program.mesh)
+    return jax.jit(
+        steps,
+        donate_argnums=0,
+        in_shardings=(state, rows_sharding(program.mesh), same, same, same),
+        out_shardings=state,
+    )
+
+
+@functools.lru_cache
+def train_stretches(program: Program) -> jax.stages.Wrapped:
+    """`train_steps` of several stretches, one after the other: gives what `made` does."""
+    stretches = functools.partial(_train_stretches, program)
+    if program.mesh is None:
+        return jax.jit(stretches, donate_argnums=0)
+    state, same = _lies(program), replicated(program.mesh)
+    given = Given(rows_sharding(program.mesh), same, same, same)
+    return jax.jit(stretches, donate_argnums=0, in_shardings=(state, given, same), out_shardings=(state, same))
+
+
+@functools.lru_cache
+def packed(program: Program) -> jax.stages.Wrapped:
+    """`train_stretches` of several runs at once: all but `steps` and `completes` has one more axis, the runs, in
+    front."""
+    stretches = functools.partial(_train_stretches, program)
+    return jax.jit(jax.vmap(stretches, in_axes=(0, Given(0, 0, None, None), 0)), donate_argnums=0)
+
+
+def _lies(program: Program) -> PyTree:
+    return jax.tree.map(lambda shape: shape.sharding, state_shapes(program))
+
+
+@functools.lru_cache
+def _anywhere(program: Program) -> Callable[[jax.Array, Hyperparameters], PyTree]:
+    return jax.jit(functools.partial(_initial_state, program))
+
+
+def _initial_state(program: Program, key: jax.Array, numbers: Hyperparameters) -> PyTree:
+    model, dtype = program.model, program.dtype
+    params = nnx.to_pure_dict(nnx.state(Transformer(model, dtype=dtype, rngs=nnx.Rngs(key))))
+    _, groups = structure(model, dtype)
+    moments = optimizer(program.optimizer, groups, numbers, 0.0).init(params)
+    skips = numbers.skip_spikes is not None
+    state = {"params": params, "optimizer": moments, "sums": tally.empty(skips=skips)}
+    return state | ({"usual": spikes.nothing_yet()} if skips else {})
+
+
+def _train_stretches(
+    program: Program, state: PyTree, given: Given, numbers: Hyperparameters
+) -> tuple[PyTree, tally.Tally]:
+    M = len(given.steps)
+
+    def stretch(state: PyTree, now: Given) -> tuple[PyTree, tally.Tally]:
+        state = _train_steps(program, state, now.batches, now.schedule, now.steps, numbers)
+        sums = state["sums"]
+        return state | {"sums": jax.tree.map(lambda total: jnp.where(now.completes, 0, total), sums)}, sums
+
+    batches, schedule = (x.reshape(M, -1, *x.shape[1:]) for x in (given.batches, given.schedule))
+    return jax.lax.scan(stretch, state, given._replace(batches=batches, schedule=schedule))
+
+
+def _train_steps(
+    program: Program,
+    state: PyTree,
+    batches_KxBxT1: jax.Array,
+    schedule_K: jax.Array,
+    steps: int | jax.Array,
+    numbers: Hyperparameters,
+) -> PyTree:
+    model, dtype, (parts, recompute) = program.model, program.dtype, program.saving
+    _, groups = structure(model, dtype)
+
+    def loss_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits_BxTxV = merged(model, dtype, params)(batch_BxT1[:, :-1], program.mesh, recompute=recompute)
+        return training_loss(logits_BxTxV, batch_BxT1[:, 1:], model.z_loss)
+
+    def gradient_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, jax.Array]:
+        (_, loss), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, batch_BxT1)
+        return gradient, loss
+
+    def mean_gradient_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, jax.Array]:
+        # Each micro-batch is every parts-th sequence, so that a device finds its share of it among its own rows.
+        batch_bxMxT1 = batch_BxT1.reshape(-1, parts, batch_BxT1.shape[1])
+
+        def add(m: jax.Array, total: tuple[PyTree, jax.Array]) -> tuple[PyTree, jax.Array]:
+            return jax.tree.map(jnp.add, total, gradient_of(params, batch_bxMxT1[:, m]))
+
+        zero = jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.float32)
+        return jax.tree.map(lambda total: total / parts, jax.lax.fori_loop(0, parts, add, zero))
+
+    def step(i: jax.Array, state: PyTree) -> PyTree:
+        params, sums = state["params"], state["sums"]
+        gradient, loss = (gradient_of if parts == 1 else mean_gradient_of)(params, batches_KxBxT1[i])
+        rule = optimizer(program.optimizer, groups, numbers, schedule_K[i])
+        updates, moments = rule.update(gradient, state["optimizer"], params)
+        found = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
+        after = {"params": optax.apply_updates(params, updates), "optimizer": moments}
+        if numbers.skip_spikes is None:
+            return after | {"sums": tally.added(sums, found)}
+        taken, usual = spikes.judged(state["usual"], loss, found["gradient_norm"], numbers.skip_spikes)
+        after = {name: jax.tree.map(functools.partial(jnp.where, taken), after[name], state[name]) for name in after}
+        return after | {"sums": tally.added(sums, found, taken), "usual": usual}
+
+    return jax.lax.fori_loop(0, steps, step, state)

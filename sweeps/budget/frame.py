@@ -1,0 +1,76 @@
+"""A forecast in every direction, as a table of pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nextscale.fit.estimate.fit import Fit
+from nextscale.fit.trust.backtest import fit_backtested
+from nextscale.fit.trust.reach import backtested_reach
+from nextscale.sweeps.budget.cluster import Cluster
+from nextscale.sweeps.budget.queries import Asked, paired
+from nextscale.sweeps.budget.targets import Data, answers
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nextscale.fit.table.runs import Runs
+
+
+def forecast_budget(
+    runs: Fit | pd.DataFrame | Runs,
+    *,
+    flops: Sequence[float] = (),
+    loss: Sequence[float] = (),
+    usd: Sequence[float] = (),
+    device_hours: Sequence[float] = (),
+    days: Sequence[float] = (),
+    params: Sequence[float] = (),
+    tokens: Sequence[float] = (),
+    cluster: Cluster | None = None,
+    data: Data | None = None,
+    bits_per_nat: float | None = None,
+    **options: Any,
+) -> pd.DataFrame:
+    """What `nextscale forecast` answers, as a table: one row for each thing asked.
+
+    Args:
+        runs: a fit, or runs to fit (see `nextscale.fit.trust.backtest.fit_backtested`).
+        flops, loss, usd, device_hours, days, params, tokens: what is asked; see
+            `nextscale.sweeps.budget.targets.answers`. As many sizes as tokens are runs.
+        cluster: such as `cluster_of("h100x512", utilisation=0.4)`.
+        data, bits_per_nat: see `nextscale.sweeps.budget.targets.answers`.
+        options: of the fit.
+
+    Returns:
+        the keys of a target as columns; `_interval` as `_low` and `_high`, what is within a target after its key, such
+        as `asked_usd` or `data_epochs`. `attrs` has what is said of all of them, `notes` and `warnings` too.
+    """
+    import pandas as pd
+
+    found = runs if isinstance(runs, Fit) else fit_backtested(runs, **options)[0]
+    given = {"flops": flops, "loss": loss, "usd": usd, "device_hours": device_hours, "days": days}
+    asked: list[Asked] = [{name: value} for name, values in given.items() for value in values]
+    asked += paired(params, tokens)
+    told = answers(found, asked, cluster=cluster, data=data, bits_per_nat=bits_per_nat, tested=backtested_reach(found))
+    table = pd.DataFrame([_flat(target) for target in told.pop("targets")])
+    table.attrs.update(told)
+    return table
+
+
+def _flat(told: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """One level of keys: intervals as two columns, and what is within another after its key."""
+    row: dict[str, Any] = {}
+    for key, value in told.items():
+        name = f"{before}{key}"
+        if name.endswith("_interval"):
+            stem = name.removesuffix("_interval")
+            row[f"{stem}_low"], row[f"{stem}_high"] = (None, None) if value is None else value
+        elif key.startswith("near_optimal"):
+            row[f"{name}_low"], row[f"{name}_high"] = (None, None) if value is None else value
+        elif isinstance(value, Mapping):
+            row |= _flat(value, f"{name}_")
+        elif key not in ("asked", "data", "backtest", "optimal", "best"):
+            row[name] = value
+    return row

@@ -1,0 +1,46 @@
+"""The figure of a budget: what loss so much money or time buys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nextscale.fit.optimum.forecast import best_of_budgets
+from nextscale.fit.plot.figures import BLUE, GREY, ORANGE, budgets
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from nextscale.fit.estimate.fit import Fit
+    from nextscale.sweeps.budget.cluster import Cluster
+
+
+def loss_against_cost(ax: Axes, found: Fit, cluster: Cluster, targets: Sequence[Mapping[str, Any]] = ()) -> Axes:
+    """The loss of the best model with its band against dollars, or device-hours where no price is known; compute along
+    the top.
+
+    Args:
+        targets: as `nextscale.sweeps.budget.targets.answers` returns them; each is drawn with its interval.
+    """
+    priced = bool(cluster.usd_per_chip_hour)
+    # Both are in proportion to compute, the one by this factor.
+    per_flop = (cluster.usd if priced else cluster.device_hours)(1.0) or 0.0
+    known = [target for target in targets if target["flops"] is not None]
+    optima = best_of_budgets(found, budgets(found, max((target["flops"] for target in known), default=0) * 1.5))
+    cost = optima["flops"] * per_flop
+    ax.plot(cost, optima["loss"], color=BLUE, label=f"best model, {found.level:.0%} interval")
+    ax.fill_between(cost, optima["loss_low"], optima["loss_high"], color=BLUE, alpha=0.15, linewidth=0)
+    largest = found.runs.table["flops"].max() * per_flop
+    ax.axvline(largest, color=GREY, linestyle=":", linewidth=1, label="largest run fitted")
+    for i, target in enumerate(known):
+        at, loss, (low, high) = target["flops"] * per_flop, target["loss"], target["loss_interval"]
+        spread = [[max(loss - (loss if low is None else low), 0)], [max((loss if high is None else high) - loss, 0)]]
+        ax.errorbar([at], [loss], spread, fmt="o", color=ORANGE, capsize=4, label="asked" if i == 0 else None)
+    top = ax.secondary_xaxis("top", functions=(lambda x: np.divide(x, per_flop), lambda x: np.multiply(x, per_flop)))
+    top.set_xlabel("compute C (FLOPs)")
+    ax.set(xscale="log", ylabel="loss (nats/token)")
+    ax.set_xlabel(f"{'dollars' if priced else 'device-hours'} on {cluster.accelerator.name}")
+    ax.legend(fontsize="small")
+    return ax

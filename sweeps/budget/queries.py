@@ -1,0 +1,63 @@
+"""What may be asked of a forecast, and what may not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from nextscale.fit.errors import InputError
+from nextscale.sweeps.budget.cluster import BUYS, Cluster
+from nextscale.sweeps.errors import SpecError
+
+if TYPE_CHECKING:
+    from nextscale.fit.laws.law import Law
+
+Asked = Mapping[str, float]
+"""One thing, by name: `flops`, `loss`, `params`, `tokens`, `usd`, `device_hours` or `days`; or a run of any shape, by
+its `params` and `tokens`."""
+
+_KINDS = ("flops", "loss", "params", "tokens")
+
+
+def check(law: Law, asked: Sequence[Asked], cluster: Cluster | None, data: bool) -> None:
+    """Refuses what cannot be answered, whatever the fit comes to.
+
+    Args:
+        data: whether it is asked against the tokens that there are.
+
+    Raises:
+        InputError, SpecError: see `nextscale.sweeps.budget.targets.answers`.
+    """
+    for one in asked:
+        unknown = [kind for kind in one if kind not in (*_KINDS, *BUYS)]
+        if unknown or (len(one) != 1 and {*one} != {"params", "tokens"}):
+            said = ", ".join(one) or "nothing"
+            raise InputError(f"asked: {said}; ask one of {', '.join((*_KINDS, *BUYS))}, or params and tokens")
+        for kind, value in one.items():
+            if not 0 < value < math.inf:
+                raise InputError(f"{kind}: should be greater than 0, not {value}")
+        if len(one) == 1 and law.variables == ("C",) and (sized := {*one} & {"params", "tokens"}):
+            raise InputError(f"{law.name}: is a law in C, and says nothing of {sized.pop()}; take one in N and D")
+        for kind in {*one} & BUYS.keys():
+            if cluster is None:
+                raise SpecError(f"--{kind.replace('_', '-')}: say of what hardware, with --on, such as --on h100x512")
+            BUYS[kind](cluster, one[kind])
+    if data and law.variables == ("C",):
+        raise InputError(f"{law.name}: is a law in C, and says nothing of tokens; take one in N and D")
+
+
+def paired(params: Sequence[float], tokens: Sequence[float]) -> list[dict[str, float]]:
+    """What sizes and tokens ask for: each alone, or runs of both.
+
+    Raises:
+        SpecError: there are some of both, and not as many.
+    """
+    if params and tokens and len(params) != len(tokens):
+        raise SpecError(
+            f"--params is given {len(params)} times and --tokens {len(tokens)}: together they are runs, a size and its "
+            "tokens each; give as many of both, or one kind alone"
+        )
+    if params and tokens:
+        return [{"params": N, "tokens": D} for N, D in zip(params, tokens, strict=True)]
+    return [*({"params": N} for N in params), *({"tokens": D} for D in tokens)]

@@ -1,0 +1,238 @@
+"""A forecast in every direction: of what is asked (compute, a loss, a size, dollars), all the rest, with intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nextscale.fit.errors import InputError
+from nextscale.fit.estimate.fit import Fit
+from nextscale.fit.optimum.forecast import forecast, forecast_run, reach_warnings
+from nextscale.fit.optimum.frontier import TokenCost
+from nextscale.fit.optimum.inverse import ComputeFor, Frontiers
+from nextscale.fit.optimum.repetition import Worth, best_on, price_of_repeats
+from nextscale.fit.trust.reach import Reach, narrow_warnings
+from nextscale.sweeps.budget.cluster import BUYS, MEASURES, Cluster
+from nextscale.sweeps.budget.queries import Asked, check
+from nextscale.sweeps.show.forecast_tables import asked as in_words
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+_ALIKE = 0.01
+"""How far bytes per token of runs may lie apart and still be those of one tokenizer on one text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The tokens that there are to be seen once, and what seeing them again is worth."""
+
+    available: float
+    worth: Worth
+
+
+def answers(
+    found: Fit,
+    asked: Sequence[Asked],
+    *,
+    cluster: Cluster | None = None,
+    data: Data | None = None,
+    bits_per_nat: float | None = None,
+    tested: Reach | None = None,
+) -> dict[str, Any]:
+    """Everything that a law says of each thing asked.
+
+    Args:
+        found: of a law in N and D, or in C.
+        cluster: where it would be trained, for dollars, hours, days and energy.
+        data: what there is of it, for what repeating it costs.
+        bits_per_nat: bits per byte / loss.
+        tested: what a backtest says; none is made without.
+
+    Returns:
+        as `nextscale.fit.optimum.forecast`, with a target for each thing asked. Each has beside what that tells:
+        `asked`; `flops_interval`, None where the compute is given; `reason`, why there is none; `bits_per_byte`,
+        `device_hours`, `days`, `usd` and `kwh`, each with its `_interval` (None where it is given, or follows from
+        what is); `backtest`, what one says of such a reach; `data`; and of a run of any shape `optimal`, the best model
+        of its compute. And `cluster`, and `compute_for`, of each target that is of a loss, a size or tokens what
+        `nextscale.fit.optimum.inverse.compute_for` says.
+
+    Raises:
+        InputError: the fit has no intervals, or the law cannot say what is asked.
+        SpecError: dollars, hours or days are asked, and no cluster is given, or no price.
+    """
+    check(found.law, asked, cluster, data is not None)
+    if len(found.resamples) < 2:
+        raise InputError("a forecast needs intervals, and this fit has none: fit with resamples")
+    law = _Law(found)
+    told = forecast(found, [], law.cost)
+    base = told["warnings"]
+    targets, needed, warnings = [], [], []
+    for one in asked:
+        target, said = law.answer(one, cluster)
+        needed += [target.pop("needed").to_dict()] if "needed" in target else []
+        target |= _bits(target, bits_per_nat) | _costs(target, cluster)
+        reach = target["reach"]
+        target["backtest"] = None if tested is None or reach is None else tested.at(reach)
+        target["data"] = None if data is None or target["tokens"] is None else law.data(target, data)
+        warnings += _wasted(target)
+        warnings += [text for text in said if text not in _reached(found, [target])]
+        warnings += [] if cluster is None or target["params"] is None else cluster.warnings(target["params"])
+        warnings += _unknown(target)
+        targets.append(target)
+    notes = list(told["notes"])
+    notes += [] if cluster is None else cluster.in_words()
+    notes += [] if data is None else [f"repeated data: {data.worth.basis}"]
+    notes += [tested.problem] if tested is not None and tested.problem else []
+    narrow = [] if tested is None else narrow_warnings(tested, found, {in_words(one): one for one in targets})
+    return told | {
+        "targets": targets,
+        "compute_for": needed,
+        "cluster": None if cluster is None else cluster.to_dict(),
+        "notes": notes,
+        "warnings": [*dict.fromkeys((*narrow, *base, *_reached(found, targets, tested), *warnings))],
+    }
+
+
+def bits_per_nat_of(table: pd.DataFrame, loss: str = "loss") -> tuple[float | None, str | None]:
+    """Bits per byte / loss of the runs of a table, which is one number where all share a tokenizer and a text; else
+    None, and why.
+
+    Args:
+        loss: its column.
+    """
+    known = {"bits_per_byte", loss} <= {*table.columns}
+    ratio = (table["bits_per_byte"] / table[loss]).astype(float).dropna() if known else None
+    if ratio is None or ratio.empty:
+        return None, "no bits per byte: the runs do not say how many bytes a token is; state --bytes-per-token"
+    if ratio.max() > (1 + _ALIKE) * ratio.min():
+        return None, "no bits per byte: bytes per token differ between the runs; state --bytes-per-token"
+    return float(ratio.median()), None
+
+
+class _Law:
+    """A fit, with what answers to several questions share."""
+
+    def __init__(self, found: Fit):
+        self.found = found
+        self.alone = found.law.variables == ("C",)
+        self.cost = TokenCost.of_runs(found.runs) if {"params", "tokens"} <= {*found.runs.table} else None
+
+    @functools.cached_property
+    def frontiers(self) -> Frontiers:
+        return Frontiers.of(self.found, self.cost)
+
+    def answer(self, asked: Asked, cluster: Cluster | None) -> tuple[dict[str, Any], list[str]]:
+        """What the law says, and its warnings."""
+        if {*asked} == {"params", "tokens"}:
+            return self._run(asked["params"], asked["tokens"])
+        ((kind, value),) = asked.items()
+        if kind in ("loss", "params", "tokens"):
+            return self._needed(self.frontiers.compute_for(**{kind: value}))
+        flops = value if cluster is None or kind == "flops" else BUYS[kind](cluster, value)
+        told = forecast(self.found, [flops], self.cost)
+        return {"asked": {kind: value}, **told["targets"][0], "flops_interval": None, "reason": None}, told["warnings"]
+
+    def _needed(self, needed: ComputeFor) -> tuple[dict[str, Any], list[str]]:
+        """The best model of a loss, a size or so many tokens, whose compute is itself a forecast."""
+        value = getattr(needed, needed.asked)
+        asked: dict[str, Any] = {"asked": {needed.asked: value}, "needed": needed, "reason": needed.reason}
+        asked["flops_interval"] = list(needed.interval)
+        if needed.flops is None:
+            there = forecast(self.found, [float(self.found.runs.table["flops"].max())], self.cost)
+            return dict.fromkeys(there["targets"][0]) | asked, [f"{_told(needed.asked, value)}: {needed.reason}"]
+        told = forecast(self.found, [needed.flops], self.cost)
+        target = told["targets"][0] | asked | {needed.asked: value}
+        if not self.alone:
+            for name in ("params", "tokens", "tokens_per_param"):
+                target[f"{name}_interval"] = list(getattr(needed, f"{name}_interval"))
+        return target, told["warnings"]
+
+    def _run(self, params: float, tokens: float) -> tuple[dict[str, Any], list[str]]:
+        """A run of any shape, and the best of its compute."""
+        if self.cost is None:
+            raise InputError(f"{self.found.law.name}: runs without sizes cannot say what a size costs; give --flops")
+        flops = tokens * float(self.cost(np.array([params]))[0])
+        best = forecast(self.found, [flops], self.cost)["targets"][0]
+        shape = {"params": params, "tokens": tokens}
+        run = forecast_run(self.found, **({} if self.alone else shape), flops=flops)
+        given = shape | {"tokens_per_param": tokens / params}
+        target = best | given | {f"{name}_interval": [value, value] for name, value in given.items()}
+        target |= {"loss": run["loss"], "loss_interval": run["loss_interval"]}
+        optimal = None if best["params"] is None else {name: best[name] for name in ("loss", *given)}
+        return target | {"asked": shape, "flops_interval": None, "reason": None, "optimal": optimal}, run["warnings"]
+
+    def data(self, target: Mapping[str, Any], data: Data) -> dict[str, Any]:
+        """What is needed against what there is."""
+        needed, there = target["tokens"], data.available
+        told = {"available": there, "needed": needed, "epochs": max(needed / there, 1.0), "enough": needed <= there}
+        if told["enough"]:
+            return told | dict.fromkeys(("repeats_cost", "repeats_cost_interval", "best"))
+        size = self.frontiers.compute_for(tokens=there).params
+        if size is None:
+            raise InputError(f"--data-available {there:.3g}: is so little that the law does not say what size suits it")
+        price, ends = price_of_repeats(self.found, target["params"], needed, there, size, data.worth)
+        best = best_on(self.found, target["flops"], there, size, data.worth, self.cost)
+        return told | {"repeats_cost": price, "repeats_cost_interval": list(ends), "best": dataclasses.asdict(best)}
+
+
+def _wasted(target: Mapping[str, Any]) -> list[str]:
+    """Whether compute is asked for that buys next to nothing on the data that there is."""
+    best = (target["data"] or {}).get("best")
+    if best is None or best["flops"] >= target["flops"]:
+        return []
+    return [
+        f"{in_words(target)}: on {target['data']['available']:.3g} tokens {best['flops']:.3g} of {target['flops']:.3g} "
+        "FLOPs come within 0.1% of the least loss, and the rest buys nothing: the best model on what there is is theirs"
+    ]
+
+
+def _reached(found: Fit, targets: Sequence[Mapping[str, Any]], tested: Reach | None = None) -> list[str]:
+    """What is to be said of the compute that lies furthest beyond the runs, on either side: how far a backtest got,
+    where it got less far."""
+    flops = [target["flops"] for target in targets if target["flops"] is not None]
+    largest = float(found.runs.table["flops"].max())
+    said = []
+    for end in sorted({min(flops), max(flops)}) if flops else ():
+        short = [] if tested is None else tested.warnings(end / largest)
+        said += [f"{end:.3g} FLOPs is {text}" for text in short] or reach_warnings(found, {"flops": end})
+    return said
+
+
+def _bits(target: Mapping[str, Any], factor: float | None) -> dict[str, Any]:
+    if factor is None or target["loss"] is None:
+        return {"bits_per_byte": None, "bits_per_byte_interval": None}
+    ends = [None if end is None else factor * end for end in target["loss_interval"]]
+    return {"bits_per_byte": factor * target["loss"], "bits_per_byte_interval": ends}
+
+
+def _costs(target: Mapping[str, Any], cluster: Cluster | None) -> dict[str, Any]:
+    if cluster is None:
+        return dict.fromkeys((*MEASURES, *(f"{name}_interval" for name in MEASURES)))
+    costs = cluster.costs(target["flops"], target["flops_interval"])
+    # What was asked is told as it was asked.
+    return costs | {name: value for name, value in target["asked"].items() if name in costs}
+
+
+def _unknown(target: dict[str, Any]) -> list[str]:
+    """Makes an end of an interval that is no number open, and says so: no figure stands without."""
+    sides: dict[str, list[str]] = {}
+    for key in [key for key in target if key.endswith("_interval") and target[key] is not None]:
+        name = key.removesuffix("_interval")
+        ends = [None if end is None or not math.isfinite(end) else end for end in target[key]]
+        target[key] = ends
+        if None in ends and target[name] is not None and name not in MEASURES:
+            side = "not known" if ends == [None, None] else "open below" if ends[0] is None else "open above"
+            sides.setdefault(side, []).append(name)
+    what = _told(*next(iter(target["asked"].items())))
+    return [f"{what}: the interval of {', '.join(names)} is {side}" for side, names in sides.items()]
+
+
+def _told(kind: str, value: float) -> str:
+    return f"{kind} {value:.6g}"

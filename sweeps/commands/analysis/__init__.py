@@ -1,0 +1,1 @@
+"""The commands on a table of runs: laws, forecasts, and what comes after training."""

@@ -1,0 +1,258 @@
+"""The options of every command on a table of runs: which runs, and which law."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import typer
+
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.terminal import completion
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nextscale.fit.table.runs import Columns, Runs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """What the columns of a table of runs mean, and which of its rows to use."""
+
+    panel: ClassVar = "Columns and rows"
+
+    params_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="column of N; of params, tokens and flops two are enough")
+    ] = None
+    tokens_column: Annotated[str | None, typer.Option(metavar="NAME", help="column of D")] = None
+    flops_column: Annotated[str | None, typer.Option(metavar="NAME", help="column of C")] = None
+    loss_column: Annotated[str | None, typer.Option(metavar="NAME", help="column of the loss, nats per token")] = None
+    column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="VARIABLE=NAME", help="column of another variable of the law; may be given again"),
+    ] = None
+    weight_column: Annotated[str | None, typer.Option(metavar="NAME", help="how much each run counts")] = None
+    group_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="which rows belong to one run, for the cluster bootstrap")
+    ] = None
+    params: Annotated[
+        str,
+        typer.Option(
+            "--count",
+            metavar="WHICH",
+            help="what N counts in a sweep: total, non_embedding or active",
+            autocompletion=completion.one_of("total", "non_embedding", "active"),
+        ),
+    ] = "total"
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="CONDITION", help="rows to use, of every table, as pandas queries: 'split == \"train\"'"),
+    ] = None
+
+    @property
+    def columns(self) -> Columns:
+        from nextscale.fit.table.runs import Columns
+
+        return Columns(
+            params=self.params_column,
+            tokens=self.tokens_column,
+            flops=self.flops_column,
+            loss=self.loss_column,
+            weight=self.weight_column,
+            group=self.group_column,
+            others=dict(map(_variable, self.column or ())),
+        )
+
+    def as_runs(self, rows: pd.DataFrame, path: Path, variables: Sequence[str] = ("N", "D"), drop: int = 0) -> Runs:
+        """The rows of a table as runs, with what a law of these variables needs."""
+        from nextscale.fit.table.runs import as_runs
+
+        return as_runs(
+            rows,
+            columns=self.columns,
+            convention=self.params,
+            variables=variables,
+            drop_largest_losses=drop,
+            where=str(path),
+        )
+
+    def chosen(self, table: pd.DataFrame, path: Path) -> pd.DataFrame:
+        """The rows of a table that are to be used."""
+        if self.where is None:
+            return table
+        try:
+            table = table.query(self.where)
+        except Exception as error:  # pandas raises of every kind
+            reason = " ".join(str(error).replace("\\n", " ").split())[:100]
+            raise SpecError(f"--where {self.where}: cannot be used ({reason})") from None
+        if table.empty:
+            raise SpecError(f"--where {self.where}: holds for no row of {path}")
+        return table
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source(TableOptions):
+    """Which runs, and what their columns mean."""
+
+    runs: Annotated[
+        Path, typer.Argument(metavar="RUNS", help="a CSV, TSV, JSON, JSONL or Parquet file, or the --out of a sweep")
+    ]
+    drop_largest_losses: Annotated[
+        int, typer.Option(min=0, metavar="K", help="leave out the K runs of the largest loss, and say so")
+    ] = 0
+
+    def read(self, variables: Sequence[str] = ("N", "D")) -> Runs:
+        """The runs, with what a law of these variables needs."""
+        return self.of_rows(self.rows(), variables)
+
+    def rows(self) -> pd.DataFrame:
+        """The table as it is, but for rows that are not to be used."""
+        return self._rows(self.runs)
+
+    def of_rows(self, rows: pd.DataFrame, variables: Sequence[str] = ("N", "D")) -> Runs:
+        """Of these rows, what `read` says."""
+        return self.as_runs(rows, self.runs, variables, self.drop_largest_losses)
+
+    def read_other(self, path: Path, variables: Sequence[str] = ("N", "D")) -> Runs:
+        """Another table of the same columns, of which no run is left out for its loss."""
+        return self.as_runs(self._rows(path), path, variables)
+
+    def read_all(self) -> Runs:
+        """The runs, with the variables of every law that suits them."""
+        from nextscale.fit.trust.choice import variables_held
+
+        rows = self._rows(self.runs)
+        variables = variables_held(rows, self.columns, self.params)
+        return self.as_runs(rows, self.runs, variables, self.drop_largest_losses)
+
+    def _rows(self, path: Path) -> pd.DataFrame:
+        from nextscale.fit.table.runs import read_table
+
+        if str(path).startswith("published:"):
+            raise SpecError(f"{path}: is of constants without runs; inference, overtrain and family take it")
+        table = self.chosen(_sweep(path) if path.is_dir() else read_table(path), path)
+        if path.is_dir():
+            _one_source(table, path)
+        return table
+
+
+@dataclasses.dataclass(frozen=True)
+class LawChoice:
+    """Which law, and what its fit minimises."""
+
+    panel: ClassVar = "Law"
+
+    law: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="of the law; `nextscale laws` lists them", autocompletion=completion.laws),
+    ] = "chinchilla"
+    fix: Annotated[
+        list[str] | None, typer.Option(metavar="PARAMETER=VALUE", help="pin a parameter; may be given again")
+    ] = None
+    objective: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="huber, l1, squared or asymmetric, of log predicted - log measured",
+            autocompletion=completion.one_of("huber", "l1", "squared", "asymmetric"),
+        ),
+    ] = "huber"
+    delta: Annotated[float, typer.Option(min=1e-12, help="of Huber's loss, in log loss")] = 1e-3
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        from nextscale.fit.laws.catalogue import law_named
+
+        return law_named(self.law).variables
+
+    def check_variables(self, *wanted: tuple[str, ...]) -> None:
+        """Refuses a law that a command can say nothing by, before it is fitted."""
+        if set(self.variables) not in map(set, wanted):
+            told = " or in ".join(" and ".join(variables) for variables in wanted)
+            raise SpecError(
+                f"--law {self.law}: is a law in {', '.join(self.variables)}; this command needs one in {told}"
+            )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of `nextscale.fit.fit`."""
+        return {"fixed": self._fixed(), "loss": self.objective, "delta": self.delta}
+
+    def _fixed(self) -> Mapping[str, float]:
+        found = {}
+        for text in self.fix or ():
+            name, value = _pair(text, "--fix", "PARAMETER=VALUE")
+            if name in found:
+                raise SpecError(f"--fix {text}: {name} is pinned twice; give it once")
+            try:
+                found[name] = float(value)
+            except ValueError:
+                raise SpecError(f"--fix {text}: '{value}' is not a number") from None
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimator(LawChoice):
+    """Which law, how it is fitted, and how its intervals are made."""
+
+    panel: ClassVar = "Law and intervals"
+
+    bootstrap: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="case, stratified (by budget), cluster (by group) or residual",
+            autocompletion=completion.one_of("case", "stratified", "cluster", "residual"),
+        ),
+    ] = "case"
+    resamples: Annotated[int, typer.Option(min=100, max=100_000, help="of the bootstrap")] = 1000
+    level: Annotated[float, typer.Option(min=0.01, max=0.999, help="of the intervals")] = 0.9
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return super().options | {name: getattr(self, name) for name in ("bootstrap", "resamples", "level")}
+
+
+def _pair(text: str, option: str, form: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise SpecError(f"{option} {text}: write it as {form}")
+    return name, value
+
+
+def _variable(text: str) -> tuple[str, str]:
+    """A variable of some law, and the column that holds it."""
+    from nextscale.fit.laws.catalogue import LAWS
+    from nextscale.fit.table.runs import column_of
+
+    name, column = _pair(text, "--column", "VARIABLE=NAME")
+    named = {"N": "--params-column", "D": "--tokens-column", "C": "--flops-column"}
+    known = {v: column_of(v) for law in LAWS.values() for v in law.variables if v not in named}
+    if name in named:
+        raise SpecError(f"--column {text}: name the column of {name} with {named[name]}")
+    if name not in {*known, *known.values()}:
+        raise SpecError(f"--column {text}: no law has a variable '{name}'; they have {', '.join(known)}")
+    return name, column
+
+
+def _sweep(path: Path) -> pd.DataFrame:
+    from nextscale.sweeps.store.store import load
+
+    table = load(path)
+    if "loss" not in table or table["loss"].isna().all():
+        raise SpecError(f"{path}: none of its runs has come to a loss")
+    return table
+
+
+def _one_source(table: pd.DataFrame, path: Path) -> None:
+    sources = sorted(table.loc[table["loss"].notna(), "data"].unique())
+    if len(sources) > 1:
+        imported = (table["status"] == "imported").any()
+        said = ", or say of imported runs that it is the same: nextscale import --data" if imported else ""
+        raise SpecError(
+            f"{path}: its runs were trained on {len(sources)} different data ({'; '.join(sources)}), and one law does "
+            f"not hold for them all; choose, such as --where 'data == \"{sources[0]}\"'{said}"
+        )

@@ -1,0 +1,46 @@
+"""The command that writes the page of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.terminal.console import Json, print_json, screen, warn
+
+app = typer.Typer()
+
+
+@app.command()
+def report(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the --out of `nextscale run`")],
+    file: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="where the page goes \\[default: OUT/report.html]")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="where its figures go, as SVG and PNG \\[default: OUT/figures]")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """The page of a sweep, one HTML file that needs no network: forecast, calculator, figures, tables, cost.
+
+    From what is in OUT, at any time; `nextscale run` writes it at its end.
+    """
+    from nextscale.sweeps.report.report import Report
+
+    if file is not None and not file.absolute().parent.is_dir():
+        raise SpecError(f"--out {file}: there is no folder {file.absolute().parent}; make it first")
+    if file is not None and file.is_dir():
+        raise SpecError(f"--out {file}: is a folder; name a file in it, such as {file / 'report.html'}")
+    if figures is not None and figures.exists() and not figures.is_dir():
+        raise SpecError(f"--figures {figures}: is a file; name a folder")
+    found = Report.from_files(out)
+    page = found.write(file, figures)
+    if json_:
+        warnings = list(found.summary["warnings"])
+        print_json({"page": str(page), "bytes": page.stat().st_size, "warnings": warnings})
+        return
+    warn(found.summary["warnings"])
+    screen.print(f"{page} ({page.stat().st_size / 1e6:.1f} MB)", highlight=False, markup=False, soft_wrap=True)

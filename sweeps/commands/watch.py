@@ -1,0 +1,143 @@
+"""Commands on a sweep that runs, here or elsewhere: `status`, `serve`, `logs`, `stop`. They use files alone."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from nextscale.sweeps.terminal.console import Folder, Json, aside, print_json, screen
+
+app = typer.Typer()
+
+
+@app.command()
+def status(out: Folder, json_: Json = False) -> None:
+    """Tells how a sweep stands: runs, spend, what is at work.
+
+    Reads files alone, and so works while the cluster is down.
+    """
+    from nextscale.sweeps.show.tables import Table, number
+    from nextscale.sweeps.watch.status import status as status_of
+
+    found = status_of(out)
+    if json_:
+        print_json(found.to_dict())
+        return
+    done, planned = found.flops
+    counts = [[state, str(count)] for state, count in found.runs.items() if count]
+    silent = {"none": "nobody is at work on it", "silent": "its controller is silent, and taken for dead"}
+    title = f"{out}: {silent.get(found.controller, 'controller at work')}"
+    screen.print(Table(title, ["runs", ""], counts).rich())
+    spent = found.spent
+    cost = [
+        ["FLOPs of runs done, of all", f"{number(done, 3)} of {number(planned, 3)}"],
+        ["FLOPs kept, lost", f"{number(spent['flops_kept'], 3)}, {number(spent['flops_lost'], 3)}"],
+        ["device-hours", f"{spent['device_hours']:.2f}"],
+        ["dollars", f"{spent['usd']:.2f}"],
+        ["attempts", str(spent["attempts"])],
+    ]
+    screen.print(Table("Spent so far", ["", ""], cost).rich())
+    if found.running:
+        rows = [
+            [
+                one.run_id,
+                one.slot,
+                f"{one.share:.0%}",
+                f"{one.seconds:.0f} s",
+                "-" if one.loss is None else f"{one.loss:.3f}",
+            ]
+            for one in found.running
+        ]
+        screen.print(Table("At work", ["run", "where", "done", "for", "loss"], rows, left=2).rich())
+    if (left := found.left_open)["attempts"]:
+        reserved = f"{left['device_hours']:.3g} device-hours, ${left['usd']:.2f} and {number(left['flops'], 3)} FLOPs"
+        told = f"{left['attempts']} attempts are open, and their controller is gone: against caps all counts that was"
+        told += f" reserved for them, {reserved}, until the sweep goes on and settles them"
+        screen.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for gate in found.waits_for:
+        screen.print(f"waits for an approval: {gate}", style="yellow", markup=False, soft_wrap=True)
+    if found.waits_for:
+        command = f"nextscale run SPEC --out {shlex.quote(str(out))} --approve REASON"
+        told = f"to approve: {command}, with the spec that it was run from, and why it may"
+        screen.print(told, markup=False, highlight=False, soft_wrap=True)
+    for run_id, reason in found.failures.items():
+        screen.print(f"{run_id} failed: {reason}", style="yellow", markup=False)
+
+
+@app.command()
+def serve(
+    out: Folder,
+    host: Annotated[
+        str, typer.Option(help="an address of this machine; others than loopback let whoever reaches it read the page")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes one that is free")] = 8420,
+    json_: Json = False,
+) -> None:
+    """Shows a sweep as a page that follows it: progress, spend, lanes, losses, failures; its report in the end.
+
+    Reads files alone, and so works while the cluster is down, before the sweep has begun and after it has ended. Ctrl-C
+    ends it.
+    """
+    from nextscale.sweeps.watch.server import Server
+
+    with Server(out, host, port) as server:
+        if not server.loopback:
+            warning = f"whoever reaches {server.url} can read this page, and nobody is asked for a password"
+            aside.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+        if json_:
+            print_json({"url": server.url, "host": host, "port": server.server_port, "out": str(server.site.live.out)})
+        else:
+            screen.print(f"{out}: {server.url} (Ctrl-C ends it)", markup=False, highlight=False, soft_wrap=True)
+        sys.stdout.flush()
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+@app.command()
+def logs(
+    out: Folder,
+    run_id: Annotated[str | None, typer.Option("--run", metavar="ID", help="of one run alone")] = None,
+    lines: Annotated[int, typer.Option(min=1, help="the newest so many")] = 50,
+    json_: Json = False,
+) -> None:
+    """Tells what happened in a sweep, the newest last."""
+    from nextscale.sweeps.run.journal import Journal
+    from nextscale.sweeps.store.store import Store
+    from nextscale.sweeps.watch.status import open_attempts
+
+    root = Store.existing(out).root
+    rows = Journal(root).rows(run_id)[-lines:]
+    if json_:
+        print_json({"events": rows})
+        return
+    for row in rows:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["time"]))
+        text = f"{when}  {row['run_id'] or '':12}  {row['event']:8}  {row['text']}"
+        screen.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
+    if not rows:
+        screen.print("nothing has happened yet")
+    for one in open_attempts(root):
+        if run_id in (None, one.run_id):
+            told = f"attempt {one.attempt} at {one.run_id} is open, and its controller is gone"
+            screen.print(f"{told}: settled when the sweep goes on", style="yellow", markup=False, soft_wrap=True)
+
+
+@app.command()
+def stop(out: Folder, json_: Json = False) -> None:
+    """Asks whoever runs a sweep, wherever that is, to save all runs and leave.
+
+    `nextscale run` goes on from there.
+    """
+    from nextscale.sweeps.watch.status import ask_to_stop
+
+    asked = ask_to_stop(out)
+    if json_:
+        print_json({"asked": asked})
+        return
+    screen.print("asked; it saves its runs and leaves" if asked else "nobody is at work on it")

@@ -1,0 +1,1 @@
+"""From a spec to the runs that answer it (`expand.py`), and whether the design is any good."""

@@ -1,0 +1,107 @@
+"""The runs that a sequential design has chosen so far, as `OUT/sequence.jsonl` keeps them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from etils import epath
+
+from nextscale.model.record import Row, append_row, read_rows
+from nextscale.sweeps.design.expand import PlannedRun, planned_runs, run_of
+from nextscale.sweeps.ledger import digest_of
+from nextscale.sweeps.spec.designs import SequentialDesign
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+
+SEQUENCE = "sequence.jsonl"
+_BOUNDS = {"flops", "until", "at_once"}
+"""Of the design: how far a sequence goes, not where."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """How far a sequence has come.
+
+    Attributes:
+        half_width: half the interval of the best loss at the target / that loss.
+        spent: FLOPs of its runs.
+        ended: why no further run is chosen; None while it goes on.
+    """
+
+    half_width: float
+    spent: float
+    ended: str | None
+
+
+class Choices:
+    """The choices of a spec, in order.
+
+    Each is written down before it starts: a restart goes on with it, and never chooses in its place.
+    """
+
+    def __init__(self, root: Path, spec: SweepSpec):
+        self._file = epath.Path(root / SEQUENCE)
+        self._spec = spec
+        self._of = _meaning(spec)
+
+    def runs(self) -> list[PlannedRun]:
+        """Each once, also where two processes wrote it down."""
+        rows = {row["run_id"]: row for row in self.rows() if "run_id" in row}
+        return [run_of(self._spec, row["width"], row["budget"], row["seed"]) for row in rows.values()]
+
+    def rows(self) -> list[Row]:
+        """One per run: `run_id`, `width`, `budget`, `seed`; `half_width`, `spent` and `time` when it was chosen.
+        One more when it is over, with the reason as `ended`, and under which bounds."""
+        return [row for row in read_rows(self._file) if row.get("of") == self._of]
+
+    @property
+    def ended(self) -> str | None:
+        """Why no further run is chosen; None again where the design has been given more compute, or a narrower goal."""
+        return next((row["ended"] for row in self.rows() if "ended" in row and row.get("under") == self._bounds), None)
+
+    def add(self, runs: Sequence[PlannedRun], stands: Standing) -> None:
+        """Writes runs down before they start."""
+        for run in runs:
+            chosen = {"run_id": run.config.run_id, "width": run.config.model.width}
+            self._note(stands, chosen | {"budget": run.budget, "seed": run.config.seed})
+
+    def end(self, stands: Standing) -> None:
+        """Writes down why it is over."""
+        self._note(stands, {"ended": stands.ended, "under": self._bounds})
+
+    @property
+    def _bounds(self) -> Row:
+        assert isinstance(self._spec.design, SequentialDesign)
+        return self._spec.design.model_dump(include=_BOUNDS)
+
+    def _note(self, stands: Standing, row: Row) -> None:
+        known = {"of": self._of, "time": time.time(), "half_width": stands.half_width, "spent": stands.spent}
+        append_row(self._file, known | row)
+
+
+def all_runs(root: Path, spec: SweepSpec) -> list[PlannedRun]:
+    """Every run of a sweep in an output folder: those that its spec names, and those chosen since.
+
+    Raises:
+        SpecError: see `planned_runs`.
+    """
+    planned = planned_runs(spec)
+    if not isinstance(spec.design, SequentialDesign):
+        return planned
+    known = {run.config.run_id for run in planned}
+    return planned + [run for run in Choices(root, spec).runs() if run.config.run_id not in known]
+
+
+def _meaning(spec: SweepSpec) -> str:
+    """Names what the choices of a spec depend on, so that one with another target chooses for itself. What only says
+    when to end is left out: with more compute a sequence goes on. So are where the data lies, how intervals are drawn,
+    and defaults: a new option changes no old choice.
+    """
+    assert isinstance(spec.design, SequentialDesign)
+    design = {key: value for key, value in spec.design.semantic().items() if key not in _BOUNDS}
+    parts = {name: getattr(spec, name).semantic() for name in ("data", "model", "training", "evaluation")}
+    target = spec.design.target or (spec.holdout and spec.holdout.flops)
+    law = [spec.forecast.law, spec.forecast.params]
+    return digest_of(parts | {"design": design | {"target": target}, "law": law})

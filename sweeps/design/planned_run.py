@@ -1,0 +1,90 @@
+"""A run of a sweep, and what it is for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from etils import epath
+
+from nextscale.model.accounting import flops_per_token, non_embedding_parameters, parameters
+from nextscale.model.config.run import ModelConfig, Parent, RunConfig
+from nextscale.model.record import RunDirectory
+
+Role = Literal["fit", "holdout"]
+
+COUNTS = {"total": parameters, "non_embedding": non_embedding_parameters}
+"""How a model's N is counted, by those of `nextscale.fit.conventions.CONVENTIONS` that a sweep may be fitted by."""
+
+
+def count(model: ModelConfig, convention: str) -> int:
+    """The parameters of a model, under one of `COUNTS`."""
+    return COUNTS[convention](model)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+    """A run and what it is for.
+
+    Attributes:
+        budget: the FLOPs asked for; `flops` are those that whole steps make of it.
+        trunk: the run that it is a branch of.
+        isoflop: whether it is one of several sizes at its budget, which together show the best.
+    """
+
+    config: RunConfig
+    role: Role
+    budget: float
+    trunk: RunConfig | None = None
+    isoflop: bool = False
+
+    @property
+    def params(self) -> int:
+        return parameters(self.config.model)
+
+    def size(self, convention: str) -> int:
+        """N as the fit counts it."""
+        return count(self.config.model, convention)
+
+    @property
+    def tokens(self) -> int:
+        return self.config.tokens
+
+    @property
+    def flops(self) -> float:
+        return flops_per_token(self.config.model) * self.tokens
+
+    @property
+    def branches_at(self) -> int:
+        """The position, in tokens, of its first step that its trunk does not take too."""
+        if self.trunk is None:
+            return 0
+        training = self.config.training
+        return (training.steps - training.cooldown_steps) * training.batch_tokens
+
+    @property
+    def own_flops(self) -> float:
+        """What is trained for it, when its trunk is trained too."""
+        return flops_per_token(self.config.model) * (self.tokens - self.branches_at)
+
+    @property
+    def start(self) -> Parent | None:
+        """The state to begin from."""
+        return None if self.trunk is None else Parent(run_id=self.trunk.run_id, tokens=self.branches_at)
+
+
+def standing(planned: Iterable[PlannedRun], root: Path) -> list[PlannedRun]:
+    """The same as an output folder leaves them to be trained: a branch has no trunk any more where that is done and the
+    state to begin from is gone, so that all of it is trained."""
+    return [dataclasses.replace(run, trunk=None) if _uprooted(run, root) else run for run in planned]
+
+
+def _uprooted(run: PlannedRun, root: Path) -> bool:
+    if run.trunk is None:
+        return False
+    own, trunk = (RunDirectory(epath.Path(root / "runs" / config.run_id)) for config in (run.config, run.trunk))
+    if own.done or not trunk.done or trunk.checkpoint(run.branches_at).exists():
+        return False
+    return all(position < run.branches_at for position in own.saved)

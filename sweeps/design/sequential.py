@@ -1,0 +1,119 @@
+"""A budget and a target instead of a grid: what has finished says which run to do next, until the forecast is narrow
+enough or the compute is spent."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from nextscale.fit.estimate.fit import Fit
+from nextscale.fit.optimum.frontier import TokenCost, frontier
+from nextscale.fit.trust.next_run import near_optimum, next_runs
+from nextscale.sweeps.design.chosen_runs import Standing
+from nextscale.sweeps.design.expand import PlannedRun, count, run_of
+from nextscale.sweeps.design.review import FEW_STEPS
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.spec.designs import SequentialDesign
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+
+_BUDGETS = 11
+"""So many are offered, from the cheapest of the start to the largest allowed."""
+_REPEATS = 3
+"""Seeds of one size and budget, at most: more would make the forecast rest on one place."""
+_LOOKAHEAD = 100
+"""A run is chosen as the first of as many as the compute left would pay for."""
+
+
+def step(
+    spec: SweepSpec, found: Fit, cost: TokenCost, runs: Sequence[PlannedRun], *, backtested: bool
+) -> tuple[Standing, list[PlannedRun]]:
+    """How far a sequence has come, and the next runs: `design.at_once` of those that narrow the forecast at the target
+    most per FLOP; none when it is over.
+
+    Each is the first of a sequence that the compute left would pay for (see `fit.next_runs`). Only sizes about
+    the best of their cost are taken, for the law has not been seen far from it. A run that is chosen again is another
+    seed of it.
+
+    Args:
+        found: the law, fitted to what has finished.
+        cost: FLOPs per token of a size.
+        runs: all so far.
+        backtested: whether they were enough to forecast some of them from the others. Before, an interval is believed
+            to be narrow only if `forecast.drift` says by how much the runs may leave the law: it would not know.
+    """
+    design = _design(spec)
+    half_width = uncertainty(found, target_of(spec), cost)
+    stands = Standing(half_width, float(sum(run.own_flops for run in runs)), None)
+    if half_width <= design.until and (backtested or spec.forecast.drift):
+        told = f"the interval at the target, ±{half_width:.2%}, is as narrow as design.until asks"
+        return dataclasses.replace(stands, ended=told), []
+    left = design.flops - stands.spent
+    chosen = _chosen(spec, found, cost, runs, left, min(1.0, design.until / half_width))
+    if not chosen:
+        told = f"what is left of design.flops, {left:.3g}, pays for no further run (the interval is ±{half_width:.2%})"
+        stands = dataclasses.replace(stands, ended=told)
+    return stands, chosen
+
+
+def uncertainty(found: Fit, flops: float, cost: TokenCost) -> float:
+    """Half the interval of the best loss at a budget / that loss."""
+    row = frontier(found, [flops], cost).iloc[0]
+    return float((row["loss_high"] - row["loss_low"]) / 2 / row["loss"])
+
+
+def _chosen(
+    spec: SweepSpec, found: Fit, cost: TokenCost, runs: Sequence[PlannedRun], left: float, enough: float
+) -> list[PlannedRun]:
+    seeds = collections.Counter((run.config.model.width, run.budget) for run in runs)
+    offered = [
+        run for run in _offered(spec) if run.flops <= left and seeds[run.config.model.width, run.budget] < _REPEATS
+    ]
+    if not offered:
+        return []
+    sizes = [count(run.config.model, spec.forecast.params) for run in offered]
+    table = pd.DataFrame({"params": sizes, "tokens": [run.tokens for run in offered]}).astype(float)
+    table["flops"] = [run.flops for run in offered]
+    near = near_optimum(found, table, cost)
+    if not near.any():
+        return []
+    told = next_runs(found, target_of(spec), table[near], budget=left, enough=enough, runs=_LOOKAHEAD, cost=cost)
+    offered = [run for run, kept in zip(offered, near, strict=True) if kept]
+    chosen: list[PlannedRun] = []
+    for i in told.sequence["candidate"]:
+        width, budget = offered[i].config.model.width, offered[i].budget
+        if len(chosen) < _design(spec).at_once and seeds[width, budget] < _REPEATS:
+            chosen.append(run_of(spec, width, budget, seeds[width, budget]))
+            seeds[width, budget] += 1
+    return chosen
+
+
+def target_of(spec: SweepSpec) -> float:
+    """The compute that is to be forecast, FLOPs."""
+    target = _design(spec).target
+    if target is not None:
+        return target
+    assert spec.holdout is not None and spec.holdout.flops is not None
+    return spec.holdout.flops
+
+
+def _design(spec: SweepSpec) -> SequentialDesign:
+    assert isinstance(spec.design, SequentialDesign)
+    return spec.design
+
+
+def _offered(spec: SweepSpec) -> list[PlannedRun]:
+    """Every run that may be chosen: each width at budgets from the cheapest of the start up to the largest allowed, but
+    none so short that a review would complain of it."""
+    design = _design(spec)
+    last = design.largest or target_of(spec) / 4
+    found = []
+    for budget in np.geomspace(min(design.start.budgets), last, _BUDGETS).tolist():
+        for width in design.widths:
+            with contextlib.suppress(SpecError):  # so short, or so long, that it is no run
+                found.append(run_of(spec, width, budget, 0))
+    return [run for run in found if run.config.training.steps >= FEW_STEPS]

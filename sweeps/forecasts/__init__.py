@@ -1,0 +1,1 @@
+"""Forecasts of runs without a name yet, written to the ledger before and scored after; and how all came out."""

@@ -1,0 +1,309 @@
+"""What a sweep will cost and what is wrong with its design, before anything starts. No Ray, no devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nextscale.fit.conventions import CONVENTIONS
+from nextscale.fit.errors import InputError
+from nextscale.fit.laws.catalogue import LAWS
+from nextscale.model.accounting import non_embedding_parameters, parameter_groups
+from nextscale.sweeps.design.chosen_runs import Choices, all_runs
+from nextscale.sweeps.design.expand import PlannedRun, Role, planned_runs, resolved
+from nextscale.sweeps.design.planned_run import standing
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.plan.schedule import Task, critical, schedule
+from nextscale.sweeps.spec.designs import SequentialDesign
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nextscale.cluster.controller.job import Seat
+    from nextscale.cluster.hardware.pool import Pool
+    from nextscale.cluster.hardware.site import Site
+    from nextscale.sweeps.design.prior import Prior
+    from nextscale.sweeps.design.simulate import Expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The runs of a sweep and what to know before training them.
+
+    Attributes:
+        runs: a flat row each; one that is `done` counts in `total_flops` and in no other sum.
+        total_flops: of the whole sweep, the shared part of branches once.
+        open_flops: of these, what a sequential design may spend on runs that it has not chosen yet.
+        saved_flops: what runs cost that were it not for `branching` (trunks trained again for each branch) or `store`
+            (runs that are there already) would be trained.
+        pools: what each takes: `runs`, `device_hours`, `usd`, `kwh`, `co2_kg`; None where no price or power is known.
+        wall_seconds: until all that is left is done, on the slots of these pools.
+        critical_seconds: the same with as many slots as one could use.
+        expected: the interval that the forecast will have; None where that was not asked for.
+        gates: that hold for it, and what it comes to, as far as that is known; see `nextscale.sweeps.plan.gates`.
+        warnings: faults of the design, gates that it crosses, what to know of prices, and caps that would stop it.
+    """
+
+    name: str
+    runs: list[dict[str, Any]]
+    total_flops: float
+    saved_flops: dict[str, float]
+    warnings: list[str]
+    pools: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    wall_seconds: float | None = None
+    critical_seconds: float | None = None
+    open_flops: float = 0.0
+    gates: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    expected: Expected | None = None
+
+    @property
+    def left_flops(self) -> float:
+        """Of the runs that are not done."""
+        return self.total_flops - self.saved_flops["store"]
+
+    def frame(self) -> pd.DataFrame:
+        """One row per run."""
+        import pandas as pd
+
+        return pd.DataFrame(self.runs)
+
+    def to_dict(self) -> dict[str, Any]:
+        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return told | {
+            "left_flops": self.left_flops,
+            "expected": None if self.expected is None else self.expected.to_dict(),
+        }
+
+
+def plan_sweep(
+    spec: SweepSpec,
+    out: str | Path | None = None,
+    *,
+    site: Site | None = None,
+    carbon: float | None = None,
+    noise: float | None = None,
+    simulate: bool = True,
+) -> Plan:
+    """Plans a sweep: each run and its seat, the sums, the faults of the design, the interval of its forecast.
+
+    Args:
+        out: where it is run: what is done there need not be done again, and tells how long the rest takes. By default
+            out/NAME.
+        site: what is known of the devices here; None reads the site file, if there is one.
+        carbon: grams of CO2 per kWh, for the pools whose power is known.
+        noise: relative scatter of a run about the law, for the expected interval; None takes that of the runs in `out`,
+            else `nextscale.sweeps.design.prior.NOISE`.
+        simulate: the expected interval.
+
+    Raises:
+        SpecError, InputError: see `planned_runs`; data or pools cannot be used, or a run fits nowhere.
+    """
+    from nextscale.sweeps.design.review import review_runs
+    from nextscale.sweeps.plan.gates import planned_gates
+    from nextscale.sweeps.plan.placing import capped, placed, pools_here, speed_in, totals
+    from nextscale.sweeps.spec.site_file import load_site, pools_of, price_notes
+
+    spec = resolved(spec)
+    folder = Path(out).expanduser() if out is not None else Path("out") / spec.name
+    planned = standing(all_runs(folder, spec), folder)
+    store = folder if (folder / "runs").is_dir() else None
+    prior = _prior(spec, planned, store, noise)
+    site = load_site() if site is None else site
+    accelerators = site.catalogue()
+    pools = pools_of(spec.pools, site, accelerators)
+    notes = price_notes(spec.pools, site, accelerators)
+    if pools is None:
+        pools, notes = pools_here(accelerators)
+    seats = placed(planned, pools, accelerators, None if store is None else speed_in(store))
+    found = plan(
+        planned,
+        name=spec.name,
+        prior=prior,
+        convention=spec.forecast.params,
+        done=lambda run_id: store is not None and (store / "runs" / run_id / "record.json").exists(),
+    )
+    ids = [row["run_id"] for row in found.runs]
+    seconds = {
+        row["run_id"]: {seat.pool: seat.seconds for seat in own}
+        for row, own in zip(found.runs, seats, strict=True)
+        if not row["done"]
+    }
+    parts = rounds(dict(zip(ids, planned, strict=True)), seconds).values()
+    schedules = [schedule(tasks, {name: pool.slots for name, pool in pools.items()}) for tasks in parts]
+    where = {run_id: pool for part in schedules for run_id, pool in part.pools.items()}
+    for row, own in zip(found.runs, seats, strict=True):
+        row |= _seat(own, where.get(row["run_id"]), pools)
+    left = [row for row in found.runs if not row["done"]]
+    if isinstance(spec.design, SequentialDesign) or spec.forecast.law == "none":
+        found, simulate = dataclasses.replace(found, warnings=review_runs(planned)), False
+    if isinstance(spec.design, SequentialDesign):
+        spent = sum(run.own_flops for run in planned if run.role == "fit")
+        to_choose = 0.0 if Choices(folder, spec).ended is not None else max(spec.design.flops - spent, 0.0)
+        found = dataclasses.replace(found, total_flops=found.total_flops + to_choose, open_flops=to_choose)
+    of_pools, wall = totals(left, pools, accelerators, carbon), sum(part.seconds for part in schedules)
+    gates, crossed = planned_gates(spec, site.gates, planned, found.runs, folder)
+    return dataclasses.replace(
+        found,
+        gates=gates,
+        pools=of_pools,
+        wall_seconds=wall,
+        critical_seconds=sum(map(critical, parts)),
+        expected=_expected(spec, planned, prior) if simulate else None,
+        warnings=[*crossed, *found.warnings, *notes, *capped(spec.caps, folder, found.left_flops, of_pools, wall)],
+    )
+
+
+def plan(
+    planned: Sequence[PlannedRun],
+    *,
+    name: str = "",
+    prior: Prior | None = None,
+    convention: str = "total",
+    done: Callable[[str], bool] = lambda run_id: False,
+) -> Plan:
+    """One row per run, the total, and a review of the design.
+
+    Args:
+        prior: what is taken for true of the loss; the published law unless given.
+        convention: what N counts in the fit.
+        done: whether a run has its result.
+    """
+    from nextscale.sweeps.design.review import review
+
+    rows = [_row(run, done) for run in planned]
+    return Plan(
+        name=name,
+        runs=rows,
+        total_flops=sum(run.own_flops for run in planned),
+        saved_flops={
+            "branching": sum(run.flops - run.own_flops for run in planned),
+            "store": sum(row["own_flops"] for row in rows if row["done"]),
+        },
+        warnings=review(planned, prior or _published(planned, convention, None), convention),
+    )
+
+
+def check_enough(spec: SweepSpec) -> None:
+    """Refuses a spec whose runs cannot be trained, or could not carry its forecast.
+
+    Raises:
+        SpecError: see `planned_runs`; the law has as many parameters as the design has runs, or the runs could not
+            answer what `findings` asks.
+    """
+    _check_findings(spec)
+    if spec.gates.loss_below is not None and spec.holdout is None:
+        told = "is held against the forecast of the held-out runs, and there are none; give a holdout, or leave it out"
+        raise SpecError(f"gates.loss_below: {told}", ("gates", "loss_below"))
+    count = sum(run.role == "fit" for run in planned_runs(spec))
+    if spec.forecast.law == "none":
+        if spec.holdout is not None:
+            raise SpecError("holdout: is forecast by a law, and forecast.law is none; leave one out", ("holdout",))
+        if isinstance(spec.design, SequentialDesign):
+            raise SpecError("design: runs are chosen by a law, and forecast.law is none; name one", ("forecast", "law"))
+        return
+    law = LAWS["chinchilla" if spec.forecast.law == "auto" else spec.forecast.law]
+    if spec.holdout is not None and count <= len(law.parameters):
+        raise SpecError(
+            f"design: {count} runs cannot fix the {len(law.parameters)} parameters of {law.name} and forecast a "
+            "holdout; add sizes, or lengths of each",
+            ("design",),
+        )
+
+
+def _check_findings(spec: SweepSpec) -> None:
+    if "corrections" not in spec.findings:
+        return
+    from nextscale.sweeps.findings.corrections import recipe_axes
+
+    try:
+        recipe_axes(spec.design)
+    except InputError as error:
+        raise SpecError(f"findings: {error}", ("findings",)) from None
+
+
+def _row(run: PlannedRun, done: Callable[[str], bool]) -> dict[str, Any]:
+    model, training, run_id = run.config.model, run.config.training, run.config.run_id
+    return {
+        "run_id": run_id,
+        "role": run.role,
+        "budget": run.budget,
+        "done": done(run_id),
+        "width": model.width,
+        "depth": model.depth,
+        "params": run.params,
+        "params_non_embedding": non_embedding_parameters(model),
+        **{f"params_{group}": count for group, count in parameter_groups(model).items()},
+        "tokens": run.tokens,
+        "tokens_per_param": run.tokens / run.params,
+        "steps": training.steps,
+        "batch_tokens": training.batch_tokens,
+        "lr": training.lr,
+        "seed": run.config.seed,
+        "flops": run.flops,
+        "trunk": None if run.trunk is None else run.trunk.run_id,
+        "own_flops": run.own_flops,
+    }
+
+
+def _seat(seats: tuple[Seat, ...], pool: str | None, pools: Mapping[str, Pool]) -> dict[str, Any]:
+    """Of the seat in a pool; the preferred one of a run that is done."""
+    seat = next((seat for seat in seats if seat.pool == pool), seats[0])
+    priced = pools[seat.pool].usd_per_chip_hour is not None
+    return {
+        "pool": seat.pool,
+        "layout": seat.layout,
+        "micro_batches": seat.micro_batches,
+        "recompute": seat.recompute,
+        "bytes": seat.bytes,
+        "seconds": seat.seconds,
+        "device_hours": seat.seconds * seat.chips / 3600,
+        "usd": seat.seconds / 3600 * seat.usd_per_hour if priced else None,
+        "speed": "measured" if seat.measured else "catalogue",
+        "others": [other.pool for other in seats if other is not seat],
+    }
+
+
+def rounds(runs: Mapping[str, PlannedRun], seconds: Mapping[str, Mapping[str, float]]) -> dict[Role, list[Task]]:
+    """What is left to do, in the two rounds that are trained one after the other: the held-out runs come last.
+
+    Args:
+        runs: of a sweep, by id.
+        seconds: by pool, of each run that is left.
+    """
+    tasks: dict[Role, list[Task]] = {"fit": [], "holdout": []}
+    for run_id, run in runs.items():
+        if run_id in seconds:
+            trunk = None if run.trunk is None else run.trunk.run_id
+            share = 0.0 if run.trunk is None else run.branches_at / run.trunk.tokens
+            tasks[run.role].append(Task(run_id, seconds[run_id], trunk if trunk in seconds else None, share))
+    return tasks
+
+
+def _published(planned: Sequence[PlannedRun], convention: str, noise: float | None) -> Prior:
+    from nextscale.sweeps.design.prior import NOISE, published
+
+    fitted = [run for run in planned if run.role == "fit"]
+    sizes = np.array([run.size(convention) for run in fitted], float)
+    return published(sizes, np.array([run.tokens for run in fitted], float), NOISE if noise is None else noise)
+
+
+def _prior(spec: SweepSpec, planned: Sequence[PlannedRun], store: Path | None, noise: float | None) -> Prior:
+    """The law of the runs in the store that are of the same data and family; the published one where they are few."""
+    from nextscale.sweeps.design.prior import of_store
+
+    convention = spec.forecast.params
+    seen = None if store is None else of_store(store, planned[0].config, CONVENTIONS[convention], noise)
+    return seen or _published(planned, convention, noise)
+
+
+def _expected(spec: SweepSpec, planned: Sequence[PlannedRun], prior: Prior) -> Expected:
+    from nextscale.sweeps.design.simulate import expected
+
+    options = spec.forecast
+    law = LAWS["chinchilla" if options.law == "auto" else options.law]
+    return expected(planned, law, prior, level=options.level, convention=options.params, drift=options.drift)

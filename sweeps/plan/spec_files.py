@@ -1,0 +1,46 @@
+"""Specs from files. Every error is one line: `file:line: key: what, and how to mend it`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from nextscale.model.errors import InputError
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.plan.plan import check_enough
+from nextscale.sweeps.spec import layers
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
+    """Reads a spec with all that it extends, at the scale it names, and applies `--set` overrides.
+
+    Raises:
+        SpecError: one line, `file:line: key: what, and how to mend it`.
+    """
+    document = layers.read(Path(path), overrides)
+    try:
+        spec = SweepSpec(**document.content)
+        check_enough(spec)
+    except SpecError as error:
+        raise document.placed(error) from None
+    return spec.model_copy(update={"gates": spec.gates.noted(lambda name: document.place(("gates", name)))})
+
+
+@contextlib.contextmanager
+def placed(path: str | Path, overrides: Sequence[str] = ()) -> Iterator[None]:
+    """Where a spec that has been read cannot be used, for data that is not there, say: lets the error begin with the
+    `file:line` of the key that it is about, as those of `load_spec` do.
+
+    Raises:
+        SpecError: in place of one that names a key of the spec.
+    """
+    try:
+        yield
+    except (SpecError, InputError) as error:
+        key = getattr(error, "key", ()) or tuple(str(error).partition(":")[0].split("."))
+        document = layers.read(Path(path), overrides)
+        if key[0] not in document.content:
+            raise
+        raise document.placed(SpecError(str(error), key)) from None

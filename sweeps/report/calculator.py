@@ -1,0 +1,125 @@
+"""A forecast that is computed in the page: what its script needs to do the arithmetic of `nextscale forecast`."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nextscale.fit.estimate.fit import Fit
+from nextscale.fit.laws.powers import SumOfPowers
+from nextscale.fit.optimum.frontier import TokenCost
+from nextscale.sweeps.show.tables import sizes
+
+if TYPE_CHECKING:
+    from nextscale.fit.trust.reach import Reach
+    from nextscale.sweeps.budget.cluster import Cluster
+
+_USUAL = "h100"
+"""Shown first."""
+
+
+def can_tell(fit: Fit) -> bool:
+    """Whether the page can do its arithmetic: that of a sum of powers in N and D."""
+    return isinstance(fit.law, SumOfPowers) and set(fit.law.variables) == {"N", "D"} and len(fit.resamples) > 1
+
+
+def calculator_data(
+    fit: Fit, command: str, tested: Reach, hardware: Sequence[Cluster] = (), bits_per_nat: float | None = None
+) -> dict[str, Any]:
+    """Everything that a forecast rests on; see calculator.js.
+
+    Args:
+        command: that gives the same figures, but for what is asked.
+        tested: what a backtest says of each reach.
+        hardware: one chip of each kind.
+        bits_per_nat: bits per byte / loss.
+    """
+    law = fit.law
+    assert isinstance(law, SumOfPowers)
+    known, cost = fit.runs.table, TokenCost.of_runs(fit.runs)
+    scatter, surprise = fit.chance(1)
+    return {
+        "command": command,
+        "hardware": [one.to_dict() for one in hardware],
+        "bitsPerNat": bits_per_nat,
+        "tested": {"bands": tested.bands, "furthest": tested.furthest, "problem": tested.problem},
+        "terms": [
+            [k, [[variable, law.parameters.index(exponent), times] for variable, exponent, times in term.powers]]
+            for k, term in enumerate(law.terms)
+        ],
+        "parameters": len(law.parameters),
+        "thetas": _packed(np.concatenate([fit.theta[None], fit.resamples])),
+        "scatter": _packed(scatter[:, 0]),
+        "surprise": _packed(surprise[:, 0]),
+        "extrapolationError": fit.extrapolation_error,
+        "level": fit.level,
+        "params": [known["params"].min(), known["params"].max()],
+        "flops": [known["flops"].min(), known["flops"].max()],
+        "cost": {"x": _packed(cost.log_params), "y": cost.log_flops_per_token[0], "slopes": cost.slopes}
+        | {"cubics": _packed(cost.cubics)},
+    }
+
+
+def calculator(fit: Fit, hardware: Sequence[Cluster] = (), bits_per_nat: float | None = None, *, also: str = "") -> str:
+    """The form, and where its answers appear, as HTML; arguments as those of `calculator_data`.
+
+    Args:
+        also: what is to be known of the runs that it is fitted to.
+    """
+    rows = {"flops": "compute (FLOPs)", "loss": "loss (nats per token)"}
+    rows |= {"bits_per_byte": "bits per byte"} if bits_per_nat else {}
+    rows |= {
+        "params": sizes(fit.runs.convention),
+        "tokens": "training tokens",
+        "tokens_per_param": "tokens per parameter",
+    }
+    if hardware:
+        rows |= {"device_hours": "device-hours", "days": "days", "usd": "dollars", "kwh": "energy of the chips (kWh)"}
+    body = "".join(
+        f'<tr data-row="{name}"><th scope="row" class="left">{what}</th><td></td><td></td></tr>\n'
+        for name, what in rows.items()
+    )
+    return (
+        f'<form class="calculator">\n{_budget(fit, bool(hardware))}{_hardware(hardware)}</form>\n'
+        '<div class="answer">\n<div id="forecast-warned" aria-live="polite"></div>\n'
+        '<div class="scroll" tabindex="0"><table id="forecast-answer"><thead><tr>'
+        '<th scope="col" class="left">the best model</th><th scope="col">forecast</th>'
+        f'<th scope="col">{fit.level:.0%} interval</th></tr></thead>\n<tbody aria-live="polite">{body}</tbody></table>'
+        '</div>\n<div class="quiet"><ul id="forecast-said"></ul>\n'
+        f"<p>Fitted to {html.escape('; '.join((f'{len(fit.runs)} runs{also}', *fit.runs.notes)))}. The same from the "
+        "command:</p>"
+        '<p><code id="forecast-command"></code></p></div>\n</div>\n'
+    )
+
+
+def _budget(fit: Fit, priced: bool) -> str:
+    units = {"flops": "FLOPs"} | ({"usd": "dollars", "device-hours": "device-hours", "days": "days"} if priced else {})
+    options = "".join(f'<option value="{name}">{what}</option>' for name, what in units.items())
+    largest = float(fit.runs.table["flops"].max())
+    return (
+        f'<label>budget<input name="budget" inputmode="decimal" autocomplete="off" value="{10 * largest:.3g}">'
+        "</label>\n"
+        f'<label>in<select name="unit">{options}</select></label>\n'
+    )
+
+
+def _hardware(hardware: Sequence[Cluster]) -> str:
+    if not hardware:
+        return ""
+    names = [html.escape(one.accelerator.name) for one in hardware]
+    options = "".join(f"<option{' selected' * (name == _USUAL)}>{name}</option>" for name in names)
+    return (
+        f'<label>on<select name="on">{options}</select></label>\n'
+        '<label>chips<input name="chips" inputmode="numeric" autocomplete="off" value="8"></label>\n'
+        '<label>utilisation (of the peak)<input name="utilisation" inputmode="decimal" autocomplete="off"></label>\n'
+        '<label>$ per chip-hour<input name="price" inputmode="decimal" autocomplete="off"></label>\n'
+    )
+
+
+def _packed(values: Sequence[float] | np.ndarray) -> str:
+    """Numbers to the bit, in base64: doubles, the lowest byte first."""
+    return base64.b64encode(np.ascontiguousarray(values, "<f8").tobytes()).decode()

@@ -1,0 +1,216 @@
+"""What the page of a sweep says, section by section; what there is nothing of has none."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from nextscale.sweeps.page.document import Section, table
+from nextscale.sweeps.show.tables import Table, count, loss, number, percent, sizes, table_of, text, three
+from nextscale.sweeps.show.tables import interval as bounds
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_RUN_COLUMNS = (
+    ("run", "run_id", text),
+    ("status", "status", text),
+    ("for", "role", text),
+    ("parameters", "params", count),
+    ("tokens", "tokens", count),
+    ("FLOPs", "flops", three),
+    ("loss", "loss", loss),
+    ("bits/byte", "bits_per_byte", loss),
+    ("width", "width", text),
+    ("depth", "depth", text),
+    ("peak rate", "lr", three),
+    ("seed", "seed", text),
+    ("attempts", "attempts", text),
+    ("device-hours", "device_hours", three),
+    ("utilisation", "utilisation", three),
+    ("$", "usd", three),
+    ("on", "accelerator", text),
+    ("data", "data", text),
+)
+
+
+def section(name: str, title: str, *parts: str) -> Iterable[Section]:
+    """One section of these parts, or none where all of them are empty."""
+    if body := "".join(parts):
+        yield Section(name, title, body)
+
+
+def warnings(texts: Iterable[str]) -> str:
+    return "".join(f'<p class="warning">{html.escape(one)}</p>\n' for one in dict.fromkeys(texts))
+
+
+def paragraph(said: str) -> str:
+    return f"<p>{html.escape(said)}</p>\n"
+
+
+def facts(told: Sequence[tuple[str, str, str]]) -> str:
+    """Figures to be read first: of each what it is, the figure, and what is to be known of it."""
+    shown = "".join(
+        f'<dl class="fact"><dt>{what}</dt><dd>{figure}</dd><dd>{more}</dd></dl>\n'
+        for what, figure, more in (map(html.escape, one) for one in told)
+    )
+    return f'<div class="facts">\n{shown}</div>\n' if shown else ""
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """The forecast and its score."""
+    rows = summary["holdout"]
+    if not rows:
+        return ""
+    forecast = summary["forecast"]
+    best = min(rows, key=lambda row: row["predicted"])
+    scored = [row for row in rows if row["measured"] is not None]
+    inside = sum(row["interval"][0] <= row["measured"] <= row["interval"][1] for row in scored)
+    level, late = f"{forecast['level']:.0%}", len(forecast["started_before"])
+    made = f"{forecast['time'][:16].replace('T', ' ')} UTC"
+    when, told_how = (f"when {late} of them", "predicted") if late else ("before any of them", "forecast")
+    said = f"On {made}, {when} had started, {len(rows)} runs at {three(best['flops'])} FLOPs were {told_how}"
+    # A ledger of before reaches were noted has none.
+    said += f", {three(best['reach'])} times the largest run fitted." if best.get("reach") else "."
+    told = [("loss of the best of them", loss(best["predicted"]), f"{level} interval {bounds(best['interval'])}")]
+    if best["measured"] is not None:
+        told.append(("as measured after", loss(best["measured"]), f"error {percent(best['error'])}"))
+    if scored:
+        mean = sum(abs(row["error"]) for row in scored) / len(scored)
+        told.append((f"inside their {level} intervals", f"{inside} of {len(scored)}", f"mean |error| {mean:.2%}"))
+    else:
+        said += " None of them has come to a loss yet."
+    if optimal := summary["optimal_params"]:
+        measured = f", measured {count(optimal['measured'])}" if optimal["measured"] is not None else ""
+        what = f"compute-optimal {sizes(optimal['params_convention'])}"
+        told.append((what, count(optimal["predicted"]), f"{bounds(optimal['interval'], count)}{measured}"))
+    return paragraph(said) + warnings(forecast["warnings"]) + facts(told)
+
+
+def outlook(told: Mapping[str, Any]) -> str:
+    """A forecast beyond all runs, where no scale was held out to be forecast.
+
+    Args:
+        told: what `nextscale.fit.optimum.forecast.forecast` returned for one budget.
+    """
+    (target,) = told["targets"]
+    level = f"{told['level']:.0%} interval"
+    shown = [("loss of the best model", loss(target["loss"]), f"{level} {bounds(target['loss_interval'])}")]
+    if target["params"] is not None:
+        for key, what, form in (
+            ("params", sizes(told["params_convention"]), count),
+            ("tokens", "training tokens", count),
+            ("tokens_per_param", "tokens per parameter", three),
+        ):
+            shown.append((what, form(target[key]), f"{level} {bounds(target[f'{key}_interval'], form)}"))
+    said = f"No scale was held out. At {three(target['flops'])} FLOPs, {three(target['reach'])} times the largest run:"
+    return paragraph(said) + facts(shown)
+
+
+def fit_card(card: Mapping[str, Any]) -> str:
+    """All that a reviewer would ask of a fit."""
+    return "".join(
+        f"<details{' open' * (name == 'law')}><summary>{_words(name)}</summary>{_told(value)}</details>\n"
+        for name, value in card.items()
+        if value not in (None, {}, [])
+    )
+
+
+def runs_table(runs: pd.DataFrame) -> tuple[Table, list[str]]:
+    """The runs to be read, and the columns of `runs` that are shown."""
+    shown = [column for column in _RUN_COLUMNS if column[1] in runs and runs[column[1]].notna().any()]
+    known = runs.astype(object).where(runs.notna(), None)
+    rows = [{name: _whole(value) for name, value in row.items()} for row in known.to_dict("records")]
+    found = table_of(f"{len(rows)} runs", rows, *shown)
+    left = next((i for i, (_, key, _) in enumerate(shown) if key not in ("run_id", "status", "role")), len(shown))
+    return Table(found.title, found.columns, found.rows, left=left), [key for _, key, _ in shown]
+
+
+def backtest_table(choice: Any) -> Table:
+    """What `nextscale.fit.trust.choice.choose` says of one law, by how far it reached, beside what takes no law."""
+    rows = [*choice.summary.to_dict("records"), *choice.baselines.to_dict("records")]
+    for row in rows:
+        row["beyond"] = "any" if row["reach"] == "all" else f"{row['reach']} times"
+        row["within"] = f"{row['error']:.2%}" + ("" if row["se"] != row["se"] else f" ± {row['se']:.2%}")
+    columns = (
+        ("law", "law", text),
+        ("beyond the fitted runs", "beyond", text),
+        ("mean |error|", "within", text),
+        ("bias", "bias", percent),
+        ("cuts", "cuts", text),
+    )
+    return table_of("Error of forecasts among these runs", rows, *columns)
+
+
+def spend_table(attempts: pd.DataFrame) -> Table:
+    """What attempts cost, by pool."""
+    rows = []
+    for pool, its in attempts.groupby("pool"):
+        hours = its["device_us"] / 3.6e9
+        timed = its["utilisation"].notna()
+        used = (its["utilisation"] * hours)[timed].sum() / hours[timed].sum() if hours[timed].sum() else None
+        made = its["flops_kept"].sum() + its["flops_lost"].sum()
+        rows.append(
+            {
+                "pool": str(pool),
+                "accelerator": ", ".join(sorted(map(str, its["accelerator"].unique()))),
+                "attempts": str(len(its)),
+                "finished": str((its["outcome"] == "finished").sum()),
+                "hours": float(hours.sum()),
+                "usd": float(its["usd"].sum()),
+                "kept": float(its["flops_kept"].sum()),
+                "lost": float(its["flops_lost"].sum() / made) if made else 0.0,
+                "utilisation": None if used is None else float(used),
+            }
+        )
+    columns = (
+        ("pool", "pool", text),
+        ("on", "accelerator", text),
+        ("attempts", "attempts", text),
+        ("finished", "finished", text),
+        ("device-hours", "hours", three),
+        ("$", "usd", lambda usd: f"{usd:,.2f}"),
+        ("FLOPs kept", "kept", three),
+        ("FLOPs lost", "lost", lambda share: f"{share:.1%}"),
+        ("utilisation", "utilisation", three),
+    )
+    return table_of("By pool", rows, *columns)
+
+
+def shown_tables(tables: Iterable[Table], name: str) -> str:
+    return "".join(table(one, f"{name}-{i}") for i, one in enumerate(tables, 1))
+
+
+def _told(value: Any) -> str:
+    """A value of a fit card: lists of records are tables, and records lists of terms."""
+    if isinstance(value, Mapping) and value:
+        inner = "".join(f"<dt>{_words(key)}</dt><dd>{_told(item)}</dd>" for key, item in value.items())
+        return f'<dl class="card-list">{inner}</dl>'
+    if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
+        columns = list(value[0])
+        head = "".join(f'<th scope="col">{_words(column)}</th>' for column in columns)
+        body = "".join(f"<tr>{''.join(f'<td>{_cell(row.get(c))}</td>' for c in columns)}</tr>" for row in value)
+        return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    if isinstance(value, list | tuple | Mapping):
+        return ", ".join(map(_cell, value)) or "none"
+    return _cell(value)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return number(value) if isinstance(value, float) or abs(value) >= 1e5 else str(value)
+    return html.escape(str(value))
+
+
+def _words(key: object) -> str:
+    return html.escape(str(key).replace("_", " "))
+
+
+def _whole(value: Any) -> Any:
+    """Seeds and widths as they are, though a column with gaps holds floats."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value

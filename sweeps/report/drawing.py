@@ -1,0 +1,138 @@
+"""Figures: drawn once, for a journal on white paper and for a page that may be dark."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import io
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import pandas as pd
+from etils import epath
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+
+from nextscale.fit.plot.figures import clear_labels
+from nextscale.model.record import write_atomically
+
+INK, PAPER = "#1b1f24", "#ffffff"
+_DARK_PAPER = "#191d21"
+"""As `--card` has it in page.css."""
+_DPI = 150
+"""Of the PNG."""
+_SEEN = 3.0
+"""Contrast that a line or a mark needs to be seen (WCAG 2.2, 1.4.11)."""
+_STYLE: Any = {
+    "svg.fonttype": "path",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """A figure to be drawn.
+
+    Attributes:
+        name: of its files.
+        title, caption: text.
+        panels: each draws on the Axes that it is given; they stand side by side.
+        data: what it shows, as a table.
+    """
+
+    name: str
+    title: str
+    caption: str
+    panels: tuple[Callable[[Axes], Any], ...]
+    data: pd.DataFrame | None = None
+
+    def draw(self) -> Figure:
+        width = 5.2 if len(self.panels) == 1 else 5 * len(self.panels)
+        figure = Figure(figsize=(width, 4 if len(self.panels) == 1 else 4.4), dpi=_DPI, layout="constrained")
+        for ax, panel in zip(figure.subplots(1, len(self.panels), squeeze=False)[0], self.panels, strict=True):
+            panel(ax)
+        # The layout is found once: it takes as long as all the rest, and every file would do it again.
+        figure.draw_without_rendering()
+        clear_labels(figure)
+        figure.set_layout_engine("none")
+        return figure
+
+
+def save(plot: Plot, folder: Path) -> str:
+    """Writes a figure as SVG and PNG into a folder; returns the SVG."""
+    text = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": plot.name}):
+        figure = plot.draw()
+        # By the canvases themselves: `savefig` draws each file twice.
+        FigureCanvasAgg(figure).print_png(folder / f"{plot.name}.png")
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
+    write_atomically(epath.Path(folder / f"{plot.name}.svg"), text.getvalue())
+    return text.getvalue()
+
+
+def figure(plot: Plot, svg: str) -> str:
+    """A figure as HTML, with buttons that write it as SVG and its data as CSV."""
+    name = html.escape(plot.name)
+    buttons = f'<button type="button" data-svg="{name}">SVG</button>'
+    if plot.data is not None:
+        buttons += f'<button type="button" data-csv="{name}">CSV</button>'
+    wide = ' class="wide"' if len(plot.panels) > 1 else ""
+    return (
+        f'<figure id="figure-{name}"{wide}>\n<div class="drawing" tabindex="0">{_inline(plot, svg)}</div>\n<figcaption>'
+        f"<strong>{html.escape(plot.title)}.</strong> {html.escape(plot.caption)}</figcaption>\n"
+        f'<div class="tools">{buttons}</div>\n</figure>\n'
+    )
+
+
+def palette(svgs: Iterable[str]) -> str:
+    """CSS that gives every colour of some figures a lighter one on dark paper, where it would not be seen there."""
+    found = sorted({colour for svg in svgs for colour in re.findall(r"#[0-9a-f]{6}\b", svg)} - {INK, PAPER})
+    pairs = (f"--c-{colour[1:]}: light-dark({colour}, {_lifted(colour)});" for colour in found)
+    return f":root {{ {' '.join(pairs)} }}"
+
+
+def _inline(plot: Plot, svg: str) -> str:
+    """The drawing alone, with names of its own and the colours of the page."""
+    text = svg[svg.index("<svg") :].strip()
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'( id="|url\(#|xlink:href="#)', rf"\g<1>{plot.name}-", text)
+    text = re.sub(r"#[0-9a-f]{6}\b(?=[;\"])", _as_variable, text)
+    text = re.sub(r"\n\s*", "\n", text)
+    return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(plot.title)}"', 1)
+
+
+def _as_variable(found: re.Match[str]) -> str:
+    colour = found.group()
+    return {INK: "var(--ink)", "#000000": "var(--ink)", PAPER: "var(--card)"}.get(colour, f"var(--c-{colour[1:]})")
+
+
+def _lifted(colour: str) -> str:
+    """A colour, mixed with as much white as it takes to be seen on dark paper."""
+    for share in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
+        red, green, blue = (channel + (1 - channel) * share for channel in to_rgb(colour))
+        lifted = red, green, blue
+        if _contrast(lifted, to_rgb(_DARK_PAPER)) >= _SEEN:
+            break
+    return to_hex(lifted)
+
+
+def _contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+    """WCAG 2.2's."""
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: tuple[float, ...]) -> float:
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return sum(weight * c for weight, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

@@ -1,0 +1,229 @@
+"""The figures of a sweep: each in words, as a drawing, and as the table that it shows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from nextscale.fit import plot
+from nextscale.fit.optimum.frontier import frontier
+from nextscale.fit.optimum.isoflop import IsoFlop, isoflops
+from nextscale.fit.plot import runs as plot_runs
+from nextscale.sweeps.report.drawing import Plot
+
+if TYPE_CHECKING:
+    from nextscale.fit.table.runs import Runs
+    from nextscale.fit.trust.choice import Choice
+    from nextscale.sweeps.findings import Finding
+    from nextscale.sweeps.study.study import Analysis
+
+_POINTS, _FEWEST, _MOST = 12_000, 12, 60
+"""Of all training curves together, and of one."""
+_BUDGETS = 24
+"""At which a frontier is drawn."""
+
+
+def law_plots(analysis: Analysis, held_out: Runs | None, summary: dict[str, Any]) -> list[Plot]:
+    """What the fitted runs show, and what came of the held-out ones.
+
+    Args:
+        held_out: those that came to a loss.
+    """
+    fit, curves = analysis.fit, analysis.curves
+    over = isoflops(held_out) if held_out is not None and len(held_out.budgets) == 1 else []
+    beyond = None if held_out is None else held_out.table
+    ends = [*(curve.flops for curve in curves), *fit.runs.budgets, *(held_out.budgets if held_out else ())]
+    optima = frontier(fit, np.geomspace(min(ends), max(ends) * 4, _BUDGETS).tolist(), analysis.cost)
+    level = f"{fit.level:.0%}"
+    plots = []
+    if curves or over:
+        plots.append(
+            Plot(
+                "isoflop",
+                "IsoFLOP curves",
+                "Loss against size at each compute budget, parabolas through the runs, and their lowest points.",
+                (functools.partial(plot.isoflop_curves, curves=curves, held_out=over),),
+                _curve_table([*curves, *over]),
+            )
+        )
+    plots += [
+        Plot(
+            "frontier",
+            "Compute-optimal frontier",
+            f"The best size at each budget by the law, with its {level} band, and what the isoFLOP minima say.",
+            (functools.partial(_frontier, optima=optima, analysis=analysis, held_out=over),),
+            optima,
+        ),
+        Plot(
+            "loss",
+            "Loss against compute",
+            f"Every run, and the lowest loss that each budget buys; the {level} band is of what a run would measure.",
+            (functools.partial(plot.loss_against, fit=fit, optima=optima, held_out=over),),
+            fit.runs.table,
+        ),
+        Plot(
+            "surface",
+            "The law over size and tokens",
+            "Contours of the loss, where the runs lie on it, and the frontier through it.",
+            (functools.partial(plot_runs.surface, fit=fit, optima=optima, held_out=beyond),),
+            optima,
+        ),
+        Plot(
+            "residuals",
+            "Residuals",
+            "How far each run lies above the law, coloured by size. A slope or a bow here is a law that misfits.",
+            (functools.partial(plot_runs.residuals, fit=fit, held_out=beyond),),
+            fit.runs.table.assign(residual=fit.residuals),
+        ),
+    ]
+    if told := _foretold(summary):
+        plots.insert(0, told)
+    return plots
+
+
+def overview(plots: Sequence[Plot]) -> Plot:
+    """The sweep at a glance: isoFLOP curves, the frontier, and the forecast against what was measured."""
+    by_name = {one.name: one for one in plots}
+    shown = [by_name[name] for name in ("isoflop", "frontier", "forecast") if name in by_name]
+    if "forecast" not in by_name:
+        shown.append(by_name["loss"])
+    return Plot("overview", "Overview", "", tuple(panel for one in shown for panel in one.panels))
+
+
+def backtest_plot(choice: Choice) -> Plot:
+    return Plot(
+        "backtest",
+        "Backtest",
+        "The law is fitted to the runs up to a budget and forecasts those above: its error, beside what takes no law.",
+        (functools.partial(plot.backtest, choice=choice),),
+        choice.table,
+    )
+
+
+def curves_plot(curves: pd.DataFrame) -> Plot:
+    """
+    Args:
+        curves: as `nextscale.sweeps.load_curves` returns those of training.
+    """
+    thin = thinned(curves[["run_id", "params", "tokens", "flops", "loss"]].dropna())
+    return Plot(
+        "training",
+        "Training curves",
+        "The training loss of every run against its compute so far, coloured by size.",
+        (functools.partial(plot_runs.training_curves, curves=thin),),
+        thin,
+    )
+
+
+def thinned(curves: pd.DataFrame) -> pd.DataFrame:
+    """Fewer positions of each run, evenly spaced in the logarithm, its first and last among them: more could not be
+    seen."""
+    each = int(np.clip(_POINTS // max(1, curves["run_id"].nunique()), _FEWEST, _MOST))
+    kept = []
+    for rows in curves.groupby("run_id", sort=False).indices.values():
+        chosen = np.unique(np.round(np.geomspace(1, len(rows), each)).astype(int)) - 1
+        kept.append(rows[chosen])
+    return curves.iloc[np.concatenate(kept)].reset_index(drop=True)
+
+
+def ledger_plot(outcomes: pd.DataFrame, told: dict[str, Any]) -> Plot:
+    """
+    Args:
+        outcomes, told: see `nextscale.sweeps.forecasts.calibration`.
+    """
+    return Plot(
+        "calibration",
+        "Forecasts and what came of them",
+        "Left: measured against forecast, by how far it reached. Right: how often intervals held what they claim.",
+        (
+            functools.partial(plot.forecast_errors, table=outcomes),
+            functools.partial(plot.calibration, levels=told["levels"]),
+        ),
+        outcomes.drop(columns="ledger"),
+    )
+
+
+def spend_plot(attempts: pd.DataFrame) -> Plot:
+    """
+    Args:
+        attempts: as `nextscale.cluster.controller.accounts.Accounts.frame` returns them.
+    """
+    return Plot(
+        "spend",
+        "Spend",
+        "What the attempts that have ended cost together, by pool, and how much of it left nothing.",
+        (functools.partial(spend, attempts=attempts),),
+        attempts,
+    )
+
+
+def spend(ax: Axes, attempts: pd.DataFrame) -> Axes:
+    """What attempts have cost by the time each ended, by pool: dollars where there is a price, else device-hours.
+
+    Args:
+        attempts: as `nextscale.cluster.controller.accounts.Accounts.frame` returns them.
+    """
+    ended = (attempts["started"] + attempts["seconds"] - attempts["started"].min()) / 3600
+    priced = bool((attempts["usd"] > 0).any())
+    cost = attempts["usd"] if priced else attempts["device_us"] / 3.6e9
+    made = attempts["flops_kept"] + attempts["flops_lost"]
+    share = attempts["flops_lost"] / made.where(made > 0)  # of one that made nothing all is wasted, unless it was done
+    lost = cost * share.fillna((attempts["outcome"] != "finished").astype(float))
+    order = ended.sort_values().index
+    colours = (plot.BLUE, plot.GREEN, "#CC79A7", "#56B4E9", "#E69F00")
+    for i, (pool, rows) in enumerate(attempts.loc[order].groupby("pool", sort=True)):
+        label = str(pool).replace("$", r"\$")
+        total = cost[rows.index].cumsum()
+        at = [0.0, *ended[rows.index]]
+        ax.step(at, [0.0, *total], where="post", color=colours[i % len(colours)], label=label)
+    if lost.any():
+        ax.step(
+            [0.0, *ended[order]], [0.0, *lost[order].cumsum()], ":", where="post", color=plot.ORANGE, label="wasted"
+        )
+    ax.set(
+        xlabel="hours since the first attempt", ylabel="spent ($)" if priced else "spent (device-hours)", title="spend"
+    )
+    ax.set_ylim(bottom=0)
+    ax.legend(fontsize="small", loc="upper left")
+    return ax
+
+
+def finding_plots(found: dict[str, Finding]) -> list[Plot]:
+    """One figure for each finding that has any, its panels side by side."""
+    return [Plot(name, name, "", one.panels) for name, one in found.items() if one.panels]
+
+
+def _frontier(ax: Axes, optima: pd.DataFrame, analysis: Analysis, held_out: list[IsoFlop]) -> Axes:
+    return plot.frontier(ax, optima, analysis.curves, analysis.optimum, held_out)
+
+
+def _foretold(summary: dict[str, Any]) -> Plot | None:
+    rows = summary["holdout"]
+    if not rows:
+        return None
+    level = summary["forecast"]["level"]
+    draw = functools.partial(
+        plot.forecast,
+        params=[row["params"] for row in rows],
+        predicted=[row["predicted"] for row in rows],
+        intervals=[row["interval"] for row in rows],
+        measured=[row["measured"] for row in rows],
+        level=level,
+    )
+    said = f"The loss of each held-out size as it was forecast, with its {level:.0%} interval, and as it was measured."
+    table = pd.DataFrame([{**row, "low": row["interval"][0], "high": row["interval"][1]} for row in rows])
+    return Plot("forecast", "Forecast against measured", said, (draw,), table.drop(columns="interval"))
+
+
+def _curve_table(curves: list[IsoFlop]) -> pd.DataFrame:
+    rows = [
+        {"budget": curve.flops, "params": params, "tokens": tokens, "loss": loss}
+        for curve in curves
+        for params, tokens, loss in zip(curve.params, curve.tokens, curve.loss, strict=True)
+    ]
+    return pd.DataFrame(rows)

@@ -1,0 +1,314 @@
+"""The page that shows what came of a sweep, and its figures as files."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from etils import epath
+
+from nextscale.cluster.controller.accounts import Accounts
+from nextscale.cluster.hardware.catalogue import CATALOGUE, Accelerator
+from nextscale.fit.errors import InputError
+from nextscale.fit.estimate.fit import Fit
+from nextscale.fit.optimum.forecast import forecast
+from nextscale.fit.optimum.frontier import TokenCost
+from nextscale.fit.optimum.isoflop import isoflops, optimum_law
+from nextscale.fit.table.runs import Runs, as_runs
+from nextscale.fit.trust.backtest import fit_backtested
+from nextscale.fit.trust.card import card as fit_card
+from nextscale.fit.trust.choice import Candidate, Choice, choose
+from nextscale.fit.trust.reach import Reach, backtested_reach, narrow_warnings
+from nextscale.model.record import write_atomically
+from nextscale.sweeps.budget.cluster import Cluster, cluster_of
+from nextscale.sweeps.budget.targets import bits_per_nat_of
+from nextscale.sweeps.commands.analysis.options import Estimator, Source
+from nextscale.sweeps.errors import MENDABLE
+from nextscale.sweeps.findings import Finding, findings, summary_of
+from nextscale.sweeps.findings.table import runs_of as finding_runs
+from nextscale.sweeps.forecasts.calibration import calibration, calibration_tables, outcomes
+from nextscale.sweeps.ledger import Ledger
+from nextscale.sweeps.page.document import Section, document, raw, table
+from nextscale.sweeps.report import content, drawing
+from nextscale.sweeps.report import figures as plots
+from nextscale.sweeps.report.calculator import calculator, calculator_data, can_tell
+from nextscale.sweeps.show.tables import tables
+from nextscale.sweeps.spec.site_file import load_site
+from nextscale.sweeps.spec.sweep_spec import ForecastConfig
+from nextscale.sweeps.store.store import Store, load, load_curves
+from nextscale.sweeps.study.study import Analysis, Study
+from nextscale.sweeps.study.summary import summarise
+
+_BEYOND = 10.0
+"""How far beyond the runs a forecast is shown, where no scale was held out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a page shows.
+
+    Attributes:
+        root: the output folder.
+        summary: see `nextscale.sweeps.study.summary`.
+        analysis: of the runs that the forecast rests on; None where no law was fitted.
+        held_out: runs that it does not rest on, those that came to a loss.
+        found: what else the runs were asked.
+        card: of the fit, see `nextscale.fit.trust.card`.
+        options: how runs become a law.
+    """
+
+    root: Path
+    summary: Mapping[str, Any]
+    analysis: Analysis | None
+    held_out: Runs | None
+    found: Mapping[str, Finding]
+    card: Mapping[str, Any] | None
+    options: ForecastConfig
+
+    @classmethod
+    def of(
+        cls,
+        study: Study,
+        analysis: Analysis | None,
+        summary: Mapping[str, Any],
+        found: Mapping[str, Finding],
+        card: Mapping[str, Any] | None,
+    ) -> Report:
+        """What a study came to."""
+        held_out, options = study.table("holdout"), study.spec.forecast
+        known = "loss" in held_out and held_out["loss"].notna().any()
+        runs = as_runs(held_out, convention=options.params) if known else None
+        return cls(study.store.root, summary, analysis, runs, found, card, options)
+
+    @classmethod
+    def from_files(cls, out: str | Path) -> Report:
+        """What the files of a folder come to, as they are: nothing is trained, nor written to the ledger. Of several
+        sweeps the one that was run last.
+
+        Raises:
+            SpecError, InputError: the folder holds no sweep, or what is in it is damaged.
+        """
+        store = Store.existing(out)
+        spec = store.newest_spec
+        if spec is None:
+            return cls._of_table(store)
+        study = Study(spec, store.root, as_left=True)
+        analysis, problems = None, []
+        if spec.forecast.law != "none":
+            try:
+                analysis = study.analyse()
+            except InputError as error:
+                problems.append(str(error))
+        forecast = study.standing_forecast(analysis) if analysis else None
+        runs = load(store.root, sweep=spec.name)
+        waiting = {run.config.run_id for run in study.planned if store.record(run.config.run_id) is None}
+        rows = runs[(runs["status"] == "failed") & runs["run_id"].isin(waiting)]
+        failed = dict(zip(rows["run_id"], rows["reason"], strict=True))
+        summary = summarise(study, analysis, forecast, failed=failed, reused=0)
+        found = findings(finding_runs(study), spec)
+        summary["findings"] = summary_of(found)
+        summary["warnings"] = [*problems, *summary["warnings"]]
+        if left := len(waiting) - len(failed):
+            summary["warnings"].insert(0, f"{left} of {len(study.planned)} runs have not finished")
+        return cls.of(study, analysis, summary, found, None if analysis is None else fit_card(analysis.fit))
+
+    @classmethod
+    def _of_table(cls, store: Store) -> Report:
+        """Of runs from elsewhere alone."""
+        options = ForecastConfig()
+        runs = Source(runs=store.root).read()
+        fit, backtests = fit_backtested(runs)
+        curves = isoflops(runs)
+        analysis = Analysis(fit, backtests, curves, optimum_law(curves), TokenCost.of_runs(fit.runs), [])
+        nothing = dict.fromkeys(("forecast", "optimal_params", "irreducible"))
+        summary = nothing | {"sweep": store.root.name, "law": fit.to_dict(), "warnings": list(fit.warnings)}
+        summary |= {"holdout": [], "interior_minima": [curve.interior for curve in curves], "findings": {}}
+        return cls(store.root, summary, analysis, None, {}, fit_card(fit), options)
+
+    def write(self, file: Path | None = None, figures: Path | None = None) -> Path:
+        """Writes the page, and its figures as SVG and PNG; returns where the page is.
+
+        Args:
+            file: `report.html` of the folder, unless given.
+            figures: their folder, which is made; `figures` of the folder, unless given.
+        """
+        page = file or self.root / "report.html"
+        write_atomically(epath.Path(page), _Writer(self, figures or self.root / "figures").page())
+        return page
+
+
+class _Writer:
+    """Sections, and the figures and data that they come to need."""
+
+    def __init__(self, report: Report, figures: Path):
+        self.report, self.folder = report, figures
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.tables: dict[str, Any] = {}
+        self.svgs: list[str] = []
+        self.data: dict[str, Any] = {"tables": self.tables}
+
+    def page(self) -> str:
+        summary, runs = self.report.summary, load(self.report.root)
+        sections = [*self._sections(runs)]
+        done = int(runs["status"].isin(["done", "imported"]).sum())
+        return document(
+            f"{summary['sweep']}: a scaling study",
+            sections,
+            self.data,
+            subtitle=f"{done} of {len(runs)} runs done" + (f"; {summary['law']['formula']}" if summary["law"] else ""),
+            footer="written by nextscale",
+            style=drawing.palette(self.svgs),
+        )
+
+    def _sections(self, runs: pd.DataFrame) -> Iterator[Section]:
+        report = self.report
+        fit = self._fit_to_all()
+        choice, tested = None, Reach()
+        if fit is not None:
+            choice = _backtested(fit)
+            tested = backtested_reach(fit, choice)
+        beaten = [choice.beaten] if choice is not None and choice.beaten else []
+        yield from content.section("warnings", "Warnings", content.warnings([*beaten, *report.summary["warnings"]]))
+        yield from self._forecast(fit, tested, runs)
+        yield from self._law()
+        yield from self._backtest(choice, tested)
+        yield from self._training()
+        for name, one in report.found.items():
+            shown = [*map(self._draw, plots.finding_plots({name: one}))]
+            parts = content.warnings(one.notes), content.shown_tables(one.tables, name)
+            yield from content.section(name, name.replace("-", " ").capitalize(), *parts, _drawings(shown))
+        yield from self._ledger()
+        yield from self._cost()
+        if report.card is not None:
+            yield from content.section("fit-card", "Fit card", content.fit_card(report.card))
+        yield from self._runs(runs)
+
+    def _forecast(self, fit: Fit | None, tested: Reach, runs: pd.DataFrame) -> Iterator[Section]:
+        said = content.headline(self.report.summary)
+        if not said and fit is not None:
+            told = forecast(fit, [_BEYOND * float(fit.runs.table["flops"].max())])
+            (target,) = told["targets"]
+            narrow = narrow_warnings(tested, fit, {f"{target['flops']:.3g} FLOPs": target})
+            said = content.warnings(narrow) + content.outlook(told)
+        yield from content.section("forecast", "Forecast", said)
+        if fit is not None and can_tell(fit):
+            hardware, bits_per_nat = _hardware(runs), bits_per_nat_of(runs)[0]
+            self.data["calculator"] = calculator_data(fit, self._command, tested, hardware, bits_per_nat)
+            also = ", held-out ones too" if self.report.held_out else ""
+            body = calculator(fit, hardware, bits_per_nat, also=also)
+            yield Section("calculator", "At your budget", body + content.warnings(fit.warnings))
+
+    def _law(self) -> Iterator[Section]:
+        summary, analysis = dict(self.report.summary), self.report.analysis
+        if analysis is None:
+            return
+        shown = plots.law_plots(analysis, self.report.held_out, summary)
+        drawing.save(plots.overview(shown), self.folder)
+        told = content.shown_tables(tables(summary | {"findings": {}}), "found")
+        yield Section("law", "The law", _drawings([*map(self._draw, shown)]) + told)
+
+    def _backtest(self, choice: Choice | None, tested: Reach) -> Iterator[Section]:
+        if choice is None:
+            told = [] if tested.problem is None else [tested.problem]
+            yield from content.section("backtest", "Backtest", content.warnings(told))
+            return
+        drawn = self._draw(plots.backtest_plot(choice))
+        said = content.warnings(choice.warnings)
+        if self.report.held_out:
+            said += content.paragraph("Among all runs, held-out ones too.")
+        yield Section(
+            "backtest", "Backtest", said + _drawings([drawn]) + table(content.backtest_table(choice), "tested")
+        )
+
+    def _training(self) -> Iterator[Section]:
+        curves = load_curves(self.report.root, of="training")
+        if len(curves):
+            yield Section("training", "Training", _drawings([self._draw(plots.curves_plot(curves))]))
+
+    def _ledger(self) -> Iterator[Section]:
+        every = outcomes([Ledger(self.report.root / "ledger.jsonl")])
+        if every.empty:
+            return
+        told = calibration(every)
+        drawn = [self._draw(plots.ledger_plot(every, told))] if told["scored"] else []
+        parts = _drawings(drawn), content.shown_tables(calibration_tables(every, told), "ledger")
+        yield Section("ledger", "Forecasts so far", "".join(map(content.paragraph, told["notes"])) + "".join(parts))
+
+    def _cost(self) -> Iterator[Section]:
+        attempts = Accounts(self.report.root / "accounts.jsonl").frame()
+        if len(attempts):
+            drawn = self._draw(plots.spend_plot(attempts))
+            yield Section("cost", "Cost", _drawings([drawn]) + table(content.spend_table(attempts), "pools"))
+
+    def _runs(self, runs: pd.DataFrame) -> Iterator[Section]:
+        if runs.empty:
+            return
+        shown, columns = content.runs_table(runs)
+        self._keep("runs", runs.drop(columns=["folder", "versions"]).dropna(axis="columns", how="all"))
+        yield Section("runs", "Runs", table(shown, "runs", columns=columns))
+
+    def _draw(self, one: drawing.Plot) -> str:
+        svg = drawing.save(one, self.folder)
+        self.svgs.append(svg)
+        if one.data is not None:
+            self._keep(one.name, one.data)
+        return drawing.figure(one, svg)
+
+    def _keep(self, name: str, frame: pd.DataFrame) -> None:
+        known = frame.astype(object).where(frame.notna(), None)
+        self.tables[name] = raw(list(map(str, known.columns)), known.to_numpy().tolist())
+
+    def _fit_to_all(self) -> Fit | None:
+        """The fit of `nextscale forecast` to every run of the folder; None where it refuses them."""
+        if self.report.options.law == "none":
+            return None
+        estimator = self._estimator
+        try:
+            source = Source(runs=self.report.root, params=self.report.options.params)
+            return fit_backtested(source.read(estimator.variables), (estimator.law,), **estimator.options)[0]
+        except MENDABLE:
+            return None
+
+    @property
+    def _estimator(self) -> Estimator:
+        options, analysis = self.report.options, self.report.analysis
+        law = analysis.fit.law.name if analysis else "chinchilla" if options.law == "auto" else options.law
+        return Estimator(law=law, **options.model_dump(include={"delta", "bootstrap", "resamples", "level"}))
+
+    @property
+    def _command(self) -> str:
+        """That gives what the page computes, but for what is asked."""
+        usual, chosen = Estimator(), self._estimator
+        names = [field.name for field in dataclasses.fields(chosen)]
+        given = {name: value for name in names if (value := getattr(chosen, name)) != getattr(usual, name)}
+        if self.report.options.params != "total":
+            given["count"] = self.report.options.params
+        told = "".join(f" --{name} {value}" for name, value in given.items())
+        root, here = self.report.root, Path.cwd()
+        folder = str(root.relative_to(here)) if root.is_relative_to(here) else root.name
+        return f"nextscale forecast {shlex.quote(folder)}{told}"
+
+
+def _hardware(runs: pd.DataFrame) -> list[Cluster]:
+    """A chip of every kind that is known here, with what the runs reached on it."""
+    accelerators: Mapping[str, Accelerator] = CATALOGUE
+    with contextlib.suppress(*MENDABLE):
+        accelerators = load_site().catalogue("the site file")
+    known = [name for name, one in accelerators.items() if one.peak_flops is not None]
+    return [cluster_of(name, accelerators=accelerators, runs=runs) for name in known]
+
+
+def _backtested(fit: Fit) -> Choice | None:
+    try:
+        return choose(fit.runs, [Candidate(fit.law, fit.loss)])
+    except InputError:  # too few budgets
+        return None
+
+
+def _drawings(figures: Sequence[str]) -> str:
+    return f'<div class="drawings">\n{"".join(figures)}</div>\n' if figures else ""

@@ -1,0 +1,155 @@
+"""What trains the runs of a sweep: a cluster, and the one controller that may use it for this folder at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from nextscale.cluster.controller.accounts import Accounts, accounts_of
+from nextscale.cluster.controller.attempt import settle_orphan
+from nextscale.cluster.controller.backend import Backend
+from nextscale.cluster.controller.controller import run_all
+from nextscale.cluster.controller.events import Event, Report
+from nextscale.cluster.controller.job import Job, Seat
+from nextscale.cluster.controller.lease import Lease, LeaseHeld
+from nextscale.cluster.controller.runs import RunDirectories
+from nextscale.cluster.hardware.catalogue import Accelerator, measured
+from nextscale.cluster.hardware.placement import price, seats
+from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.hardware.site import Site
+from nextscale.cluster.hardware.speed import Speed
+from nextscale.cluster.ray.ray_backend import RayBackend
+from nextscale.sweeps.design.expand import PlannedRun
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.plan.placing import pools_here
+from nextscale.sweeps.spec.site_file import load_site, pools_of, price_notes
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.watch.status import STOP
+
+
+def settle_done(out: Path, known: Callable[[str], Job | None], on_event: Callable[[Event], None]) -> None:
+    """Books the attempts at runs that are done whose controller died before it could, unless another is at work."""
+    runs, file = RunDirectories(), out / "accounts.jsonl"
+    if not Accounts(file).open:
+        return
+    with contextlib.suppress(LeaseHeld), Lease(out / "controller") as lease:
+        accounts = Accounts(file, guard=lease.check)
+        for reservation in list(accounts.open.values()):
+            job = known(reservation.run_id)
+            if job is not None and runs.done(job):
+                on_event(settle_orphan(reservation, job, runs, accounts, 0.0))
+        accounts.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Crew:
+    """A cluster with its pools and prices, and the accounts of an output folder."""
+
+    spec: SweepSpec
+    out: Path
+    backend: Backend
+    accounts: Accounts
+    accelerators: Mapping[str, Accelerator]
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(
+        cls, spec: SweepSpec, out: Path, address: str | None, site: Site | None, on_event: Callable[[Event], None]
+    ) -> Iterator[Crew]:
+        """Waits until no other controller is at work in the folder, and connects to the cluster.
+
+        Raises:
+            SpecError, InputError: the pools cannot be used.
+            ConnectionError: there is no cluster.
+        """
+        site = load_site() if site is None else site
+        accelerators = measured(site.catalogue())
+        pools = pools_of(spec.pools, site, accelerators)
+        _check_prices(spec, pools or (pools_here(accelerators)[0] if address is None else {}), accelerators)
+        with accounts_of(out, on_wait=lambda message: on_event(Event("notice", message=message))) as accounts:
+            (out / STOP).unlink(missing_ok=True)
+            for note in price_notes(spec.pools, site, accelerators):
+                on_event(Event("notice", message=note))
+            with contextlib.closing(RayBackend(address, "auto" if pools is None else pools)) as backend:
+                _check_prices(spec, backend.pools(), accelerators)
+                try:
+                    yield cls(spec, out, backend, accounts, accelerators)
+                except KeyboardInterrupt:  # nobody hears how what is at work ends
+                    told = f"interrupted with {len(accounts.open)} attempts open: settled when the sweep goes on"
+                    on_event(Event("notice", message=told))
+                    raise
+
+    def seats(self, run: PlannedRun, speed: Speed | None = None) -> tuple[Seat, ...]:
+        """Where a run may be trained; anywhere, if nothing is known of what the cluster offers by itself.
+
+        Args:
+            speed: what is known of runs that were timed.
+
+        Raises:
+            InputError: it fits nowhere.
+        """
+        pools = self.backend.pools()
+        if self.spec.pools == "auto":
+            known = {
+                name: pool
+                for name, pool in pools.items()
+                if pool.accelerator in self.accelerators and self.accelerators[pool.accelerator].peak_flops
+            }
+            if len(known) < len(pools) or not pools:
+                return ()
+        return seats(run.config, run.own_flops, pools, self.accelerators, speed)
+
+    def train(
+        self,
+        jobs: Sequence[Job],
+        on_event: Callable[[Event], None],
+        known: Callable[[str], Job | None],
+        after: Callable[[], Sequence[Job]],
+        unchosen: float,
+    ) -> Report:
+        """Does every job once, within the caps, until `nextscale stop` asks otherwise.
+
+        Args:
+            known: any job of the folder, by its run_id.
+            after, unchosen: see `nextscale.cluster.controller.controller.run_all`.
+        """
+        return run_all(
+            jobs,
+            self.backend,
+            on_event,
+            caps=self.spec.caps,
+            accounts=self.accounts,
+            peak=self._peak,
+            price=self._price,
+            known=known,
+            stop=(self.out / STOP).exists,
+            after=after,
+            unchosen=unchosen,
+        )
+
+    def _price(self, pool: Pool) -> float | None:
+        return _price(pool, self.accelerators)
+
+    def _peak(self, accelerator: str) -> float | None:
+        known = self.accelerators.get(accelerator)
+        return None if known is None else known.peak_flops
+
+
+def _price(pool: Pool, accelerators: Mapping[str, Accelerator]) -> float | None:
+    known = accelerators.get(pool.accelerator)
+    return pool.usd_per_chip_hour if known is None else price(pool, known)[0]
+
+
+def _check_prices(spec: SweepSpec, pools: Mapping[str, Pool], accelerators: Mapping[str, Accelerator]) -> None:
+    """A cap in dollars cannot hold where something has no price."""
+    if spec.caps.max_usd is None:
+        return
+    for name, pool in pools.items():
+        if _price(pool, accelerators) is None:
+            raise SpecError(
+                f"caps.max_usd: pool {name} ({pool.accelerator}) has no price, so no cap in dollars can hold; set "
+                f"its usd_per_chip_hour under pools, or under accelerators.{pool.accelerator} of a site file",
+                ("caps", "max_usd"),
+            )

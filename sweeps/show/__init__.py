@@ -1,0 +1,1 @@
+"""Tables as people read them: in the terminal, on the page and in a spreadsheet."""

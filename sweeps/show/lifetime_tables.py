@@ -1,0 +1,130 @@
+"""The tables of the commands on what comes after training, as people read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from nextscale.sweeps.show.forecast_tables import dollars
+from nextscale.sweeps.show.tables import Table, count, interval, loss, sizes, three
+
+Form = Callable[[Any], str]
+
+
+def lifetime_tables(
+    rows: Sequence[Mapping[str, Any]], served: float, level: float, convention: str, unit: str
+) -> list[Table]:
+    """What `nextscale.fit.optimum.lifetime.lifetime` returns, a row of each target, with costs in `unit`."""
+    money = dollars if unit == "dollars" else three
+    columns: list[tuple[str, str, Form]] = [("loss (nats/token)", "loss", loss), (sizes(convention), "params", count)]
+    columns += [("tokens", "tokens", count), ("tokens/param", "tokens_per_param", three)]
+    costs: list[tuple[str, str, Form]] = [("loss (nats/token)", "loss", loss), ("training", "training", money)]
+    costs += [("serving", "serving", money), ("both", "total", money)]
+    optimal: list[tuple[str, str, Form]] = [("loss (nats/token)", "loss", loss)]
+    optimal += [(sizes(convention), "optimal_params", count), ("tokens", "optimal_tokens", count)]
+    optimal += [("both", "optimal_total", money), ("saved against it", "saving", _share)]
+    return [
+        _table(f"Cheapest to train and to serve {count(served)} tokens{_sure(rows[0], level)}", rows, columns),
+        _table(f"What that costs, in {unit}", rows, costs),
+        _table(f"The compute-optimal model of that loss, in {unit}", rows, optimal),
+    ]
+
+
+def overtrain_tables(
+    model: Mapping[str, Any], lesser: Sequence[Mapping[str, Any]], level: float, convention: str
+) -> list[Table]:
+    """A model of a given size beside the compute-optimal of its loss, and smaller ones of that loss."""
+    cost = [("dollars", "usd", dollars)] if "optimal_usd" in model else []
+    quantities: list[tuple[str, str, Form]] = [(sizes(convention), "params", count), ("tokens", "tokens", count)]
+    quantities += [("training FLOPs", "flops", three), *cost]
+    rows = [
+        [heading, _cell(model, name, form), _cell(model, f"optimal_{name}", form)] for heading, name, form in quantities
+    ]
+    rows.insert(2, ["tokens/param", _cell(model, "tokens_per_param", three), ""])
+    rows.append(["loss (nats/token)", _cell(model, "loss", loss), "the same"])
+    rows.append(["more compute", _cell(model, "overhead", _share), ""])
+    heads = ["", "this model", "compute-optimal"]
+    columns: list[tuple[str, str, Form]] = [("more compute", "overhead", _share), (sizes(convention), "params", count)]
+    columns += [("of the optimal", "share", _percent), ("tokens", "tokens", count)]
+    columns += [("tokens/param", "tokens_per_param", three), ("FLOPs", "flops", three), *cost]
+    return [
+        Table(f"Of one loss{_sure(model, level)}", heads, rows),
+        _table(f"How small a model of loss {loss(model['loss'])} can be", lesser, columns),
+    ]
+
+
+def family_tables(told: Mapping[str, Any]) -> list[Table]:
+    """What `nextscale.sweeps.budget.model_family.family` returns."""
+    members, convention = told["members"], told["params_convention"]
+    columns: list[tuple[str, str, Form]] = [("", "name", str)]
+    if "width" in members[0]:
+        columns += [("width", "width", str), ("depth", "depth", str), ("heads", "heads", str)]
+    columns += [(sizes(convention), "params", count)]
+    if any(member["best_params"] is not None for member in members):
+        columns += [("best by the law", "best_params", count)]
+    columns += [("tokens", "tokens", count), ("tokens/param", "tokens_per_param", three)]
+    columns += [("loss (nats/token)", "loss", loss)]
+    # What is given has no interval, and what follows from it none either.
+    given = all(member["flops_interval"] == [member["flops"]] * 2 for member in members)
+    training = "training FLOPs, as given" if given else "training FLOPs"
+    cost: list[tuple[str, str, Form]] = [("", "name", str), (training, "flops", three)]
+    if any(member["served"] for member in members):
+        cost += [("serving FLOPs", "serving_flops", three)]
+    cost += [("more compute than its loss takes", "overhead", _share)]
+    where = ""
+    if told["cluster"] is not None:
+        where = f" on {told['cluster']['name']}"
+        if members[0]["slices"] is not None:
+            cost += [("slices", "slices", str), ("chips", "chips", str)]
+        cost += [("device-hours", "device_hours", count), ("days", "days", three)]
+        cost += [("dollars", "usd", dollars), ("kWh", "kwh", count)]
+    everything = {"name": "all", "slices": _sum(members, "slices"), "chips": _sum(members, "chips"), **told["total"]}
+    sure = _sure(members[0], told["level"])
+    return [
+        _table(f"A family of {len(members)}{sure}", members, columns),
+        _table(f"What it costs{where}{sure}", [*members, everything], cost),
+    ]
+
+
+def _sure(row: Mapping[str, Any], level: float) -> str:
+    """What a title says of intervals: nothing where there are none but of what was given."""
+    ends = {name.removesuffix("_interval"): value for name, value in row.items() if name.endswith("_interval")}
+    known = any(value is not None and value != [row[name], row[name]] for name, value in ends.items())
+    return f", with {level:.0%} intervals" if known else ""
+
+
+def _table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, Form]]) -> Table:
+    return Table(
+        title,
+        [heading for heading, _, _ in columns],
+        [[_cell(row, key, form) for _, key, form in columns] for row in rows],
+    )
+
+
+def _cell(row: Mapping[str, Any], key: str, form: Form) -> str:
+    """A figure with its interval, where it is not given or follows from what is."""
+    value, ends = row.get(key), row.get(f"{key}_interval")
+    if value is None:
+        return "-" if key in row else ""
+    told = form(value) if isinstance(value, str) or math.isfinite(value) else "-"
+    if ends is None or all(math.isclose(end, value, rel_tol=1e-9) for end in ends):
+        return told
+    return f"{told} {interval([_ended(end) for end in ends], form)}"
+
+
+def _ended(end: float) -> float | None:
+    return end if end < float("inf") else None
+
+
+def _share(value: float) -> str:
+    return f"{value:,.0%}" if value >= 10 else f"{value:.1%}"
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0%}"
+
+
+def _sum(rows: Sequence[Mapping[str, Any]], key: str) -> int | None:
+    values = [row.get(key) for row in rows]
+    return None if None in values else sum(v for v in values if v is not None)

@@ -1,0 +1,145 @@
+"""Checkpoints that nothing needs any more, and how much room they take.
+
+Of a run that has its result nothing is needed but its trained model, if its sweep keeps those (`checkpoint.final`) or
+it is of no sweep, and the states that branches without a result begin from. Of a run without a result all is kept: it
+goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from nextscale.cluster.controller.lease import holder
+from nextscale.sweeps.design.chosen_runs import all_runs
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.store.store import Store
+
+
+@dataclasses.dataclass(frozen=True)
+class Garbage:
+    """What of a run can go.
+
+    Attributes:
+        checkpoints: folders; those named by a number are at that position, in tokens.
+        bytes: that they hold together.
+    """
+
+    run_id: str
+    checkpoints: tuple[Path, ...]
+    bytes: int
+
+
+def garbage(out: str | Path, *, finals: bool = False) -> list[Garbage]:
+    """The checkpoints of a folder that nothing needs, of each run that has some. Runs that are at work are left out.
+
+    Args:
+        finals: whether trained models can go too.
+
+    Raises:
+        SpecError: the folder holds no sweep, or what a spec there needs cannot be told.
+    """
+    store = Store.existing(out)
+    needed = _needed(store, finals=finals)
+    found = []
+    for run in sorted((store.root / "runs").iterdir()):
+        if not (run / "record.json").exists() or holder(run) is not None:
+            continue
+        kept = needed.get(run.name, set())
+        every = _entries(run / "checkpoints")
+        paths = [path for path in every if not path.name.isdecimal() or int(path.name) not in kept]
+        if paths:
+            found.append(Garbage(run.name, tuple(sorted(paths)), sum(map(_size, paths))))
+    return found
+
+
+def collect(out: str | Path, *, finals: bool = False) -> list[Garbage]:
+    """Deletes what `garbage` finds; returns it.
+
+    Each checkpoint is out of sight before it is gone: whoever looks for it finds it whole or not at all. A sweep that
+    is begun meanwhile is noticed, and its branches find their states.
+
+    Raises:
+        SpecError: see `garbage`.
+    """
+    store = Store.existing(out)
+    specs, found = _specs(store), garbage(out, finals=finals)
+    for i, one in enumerate(found):
+        if _specs(store) != specs:
+            return [*found[:i], *collect(out, finals=finals)]
+        run = store.root / "runs" / one.run_id
+        if not (run / "record.json").exists() or holder(run) is not None:
+            continue
+        for path in one.checkpoints:
+            hidden = path.with_name(f".gone-{uuid.uuid4().hex[:8]}")
+            with contextlib.suppress(FileNotFoundError):  # another was faster
+                path.rename(hidden)
+                shutil.rmtree(hidden)
+    return found
+
+
+def _needed(store: Store, *, finals: bool) -> dict[str, set[int]]:
+    """The positions that are needed of runs that have a result."""
+    needed: dict[str, set[int]] = {}
+    kept: set[str] = set()
+    asked: set[str] = set()
+    for path in _specs(store):
+        try:
+            spec = SweepSpec.model_validate_json(path.read_text())
+            planned = all_runs(store.root, spec)
+        except FileNotFoundError:
+            continue
+        except ValueError:
+            raise SpecError(
+                f"{path}: is no spec that this version can read, so what its runs need cannot be told; restore it, or "
+                "move it away if they need nothing"
+            ) from None
+        for run in planned:
+            asked.add(run.config.run_id)
+            if spec.checkpoint.final:
+                kept.add(run.config.run_id)
+            for start in (run.start, run.config.parent):
+                if start is not None and not _has_result(store, run.config.run_id):
+                    needed.setdefault(start.run_id, set()).add(start.tokens)
+    for directory in (store.root / "runs").iterdir():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            config = store.config(directory.name)
+            if config.parent is not None and not _has_result(store, directory.name):
+                needed.setdefault(config.parent.run_id, set()).add(config.parent.tokens)
+            if not finals and (directory.name in kept or directory.name not in asked):
+                needed.setdefault(directory.name, set()).add(config.tokens)
+    return needed
+
+
+def _has_result(store: Store, run_id: str) -> bool:
+    return (store.root / "runs" / run_id / "record.json").exists()
+
+
+def _specs(store: Store) -> list[Path]:
+    return sorted((store.root / "sweeps").glob("*.json"))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if path.is_dir()]
+    except FileNotFoundError:
+        return []
+
+
+def _size(folder: Path) -> int:
+    return sum(_sizes(str(folder)))
+
+
+def _sizes(folder: str) -> Iterator[int]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _sizes(entry.path)
+            else:
+                yield entry.stat(follow_symlinks=False).st_size

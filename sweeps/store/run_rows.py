@@ -1,0 +1,172 @@
+"""A run as one row of the table: what was asked, what came of it, what it cost.
+
+Which columns there are, and of what kind, does not depend on the runs: `COLUMNS` always, and a column for each
+validation set and each source of a mixture. Text, and what is true or false, is in columns of objects, None where it
+is missing; numbers are whole where none is missing, else floats.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from etils import epath
+
+from nextscale.cluster.controller.accounts import RESTORE
+from nextscale.model.accounting import (
+    Convention,
+    active_parameters,
+    flops_per_token,
+    non_embedding_parameters,
+    parameter_groups,
+    parameters,
+)
+from nextscale.model.config.run import RunConfig
+from nextscale.model.record import Row, RunDirectory, read_rows
+from nextscale.sweeps.errors import SpecError
+
+_TEXT = (
+    *("run_id", "folder", "status", "reason", "sweep", "role", "sweeps", "schedule", "optimizer", "parametrization"),
+    *("parent", "trunk", "data", "device", "pool", "accelerator", "recompute", "versions"),
+)
+_WHOLE = (
+    *("params", "params_non_embedding", "params_active", "params_embedding", "params_position", "params_attention"),
+    *("params_mlp", "params_norm", "params_head", "tokens", "tokens_done", "unique_tokens", "width", "depth", "heads"),
+    *("context", "vocab", "steps", "batch_tokens", "seed", "skipped_steps", "evaluation_tokens", "attempts"),
+    "micro_batches",
+)
+COLUMNS = (
+    *("run_id", "folder", "status", "reason", "sweep", "role", "budget", "sweeps"),
+    *("params", "params_non_embedding", "params_active", "params_embedding", "params_position", "params_attention"),
+    *("params_mlp", "params_norm", "params_head"),
+    *("tokens", "tokens_done", "unique_tokens", "epochs"),
+    *("flops", "flops_palm", "flops_chinchilla", "flops_kaplan", "flops_6nd"),
+    *("loss", "bits_per_byte", "in_context_learning", "evaluation_tokens", "skipped_steps"),
+    *("width", "depth", "heads", "context", "vocab"),
+    *("steps", "batch_tokens", "lr", "weight_decay", "schedule", "optimizer", "parametrization", "seed"),
+    *("parent", "trunk", "data"),
+    *("attempts", "seconds", "device_hours", "device_hours_wasted", "usd", "usd_wasted", "flops_kept", "flops_lost"),
+    *("utilisation", "device", "pool", "accelerator", "micro_batches", "recompute", "versions"),
+)
+"""Those that every table has, in their order; what each means: docs/runs.md."""
+_NOT_COLUMNS = ("loss_by_position",)
+_LARGEST = 2**53
+"""Beyond it a float is not every whole number."""
+
+
+def described(config: RunConfig) -> Row:
+    """What follows of a run from what was asked."""
+    model, training = config.model, config.training
+    others = [convention for convention in typing.get_args(Convention) if convention != "exact"]
+    return {
+        "params": parameters(model),
+        "params_non_embedding": non_embedding_parameters(model),
+        "params_active": active_parameters(model),
+        **{f"params_{name}": count for name, count in parameter_groups(model).items()},
+        "tokens": config.tokens,
+        "flops": flops_per_token(model) * config.tokens,
+        **{f"flops_{name}": flops_per_token(model, name) * config.tokens for name in others},
+        **{name: getattr(model, name) for name in ("width", "depth", "heads", "context", "vocab")},
+        **{name: getattr(training, name) for name in ("steps", "batch_tokens", "lr", "weight_decay")},
+        **{name: getattr(training, name) for name in ("schedule", "optimizer", "parametrization")},
+        "seed": config.seed,
+        "parent": None if config.parent is None else f"{config.parent.run_id}@{config.parent.tokens}",
+        "data": _in_words(config.data.semantic()),
+    }
+
+
+def row_of(run: RunDirectory) -> Row:
+    """All that a run's own directory says of it.
+
+    Raises:
+        ValueError: its config or its record is damaged.
+        FileNotFoundError: it has no config.
+    """
+    row = {"run_id": run.path.name} | described(run.config())
+    record, attempts = run.record(), run.attempts()
+    if record is None:
+        failed = bool(attempts) and attempts[-1]["status"] not in ("lost", "stopped")
+        row["status"] = "failed" if failed else "unfinished"
+        row["reason"] = attempts[-1]["message"] if attempts else None
+    else:
+        row |= {key: value for key, value in record.items() if key not in _NOT_COLUMNS}
+        row["versions"] = _in_words(record.get("versions") or {})
+    if row["status"] == "done":
+        row["tokens_done"] = row["tokens"]
+    else:
+        row["tokens_done"] = max((one["tokens"] for one in run.metrics()), default=0)
+    return row | {"run_id": run.path.name, "attempts": len(attempts)}
+
+
+def costs(accounts: Path) -> dict[str, Row]:
+    """What the attempts at each run have cost together, by `accounts.jsonl`; those that have not ended are not in it.
+
+    Wasted is of an attempt that left nothing all of it, else the share of its FLOPs that were lost; of one that
+    finished its run without a step, nothing.
+
+    Raises:
+        SpecError: a row is damaged.
+    """
+    found: dict[str, Row] = {}
+    for row in read_rows(epath.Path(accounts)):
+        if row.get("kind") == "settled":
+            try:
+                _add_cost(found, row)
+            except (KeyError, TypeError):
+                raise SpecError(f"{accounts}: a settled row is damaged; {RESTORE}") from None
+    for cost in found.values():
+        timed, used = cost.pop("timed"), cost.pop("used")
+        cost["utilisation"] = used / timed if timed else None
+    return found
+
+
+def _add_cost(found: dict[str, Row], row: Row) -> None:
+    sums = ("device_hours", "device_hours_wasted", "usd", "usd_wasted", "flops_kept", "flops_lost", "timed", "used")
+    cost = found.setdefault(row["run_id"], dict.fromkeys(sums, 0))
+    made, hours = row["flops_kept"] + row["flops_lost"], row["device_us"] / 3.6e9
+    wasted = row["flops_lost"] / made if made else float(row["outcome"] != "finished")
+    cost["device_hours"] += hours
+    cost["device_hours_wasted"] += hours * wasted
+    cost["usd"] += row["usd"]
+    cost["usd_wasted"] += row["usd"] * wasted
+    cost["flops_kept"] += row["flops_kept"]
+    cost["flops_lost"] += row["flops_lost"]
+    if row["utilisation"] is not None:
+        cost["timed"] += hours
+        cost["used"] += hours * row["utilisation"]
+    cost |= {"pool": row["pool"], "accelerator": row["accelerator"]}
+
+
+def tidy(table: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with the columns that every table has, each of its kind; others follow by name, unless empty."""
+    others = sorted(name for name in table.columns if name not in COLUMNS and table[name].notna().any())
+    missing = pd.Series([None] * len(table), index=table.index, dtype=object)
+    columns = {name: _of_its_kind(name, table.get(name, missing)) for name in (*COLUMNS, *others)}
+    return pd.DataFrame(columns, index=table.index)
+
+
+def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
+    """Rows as a table, as they come: `tidy` gives each column its kind."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names})
+
+
+def _of_its_kind(name: str, column: pd.Series) -> pd.Series:
+    if name not in _TEXT:
+        try:
+            numbers = column.astype(float)
+        except (TypeError, ValueError):  # of a table from elsewhere: whatever it is, it is kept
+            pass
+        else:
+            if name not in _WHOLE or numbers.isna().any() or not numbers.abs().lt(_LARGEST).all():
+                return numbers
+            return numbers.astype(np.int64)
+    return column.astype(object).where(column.notna(), None)
+
+
+def _in_words(fields: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in fields.items())

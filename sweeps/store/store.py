@@ -1,0 +1,229 @@
+"""The directory of a sweep's runs, as one tidy table. Files are the only truth; reading them is all a restart takes.
+
+OUT/runs/<run_id>/      see `nextscale.model.record`
+OUT/sweeps/<name>-<digest>.json  the spec of each sweep, as it was run
+OUT/ledger.jsonl        forecasts and their scores, see `ledger.py`
+OUT/index.parquet       the table as it was last read, see `index.py`; may be deleted
+OUT/imports/            runs from elsewhere, see `imported_runs.py`
+OUT/summary.json, fit_card.json, report.html, figures/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from etils import epath
+
+from nextscale.model.config.run import RunConfig
+from nextscale.model.record import Row, RunDirectory, read_curve, write_atomically
+from nextscale.sweeps.errors import SpecError, damaged
+from nextscale.sweeps.ledger import digest_of
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.store import index
+from nextscale.sweeps.store.imported_runs import STATUS as IMPORTED
+from nextscale.sweeps.store.imported_runs import imported_rows
+from nextscale.sweeps.store.run_rows import costs, frame_of, tidy
+
+_CURVES = {"evaluation": "evaluations.jsonl", "training": "metrics.jsonl"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """An output folder."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, root: str | Path) -> Store:
+        """The store at a folder, which is made if need be.
+
+        Raises:
+            SpecError: nothing can be written there.
+        """
+        store = cls(Path(root).expanduser().absolute())
+        try:
+            (store.root / "runs").mkdir(parents=True, exist_ok=True)
+            probe = store.root / f".writable-{os.getpid()}"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise SpecError(f"--out {root}: cannot be written to ({error.strerror}); name another folder") from None
+        return store
+
+    @classmethod
+    def existing(cls, root: str | Path) -> Store:
+        """The store at a folder that a sweep has written to.
+
+        Raises:
+            SpecError: there is none.
+        """
+        store = cls(Path(root).expanduser().absolute())
+        if not (store.root / "runs").is_dir():
+            raise SpecError(
+                f"{root}: holds no sweep (there is no {store.root / 'runs'}); name the --out of `nextscale run`"
+            )
+        return store
+
+    def run(self, run_id: str) -> RunDirectory:
+        return RunDirectory(epath.Path(self.root / "runs" / run_id))
+
+    def record(self, run_id: str) -> Row | None:
+        """The result of a run, None while there is none.
+
+        Raises:
+            SpecError: the file is there but cannot be read.
+        """
+        try:
+            return self.run(run_id).record()
+        except ValueError:
+            raise damaged(self.root / "runs" / run_id / "record.json") from None
+
+    def config(self, run_id: str) -> RunConfig:
+        """What a run was asked to be.
+
+        Raises:
+            SpecError: the file cannot be read.
+        """
+        try:
+            return self.run(run_id).config()
+        except ValueError:
+            raise damaged(self.root / "runs" / run_id / "config.json") from None
+
+    def write_spec(self, spec: SweepSpec) -> Path:
+        """Keeps a spec as it is run; tells where."""
+        (self.root / "sweeps").mkdir(exist_ok=True)
+        # With other gates it is the same sweep.
+        digest = digest_of(spec.model_dump(mode="json", exclude_defaults=True, exclude={"gates"}))
+        path = self._file_of(spec) or self.root / "sweeps" / f"{spec.name}-{digest}.json"
+        write_atomically(epath.Path(path), spec.model_dump_json(indent=1) + "\n")  # again: the newest was run last
+        return path
+
+    def _file_of(self, spec: SweepSpec) -> Path | None:
+        """Where a spec was kept before, under whatever digest: options that were added since are at their default."""
+        for path in sorted((self.root / "sweeps").glob(f"{spec.name}-*.json")):
+            with contextlib.suppress(ValueError, FileNotFoundError):
+                if SweepSpec.model_validate_json(path.read_text()) == spec:
+                    return path
+        return None
+
+    def specs(self) -> list[SweepSpec]:
+        """Of every sweep run here; one that this version cannot read is left out."""
+        return self._readable(sorted((self.root / "sweeps").glob("*.json")))
+
+    @property
+    def newest_spec(self) -> SweepSpec | None:
+        """Of the sweep that was run here last, as it was run; None where none was.
+
+        Raises:
+            SpecError: none can be read.
+        """
+        paths = sorted((self.root / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        found = self._readable(paths)
+        if paths and not found:
+            raise SpecError(
+                f"{paths[-1]}: cannot be read by this version; run the sweep again, which trains nothing twice"
+            )
+        return found[-1] if found else None
+
+    @staticmethod
+    def _readable(paths: Iterable[Path]) -> list[SweepSpec]:
+        found = []
+        for path in paths:
+            with contextlib.suppress(ValueError, FileNotFoundError):
+                found.append(SweepSpec.model_validate_json(path.read_text()))
+        return found
+
+
+def load(*roots: str | Path, sweep: str | None = None) -> pd.DataFrame:
+    """All runs of one or more output folders, one row each, by rising cost.
+
+    Columns are those of `run_rows.COLUMNS`, explained in docs/runs.md, with `status` one of done,
+    diverged, failed, unfinished, imported; of runs from elsewhere what their file had (see `imported_runs.py`); and of
+    each validation set and each source of a mixture `loss_<name>`, `bits_per_byte_<name>`, `epochs_<name>`.
+
+    A run that several sweeps ask for is one row. All of them are in `sweeps`; `sweep`, `role`, `budget` and `trunk`
+    are those of the one that was run last. A run that several folders have is that of the first in which it is done.
+
+    Args:
+        sweep: the runs that a sweep of this name asks for, and as what, alone.
+
+    Raises:
+        SpecError: a folder holds no sweep, a config or record is damaged, or there is no such sweep.
+    """
+    tables, plans = [], []
+    for root in roots:
+        store = Store.existing(root)
+        rows, its = index.read(store.root)
+        tables.append(_with(rows, costs(store.root / "accounts.jsonl")).assign(folder=str(root)))
+        tables.append(frame_of(imported_rows(store.root)).assign(folder=str(root)))
+        plans += its
+    table = index.joined(tables)
+    if len(roots) > 1 and len(table):
+        without = ~table["status"].isin(["done", "diverged", IMPORTED])
+        table = table.loc[without.sort_values(kind="stable").index].drop_duplicates("run_id", ignore_index=True)
+    names = {plan["sweep"] for plan in plans} - {None}
+    if sweep is not None and sweep not in names:
+        raise SpecError(f"sweep {sweep}: there is none of this name; there is {', '.join(sorted(names)) or 'none'}")
+    table = _with(table, _wanted([plan for plan in plans if sweep in (None, plan["sweep"])]))
+    if sweep is not None:
+        table = table[table["sweep"].notna()]
+    return tidy(table).sort_values(["flops", "params", "run_id"], ignore_index=True)
+
+
+def load_curves(*roots: str | Path, of: Literal["evaluation", "training"] = "evaluation") -> pd.DataFrame:
+    """The losses along the runs of one or more output folders, one row per run and position.
+
+    Columns are `run_id`; `params`; `tokens` and `flops` up to there; `loss`; and
+
+    - of evaluations `lr`, of the last step before, `bits_per_byte`, and `loss_<name>` and `bits_per_byte_<name>` of
+      each further validation set. A run has the rows that `evaluation.points` asks for, as far as it has come, and
+      none without.
+    - of training `gradient_norm` and whatever else its curve tells: means over the steps since the row before. Every
+      run has them.
+
+    Raises:
+        SpecError: a folder holds no sweep, or what a run was asked to be is damaged.
+    """
+    from nextscale.model.accounting import flops_per_token, parameters
+
+    curves: dict[str, list[dict[str, Any]]] = {}
+    for root in roots:
+        store = Store.existing(root)
+        for file in sorted((store.root / "runs").glob(f"*/{_CURVES[of]}")):
+            run_id = file.parent.name
+            try:
+                model = store.config(run_id).model
+            except FileNotFoundError:  # deleted since it was listed
+                continue
+            run, cost = {"run_id": run_id, "params": parameters(model)}, flops_per_token(model)
+            rows = [
+                run | {"tokens": row["tokens"], "flops": cost * row["tokens"]} | row
+                for row in read_curve(epath.Path(file))
+            ]
+            curves[run_id] = max(rows, curves.get(run_id, []), key=len)
+    return pd.DataFrame([row for rows in curves.values() for row in rows])
+
+
+def _wanted(plans: list[index.Plan]) -> dict[str, dict[str, Any]]:
+    """What sweeps want runs for, by run_id: the last of them says."""
+    found: dict[str, dict[str, Any]] = {}
+    for plan in plans:
+        for run_id, role, budget, trunk in plan["runs"]:
+            before = found.get(run_id, {"sweeps": ()})["sweeps"]
+            names = before if plan["sweep"] in before else (*before, plan["sweep"])
+            found[run_id] = {"sweep": plan["sweep"], "role": role, "budget": budget, "trunk": trunk, "sweeps": names}
+    return {run_id: one | {"sweeps": ", ".join(one["sweeps"])} for run_id, one in found.items()}
+
+
+def _with(table: pd.DataFrame, told: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """A table with what is told of its runs, by run_id."""
+    names = dict.fromkeys(name for one in told.values() for name in one)
+    of_runs = [told.get(run_id, {}) for run_id in table["run_id"]] if told else []
+    columns = {name: pd.Series([one.get(name) for one in of_runs], dtype=object, index=table.index) for name in names}
+    return table.assign(**columns)

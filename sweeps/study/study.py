@@ -1,0 +1,310 @@
+"""A sweep in its output folder: its runs and what has become of them, the law, the forecast and its score."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nextscale.cluster.controller.job import Job, Seat
+from nextscale.fit.errors import InputError
+from nextscale.fit.estimate.fit import Fit
+from nextscale.fit.optimum.frontier import TokenCost, frontier
+from nextscale.fit.optimum.isoflop import IsoFlop, PowerLaw, isoflops, optimum_interval, optimum_law
+from nextscale.fit.table.runs import Runs, as_runs
+from nextscale.fit.trust.backtest import Backtest, fit_backtested
+from nextscale.model.accounting import flops_per_token
+from nextscale.model.config.data import parts
+from nextscale.sweeps.design.chosen_runs import Choices, all_runs
+from nextscale.sweeps.design.expand import PlannedRun, Role, count, resolved
+from nextscale.sweeps.design.sequential import step
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.ledger import Entry, Ledger, digest_of, scored
+from nextscale.sweeps.spec.designs import SequentialDesign
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.store.store import Store
+
+E_LEVEL = 0.95
+AUTO = ("chinchilla", "chinchilla-tied")
+"""The laws that `forecast.law: auto` lets a backtest choose from."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What the fitted runs of a sweep say.
+
+    Attributes:
+        fit: the law, from the budget that a backtest chose.
+        backtests: every law and window tried, best first.
+        curves: the isoFLOP curve of each budget; none where the design has no budgets.
+        optimum: the power law through their minima, N*(C); None where fewer than two budgets have one.
+        cost: FLOPs per token of a size of this family.
+        fitted: the runs that all of this rests on, those that the law's window leaves out too.
+    """
+
+    fit: Fit
+    backtests: list[Backtest]
+    curves: list[IsoFlop]
+    optimum: PowerLaw | None
+    cost: TokenCost
+    fitted: list[dict[Hashable, Any]]
+
+
+class Study:
+    """A sweep in its output folder."""
+
+    def __init__(self, spec: SweepSpec, out: str | Path, *, as_left: bool = False):
+        """
+        Args:
+            as_left: the spec is one that a sweep left in its folder: it is whole, and its data may be elsewhere now.
+
+        Raises:
+            SpecError, InputError: the data is not there, nothing can be written, or the ledger is damaged.
+        """
+        for part in parts(spec.data).values():
+            path = getattr(part, "path", None)
+            if path is not None and Path(path).expanduser().absolute() == Path(out).expanduser().absolute():
+                raise SpecError(f"--out {out}: is the folder of the data; name another", ("data", "path"))
+        self.spec = spec if as_left else resolved(spec)
+        self.store = Store.at(out)
+        self.planned: list[PlannedRun] = []
+        self._named: dict[str, PlannedRun] = {}
+        self._branches: dict[str, list[PlannedRun]] = {}
+        self._plan(all_runs(self.store.root, self.spec))
+        self.ledger = Ledger(self.store.root / "ledger.jsonl")
+        self.ledger.entries()  # a damaged one is refused now, not when the sweep has been trained
+
+    def runs(self, role: Role) -> list[PlannedRun]:
+        return [run for run in self.planned if run.role == role]
+
+    @property
+    def held_out_at_one_budget(self) -> bool:
+        """Whether there are results of held-out runs, and those of one isoFLOP curve."""
+        return len({run.budget for run in self.runs("holdout")}) == 1 and not self.table("holdout").empty
+
+    @property
+    def sequential(self) -> bool:
+        """Whether runs are chosen as results land."""
+        return isinstance(self.spec.design, SequentialDesign)
+
+    @property
+    def unchosen(self) -> float:
+        """FLOPs that a sequential design may spend on runs that it has not chosen yet."""
+        design = self.spec.design
+        if not isinstance(design, SequentialDesign) or self.choices.ended is not None:
+            return 0.0
+        return max(design.flops - sum(run.own_flops for run in self.runs("fit")), 0.0)
+
+    @property
+    def choices(self) -> Choices:
+        """Of a sequential design."""
+        return Choices(self.store.root, self.spec)
+
+    def choose(self) -> str | None:
+        """Chooses the next runs of a sequential design, writes them down and adds them; or tells why there is none.
+
+        Those that another process chose, and did not come to, are the next. One process at a time may choose.
+
+        Raises:
+            InputError: too few runs finished.
+        """
+        ended = self.choices.ended  # read first: all that was chosen before it is then there to be read
+        self.catch_up()
+        if self.missing("fit"):
+            return None
+        if ended is not None:
+            return ended
+        runs = self.runs("fit")
+        found, backtests, _ = self._fitted()
+        stands, chosen = step(self.spec, found, self.cost, runs, backtested=bool(backtests))
+        if stands.ended is None:
+            self.choices.add(chosen, stands)
+            self._plan(chosen)
+        else:
+            self.choices.end(stands)
+        return stands.ended
+
+    def catch_up(self) -> None:
+        """Adds the runs that another process has chosen since."""
+        if self.sequential:
+            self._plan(self.choices.runs())
+
+    def _plan(self, runs: list[PlannedRun]) -> None:
+        """Adds runs, those that are there already but once."""
+        for run in runs:
+            if run.config.run_id not in self._named:
+                self.planned.append(run)
+                self._named[run.config.run_id] = run
+                if run.trunk is not None:
+                    self._branches.setdefault(run.trunk.run_id, []).append(run)
+
+    def job_of(self, run_id: str) -> Job | None:
+        """Of a run of this sweep; None for any other."""
+        run = self._named.get(run_id)
+        return None if run is None else self.job(run)
+
+    def missing(self, role: Role) -> list[PlannedRun]:
+        """The runs that have no result yet."""
+        return [run for run in self.runs(role) if self._unfinished(run)]
+
+    def table(self, role: Role) -> pd.DataFrame:
+        """One row per finished run, with its `budget`."""
+        rows = []
+        for run in self.runs(role):
+            record = self.store.record(run.config.run_id)
+            if record is not None:
+                rows.append(record | {"budget": run.budget})
+        return pd.DataFrame(rows)
+
+    def job(self, run: PlannedRun, seats: tuple[Seat, ...] = ()) -> Job:
+        keep, run_id = self.spec.checkpoint, run.config.run_id
+        branches = [branch for branch in self._branches.get(run_id, ()) if self._unfinished(branch)]
+        return Job(
+            run_id=run_id,
+            config=run.config,
+            directory=str(self.store.root / "runs" / run_id),
+            flops=run.own_flops,
+            steps=run.config.training.steps,
+            shape=digest_of([run.config.model.model_dump(), run.config.training.batch_tokens]),
+            seats=seats,
+            every_seconds=keep.every_seconds,
+            keep=keep.keep,
+            final=keep.final,
+            start=run.start,
+            whole_flops=float(run.flops),
+            pinned=tuple(sorted({branch.branches_at for branch in branches})),
+        )
+
+    def release(self, done: str | None = None) -> None:
+        """Deletes the states that trunks kept for branches, where trunk and branches are done.
+
+        While a trunk is at work its newest state may be one of them.
+
+        Args:
+            done: the run that has just been finished; only its trunk is looked at.
+        """
+        trunks = set(self._branches)
+        if done is not None:
+            run = self._named[done]
+            trunks &= {done if run.trunk is None else run.trunk.run_id}
+        for run_id in trunks:
+            trunk, branches = self.store.run(run_id), self._branches[run_id]
+            if self.store.record(run_id) is None:
+                continue
+            needed = {branch.branches_at for branch in branches if self._unfinished(branch)}
+            for position in {branch.branches_at for branch in branches} - needed:
+                trunk.checkpoint(position).rmtree(missing_ok=True)
+
+    def _unfinished(self, run: PlannedRun) -> bool:
+        return self.store.record(run.config.run_id) is None
+
+    def analyse(self) -> Analysis:
+        """Fits the law and the isoFLOP curves to what is finished.
+
+        Raises:
+            InputError: too few runs finished.
+        """
+        fit, backtests, runs = self._fitted()
+        curves = isoflops(runs) if any(run.isoflop for run in self.runs("fit")) else []
+        fitted = runs.table[["run_id", "params", "tokens", "loss"]].to_dict("records")
+        return Analysis(fit, backtests, curves, optimum_law(curves), self.cost, fitted)
+
+    @property
+    def cost(self) -> TokenCost:
+        """FLOPs per token of a size of this family."""
+        models = [run.config.model for run in self.planned]
+        sizes = [count(model, self.spec.forecast.params) for model in models]
+        return TokenCost.of(sizes, [flops_per_token(model) for model in models])
+
+    def _fitted(self) -> tuple[Fit, list[Backtest], Runs]:
+        """The law, from the budget that a backtest chose; every backtest; and the runs, those left out too."""
+        options, table = self.spec.forecast, self.table("fit")
+        if table.empty or table["loss"].isna().all():
+            raise InputError(f"sweep {self.spec.name}: none of its runs has come to a loss")
+        runs = as_runs(table, convention=options.params, where=f"sweep {self.spec.name}")
+        laws = AUTO if options.law == "auto" else (options.law,)
+        how = options.model_dump(include={"level", "resamples", "bootstrap", "delta", "drift"})
+        return *fit_backtested(runs, laws, **how), runs
+
+    def inputs(self, analysis: Analysis) -> str:
+        """The digest of all that a forecast rests on. Options at their default are left out, unless the ledger has it
+        with them, as earlier versions wrote it."""
+        options = self.spec.forecast
+        digest, earlier = (digest_of([analysis.fitted, told]) for told in (options.semantic(), options.model_dump()))
+        return earlier if any(entry.get("inputs") == earlier for entry in self.ledger.entries()) else digest
+
+    def register(self, analysis: Analysis) -> Entry:
+        """Writes the forecast of the held-out runs to the ledger, unless it stands there already.
+
+        Once a held-out run has started, the first forecast of them stands: a later one could have been chosen to fit.
+        """
+        assert self.spec.holdout is not None
+        runs, fit = self.runs("holdout"), analysis.fit
+        sizes = [count(run.config.model, self.spec.forecast.params) for run in runs]
+        tokens, flops = [run.tokens for run in runs], [run.flops for run in runs]
+        predicted = fit.predict(sizes, tokens)
+        low, high = fit.predict_interval(sizes, tokens, flops)
+        largest = float(fit.runs.table["flops"].max())
+        started = [run.config.run_id for run in runs if self.store.run(run.config.run_id).started]
+        budget = max(run.budget for run in runs)
+        optimum = frontier(fit, [budget], analysis.cost).iloc[0]
+        by_minima = None if analysis.optimum is None else float(analysis.optimum(budget))
+        entry = {
+            "sweep": self.spec.name,
+            "inputs": self.inputs(analysis),
+            "runs": fit.runs.table["run_id"].tolist(),
+            "started_before": started,
+            "law": fit.law.name,
+            "parameters": fit.parameters,
+            "irreducible_interval": list(fit.interval("E", E_LEVEL)),
+            "params_convention": fit.runs.convention,
+            "level": fit.level,
+            "optimal_params": {
+                "flops": budget,
+                "predicted": optimum["params"] if by_minima is None else by_minima,
+                "interval": list(
+                    optimum_interval(analysis.curves, budget, fit.level) or optimum[["params_low", "params_high"]]
+                ),
+                "by": "law" if by_minima is None else "isoflop minima",
+                "by_law": optimum["params"],
+                "by_law_interval": optimum[["params_low", "params_high"]].tolist(),
+            },
+            "targets": [
+                {
+                    "run_id": run.config.run_id,
+                    "flops": run.flops,
+                    "params": sizes[i],
+                    "tokens": run.tokens,
+                    "predicted": float(predicted[i]),
+                    "interval": [float(low[i]), float(high[i])],
+                    "reach": run.flops / largest,
+                }
+                for i, run in enumerate(runs)
+            ],
+            "warnings": list(fit.warnings),
+        }
+        if not started:
+            return self.ledger.forecast(entry)
+        if (earlier := self.ledger.standing(entry)) is not None:
+            return earlier
+        late = f"{len(started)} of the {len(runs)} held-out runs had started when this was computed: it is no forecast"
+        return self.ledger.forecast(entry | {"warnings": [*fit.warnings, late]})
+
+    def standing_forecast(self, analysis: Analysis) -> Entry | None:
+        """The forecast of the held-out runs that was written down, if there is one."""
+        targets = [{"run_id": run.config.run_id} for run in self.runs("holdout")]
+        return self.ledger.standing({"targets": targets, "inputs": self.inputs(analysis)}) if targets else None
+
+    def score(self, forecast: Entry) -> None:
+        """Writes to the ledger how a forecast came out, and those of the same runs that it took the place of; nothing
+        while a held-out run is missing."""
+        records = [self.store.record(target["run_id"]) for target in forecast["targets"]]
+        losses = [record["loss"] for record in records if record is not None]
+        if len(losses) < len(records):
+            return
+        for each in self.ledger.forecasts(forecast):
+            targets = zip(each["targets"], losses, strict=True)
+            self.ledger.score(each, [{"run_id": target["run_id"]} | scored(target, loss) for target, loss in targets])

@@ -1,0 +1,124 @@
+"""What came of a sweep, in one JSON object."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from nextscale.fit.optimum.isoflop import IsoFlop, isoflops
+from nextscale.fit.table.runs import as_runs
+from nextscale.fit.trust.reach import backtested_reach, narrow_warnings
+from nextscale.model.config.run import MarkovData
+from nextscale.model.data.markov import markov
+from nextscale.sweeps.ledger import Entry
+from nextscale.sweeps.study.study import E_LEVEL, Analysis, Study
+
+_EPOCHS = 4.0
+"""As often as data may be repeated at little loss."""
+
+
+def summarise(
+    study: Study,
+    analysis: Analysis | None,
+    forecast: Entry | None,
+    *,
+    failed: dict[str, str],
+    reused: int,
+) -> dict[str, Any]:
+    """What came of a sweep, for machines: errors are fractions, losses nats per token."""
+    data = study.spec.data
+    one_source = all(run.config.data == data for run in study.planned)
+    true_entropy = markov(data).entropy if isinstance(data, MarkovData) and one_source else None
+    said = [*(analysis.fit.warnings if analysis else ()), *(forecast["warnings"] if forecast else ())]
+    warnings = list(dict.fromkeys(said))
+    narrow: list[str] = []
+    if forecast is not None and analysis is not None and forecast["inputs"] == study.inputs(analysis):
+        narrow = _narrow(forecast, analysis)
+    elif forecast is not None and analysis is not None:
+        warnings.append(
+            f"the forecast shown is that of {forecast['time'][:16]} UTC, made before the held-out runs started; "
+            "the law shown is of other runs or options"
+        )
+    for curve in analysis.curves if analysis else []:
+        if curve.problem:
+            warnings.append(f"no optimum at {curve.flops:.3g} FLOPs: {curve.problem}")
+    epochs = 0.0
+    for run in study.planned:
+        record = study.store.record(run.config.run_id)
+        # Of a mixture, that of the source that was seen most often.
+        epochs = max([epochs, *(value for key, value in (record or {}).items() if key.split("_")[0] == "epochs")])
+        if record is not None and record["status"] == "diverged":
+            warnings.append(f"run {run.config.run_id} (width {run.config.model.width}) diverged: {record['reason']}")
+    if analysis is not None and epochs > _EPOCHS:
+        warnings.append(
+            f"the longest run saw its data {epochs:.3g} times: beyond about {_EPOCHS:g} repeated tokens count for less "
+            "than fresh ones (Muennighoff et al. 2023), and the law takes all of them for fresh"
+        )
+    warnings += [f"run {run_id} failed: {reason}" for run_id, reason in failed.items()]
+    holdout: list[dict[str, Any]] = []
+    optimal: dict[str, Any] | None = None
+    if forecast is not None:
+        floor = true_entropy if true_entropy is not None else forecast["parameters"]["E"]
+        for target in forecast["targets"]:
+            record = study.store.record(target["run_id"])
+            loss: float | None = None if record is None else record["loss"]
+            miss = 0.0 if loss is None else target["predicted"] - loss
+            holdout.append(
+                target
+                | {
+                    "measured": loss,
+                    "error": loss and miss / loss,
+                    "reducible_error": loss and miss / (loss - floor),
+                    "tokens_per_param": target["tokens"] / target["params"],
+                }
+            )
+        table = study.table("holdout")
+        enough = study.held_out_at_one_budget and table["loss"].notna().sum() >= 3
+        held_out = isoflops(as_runs(table, convention=study.spec.forecast.params))[-1] if enough else None
+        optimal = _optimal(forecast, analysis, held_out)
+    return {
+        "sweep": study.spec.name,
+        "forecast": forecast
+        and {key: forecast[key] for key in ("time", "law", "level", "params_convention", "started_before")}
+        | {"warnings": narrow},
+        "runs": {
+            "done": sum(study.store.record(run.config.run_id) is not None for run in study.planned),
+            "reused": reused,
+            "failed": len(failed),
+        },
+        "holdout": holdout,
+        "optimal_params": optimal,
+        "irreducible": analysis
+        and {
+            "fitted": analysis.fit.parameters["E"],
+            "interval": list(analysis.fit.interval("E", E_LEVEL)),
+            "true": true_entropy,
+        },
+        "interior_minima": [curve.interior for curve in analysis.curves] if analysis else [],
+        "law": analysis and analysis.fit.to_dict(),
+        "backtests": [dataclasses.asdict(b) for b in analysis.backtests] if analysis else [],
+        "warnings": warnings,
+    }
+
+
+def _narrow(forecast: Entry, analysis: Analysis) -> list[str]:
+    """What a backtest of such a reach says of the interval of the best held-out run."""
+    best = min(forecast["targets"], key=lambda target: float(target["predicted"]))
+    told = {"reach": best.get("reach"), "loss": best["predicted"], "loss_interval": best["interval"]}
+    tested = backtested_reach(analysis.fit)
+    return narrow_warnings(tested, analysis.fit, {f"the best of them, at {best['flops']:.3g} FLOPs": told})
+
+
+def _optimal(forecast: Entry, analysis: Analysis | None, curve: IsoFlop | None) -> dict[str, Any]:
+    """N* and tokens per parameter at the held-out budget, forecast and measured."""
+    optimal = forecast["optimal_params"] | {"params_convention": forecast["params_convention"]}
+    assert analysis is not None
+    flops, size = optimal["flops"], optimal["predicted"]
+    optimal["tokens_per_param"] = float(flops / analysis.cost(np.array([size]))[0] / size)
+    measured = curve.optimum if curve is not None else None
+    optimal["measured"] = measured and measured[0]
+    optimal["measured_tokens_per_param"] = measured and measured[1] / measured[0]
+    optimal["measured_problem"] = curve.problem if curve is not None else "fewer than three held-out runs finished"
+    return optimal

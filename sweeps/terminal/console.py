@@ -1,0 +1,104 @@
+"""What all commands share: where they print, the options that many have, and how options are written."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import inspect
+import json
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.models import OptionInfo
+
+from nextscale.sweeps.terminal import completion
+
+_PIPED_WIDTH = 200
+screen = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+aside = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
+Spec = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SPEC",
+        help="a YAML spec, or a ready one by name (`nextscale specs`)",
+        autocompletion=completion.specs,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="override a key, such as data.seed=7; may be given again"),
+]
+Folder = Annotated[Path, typer.Argument(metavar="OUT", help="the --out of `nextscale run`")]
+
+
+def print_json(value: dict[str, Any]) -> None:
+    from nextscale.fit.plain import plain
+
+    print(json.dumps(plain(value), indent=1, allow_nan=False))
+
+
+def say(answer: str) -> None:
+    """What was asked, answered in words."""
+    screen.print(answer, markup=False, highlight=False)
+
+
+def note(notes: Sequence[str]) -> None:
+    for text in notes:
+        screen.print(f"note: {text}", markup=False)
+
+
+def warn(warnings: Sequence[str]) -> None:
+    for text in warnings:
+        screen.print(f"warning: {text}", style="yellow", markup=False)
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """A command in which each parameter that is a dataclass stands for the options that are its fields.
+
+    `--help` shows them under the dataclass's `panel`, where it has one.
+    """
+    hints = typing.get_type_hints(command, include_extras=True)
+    groups: dict[str, type] = {}
+    parameters: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        if not dataclasses.is_dataclass(hints[name]):
+            assert name not in parameters, f"{command.__name__}: two options are called {name}"
+            parameters[name] = parameter.replace(annotation=hints[name])
+            continue
+        groups[name] = hints[name]
+        inner = typing.get_type_hints(hints[name], include_extras=True)
+        for field in dataclasses.fields(hints[name]):
+            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+            kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+            annotation = _under(getattr(hints[name], "panel", None), inner[field.name])
+            assert field.name not in parameters, f"{command.__name__}: two options are called {field.name}"
+            parameters[field.name] = inspect.Parameter(field.name, kind, default=default, annotation=annotation)
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
+        command(**given)
+
+    ordered = sorted(parameters.values(), key=lambda p: p.default is not inspect.Parameter.empty)
+    run.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in ordered}
+    return run
+
+
+def _under(panel: str | None, annotation: Any) -> Any:
+    """The annotation of an option that `--help` shows under a heading; arguments stay where they are."""
+    kind, info = typing.get_args(annotation)
+    if panel is None or not isinstance(info, OptionInfo):
+        return annotation
+    info = copy.copy(info)
+    info.rich_help_panel = panel
+    return Annotated[kind, info]

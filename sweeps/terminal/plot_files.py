@@ -1,0 +1,73 @@
+"""Figures as files: what every command that has `--plot` shares."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nextscale.sweeps.errors import SpecError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from nextscale.fit.estimate.fit import Fit
+
+
+def _drawable(path: Path | None) -> Path | None:
+    if path is not None and path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise SpecError(f"--plot {path}: cannot draw a '{path.suffix}' file; name a .png, .svg or .pdf")
+    return path
+
+
+PlotFile = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE", help="draw it too: .png, .svg or .pdf", callback=_drawable),
+]
+
+
+@contextlib.contextmanager
+def axes_at(path: Path) -> Iterator[Axes]:
+    """Axes to draw on, saved as a file after."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    yield figure.subplots()
+    save(figure, path)
+
+
+@contextlib.contextmanager
+def two_axes_at(path: Path) -> Iterator[tuple[Axes, Axes]]:
+    """The same with two, side by side."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    yield left, right
+    save(figure, path)
+
+
+def draw_fit(path: Path, found: Fit, reach: float | None = None) -> None:
+    """A law and its runs; of one in N and D the frontier beside it."""
+    from nextscale.fit import plot
+
+    if set(found.law.variables) != {"N", "D"}:
+        with axes_at(path) as axes:
+            plot.law(axes, found, reach)
+        return
+    optima = found.frontier(plot.budgets(found, reach))
+    with two_axes_at(path) as (left, right):
+        plot.loss_against(left, found, optima)
+        plot.frontier(right, optima)
+
+
+def save(figure: Figure, path: Path) -> None:
+    from nextscale.fit.plot.figures import clear_labels
+
+    figure.draw_without_rendering()
+    clear_labels(figure)
+    figure.savefig(path, dpi=150)

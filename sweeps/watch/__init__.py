@@ -1,0 +1,1 @@
+"""How a sweep stands, from its files alone: `status`, the live page and its server."""

@@ -1,0 +1,251 @@
+"""A folder of sweeps that is looked at again and again, by its files alone."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import math
+import time
+from pathlib import Path
+from typing import cast
+
+from nextscale.cluster.controller.accounts import Accounts
+from nextscale.cluster.controller.lease import TIME_TO_LIVE
+from nextscale.model.accounting import parameters
+from nextscale.model.config.run import RunConfig
+from nextscale.model.record import Row
+from nextscale.sweeps.design.chosen_runs import all_runs
+from nextscale.sweeps.design.planned_run import PlannedRun, standing
+from nextscale.sweeps.show.tables import count
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.store import index
+from nextscale.sweeps.store.imported_runs import STATUS as IMPORTED
+from nextscale.sweeps.store.store import Store, load
+from nextscale.sweeps.watch.tail import Tail
+
+STATES = ("done", "diverged", "failed", "running", "unfinished", "not started")
+_COLUMNS = ("run_id", "status", "reason", "params", "tokens", "flops", "loss", "bits_per_byte", "attempts")
+_EVENTS = 200
+_ALL_AGAIN = 300.0
+"""Seconds after which all runs are looked through: one may have been deleted, or copied here, without a word."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Controller:
+    """Who runs the sweeps of a folder.
+
+    Attributes:
+        state: `at work`, `silent` for so long that it must be dead, or `none`.
+        host, pid, started: of the last that did, as far as it left them.
+    """
+
+    state: str
+    host: str | None = None
+    pid: int | None = None
+    started: float = math.inf
+
+
+class Curve:
+    """The losses along a run as they come. Of a long one every second is forgotten, time and again."""
+
+    _MOST = 2048
+
+    def __init__(self, path: Path):
+        self._tail = Tail(path)
+        self.tokens: list[int] = []
+        self.losses: list[float | None] = []
+
+    @property
+    def position(self) -> int:
+        """Tokens, of the newest loss."""
+        return self.tokens[-1] if self.tokens else 0
+
+    def look(self) -> bool:
+        """Reads what is new; tells whether anything is."""
+        rows, anew = self._tail.look()
+        if anew:
+            self.tokens, self.losses = [], []
+        self.tokens += [row["tokens"] for row in rows]
+        self.losses += [row["loss"] for row in rows]
+        while len(self.tokens) > self._MOST:  # the newest stays
+            self.tokens, self.losses = self.tokens[::-2][::-1], self.losses[::-2][::-1]
+        return bool(rows) or anew
+
+
+class Watcher:
+    """A folder that is looked at again and again: a look reads what has changed since the last one.
+
+    Args:
+        all_again: seconds after which every run is looked at, and not only those that the journal and the accounts
+            name anew.
+
+    Attributes:
+        sweeps: each spec with its runs by id, the one that was run last the last.
+        rows: of each run that was begun what its directory says, in short.
+        events: the newest of the journal, oldest first.
+        curves: of the runs at work.
+        own_flops: of each planned run what is trained for it, when its trunk is trained too.
+
+    Raises:
+        SpecError: the folder holds no sweep.
+    """
+
+    def __init__(self, out: str | Path, all_again: float = _ALL_AGAIN):
+        self.store = Store.existing(out)
+        self.accounts = Accounts()
+        self.controller = Controller("none")
+        self.sweeps: list[tuple[SweepSpec, dict[str, PlannedRun]]] = []
+        self.rows: dict[str, Row] = {}
+        self.events: collections.deque[Row] = collections.deque(maxlen=_EVENTS)
+        self.curves: dict[str, Curve] = {}
+        self._booked, self._told = Tail(self.store.root / "accounts.jsonl"), Tail(self.store.root / "events.jsonl")
+        self._last_event: dict[str, str] = {}
+        self.own_flops: dict[str, float] = {}
+        self._specs: dict[str, tuple[SweepSpec, dict[str, PlannedRun]] | None] = {}
+        self._stamps: dict[str, str | None] = {}
+        self._all_again, self._all_at = all_again, -math.inf
+
+    def look(self) -> bool:
+        """Reads what is new; tells whether anything is.
+
+        Raises:
+            SpecError: the folder is gone, or a record is damaged.
+        """
+        Store.existing(self.store.root)
+        named = self._read_journal() | self._read_accounts()
+        before, self.controller = self.controller, controller_of(self.store.root)
+        changed = self._read_specs() or bool(named) or before != self.controller
+        working = {one.run_id for one in self.accounts.open.values()}
+        if self.controller.state != "at work":
+            named, working = named | working, set()
+        if time.monotonic() - self._all_at >= self._all_again:
+            changed |= self._read_all()
+        else:
+            seen, self._all_at = self._all_at, -math.inf  # should one of them be damaged, all are read at the next look
+            for run_id in named:
+                changed |= self._read_run(run_id)
+            self._all_at = seen
+        for run_id in self.curves.keys() - working:
+            del self.curves[run_id]
+        for run_id in working:
+            curve = self.curves.setdefault(run_id, Curve(self.store.root / "runs" / run_id / "metrics.jsonl"))
+            changed |= curve.look()
+        return changed
+
+    def states(self) -> dict[str, str]:
+        """Of each run, planned or begun, how it stands: one of `STATES`."""
+        return {run_id: self._state(run_id) for run_id in self.own_flops | self.rows}
+
+    def config(self, run_id: str) -> RunConfig | None:
+        """Of a planned run; None of any other."""
+        found = (runs[run_id].config for _, runs in self.sweeps if run_id in runs)
+        return next(found, None)
+
+    def tokens(self, run_id: str) -> int | None:
+        """That a run is to see; None where nobody says."""
+        config = self.config(run_id)
+        if config is not None:
+            return config.tokens
+        return self.rows[run_id]["tokens"] if run_id in self.rows else None
+
+    def label(self, run_id: str) -> str:
+        """A run in words."""
+        config = self.config(run_id)
+        if config is not None:
+            model = config.model
+            return f"width {model.width}, {count(parameters(model))} params, {count(config.tokens)} tokens"
+        row = self.rows.get(run_id)
+        return "" if row is None else f"{count(row['params'])} params, {count(row['tokens'])} tokens"
+
+    def _state(self, run_id: str) -> str:
+        if run_id in self.curves:
+            return "running"
+        row = self.rows.get(run_id)
+        if row is None:
+            return "not started"
+        tried_again = self.controller.state == "at work" and self._last_event.get(run_id) == "retried"
+        return "unfinished" if row["status"] == "failed" and tried_again else str(row["status"])
+
+    def _read_journal(self) -> set[str]:
+        """Takes in what happened; tells to which runs."""
+        rows, anew = self._told.look()
+        if anew:
+            self.events.clear()
+            self._last_event.clear()
+            self._all_at = -math.inf
+        self.events.extend(rows)
+        happened = {row["run_id"]: row.get("event") for row in rows if row.get("run_id") is not None}
+        self._last_event |= happened
+        return set(happened)
+
+    def _read_accounts(self) -> set[str]:
+        """Takes in what was reserved and settled; tells of which runs."""
+        rows, anew = self._booked.look()
+        if anew:
+            self.accounts = Accounts()
+            self._all_at = -math.inf
+        self.accounts.take_in(rows, self.store.root / "accounts.jsonl")
+        return {row["run_id"] for row in rows}
+
+    def _read_specs(self) -> bool:
+        """Plans the sweeps whose spec is new; tells whether any is."""
+        stamped = index.specs(self.store.root / "sweeps")
+        if [stamp for _, stamp in stamped] == list(self._specs):
+            return False
+        known, self._specs = self._specs, {}
+        for path, stamp in stamped:
+            self._specs[stamp] = known[stamp] if stamp in known else _read_spec(self.store.root, path)
+        self.sweeps = [sweep for sweep in self._specs.values() if sweep is not None]
+        planned = standing((run for _, runs in self.sweeps for run in runs.values()), self.store.root)
+        self.own_flops = {run.config.run_id: run.own_flops for run in planned}
+        return True
+
+    def _read_all(self) -> bool:
+        table = load(self.store.root)
+        kept = table.loc[table["status"] != IMPORTED, list(_COLUMNS)].astype(object)
+        before, self._all_at = self.rows, time.monotonic()
+        rows = cast(list[Row], kept.where(kept.notna(), None).to_dict("records"))
+        self.rows = {row["run_id"]: row for row in rows}
+        self._stamps.clear()
+        return self.rows != before
+
+    def _read_run(self, run_id: str) -> bool:
+        path = self.store.root / "runs" / run_id
+        stamp = index.stamp_of(str(path))
+        if stamp == self._stamps.get(run_id, ""):
+            return False
+        row = index.row_in(path)
+        self.rows.pop(run_id, None)
+        if row is not None:
+            self.rows[run_id] = {name: row.get(name) for name in _COLUMNS}
+        self._stamps[run_id] = stamp
+        return True
+
+
+def controller_of(out: Path) -> Controller:
+    """Who runs the sweeps of a folder."""
+    newest = max((out / "controller" / "leases").glob("*.json"), default=None)
+    if newest is None:
+        return Controller("none")
+    try:
+        age, text = time.time() - newest.stat().st_mtime, newest.read_text()
+    except FileNotFoundError:
+        return Controller("none")
+    if text.startswith("released"):
+        return Controller("none")
+    try:
+        told = json.loads(text)
+    except ValueError:  # being written this very moment, or cut short by a crash
+        told = {}
+    state = "at work" if age < TIME_TO_LIVE else "silent"
+    return Controller(state, told.get("host"), told.get("pid"), told.get("started", math.inf))
+
+
+def _read_spec(root: Path, path: Path) -> tuple[SweepSpec, dict[str, PlannedRun]] | None:
+    """A spec and its runs; None where this version cannot read it."""
+    try:
+        spec = SweepSpec.model_validate_json(path.read_text())
+        return spec, {run.config.run_id: run for run in all_runs(root, spec)}
+    except (ValueError, OSError):
+        return None
