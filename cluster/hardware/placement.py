@@ -103,7 +103,7 @@ def _block(config: RunConfig, split: Split, platform: str) -> float:
 
     In tensors of T tokens: of the width, the residual stream and the norm's output, twice; of the queries, they, keys
     and values as projected, turned and transposed, and the mixture of values; of the MLP, what each of its products
-    and its activation's derivative need. Counted in what XLA plans; see `tests/cluster/test_placement.py`.
+    and its activation's derivative need. Counted in what XLA plans; see `tests/cluster/hardware/test_placement.py`.
     """
     model, T = config.model, config.model.context
     half = config.training.dtype == "bfloat16" and platform != "cpu"

@@ -231,7 +231,7 @@ class TestColours:
 
 
 class TestExitCodes:
-    """0 and 2 are in `test_cli.py`, 1 in `test_study.py` and `test_keeping.py`, 3 in `test_control.py`."""
+    """0 and 2 are in `test_app.py`, 1 in `test_loop.py` and `test_verify.py`, 3 in `test_control.py`."""
 
     @pytest.mark.parametrize("arguments", [["run", "{spec}", "--out", "{out}"], ["plan", "{spec}"]])
     def test_130_where_it_was_interrupted(self, called, monkeypatch, spec_file, tmp_path, arguments):

@@ -9,7 +9,7 @@ from nextscale.sweeps import SweepSpec, load_spec, planned_runs
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec import documents
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 
 
 class TestPython:

@@ -1,4 +1,4 @@
-"""Figures that others published, on the runs that they published; `test_estimate.py` has Chinchilla's."""
+"""Figures that others published, on the runs that they published; `test_fit.py` has Chinchilla's."""
 
 import numpy as np
 import pandas as pd
