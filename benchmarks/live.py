@@ -19,8 +19,9 @@ from store import leave_behind, spec_of
 
 from nextscale.cluster.controller.accounts import Accounts, Reservation
 from nextscale.cluster.controller.events import Event
-from nextscale.cluster.controller.job import Job, Seat
+from nextscale.cluster.controller.job import Job
 from nextscale.cluster.controller.lease import Lease
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.record import append_row
 from nextscale.sweeps.design.expand import PlannedRun, planned_runs
 from nextscale.sweeps.run.journal import Journal

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from nextscale.cluster.controller.accounts import Accounts
-from nextscale.cluster.controller.job import Seat
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.config.run import RunConfig
 from nextscale.model.record import append_row
 from nextscale.sweeps.design.expand import planned_runs

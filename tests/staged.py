@@ -7,8 +7,9 @@ import yaml
 
 from nextscale.cluster.controller.accounts import Accounts
 from nextscale.cluster.controller.events import Event
-from nextscale.cluster.controller.job import Job, Seat
+from nextscale.cluster.controller.job import Job
 from nextscale.cluster.controller.lease import Lease
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.record import append_row
 from nextscale.sweeps.design.expand import planned_runs, resolved
 from nextscale.sweeps.run.journal import Journal

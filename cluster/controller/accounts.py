@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 from etils import epath
 
 from nextscale.cluster.controller.caps import Amount
-from nextscale.cluster.controller.job import Seat
 from nextscale.cluster.controller.lease import TIME_TO_LIVE, Lease, LeaseHeld, Sign
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.errors import InputError
 from nextscale.model.record import Row, read_rows
 

@@ -10,9 +10,10 @@ from nextscale.cluster.controller.backend import Slot
 from nextscale.cluster.controller.caps import Amount, Caps, in_words, least, needs, share_left, work
 from nextscale.cluster.controller.events import Event
 from nextscale.cluster.controller.failures import Limits, Watch
-from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.controller.runs import Runs
 from nextscale.cluster.controller.waiting import Loss, Run, Waiting
+from nextscale.cluster.hardware.seat import Seat
 
 _MORE = 1.1
 """What is reserved, over what is expected."""

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Protocol
 
-from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.hardware.seat import Seat
 
 
 @dataclasses.dataclass(frozen=True)

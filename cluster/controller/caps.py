@@ -10,7 +10,8 @@ from fractions import Fraction
 
 from pydantic import Field
 
-from nextscale.cluster.controller.job import Job, Seat
+from nextscale.cluster.controller.job import Job
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.config.identity import Config
 
 _MICRO = 10**6

@@ -15,10 +15,11 @@ from nextscale.cluster.controller.caps import Caps
 from nextscale.cluster.controller.choice import pick
 from nextscale.cluster.controller.events import Event, Report
 from nextscale.cluster.controller.failures import Limits, Quarantine, Watch, hosts_of
-from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.controller.runs import RunDirectories, Runs
 from nextscale.cluster.controller.waiting import Key, Run, Waiting, as_runs
 from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.hardware.seat import Seat
 
 _NOBODY = "there is no worker{}: what the cluster had is gone, or busy for another driver; waiting until some is free"
 _TOLD_AGAIN = 300.0

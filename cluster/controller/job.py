@@ -6,32 +6,8 @@ import dataclasses
 from typing import Literal
 
 from nextscale.cluster.controller.lease import Sign
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.config.run import Parent, RunConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class Seat:
-    """How a run would be trained in one pool.
-
-    Attributes:
-        layout: over the devices of a slot, as `nextscale.model.network.sharding.Layout.parse` reads it.
-        seconds: that the whole run is expected to take there.
-        usd_per_hour: of the slot.
-        chips: of the slot.
-        micro_batches, recompute: what it takes to fit there (see `nextscale.model.training.step.Saving`).
-        bytes: of each device that it takes.
-        measured: whether its seconds are those of runs that were timed, not the catalogue's.
-    """
-
-    pool: str
-    layout: str = "data=1"
-    seconds: float = 0.0
-    usd_per_hour: float = 0.0
-    chips: float = 1.0
-    micro_batches: int = 1
-    recompute: bool = False
-    bytes: float = 0.0
-    measured: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

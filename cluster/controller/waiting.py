@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from nextscale.cluster.controller.accounts import Reservation
 from nextscale.cluster.controller.failures import History
-from nextscale.cluster.controller.job import Job, Seat
+from nextscale.cluster.controller.job import Job
+from nextscale.cluster.hardware.seat import Seat
 
 Key = tuple[float, int, int]
 _WARM_SHARE = 0.5

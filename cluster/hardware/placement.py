@@ -9,9 +9,9 @@ import math
 from collections.abc import Hashable, Iterator, Mapping
 from typing import NamedTuple
 
-from nextscale.cluster.controller.job import Seat
 from nextscale.cluster.hardware.catalogue import Accelerator, lookup
 from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.hardware.speed import Speed
 from nextscale.model.accounting import flops_per_token, parameter_groups, parameters
 from nextscale.model.config.run import RunConfig

@@ -18,8 +18,9 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.ray.hosts import Host, hosts_of, resource_of, slices_of, whole
 from nextscale.cluster.ray.rank import Rank
 

@@ -6,8 +6,9 @@ import os
 import socket
 import time
 
-from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.controller.lease import Lease
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.ray.worker import Worker, attempt, lease_of, note, place
 from nextscale.model.record import Row
 

@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from nextscale.cluster.controller.backend import Ended, Slot
-from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.ray.hosts import Host, cores_of, hosts_of, kind_of, pools_of, resource_of
 from nextscale.model.errors import InputError
 

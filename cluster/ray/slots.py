@@ -16,9 +16,10 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from nextscale.cluster.controller.backend import Slot
-from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.hardware.placement import USABLE
 from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.ray.gang import Gang, Ledger, Reservation, reserve
 from nextscale.cluster.ray.hosts import Host, resource_of
 from nextscale.cluster.ray.worker import Worker, in_one_line

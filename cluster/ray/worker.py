@@ -11,8 +11,9 @@ from pathlib import Path
 
 from etils import epath
 
-from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.controller.lease import Lease, LeaseHeld, LeaseLost
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.record import Row, RunDirectory
 
 _NOWHERE = Seat("")

@@ -14,10 +14,10 @@ from etils import epath
 
 from nextscale.cluster.controller.accounts import Accounts
 from nextscale.cluster.controller.caps import Amount, Caps, in_words, needs
-from nextscale.cluster.controller.job import Seat
 from nextscale.cluster.hardware.catalogue import Accelerator, measured, of_device
 from nextscale.cluster.hardware.placement import Fits, price, seats
 from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.hardware.speed import Speed
 from nextscale.model.config.run import RunConfig
 from nextscale.model.record import RunDirectory, read_rows

@@ -24,8 +24,8 @@ from nextscale.sweeps.spec.sweep_spec import SweepSpec
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nextscale.cluster.controller.job import Seat
     from nextscale.cluster.hardware.pool import Pool
+    from nextscale.cluster.hardware.seat import Seat
     from nextscale.cluster.hardware.site import Site
     from nextscale.sweeps.design.prior import Prior
     from nextscale.sweeps.design.simulate import Expected

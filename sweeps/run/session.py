@@ -12,12 +12,13 @@ from nextscale.cluster.controller.attempt import settle_orphan
 from nextscale.cluster.controller.backend import Backend
 from nextscale.cluster.controller.controller import run_all
 from nextscale.cluster.controller.events import Event, Report
-from nextscale.cluster.controller.job import Job, Seat
+from nextscale.cluster.controller.job import Job
 from nextscale.cluster.controller.lease import Lease, LeaseHeld
 from nextscale.cluster.controller.runs import RunDirectories
 from nextscale.cluster.hardware.catalogue import Accelerator, measured
 from nextscale.cluster.hardware.placement import price, seats
 from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.hardware.site import Site
 from nextscale.cluster.hardware.speed import Speed
 from nextscale.cluster.ray.ray_backend import RayBackend

@@ -9,8 +9,8 @@ from etils import epath
 
 from nextscale.cluster.controller.accounts import RESTORE, unsound
 from nextscale.cluster.controller.caps import Amount
-from nextscale.cluster.controller.job import Seat
 from nextscale.cluster.controller.lease import holder
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.record import Row, RunDirectory, read_rows
 from nextscale.sweeps.store.faults import Fault
 

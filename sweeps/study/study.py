@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from nextscale.cluster.controller.job import Job, Seat
+from nextscale.cluster.controller.job import Job
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.optimum.frontier import TokenCost, frontier

@@ -13,9 +13,10 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 from nextscale.cluster.controller.backend import Ended, Slot
-from nextscale.cluster.controller.job import Job, Outcome, Seat
+from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.controller.runs import Sighting
 from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.hardware.seat import Seat
 
 BEAT = 4.0
 """Seconds between two signs of life."""

@@ -14,8 +14,8 @@ from nextscale.cluster.controller.accounts import Accounts, accounts_of
 from nextscale.cluster.controller.caps import Amount, Caps
 from nextscale.cluster.controller.controller import run_all
 from nextscale.cluster.controller.failures import Limits
-from nextscale.cluster.controller.job import Seat
 from nextscale.cluster.controller.lease import LeaseLost
+from nextscale.cluster.hardware.seat import Seat
 
 LIMITS = Limits(poll=math.inf)
 SLACK = 1e-6

@@ -10,7 +10,8 @@ from nextscale.cluster.controller.backend import Slot
 from nextscale.cluster.controller.caps import Caps
 from nextscale.cluster.controller.controller import run_all
 from nextscale.cluster.controller.failures import History, Limits, Quarantine
-from nextscale.cluster.controller.job import Outcome, Seat
+from nextscale.cluster.controller.job import Outcome
+from nextscale.cluster.hardware.seat import Seat
 
 LIMITS = Limits(poll=math.inf)
 

@@ -16,7 +16,7 @@ from nextscale.cluster.controller.accounts import Accounts
 from nextscale.cluster.controller.caps import Amount, Caps
 from nextscale.cluster.controller.controller import run_all
 from nextscale.cluster.controller.failures import Limits
-from nextscale.cluster.controller.job import Seat
+from nextscale.cluster.hardware.seat import Seat
 
 LIMITS = Limits(poll=math.inf)
 ROUNDING = 1e-6
