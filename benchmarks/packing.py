@@ -16,7 +16,9 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from nextscale.model.config.run import MarkovData, ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.accounting import steps_per_row
+from nextscale.model.config.data import MarkovData
+from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
 from nextscale.model.training import step
 from nextscale.model.training.pack import made_together
 from nextscale.sweeps.show.tables import Table
@@ -28,7 +30,7 @@ LARGER = ModelFamily(depth=4, heads=4, context=256), 256, 1024
 
 def calls(run, n):
     """One call of each of n runs that differ in their seed."""
-    K, B, T = step.steps_per_row(run), run.batch_sequences, run.model.context
+    K, B, T = steps_per_row(run), run.batch_sequences, run.model.context
     program, numbers = step.program_of(run), step.numbers_of(run)
     for seed in range(n):
         state = step.initial_state(program)(jax.random.key(seed), numbers)

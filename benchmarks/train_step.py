@@ -24,8 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from nextscale.model.accounting import flops_per_token, parameters
-from nextscale.model.config.run import MarkovData, ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.accounting import flops_per_token, parameters, steps_per_row
+from nextscale.model.config.data import MarkovData
+from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
 from nextscale.model.network.sharding import Layout
 from nextscale.model.training import step, train
 from nextscale.model.training.evaluate import merged
@@ -89,7 +90,7 @@ def measured(rung, dtype):
     """What this process finds of one rung."""
     train.enable_compilation_cache()
     run = config_of(rung, dtype)
-    K, M, B, T = step.steps_per_row(run), step.stretches_per_call(run), run.batch_sequences, run.model.context
+    K, M, B, T = steps_per_row(run), step.stretches_per_call(run), run.batch_sequences, run.model.context
     batches = np.random.default_rng(0).integers(0, VOCAB, (M * K, B, T + 1), np.int32)
     given = step.Given(batches, np.ones(M * K, np.float32), np.full(M, K, np.int32), np.full(M, True))
     numbers, program = step.numbers_of(run), step.program_of(run)

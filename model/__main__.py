@@ -30,7 +30,7 @@ from pydantic import ValidationError
 from nextscale.model.config.run import Parent, RunConfig
 from nextscale.model.data.sources import resolve
 from nextscale.model.errors import InputError, Stopped
-from nextscale.model.network.sharding import Layout
+from nextscale.model.network.sharding import Layout, join
 from nextscale.model.record import Row, RunDirectory
 from nextscale.model.training.checkpoint import CheckpointPolicy
 from nextscale.model.training.pack import train_together
@@ -39,9 +39,6 @@ from nextscale.model.training.train import enable_compilation_cache, train, trai
 T = TypeVar("T")
 
 DONE, INPUT, STOPPED, INTERRUPTED = 0, 2, 75, 130
-
-_SILENCE = 30
-"""Seconds without a sign of life after which a process is given up by the others; JAX would wait for 100."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,7 +72,9 @@ def _ends(options: argparse.Namespace, stop: threading.Event) -> Sequence[Row | 
     if len(configs) > 1 and (options.layout or options.coordinator or options.trunk):
         raise InputError("several configs are trained on one device: leave out --layout, --coordinator and --trunk")
     if options.coordinator is not None:
-        _join(options.coordinator, options.processes, options.process)
+        if options.processes is None or options.process is None:
+            raise InputError("--coordinator: name --processes and --process too")
+        join(options.coordinator, options.processes, options.process)
     # After JAX has joined, which installs a handler of its own.
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     enable_compilation_cache()
@@ -160,15 +159,6 @@ def _config(file: Path) -> RunConfig:
         first = error.errors()[0]
         raise InputError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     return config.model_copy(update={"data": resolve(config.data)})
-
-
-def _join(coordinator: str, processes: int | None, process: int | None) -> None:
-    if processes is None or process is None:
-        raise InputError("--coordinator: name --processes and --process too")
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        coordinator, processes, process, heartbeat_timeout_seconds=_SILENCE, shutdown_timeout_seconds=_SILENCE
-    )
 
 
 if __name__ == "__main__":

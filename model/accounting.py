@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from nextscale.model.config.run import ModelConfig
+from nextscale.model.config.run import ModelConfig, RunConfig
 
 Convention = Literal["exact", "palm", "chinchilla", "kaplan", "6nd"]
 
 _MLP_MATRICES = {"gelu": 2, "relu2": 2, "swiglu": 3, "none": 0}
+_ROW_FLOPS, _ROW_STEPS = 2e10, 128
 
 
 def parameter_groups(model: ModelConfig) -> dict[str, int]:
@@ -76,6 +77,19 @@ def forward_flops_per_token(model: ModelConfig, convention: Convention = "exact"
 def flops_per_token(model: ModelConfig, convention: Convention = "exact") -> float:
     """Training FLOPs per token: forward and backward, three times the forward pass."""
     return 3.0 * forward_flops_per_token(model, convention)
+
+
+def flops_per_step(config: RunConfig) -> float:
+    """Training FLOPs of one step of a run."""
+    return flops_per_token(config.model) * config.training.batch_tokens
+
+
+def steps_per_row(config: RunConfig) -> int:
+    """Steps in a row of the curve, K; a function of the shapes alone, so that a curve is always the same.
+
+    On a CPU they are one compiled call, of about a second of one core.
+    """
+    return min(max(int(_ROW_FLOPS / flops_per_step(config)), 1), _ROW_STEPS)
 
 
 def _norm_parameters(model: ModelConfig) -> int:

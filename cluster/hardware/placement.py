@@ -13,7 +13,7 @@ from nextscale.cluster.hardware.catalogue import Accelerator, lookup
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.hardware.speed import Speed
-from nextscale.model.accounting import flops_per_token, parameter_groups, parameters
+from nextscale.model.accounting import parameter_groups, parameters, steps_per_row
 from nextscale.model.config.run import RunConfig
 from nextscale.model.errors import InputError
 from nextscale.model.network.kernels import kernel_for, query_blocks
@@ -34,7 +34,6 @@ GFLOP/s, the quickstart (9.4e12 FLOPs, models of 3k to 164k, four minutes on two
 _RECOMPUTED = 4 / 3
 """What computing the blocks twice costs, of all FLOPs."""
 _FLOAT32 = 4
-_ROW_FLOPS, _ROW_STEPS = 2e10, 128  # see `nextscale.model.training.step.steps_per_row`
 
 
 class Split(NamedTuple):
@@ -76,8 +75,7 @@ def needed(config: RunConfig, split: Split = ONE, platform: str = "cpu") -> floa
     own = weights / split.fsdp
     moments = {"adamw": 2 * own, "muon": 2 * own - matrices / split.fsdp, "sgd": own}[training.optimizer]
     rows = config.batch_sequences / (split.data * split.fsdp)
-    step_flops = flops_per_token(model) * training.batch_tokens
-    batches = min(max(int(_ROW_FLOPS / step_flops), 1), _ROW_STEPS) * rows * (model.context + 1) * _FLOAT32
+    batches = steps_per_row(config) * rows * (model.context + 1) * _FLOAT32
 
     half = training.dtype == "bfloat16"
     item = 2 if half and platform != "cpu" else _FLOAT32

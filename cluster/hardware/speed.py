@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nextscale.model.accounting import flops_per_token, parameters
+from nextscale.model.accounting import flops_per_step, parameters
 from nextscale.model.config.run import RunConfig
 
 NEWEST = 500
@@ -64,7 +64,7 @@ class Speed:
         for row in ended[-NEWEST:]:
             config = config_of(row["run_id"])
             if config is not None:
-                steps = row["flops_kept"] / (flops_per_token(config.model) * config.training.batch_tokens)
+                steps = row["flops_kept"] / flops_per_step(config)
                 one = Timed(
                     _place(config, recompute=row.get("recompute", False)), steps, row["flops_kept"], row["seconds"]
                 )
@@ -82,7 +82,7 @@ class Speed:
         known = self._timed.get((accelerator, chips))
         if known is None or flops <= 0:
             return None
-        steps = flops / (flops_per_token(config.model) * config.training.batch_tokens)
+        steps = flops / flops_per_step(config)
         return known.seconds(_place(config, recompute=recompute), steps, flops)
 
 

@@ -12,8 +12,6 @@ from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.ray.worker import Worker, attempt, lease_of, note, place
 from nextscale.model.record import Row
 
-SILENCE = 30
-"""Seconds without a sign of life after which JAX gives a process up; by default it waits for 100."""
 _JOINING = 120
 """Seconds to wait for the others."""
 
@@ -49,18 +47,12 @@ class Rank(Worker):
         """
         import jax
 
+        from nextscale.model.network.sharding import join
+
         if processes > 1:
-            jax.config.update("jax_cpu_collectives_implementation", "gloo")
-            jax.distributed.initialize(
-                coordinator,
-                processes,
-                process,
-                initialization_timeout=_JOINING,
-                heartbeat_timeout_seconds=SILENCE,
-                shutdown_timeout_seconds=SILENCE,
-                # Under Slurm it would take each host's first GPU alone for ours.
-                cluster_detection_method="deactivate",
-            )
+            # Unless told not to look, it would under Slurm take each host's first GPU alone for ours.
+            options = {"initialization_timeout": _JOINING, "cluster_detection_method": "deactivate"}
+            join(coordinator, processes, process, **options)
         if accelerated and jax.default_backend() == "cpu" and "JAX_PLATFORMS" not in os.environ:
             return Outcome(
                 "input", f"JAX cannot use the accelerators of {socket.gethostname()}; is its extra installed?"

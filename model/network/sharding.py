@@ -38,6 +38,9 @@ SPLIT: dict[Group, tuple[str, ...]] = {
 ROWS = ("data", "fsdp")
 """The axes that the sequences of a batch are spread over."""
 
+_SILENCE = 30
+"""Seconds without a sign of life after which a process is given up by the others; JAX would wait for 100."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -231,6 +234,24 @@ def polled(mesh: Mesh | None, ask: Callable[[], Sequence[bool]]) -> Callable[[],
 @functools.lru_cache
 def _largest(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     return jax.jit(lambda answers: answers.max(axis=0), out_shardings=replicated(mesh))
+
+
+def join(coordinator: str, processes: int, process: int, **options: Any) -> None:
+    """Makes this process one of several that train one run together.
+
+    Args:
+        coordinator: where process 0 listens, as host:port.
+        options: further ones of `jax.distributed.initialize`.
+    """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        coordinator,
+        processes,
+        process,
+        heartbeat_timeout_seconds=_SILENCE,
+        shutdown_timeout_seconds=_SILENCE,
+        **options,
+    )
 
 
 def barrier(name: str) -> None:

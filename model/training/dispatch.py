@@ -8,11 +8,12 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
+from nextscale.model.accounting import steps_per_row
 from nextscale.model.config.run import RunConfig
 from nextscale.model.data.sources import Source
 from nextscale.model.network.sharding import own_rows
 from nextscale.model.training.optimizer import unit_schedule
-from nextscale.model.training.step import Given, steps_per_row
+from nextscale.model.training.step import Given
 
 
 class Dispatch(NamedTuple):

@@ -13,11 +13,12 @@ import socket
 import jax
 import numpy as np
 
+from nextscale.model.accounting import steps_per_row
 from nextscale.model.config.run import RunConfig
 from nextscale.model.errors import InputError, TooLarge
 from nextscale.model.network.sharding import Layout, mesh_of, rows_sharding, ways
 from nextscale.model.record import Row
-from nextscale.model.training.step import Program, Saving, program_of, state_shapes, steps_per_row, train_steps
+from nextscale.model.training.step import Program, Saving, program_of, state_shapes, train_steps
 
 
 def ran_out(error: BaseException) -> bool:

@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from nextscale.model import accounting
+from nextscale.model.accounting import flops_per_step, steps_per_row
 from nextscale.model.config.run import Network, OptimizerName, RunConfig
 from nextscale.model.network.sharding import replicated, rows_sharding, shardings
 from nextscale.model.network.transformer import Transformer
@@ -28,7 +28,6 @@ PyTree = Any
 Array = Any
 """Of numpy or JAX; or what says of one where it lies, or along which axis it is mapped."""
 
-_ROW_FLOPS, _ROW_STEPS = 2e10, 128
 _CALL_FLOPS, _CALL_ROWS = 1e13, 16
 """Of an accelerator: some hundredths of a second, and never so many steps that progress cannot be seen."""
 
@@ -116,14 +115,6 @@ def numbers_of(config: RunConfig) -> Hyperparameters:
     return hyperparameters(config.training, groups=groups, size=config.training.size_of(config.model))
 
 
-def steps_per_row(config: RunConfig) -> int:
-    """Steps in a row of the curve, K; a function of the shapes alone, so that a curve is always the same.
-
-    On a CPU they are one compiled call, of about a second of one core.
-    """
-    return int(np.clip(_ROW_FLOPS / _step_flops(config), 1, _ROW_STEPS))
-
-
 def stretches_per_call(config: RunConfig) -> int:
     """How many rows of the curve one compiled call is of, M.
 
@@ -131,11 +122,7 @@ def stretches_per_call(config: RunConfig) -> int:
     """
     if jax.default_backend() == "cpu":
         return 1
-    return int(np.clip(_CALL_FLOPS / (steps_per_row(config) * _step_flops(config)), 1, _CALL_ROWS))
-
-
-def _step_flops(config: RunConfig) -> float:
-    return accounting.flops_per_token(config.model) * config.training.batch_tokens
+    return int(np.clip(_CALL_FLOPS / (steps_per_row(config) * flops_per_step(config)), 1, _CALL_ROWS))
 
 
 def no_sums(program: Program) -> tally.Tally:
