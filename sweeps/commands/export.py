@@ -34,7 +34,7 @@ def export(
 
     A sweep does so by itself for the `loggers` of its spec.
     """
-    from nextscale.sweeps.loggers.following import export as export_to
+    from nextscale.sweeps.loggers.sweep_export import export as export_to
     from nextscale.sweeps.spec.loggers import parsed
     from nextscale.sweeps.store.store import Store
 

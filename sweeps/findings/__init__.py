@@ -1,6 +1,6 @@
 """What the runs of a sweep are asked at its end, beside the law: one module per question.
 
-Each has a function `find(runs, spec)`. It takes the table of finished runs (see `table.py`) and the spec, and raises an
+Each has a function `find(runs, spec)`. It takes the table of finished runs (see `runs_table.py`) and the spec, and raises an
 InputError where the runs cannot answer.
 """
 

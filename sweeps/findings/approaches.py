@@ -10,7 +10,7 @@ from nextscale.fit.optimum.isoflop import isoflops
 from nextscale.fit.table.runs import as_runs
 from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.table import fitted, law_of
+from nextscale.sweeps.findings.runs_table import fitted, law_of
 from nextscale.sweeps.show.tables import count, interval, number, table_of, text, three
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from nextscale.fit.table.recount import at_equal_flops
 from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.sweeps.design.expand import planned_runs
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.table import fitted
+from nextscale.sweeps.findings.runs_table import fitted
 from nextscale.sweeps.show.tables import Table, count, interval, three
 from nextscale.sweeps.spec.designs import Design, GridDesign, values_of
 

@@ -12,7 +12,7 @@ from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.table.runs import CONVENTIONS, as_runs
 from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.table import fitted, law_of
+from nextscale.sweeps.findings.runs_table import fitted, law_of
 from nextscale.sweeps.show.tables import Table, count, interval, loss, percent, sizes, table_of
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from nextscale.fit.tuning import optimal_settings as hyperparameters
 from nextscale.fit.tuning.optimal_settings import Rule, optima
 from nextscale.fit.tuning.transfer import best_rates
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.table import fitted
+from nextscale.sweeps.findings.runs_table import fitted
 from nextscale.sweeps.show.tables import Table, count, interval, loss, number, sizes, table_of, text, three
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from nextscale.fit import plot
 from nextscale.fit.curves.emergence import steepest_fall
 from nextscale.fit.errors import InputError
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.table import fitted
+from nextscale.sweeps.findings.runs_table import fitted
 from nextscale.sweeps.show.tables import Table, count, loss, number
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.table.runs import as_runs, column_of
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.table import fitted
+from nextscale.sweeps.findings.runs_table import fitted
 from nextscale.sweeps.show.tables import Table, interval, number, sizes, three
 
 if TYPE_CHECKING:

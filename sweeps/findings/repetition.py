@@ -10,7 +10,7 @@ from nextscale.fit import plot
 from nextscale.fit.optimum.repetition import Repetition, repetition
 from nextscale.fit.table.runs import CONVENTIONS
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.table import fitted
+from nextscale.sweeps.findings.runs_table import fitted
 from nextscale.sweeps.show.tables import Table, count, interval, number, percent, sizes
 
 if TYPE_CHECKING:

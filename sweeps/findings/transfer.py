@@ -12,7 +12,7 @@ from nextscale.fit import plot
 from nextscale.fit.errors import InputError
 from nextscale.fit.tuning.transfer import best_rates, drift
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.table import fitted
+from nextscale.sweeps.findings.runs_table import fitted
 from nextscale.sweeps.show.tables import Table, loss, three
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from nextscale.cluster.hardware.site import Site
 from nextscale.model.errors import InputError
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec import documents
-from nextscale.sweeps.spec.explain import explained
 from nextscale.sweeps.spec.sweep_spec import Pools
+from nextscale.sweeps.spec.validation_errors import explained
 
 VARIABLE = "NEXTSCALE_SITE"
 DEFAULT = "~/.config/nextscale/site.yaml"

@@ -9,18 +9,11 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 from nextscale.cluster.controller.caps import Caps
 from nextscale.cluster.hardware.gates import Gates
 from nextscale.cluster.hardware.pool import Pool
-from nextscale.model.config.run import (
-    WEIGHT_DECAY,
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-    TrainingConfig,
-)
+from nextscale.model.config.data import DataConfig
+from nextscale.model.config.identity import Config
+from nextscale.model.config.run import WEIGHT_DECAY, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig
 from nextscale.sweeps.findings import FindingName
 from nextscale.sweeps.spec.designs import Design, Holdout
-from nextscale.sweeps.spec.explain import explained
 from nextscale.sweeps.spec.loggers import LoggerChoice
 from nextscale.sweeps.spec.rules import (
     Batch,
@@ -32,6 +25,7 @@ from nextscale.sweeps.spec.rules import (
     WeightDecay,
 )
 from nextscale.sweeps.spec.sweep_model import SweepModel
+from nextscale.sweeps.spec.validation_errors import explained
 
 
 class SweepTraining(OptimizerConfig):

@@ -20,11 +20,11 @@ from nextscale.sweeps.design.chosen_runs import SEQUENCE
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.ledger import Ledger, scored
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
-from nextscale.sweeps.store.audit import account_faults
 from nextscale.sweeps.store.faults import Fault
 from nextscale.sweeps.store.imported_runs import imported_rows
 from nextscale.sweeps.store.run_rows import described
 from nextscale.sweeps.store.store import Store
+from nextscale.sweeps.store.verify_accounts import account_faults
 
 Restores = Callable[[RunConfig, epath.Path], bool]
 """Whether a checkpoint of a run reads back whole."""

@@ -11,7 +11,7 @@ from nextscale.model.accounting import non_embedding_parameters
 from nextscale.sweeps.design.expand import planned_runs
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.findings import findings, over_training, summary_of
-from nextscale.sweeps.findings.table import asked_of
+from nextscale.sweeps.findings.runs_table import asked_of
 from nextscale.sweeps.plan.spec_files import load_spec
 from nextscale.sweeps.report.figures import finding_plots
 from nextscale.sweeps.show.tables import Table

@@ -27,7 +27,7 @@ from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.loggers.base import Followed
 from nextscale.sweeps.loggers.curve import Curve
 from nextscale.sweeps.loggers.exporter import Exporter
-from nextscale.sweeps.loggers.following import export, following
+from nextscale.sweeps.loggers.sweep_export import export, following
 from nextscale.sweeps.loggers.tensorboard import TensorBoardLogger
 from nextscale.sweeps.plan.spec_files import load_spec
 from nextscale.sweeps.run.journal import Journal
