@@ -8,7 +8,7 @@ import sys
 
 from rich.console import Console
 
-from nextscale.model.config.run import MarkovData
+from nextscale.model.config.data import MarkovData
 from nextscale.sweeps.design.expand import planned_runs
 from nextscale.sweeps.show.tables import Table
 from nextscale.sweeps.spec.designs import WsdDesign

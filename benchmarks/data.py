@@ -20,7 +20,8 @@ if hasattr(os, "sched_setaffinity"):
 import numpy as np
 from rich.console import Console
 
-from nextscale.model.config.run import ModelFamily, RunConfig, TextData
+from nextscale.model.config.data import TextData
+from nextscale.model.config.run import ModelFamily, RunConfig
 from nextscale.model.data import text
 from nextscale.model.data.sources import open_source, resolve
 from nextscale.sweeps.show.tables import Table, count

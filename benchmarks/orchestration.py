@@ -40,7 +40,8 @@ from nextscale.cluster.controller.controller import run_all
 from nextscale.cluster.controller.failures import Limits
 from nextscale.cluster.controller.job import Job
 from nextscale.cluster.hardware.pool import Pool
-from nextscale.model.config.run import MarkovData, ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.data import MarkovData
+from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
 from nextscale.model.record import RunDirectory
 from nextscale.model.training.checkpoint import CheckpointPolicy
 from nextscale.sweeps.show.tables import Table

@@ -13,39 +13,13 @@ from pydantic import Field, model_validator
 
 from nextscale.model.config.data import (
     DataConfig,
-    DatasetData,
-    MarkovData,
-    MixtureData,
     SetName,
     SingleData,
-    TextData,
-    TokenData,
     is_resolved,
     parts,
 )
 from nextscale.model.config.identity import SCHEMA_VERSION, Config
 from nextscale.model.config.parametrization import RESIDUAL, SCORES, Parametrization, Size
-
-__all__ = [
-    "Architecture",
-    "Config",
-    "DataConfig",
-    "DatasetData",
-    "Depth",
-    "EvaluationConfig",
-    "Heads",
-    "MarkovData",
-    "MixtureData",
-    "ModelConfig",
-    "ModelFamily",
-    "Network",
-    "OptimizerConfig",
-    "Parent",
-    "RunConfig",
-    "TextData",
-    "TokenData",
-    "TrainingConfig",
-]
 
 OptimizerName = Literal["adamw", "muon", "sgd"]
 

@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 
-from nextscale.model.config.run import MarkovData
+from nextscale.model.config.data import MarkovData
 
 _CHAINS = 1024
 """Chains drawn together: sequences [1024·c, 1024·(c+1)) come from one generator keyed by (seed, c)."""

@@ -22,21 +22,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from nextscale.model.config.run import ModelConfig
-from nextscale.model.network.kernels import SPLASH_TILES, Kernel, kernel_for, query_blocks
+from nextscale.model.network.kernels import SPLASH_TILES, Kernel, query_blocks
 from nextscale.model.network.sharding import rows_of
-
-__all__ = [
-    "Kernel",
-    "alibi_slopes",
-    "attend",
-    "attention_bias",
-    "causal_attention",
-    "kernel_for",
-    "platform",
-    "query_blocks",
-    "shared",
-    "splash_attention",
-]
 
 
 def platform() -> str:

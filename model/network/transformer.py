@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 
 from nextscale.model.config.parametrization import Group, initial_std
 from nextscale.model.config.run import Network
-from nextscale.model.network.attention import alibi_slopes, attend, kernel_for, platform
+from nextscale.model.network.attention import alibi_slopes, attend, platform
+from nextscale.model.network.kernels import kernel_for
 from nextscale.model.network.sharding import by_rows
 
 

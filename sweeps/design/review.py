@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nextscale.model.config.data import DatasetData, MarkovData, parts
-from nextscale.model.config.run import DataConfig
+from nextscale.model.config.data import DataConfig, DatasetData, MarkovData, parts
 from nextscale.sweeps.design.expand import PlannedRun
 from nextscale.sweeps.design.prior import Cost, Prior
 from nextscale.sweeps.spec.designs import TOKENS_PER_PARAM

@@ -18,7 +18,8 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from nextscale.model.config.run import Config, DataConfig
+from nextscale.model.config.data import DataConfig
+from nextscale.model.config.identity import Config
 from nextscale.sweeps.spec.sweep_model import WIDEST
 
 Flops = Annotated[float, Field(gt=0, le=1e40)]

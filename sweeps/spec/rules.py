@@ -11,7 +11,8 @@ from pydantic import Discriminator, Field, Tag
 
 from nextscale.model import rules
 from nextscale.model.accounting import non_embedding_parameters, parameters
-from nextscale.model.config.run import Config, ModelConfig
+from nextscale.model.config.identity import Config
+from nextscale.model.config.run import ModelConfig
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from nextscale.cluster.controller.job import Job
-from nextscale.model.config.run import MarkovData, ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.data import MarkovData
+from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
 
 
 @pytest.fixture

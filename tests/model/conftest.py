@@ -1,7 +1,8 @@
 import pytest
 from etils import epath
 
-from nextscale.model.config.run import MarkovData, ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.data import MarkovData
+from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
 from nextscale.model.record import RunDirectory
 
 

@@ -18,7 +18,7 @@ from nextscale.model.accounting import (
     parameters,
 )
 from nextscale.model.config.run import ModelConfig, Network
-from nextscale.model.network.attention import query_blocks
+from nextscale.model.network.kernels import query_blocks
 from nextscale.model.network.transformer import Transformer
 from nextscale.model.training.evaluate import cross_entropy
 

@@ -122,10 +122,10 @@ def in_process_backend():
 def swept(made_once, in_process_backend):
     """A small sweep of trunks and branches that was run from its spec to its scored forecast: spec and folder. To be
     copied by whoever changes it."""
-    from nextscale.model.config.run import TokenData
+    from nextscale.model.config.data import TokenData
     from nextscale.model.data.sources import resolve
     from nextscale.sweeps.plan.spec_files import load_spec
-    from nextscale.sweeps.run import session as crew
+    from nextscale.sweeps.run import session
     from nextscale.sweeps.run.loop import run_study
 
     def make(folder):
@@ -134,7 +134,7 @@ def swept(made_once, in_process_backend):
         other = resolve(TokenData(source="tokens", path=str(path), vocab=16, bytes_per_token=2))
         (folder / "spec.yaml").write_text(SWEPT.replace("OTHER", other.model_dump_json(exclude_none=True)))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(crew, "RayBackend", in_process_backend)
+            patch.setattr(session, "RayBackend", in_process_backend)
             summary = run_study(load_spec(folder / "spec.yaml"), folder / "out")
         assert summary["runs"] == {"done": 10, "reused": 0, "failed": 0}
 

@@ -12,7 +12,8 @@ from nextscale.cluster.hardware.placement import HOPELESS, USABLE, Split, needed
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.speed import Speed
 from nextscale.model.accounting import flops_per_token, parameters
-from nextscale.model.config.run import ModelFamily, RunConfig, TokenData, TrainingConfig
+from nextscale.model.config.data import TokenData
+from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
 from nextscale.model.errors import InputError
 from nextscale.model.network.sharding import Layout
 from nextscale.model.training import memory
@@ -78,7 +79,7 @@ def test_the_estimate_is_near_what_xla_plans(options, saving):
 MANY = """
 import json, os, sys
 os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-from nextscale.model.config import RunConfig
+from nextscale.model.config.run import RunConfig
 from nextscale.model.training.memory import needed
 from nextscale.model.network.sharding import Layout
 from nextscale.model.training.step import Saving

@@ -5,7 +5,8 @@ import pytest
 
 from nextscale.cluster.hardware.speed import Speed
 from nextscale.model.accounting import flops_per_token
-from nextscale.model.config.run import MarkovData, ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.data import MarkovData
+from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
 
 
 def config(width, steps=1000, sequences=4, context=64):

@@ -14,7 +14,7 @@ from etils import epath
 from nextscale.cluster.controller.controller import run_all
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.ray.ray_backend import RayBackend
-from nextscale.model.config.run import TextData
+from nextscale.model.config.data import TextData
 from nextscale.model.record import RunDirectory, read_rows
 
 

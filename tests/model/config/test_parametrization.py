@@ -9,8 +9,9 @@ import optax
 import pytest
 from flax import nnx
 
+from nextscale.model.config.data import MarkovData
 from nextscale.model.config.parametrization import Multipliers, Size, multipliers
-from nextscale.model.config.run import MarkovData, ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
 from nextscale.model.data.sources import open_source
 from nextscale.model.network.transformer import Transformer
 from nextscale.model.training.evaluate import merged, structure, training_loss

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from nextscale.model.config.run import ModelFamily, RunConfig, TextData
+from nextscale.model.config.data import TextData
+from nextscale.model.config.run import ModelFamily, RunConfig
 
 
 def test_path_does_not_name_a_run_but_content_does(tiny_run):

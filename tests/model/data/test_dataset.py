@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from nextscale.model.config.run import DatasetData, MixtureData
+from nextscale.model.config.data import DatasetData, MixtureData
 from nextscale.model.data.sources import open_source, resolve
 from nextscale.model.errors import InputError
 from nextscale.model.training.train import train

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from nextscale.model.config.run import TextData
+from nextscale.model.config.data import TextData
 from nextscale.model.data import text, tokenizer
 from nextscale.model.data.sources import open_source, resolve
 from nextscale.model.errors import InputError
@@ -261,7 +261,7 @@ class TestTokenizer:
 TOKENISE = """
 import sys
 from nextscale.model.data import text
-from nextscale.model.config.run import TextData
+from nextscale.model.config.data import TextData
 print("ready", flush=True)
 sys.stdin.readline()
 data = text.resolved(TextData(source="text", path=sys.argv[1], tokenizer=sys.argv[2], vocab=300))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nextscale.model.config.run import MarkovData, MixtureData, TokenData
+from nextscale.model.config.data import MarkovData, MixtureData, TokenData
 from nextscale.model.data.mixture import Mix, in_proportion, spread_evenly
 from nextscale.model.data.sources import open_sets, open_source, resolve
 from nextscale.model.errors import InputError

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextscale.model.config.run import MarkovData, TextData, TokenData
+from nextscale.model.config.data import MarkovData, TextData, TokenData
 from nextscale.model.data import text
 from nextscale.model.data import token_files as tokens
 from nextscale.model.data.markov import alias_tables, markov

@@ -13,10 +13,10 @@ from nextscale.model.network.attention import (
     attend,
     attention_bias,
     causal_attention,
-    kernel_for,
     shared,
     splash_attention,
 )
+from nextscale.model.network.kernels import kernel_for
 
 
 def model(**options):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from nextscale.model.config.run import EvaluationConfig, MarkovData, Parent, TextData, TokenData
+from nextscale.model.config.data import MarkovData, TextData, TokenData
+from nextscale.model.config.run import EvaluationConfig, Parent
 from nextscale.model.data.sources import open_sets, resolve, resolve_sets
 from nextscale.model.errors import InputError
 from nextscale.model.training import train as trainer

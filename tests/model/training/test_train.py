@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-from nextscale.model.config.run import MarkovData, ModelFamily, TextData
+from nextscale.model.config.data import MarkovData, TextData
+from nextscale.model.config.run import ModelFamily
 from nextscale.model.data.markov import markov
 from nextscale.model.data.sources import open_source, resolve
 from nextscale.model.errors import CorruptCheckpoint, InputError
