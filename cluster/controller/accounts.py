@@ -40,7 +40,7 @@ class Reservation:
         attempt: its number in these accounts.
         started: by the clock on the wall.
         position: tokens that were saved when it started.
-        mark: of the curve when it started, see `nextscale.cluster.controller.runs.Sighting`.
+        mark: of the curve when it started, see `nextscale.cluster.controller.run_directories.Sighting`.
     """
 
     attempt: int

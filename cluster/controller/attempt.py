@@ -11,8 +11,8 @@ from nextscale.cluster.controller.caps import Amount, Caps, in_words, least, nee
 from nextscale.cluster.controller.events import Event
 from nextscale.cluster.controller.failures import Limits, Watch
 from nextscale.cluster.controller.job import Job, Outcome
-from nextscale.cluster.controller.runs import Runs
-from nextscale.cluster.controller.waiting import Loss, Run, Waiting
+from nextscale.cluster.controller.queue import Loss, Run, Waiting
+from nextscale.cluster.controller.run_directories import Runs
 from nextscale.cluster.hardware.seat import Seat
 
 _MORE = 1.1

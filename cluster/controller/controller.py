@@ -12,12 +12,12 @@ from nextscale.cluster.controller.accounts import Accounts
 from nextscale.cluster.controller.attempt import Attempt, Budget, settle, settle_late, settle_orphan
 from nextscale.cluster.controller.backend import Backend, Ended, Slot
 from nextscale.cluster.controller.caps import Caps
-from nextscale.cluster.controller.choice import pick
+from nextscale.cluster.controller.dispatch import pick
 from nextscale.cluster.controller.events import Event, Report
 from nextscale.cluster.controller.failures import Limits, Quarantine, Watch, hosts_of
 from nextscale.cluster.controller.job import Job, Outcome
-from nextscale.cluster.controller.runs import RunDirectories, Runs
-from nextscale.cluster.controller.waiting import Key, Run, Waiting, as_runs
+from nextscale.cluster.controller.queue import Key, Run, Waiting, as_runs
+from nextscale.cluster.controller.run_directories import RunDirectories, Runs
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
 

@@ -156,7 +156,7 @@ class Watch:
     """Whether a run moves. What counts is how long it stands still, against how long it usually did.
 
     Args:
-        mark: of its curve before it began, see `nextscale.cluster.controller.runs.Sighting`.
+        mark: of its curve before it began, see `nextscale.cluster.controller.run_directories.Sighting`.
         now: when it began.
     """
 

@@ -1,4 +1,4 @@
-"""What trains the runs of a sweep: a cluster, and the one controller that may use it for this folder at a time."""
+"""A session with a cluster: its pools and prices, and the accounts of the folder that is trained in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nextscale.cluster.controller.controller import run_all
 from nextscale.cluster.controller.events import Event, Report
 from nextscale.cluster.controller.job import Job
 from nextscale.cluster.controller.lease import Lease, LeaseHeld
-from nextscale.cluster.controller.runs import RunDirectories
+from nextscale.cluster.controller.run_directories import RunDirectories
 from nextscale.cluster.hardware.catalogue import Accelerator, measured
 from nextscale.cluster.hardware.placement import price, seats
 from nextscale.cluster.hardware.pool import Pool
@@ -45,8 +45,8 @@ def settle_done(out: Path, known: Callable[[str], Job | None], on_event: Callabl
 
 
 @dataclasses.dataclass(frozen=True)
-class Crew:
-    """A cluster with its pools and prices, and the accounts of an output folder."""
+class Session:
+    """A cluster with its pools and prices, and the accounts of an output folder, which one session has at a time."""
 
     spec: SweepSpec
     out: Path
@@ -56,9 +56,9 @@ class Crew:
 
     @classmethod
     @contextlib.contextmanager
-    def of(
+    def connect(
         cls, spec: SweepSpec, out: Path, address: str | None, site: Site | None, on_event: Callable[[Event], None]
-    ) -> Iterator[Crew]:
+    ) -> Iterator[Session]:
         """Waits until no other controller is at work in the folder, and connects to the cluster.
 
         Raises:
@@ -78,8 +78,8 @@ class Crew:
                 try:
                     yield cls(spec, out, backend, accounts, accelerators)
                 except KeyboardInterrupt:  # nobody hears how what is at work ends
-                    told = f"interrupted with {len(accounts.open)} attempts open: settled when the sweep goes on"
-                    on_event(Event("notice", message=told))
+                    text = f"interrupted with {len(accounts.open)} attempts open: settled when the sweep goes on"
+                    on_event(Event("notice", message=text))
                     raise
 
     def seats(self, run: PlannedRun, speed: Speed | None = None) -> tuple[Seat, ...]:

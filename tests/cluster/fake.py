@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 from nextscale.cluster.controller.backend import Ended, Slot
 from nextscale.cluster.controller.job import Job, Outcome
-from nextscale.cluster.controller.runs import Sighting
+from nextscale.cluster.controller.run_directories import Sighting
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
 

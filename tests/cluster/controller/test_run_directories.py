@@ -7,7 +7,7 @@ import pytest
 
 from nextscale.cluster.controller.job import Outcome
 from nextscale.cluster.controller.lease import Lease, holder
-from nextscale.cluster.controller.runs import RunDirectories, Sighting
+from nextscale.cluster.controller.run_directories import RunDirectories, Sighting
 from nextscale.cluster.ray.worker import Worker
 from nextscale.model.config.run import Parent
 from nextscale.model.training import train as training

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 
-from nextscale.cluster.controller.waiting import Run, Waiting
+from nextscale.cluster.controller.queue import Run, Waiting
 
 _WALK = 200
 """Runs looked at, the longest first, before the rest is judged by how long everything will take."""
