@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nextscale.fit.laws.formula import Formula
     from nextscale.fit.laws.law import Law, Shape
     from nextscale.fit.laws.loss import Loss
-    from nextscale.fit.laws.powers import SumOfPowers, Term
+    from nextscale.fit.laws.sum_of_powers import SumOfPowers, Term
     from nextscale.fit.optimum.forecast import forecast_run
     from nextscale.fit.optimum.inverse import compute_for
     from nextscale.fit.optimum.isoflop import isoflops
@@ -43,7 +43,7 @@ _HOMES = {
     "laws.catalogue": ["LAWS"],
     "laws.loss": ["Loss"],
     "trust.next_run": ["next_runs"],
-    "laws.powers": ["SumOfPowers", "Term"],
+    "laws.sum_of_powers": ["SumOfPowers", "Term"],
     "table.runs": ["Columns", "Runs", "as_runs", "read_table"],
     "estimate.uncertainty": ["profiled", "seed_noise"],
 }

@@ -13,7 +13,7 @@ from nextscale.fit.estimate.solve import Init
 from nextscale.fit.estimate.uncertainty import Bootstrap
 from nextscale.fit.laws.catalogue import LAWS
 from nextscale.fit.laws.law import ALIKE, Law
-from nextscale.fit.laws.powers import SumOfPowers
+from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.table.runs import Runs, column_of
 
 

@@ -17,7 +17,7 @@ from nextscale.fit.estimate.uncertainty import resamples as drawn_resamples
 from nextscale.fit.laws.catalogue import law_named
 from nextscale.fit.laws.law import Law, Problem
 from nextscale.fit.laws.loss import Loss
-from nextscale.fit.laws.powers import SumOfPowers
+from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.table.runs import Columns, Runs, as_runs, column_of
 
 if TYPE_CHECKING:

@@ -1,14 +1,14 @@
 """The laws that ship. Each is data: add one of your own with `SumOfPowers.of` or `Formula.of`.
 
-Here are the sums of powers; `formulas.py` has those that bend otherwise.
+Here are the sums of powers; `formula_laws.py` has those that bend otherwise.
 """
 
 from __future__ import annotations
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.laws import formulas as laws_curved
+from nextscale.fit.laws import formula_laws
 from nextscale.fit.laws.law import Law, Shape
-from nextscale.fit.laws.powers import SumOfPowers, Term
+from nextscale.fit.laws.sum_of_powers import SumOfPowers, Term
 
 KAPLAN = tuple(
     SumOfPowers.of(
@@ -106,24 +106,24 @@ LAWS: dict[str, Law] = {
     for law in (
         CHINCHILLA,
         CHINCHILLA_TIED,
-        laws_curved.CHINCHILLA_COUPLED,
+        formula_laws.CHINCHILLA_COUPLED,
         SIZE_DATA,
         SATURATING,
         *KAPLAN,
-        laws_curved.KAPLAN_COUPLED,
+        formula_laws.KAPLAN_COUPLED,
         OVER_TRAINING,
-        laws_curved.DATA_CONSTRAINED,
-        laws_curved.FARSEER,
-        laws_curved.OFFSET,
-        laws_curved.SIGMOIDAL,
-        laws_curved.BROKEN,
+        formula_laws.DATA_CONSTRAINED,
+        formula_laws.FARSEER,
+        formula_laws.OFFSET,
+        formula_laws.SIGMOIDAL,
+        formula_laws.BROKEN,
         MOE,
-        laws_curved.MOE_BILINEAR,
-        laws_curved.MOE_SATURATING,
+        formula_laws.MOE_BILINEAR,
+        formula_laws.MOE_SATURATING,
         SPARSITY,
         VOCABULARY,
-        laws_curved.PARALLEL,
-        laws_curved.CRITICAL_BATCH,
+        formula_laws.PARALLEL,
+        formula_laws.CRITICAL_BATCH,
     )
 }
 

@@ -13,7 +13,7 @@ from scipy.interpolate import PchipInterpolator
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.laws.law import Law
-from nextscale.fit.laws.powers import SumOfPowers
+from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.table.runs import Runs, column_of
 
 _GRID, _COARSE = 400, 120

@@ -13,7 +13,7 @@ import pandas as pd
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import FAR_BELOW, Fit, fit
 from nextscale.fit.estimate.uncertainty import profiled
-from nextscale.fit.plain import plain
+from nextscale.fit.jsonable import jsonable
 
 _GROUPS = 12
 """Budgets and sizes at most, in the tables of residuals; neighbours are joined."""
@@ -79,7 +79,7 @@ def card(found: Fit, *, profiles: Sequence[str] | None = None) -> dict[str, Any]
         "warnings": found.warnings,
         "version": {"nextscale": importlib.metadata.version("nextscale"), "numpy": np.__version__},
     }
-    return plain(record)
+    return jsonable(record)
 
 
 def residuals_by(found: Fit, column: str) -> list[dict[str, float]]:

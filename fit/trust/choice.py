@@ -15,7 +15,7 @@ from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.laws.catalogue import LAWS, law_named
 from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.loss import Loss
-from nextscale.fit.laws.powers import SumOfPowers
+from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.table.runs import CONVENTIONS, NOT_VARIABLES, Columns, Runs, as_runs, column_of, recognised
 
 LOSSES = (

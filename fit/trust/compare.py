@@ -18,14 +18,14 @@ from scipy.stats import f as f_distribution
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
+from nextscale.fit.jsonable import jsonable
 from nextscale.fit.laws.catalogue import law_named
 from nextscale.fit.laws.law import Law, Shape
-from nextscale.fit.laws.powers import SumOfPowers, Term
+from nextscale.fit.laws.sum_of_powers import SumOfPowers, Term
 from nextscale.fit.optimum.frontier import TokenCost, best_losses
 from nextscale.fit.optimum.inverse import flops_at
-from nextscale.fit.plain import plain
 from nextscale.fit.table.runs import Columns, Runs, as_runs, column_of
-from nextscale.fit.trust.verdicts import is_it_worth_more
+from nextscale.fit.trust.answers import is_it_worth_more
 
 Shared = Literal["exponents", "asymptote"]
 
@@ -111,7 +111,7 @@ class Comparison:
         return is_it_worth_more(self)
 
     def to_dict(self) -> dict[str, Any]:
-        return plain(
+        return jsonable(
             {
                 "answer": self.answer,
                 **dataclasses.asdict(dataclasses.replace(self, table=pd.DataFrame())),

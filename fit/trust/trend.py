@@ -13,8 +13,8 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.optimum.forecast import forecast
 from nextscale.fit.table.runs import Runs, as_runs, column_of
+from nextscale.fit.trust.answers import is_it_flattening
 from nextscale.fit.trust.backtest import extrapolating
-from nextscale.fit.trust.verdicts import is_it_flattening
 
 ALARM = 0.05
 _RESAMPLES = 400

@@ -70,11 +70,11 @@ def findings(runs: pd.DataFrame, spec: SweepSpec) -> dict[str, Finding]:
 
 def summary_of(found: dict[str, Finding]) -> dict[str, Any]:
     """What is told of findings, for `summary.json`."""
-    from nextscale.fit.plain import plain
+    from nextscale.fit.jsonable import jsonable
 
     return {
         name: {
-            "told": plain(one.told),
+            "told": jsonable(one.told),
             "tables": [dataclasses.asdict(table) for table in one.tables],
             "notes": one.notes,
         }

@@ -11,8 +11,8 @@ import numpy as np
 from nextscale.fit import plot
 from nextscale.fit.errors import InputError
 from nextscale.fit.table.runs import CONVENTIONS
-from nextscale.fit.tuning import optimal_settings as hyperparameters
-from nextscale.fit.tuning.optimal_settings import Rule, optima
+from nextscale.fit.tuning import hyperparameters
+from nextscale.fit.tuning.hyperparameters import Rule, optima
 from nextscale.fit.tuning.transfer import best_rates
 from nextscale.sweeps.findings import Finding
 from nextscale.sweeps.findings.runs_table import fitted

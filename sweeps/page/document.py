@@ -12,7 +12,7 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from nextscale.fit.plain import plain
+from nextscale.fit.jsonable import jsonable
 from nextscale.sweeps.show.tables import Table
 
 
@@ -67,7 +67,7 @@ def document(
 
 def embedded(value: Any) -> str:
     """JSON that no text in it can break out of: neither a tag nor a line separator is left as it is."""
-    text = json.dumps(plain(value), allow_nan=False, separators=(",", ":"))
+    text = json.dumps(jsonable(value), allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 

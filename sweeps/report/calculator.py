@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nextscale.fit.estimate.fit import Fit
-from nextscale.fit.laws.powers import SumOfPowers
+from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.optimum.frontier import TokenCost
 from nextscale.sweeps.show.tables import sizes
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from etils import epath
 
-from nextscale.fit.plain import plain
+from nextscale.fit.jsonable import jsonable
 from nextscale.fit.table.runs import CONVENTIONS, Runs
 from nextscale.model.record import Row, write_atomically
 from nextscale.sweeps.errors import SpecError
@@ -64,7 +64,7 @@ def keep(out: Path, path: Path, foreign: Foreign, runs: Runs, meaning: Mapping[s
         number = int(row.pop("run_id"))
         original = {str(k): _json(v) for k, v in foreign.table.loc[number].to_dict().items()}
         named = {counted.get(str(name), str(name)): value for name, value in row.items()}
-        kept.append(plain({"run_id": _name(original), "row": number, **named, "original": original}))
+        kept.append(jsonable({"run_id": _name(original), "row": number, **named, "original": original}))
     once = {row["run_id"]: row for row in reversed(kept)}
     notes = [*foreign.notes, *runs.notes]
     if len(once) < len(kept):
@@ -121,7 +121,7 @@ def _data(content: Row) -> str:
 
 
 def _json(value: Any) -> Any:
-    value = plain(value)
+    value = jsonable(value)
     return value if value is None or isinstance(value, bool | int | float | str | list | dict) else str(value)
 
 

@@ -40,9 +40,9 @@ Folder = Annotated[Path, typer.Argument(metavar="OUT", help="the --out of `nexts
 
 
 def print_json(value: dict[str, Any]) -> None:
-    from nextscale.fit.plain import plain
+    from nextscale.fit.jsonable import jsonable
 
-    print(json.dumps(plain(value), indent=1, allow_nan=False))
+    print(json.dumps(jsonable(value), indent=1, allow_nan=False))
 
 
 def say(answer: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nextscale.cluster.controller.accounts import Accounts
-from nextscale.fit.plain import plain
+from nextscale.fit.jsonable import jsonable
 from nextscale.model.record import Row
 from nextscale.sweeps.design.chosen_runs import Choices
 from nextscale.sweeps.design.planned_run import PlannedRun
@@ -60,7 +60,7 @@ class Live:
         if changed or not self.told or problem != self.told["problem"]:
             news = self._tell(self._watcher) if self._watcher is not None and problem is None else {}
             frame = {"out": str(self.out), "at": time.time(), "begun": begun, "problem": problem}
-            self.told = plain(self.told | news | frame)
+            self.told = jsonable(self.told | news | frame)
             self.version += 1
         return self.told
 

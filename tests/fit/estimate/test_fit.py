@@ -11,7 +11,7 @@ from nextscale.fit import InputError, fit
 from nextscale.fit.estimate.solve import derivatives, minimise, polish
 from nextscale.fit.laws.catalogue import CHINCHILLA, LAWS
 from nextscale.fit.laws.loss import Loss
-from nextscale.fit.laws.powers import log_sum_exp
+from nextscale.fit.laws.sum_of_powers import log_sum_exp
 from nextscale.fit.optimum.frontier import frontier
 from nextscale.fit.table.runs import Columns, as_runs
 

@@ -8,7 +8,7 @@ import pytest
 from nextscale.fit import fit
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.published import DE_VRIES
-from nextscale.fit.laws.formulas import CHINCHILLA_COUPLED
+from nextscale.fit.laws.formula_laws import CHINCHILLA_COUPLED
 from nextscale.fit.optimum.frontier import TokenCost, frontier
 from nextscale.fit.optimum.isoloss import Contours
 from nextscale.fit.optimum.lifetime import Prices, Served, lifetime, lifetime_warnings

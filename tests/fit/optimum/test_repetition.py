@@ -6,7 +6,7 @@ import pytest
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import fit
-from nextscale.fit.laws.formulas import DATA_CONSTRAINED
+from nextscale.fit.laws.formula_laws import DATA_CONSTRAINED
 from nextscale.fit.optimum.repetition import PUBLISHED, Worth, best_on, price_of_repeats, repetition
 
 E, A, B, ALPHA, R_D = 1.8, 60.0, 180.0, 0.35, 12.0

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from nextscale.fit import InputError
-from nextscale.fit.tuning.optimal_settings import optima, rule
+from nextscale.fit.tuning.hyperparameters import optima, rule
 
 RATES = np.geomspace(2e-4, 3e-3, 8)
 

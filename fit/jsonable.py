@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 
-def plain(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """The same of strings, numbers, lists and dicts alone; None for what is infinite or not a number."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [plain(item) for item in value]
+        return [jsonable(item) for item in value]
     if isinstance(value, bool | np.bool_):
         return bool(value)
     if isinstance(value, float | np.floating):
