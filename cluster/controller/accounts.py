@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from etils import epath
 
 from nextscale.cluster.controller.caps import Amount
-from nextscale.cluster.controller.lease import TIME_TO_LIVE, Lease, LeaseHeld, Sign
+from nextscale.cluster.controller.lease import TIME_TO_LIVE, Heartbeat, Lease, LeaseHeld
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.errors import InputError
 from nextscale.model.record import Row, read_rows
@@ -40,7 +40,7 @@ class Reservation:
         attempt: its number in these accounts.
         started: by the clock on the wall.
         position: tokens that were saved when it started.
-        mark: of the curve when it started, see `nextscale.cluster.controller.run_directories.Sighting`.
+        mark: of the curve when it started, see `nextscale.cluster.controller.run_directories.Progress`.
     """
 
     attempt: int
@@ -83,20 +83,20 @@ class Accounts:
         self.rows: list[Row] = []
         self.open: dict[int, Reservation] = {}
         self.spent = self.pending = Amount()
-        self.first: float | None = None
+        self.first_start: float | None = None
         """When the first attempt was reserved."""
         self._attempts = 0
         if path is not None:
-            self.take_in(read_rows(epath.Path(path)), path)
+            self.add_rows(read_rows(epath.Path(path)), path)
 
-    def take_in(self, rows: Iterable[Row], path: Path) -> None:
+    def add_rows(self, rows: Iterable[Row], path: Path) -> None:
         """Counts rows that stand in a file already.
 
         Raises:
             InputError: a row is damaged.
         """
         for row in rows:
-            if (problem := unsound(row)) is not None:
+            if (problem := row_problem(row)) is not None:
                 raise InputError(f"{path}: row {len(self.rows) + 1} is damaged: {problem}; {RESTORE}")
             self.rows.append(row)
             self._count(row)
@@ -167,9 +167,9 @@ class Accounts:
         return self.spent + self.pending
 
     @property
-    def wall(self) -> float:
+    def wall_seconds(self) -> float:
         """Seconds since the first attempt."""
-        return 0.0 if self.first is None else self.clock() - self.first
+        return 0.0 if self.first_start is None else self.clock() - self.first_start
 
     def frame(self) -> pd.DataFrame:
         """One row per attempt that has ended."""
@@ -225,12 +225,13 @@ class Accounts:
             self.open[number] = reservation
             self.pending += reservation.amount
             self._attempts = max(self._attempts, number)
-            self.first = reservation.started if self.first is None else min(self.first, reservation.started)
+            started = reservation.started
+            self.first_start = started if self.first_start is None else min(self.first_start, started)
         else:
             self.spent += Amount(row["flops_kept"] + row["flops_lost"], round(row["usd"] * _MICRO), row["device_us"])
 
 
-def unsound(row: Row) -> str | None:
+def row_problem(row: Row) -> str | None:
     """What keeps a row from being one of accounts; None where nothing does."""
     kind = row.get("kind")
     if kind not in _NUMBERS:
@@ -242,7 +243,7 @@ def unsound(row: Row) -> str | None:
 
 
 @contextlib.contextmanager
-def accounts_of(
+def open_accounts(
     out: Path, *, on_wait: Callable[[str], None] = lambda message: None, clock: Callable[[], float] = time.time
 ) -> Iterator[Accounts]:
     """The accounts of the sweep in a folder, for one controller at a time: another waits until that one is done.
@@ -261,15 +262,15 @@ def accounts_of(
 
 def _turn(directory: Path, on_wait: Callable[[str], None]) -> Lease:
     """The lease of the controllers of a sweep, when it is free or its holder has long been silent."""
-    sign: Sign | None = None
+    heartbeat: Heartbeat | None = None
     since, told = time.monotonic(), False
     while True:
-        silent = sign if time.monotonic() - since >= TIME_TO_LIVE else None
+        silent = heartbeat if time.monotonic() - since >= TIME_TO_LIVE else None
         try:
             return Lease(directory, silent=silent)
         except LeaseHeld as held:
-            if held.sign != sign:
-                sign, since = held.sign, time.monotonic()
+            if held.heartbeat != heartbeat:
+                heartbeat, since = held.heartbeat, time.monotonic()
             if not told:
                 on_wait(f"another process runs this sweep; waiting for it: {held}")
                 told = True

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 
 from nextscale.cluster.controller.accounts import Accounts, Reservation
 from nextscale.cluster.controller.backend import Slot
-from nextscale.cluster.controller.caps import Amount, Caps, in_words, least, needs, share_left, work
+from nextscale.cluster.controller.caps import Amount, Caps, cap_text, flops_until, needs, share_left, smallest_cap
 from nextscale.cluster.controller.events import Event
 from nextscale.cluster.controller.failures import Limits, Watch
 from nextscale.cluster.controller.job import Job, Outcome
-from nextscale.cluster.controller.queue import Loss, Run, Waiting
+from nextscale.cluster.controller.queue import LostAttempt, Queue, Run
 from nextscale.cluster.controller.run_directories import Runs
 from nextscale.cluster.hardware.seat import Seat
 
@@ -31,10 +31,10 @@ class Attempt:
 
     Attributes:
         started: by the backend's clock.
-        ends: when it is expected to be done.
+        expected_end: when it is expected to be done.
         stop_at: when it needs a longer reservation or is asked to stop, if time is capped.
-        asked: why it was asked to stop; a cap's name, `draining`, or None.
-        killed: why it was killed, or None.
+        stop_reason: why it was asked to stop; a cap's name, `draining`, or None.
+        kill_reason: why it was killed, or None.
     """
 
     run: Run
@@ -42,14 +42,14 @@ class Attempt:
     seat: Seat
     reservation: Reservation
     started: float
-    ends: float
+    expected_end: float
     stop_at: float
     watch: Watch
-    asked: str | None = None
-    killed: str | None = None
+    stop_reason: str | None = None
+    kill_reason: str | None = None
 
     @property
-    def until(self) -> float:
+    def reserved_until(self) -> float:
         """When its reservation ends."""
         return self.started + self.reservation.seconds
 
@@ -60,34 +60,34 @@ class Budget:
     def __init__(self, caps: Caps, accounts: Accounts, limits: Limits):
         self.caps, self.accounts, self._limits = caps, accounts, limits
 
-    def seconds(self, run: Run, seat: Seat, saved: int) -> float:
+    def expected_seconds(self, run: Run, seat: Seat, saved: int) -> float:
         """Expected of the rest of a run; 0 where nobody knows."""
-        return seat.seconds * max(share_left(run.job, saved), _LEAST) * run.slow
+        return seat.seconds * max(share_left(run.job, saved), _LEAST) * run.slowdown
 
-    def stopping(self, expected: float) -> float:
+    def stop_seconds(self, expected: float) -> float:
         """Seconds of a reservation in which the run is to save itself and end."""
-        return self._limits.stopping(_MORE * (expected or self._limits.unknown))
+        return self._limits.stop_seconds(_MORE * (expected or self._limits.unknown_seconds))
 
     def reserve(self, run: Run, slot: Slot, seat: Seat, accelerator: str, saved: int, mark: str) -> Reservation:
         """Sets aside what the rest of a run takes."""
-        seconds = self._reserved_seconds(self.seconds(run, seat, saved))
-        flops = int(run.job.flops) - work(run.job, saved)
+        seconds = self._reserved_seconds(self.expected_seconds(run, seat, saved))
+        flops = int(run.job.flops) - flops_until(run.job, saved)
         return self.accounts.reserve(run.job.run_id, slot.name, seat, accelerator, saved, mark, seconds, flops)
 
     def _reserved_seconds(self, expected: float) -> float:
-        return _MORE * (expected or self._limits.unknown) + self.stopping(expected)
+        return _MORE * (expected or self._limits.unknown_seconds) + self.stop_seconds(expected)
 
     def room(self) -> dict[str, float]:
-        return self.caps.room(self.accounts.used, self.accounts.wall)
+        return self.caps.room(self.accounts.used, self.accounts.wall_seconds)
 
-    def wanted(self, run: Run, seat: Seat, saved: int) -> dict[str, float]:
+    def needs(self, run: Run, seat: Seat, saved: int) -> dict[str, float]:
         """What the rest of a run takes of each cap."""
-        seconds = self._reserved_seconds(self.seconds(run, seat, saved))
-        return needs(Amount.of(seat, seconds, int(run.job.flops) - work(run.job, saved)), seconds)
+        seconds = self._reserved_seconds(self.expected_seconds(run, seat, saved))
+        return needs(Amount.of(seat, seconds, int(run.job.flops) - flops_until(run.job, saved)), seconds)
 
-    def refuses(self, wanted: dict[str, float]) -> str | None:
+    def crossed_cap(self, needed: dict[str, float]) -> str | None:
         """The cap that this would cross."""
-        return next((cap for cap, left in self.room().items() if wanted[cap] > left), None)
+        return next((cap for cap, left in self.room().items() if needed[cap] > left), None)
 
     def extend(self, attempt: Attempt, runs: Runs, now: float) -> str | None:
         """Reserves what an attempt needs to be done, or returns the cap that has no room for it."""
@@ -95,36 +95,35 @@ class Budget:
         expected = max(self._still_needed(attempt, runs, elapsed), _LEAST * elapsed, 1.0)
         seconds = elapsed + self._reserved_seconds(expected)
         more = Amount.of(attempt.seat, seconds) - Amount.of(attempt.seat, attempt.reservation.seconds)
-        wanted = needs(dataclasses.replace(more, flops=0), seconds - elapsed)
-        if cap := self.refuses(wanted):
+        needed = needs(dataclasses.replace(more, flops=0), seconds - elapsed)
+        if cap := self.crossed_cap(needed):
             return cap
         attempt.reservation = self.accounts.extend(attempt.reservation, seconds)
-        attempt.ends, attempt.stop_at = now + expected, attempt.until - self.stopping(expected)
+        attempt.expected_end, attempt.stop_at = now + expected, attempt.reserved_until - self.stop_seconds(expected)
         return None
 
-    def in_words(self, waiting: Waiting, left: list[Run], after: list[Run], unchosen: float) -> str:
+    def stop_message(self, queue: Queue, left: list[Run], after: list[Run], unchosen: float) -> str:
         """Which cap stopped a sweep, and what it would take to come to its end.
 
         Args:
             after, unchosen: see `nextscale.cluster.controller.controller.run_all`.
         """
-        known = sum(int(run.job.flops) - work(run.job, run.saved or 0) for run in (*left, *after))
+        known = sum(int(run.job.flops) - flops_until(run.job, run.saved or 0) for run in (*left, *after))
         more = 1 + unchosen / known if known else 1.0  # of runs that need but their record nothing can be said
         rest = {cap: need * more for cap, need in self._rest((*left, *after)).items()}
-        spent, room = needs(self.accounts.used, self.accounts.wall), self.room()
+        spent, room = needs(self.accounts.used, self.accounts.wall_seconds), self.room()
         runs = f"the {len(left)} runs left"
         runs += f", the {len(after)} that come after them" if after else ""
         runs += ", those still to be chosen" if unchosen else ""
         runs = " and ".join(runs.rsplit(", ", 1))
         parts = []
-        for cap in dict.fromkeys(cap for run in waiting for cap, _ in run.parked.values()):
-            limit = f"{cap} {getattr(self.caps, cap):g}: {in_words(cap, spent[cap])} are spent"
+        for cap in dict.fromkeys(cap for run in queue for cap, _ in run.parked.values()):
+            limit = f"{cap} {getattr(self.caps, cap):g}: {cap_text(cap, spent[cap])} are spent"
             how = "one after another" if cap == "max_wall" else "in all"
-            parts.append(f"{limit}, and {runs} would take {in_words(cap, rest[cap])} {how}")
+            parts.append(f"{limit}, and {runs} would take {cap_text(cap, rest[cap])} {how}")
         # The wall's hours go on while nobody is at work, and how many run side by side then is not known.
-        enough = [
-            f"{cap} {least(cap, spent[cap] + rest[cap])}" for cap in room if cap != "max_wall" and rest[cap] > room[cap]
-        ]
+        short = [cap for cap in room if cap != "max_wall" and rest[cap] > room[cap]]
+        enough = [f"{cap} {smallest_cap(cap, spent[cap] + rest[cap])}" for cap in short]
         raised = f"{' and '.join(enough)} or more" if enough else "a higher cap"
         if enough and "max_wall" in room and room["max_wall"] < rest["max_wall"]:
             raised += ", and a higher max_wall,"
@@ -132,16 +131,17 @@ class Budget:
 
     def _rest(self, runs: Iterable[Run]) -> dict[str, float]:
         """What so many runs take of each cap, each on its first seat."""
-        wanted = [self.wanted(run, next(iter(run.seats.values())), run.saved or 0) for run in runs]
-        return {cap: sum(one[cap] for one in wanted) for cap in needs(Amount(), 0.0)}
+        needed = [self.needs(run, next(iter(run.seats.values())), run.saved or 0) for run in runs]
+        return {cap: sum(one[cap] for one in needed) for cap in needs(Amount(), 0.0)}
 
     def _still_needed(self, attempt: Attempt, runs: Runs, elapsed: float) -> float:
         """Seconds, by how far it has come."""
-        job, begun, sighting = attempt.run.job, attempt.reservation.position, runs.seen(attempt.run.job)
-        made = work(job, sighting.tokens) - work(job, begun) if sighting.mark != attempt.reservation.mark else 0
+        job, begun, progress = attempt.run.job, attempt.reservation.position, runs.progress(attempt.run.job)
+        moved = progress.mark != attempt.reservation.mark
+        made = flops_until(job, progress.tokens) - flops_until(job, begun) if moved else 0
         if made <= (_TELLING * int(job.flops) if attempt.seat.seconds else 0):
-            return self.seconds(attempt.run, attempt.seat, begun)
-        return elapsed * (int(job.flops) - work(job, sighting.tokens)) / made
+            return self.expected_seconds(attempt.run, attempt.seat, begun)
+        return elapsed * (int(job.flops) - flops_until(job, progress.tokens)) / made
 
 
 def flops_of(job: Job, reservation: Reservation, runs: Runs, *, done: bool) -> tuple[int, int, int]:
@@ -149,19 +149,19 @@ def flops_of(job: Job, reservation: Reservation, runs: Runs, *, done: bool) -> t
 
     By the curve: what it made after its newest row is not known to anybody.
     """
-    before = work(job, reservation.position)
+    before = flops_until(job, reservation.position)
     if done:
         return int(job.flops) - before, 0, job.config.tokens
-    saved, sighting = runs.saved(job), runs.seen(job)
-    kept = max(work(job, saved) - before, 0)
-    moved = sighting.mark != reservation.mark
-    return kept, max(work(job, sighting.tokens) - before - kept, 0) if moved else 0, saved
+    saved, progress = runs.saved(job), runs.progress(job)
+    kept = max(flops_until(job, saved) - before, 0)
+    moved = progress.mark != reservation.mark
+    return kept, max(flops_until(job, progress.tokens) - before - kept, 0) if moved else 0, saved
 
 
 def settle(
     attempt: Attempt, outcome: Outcome, runs: Runs, accounts: Accounts, now: float, peak: Callable[[str], float | None]
 ) -> bool:
-    """Books an attempt that has ended; whether it saved something new."""
+    """Books an attempt that has ended; returns whether it saved something new."""
     run, reservation = attempt.run, attempt.reservation
     held = outcome.status == "held"  # whatever was written meanwhile was another's
     kept, lost, saved = (
@@ -179,11 +179,11 @@ def settle(
         reason=outcome.message,
         peak=peak(reservation.accelerator),
     )
-    run.adrift = Loss(reservation, seconds, kept) if outcome.status == "lost" else None
+    run.lost_attempt = LostAttempt(reservation, seconds, kept) if outcome.status == "lost" else None
     run.saved = None if held else saved
-    share = (work(run.job, saved) - work(run.job, reservation.position) + lost) / int(run.job.flops)
+    share = (flops_until(run.job, saved) - flops_until(run.job, reservation.position) + lost) / int(run.job.flops)
     if attempt.seat.seconds and share > _TELLING and outcome.status != "finished":
-        run.slow = max(1.0, seconds / (attempt.seat.seconds * share))
+        run.slowdown = max(1.0, seconds / (attempt.seat.seconds * share))
     return saved > reservation.position
 
 
@@ -192,12 +192,12 @@ def settle_late(run: Run, runs: Runs, accounts: Accounts) -> None:
 
     What was booked as lost then stays so, and is kept here: the sum is rather too large than too small.
     """
-    loss, job = run.adrift, run.job
+    loss, job = run.lost_attempt, run.job
     if loss is None:
         return
-    run.adrift, was = None, loss.reservation
-    made = int(job.flops) - work(job, was.position) - loss.kept
-    longer = max((runs.alive(job) or 0.0) - was.started - loss.seconds, 0.0)
+    run.lost_attempt, was = None, loss.reservation
+    made = int(job.flops) - flops_until(job, was.position) - loss.kept
+    longer = max((runs.last_sign(job) or 0.0) - was.started - loss.seconds, 0.0)
     late = accounts.reserve(job.run_id, was.slot, was.seat, was.accelerator, was.position, was.mark, longer, made)
     told = f"attempt {was.attempt} was not lost: it has finished, and this is the rest of it"
     accounts.settle(late, longer, kept=made, outcome="finished", reason=told)
@@ -208,7 +208,7 @@ def settle_orphan(reservation: Reservation, job: Job | None, runs: Runs, account
 
     Its time is until the newest sign of life of it, and one `beat` more; where it left none, all that was reserved.
     """
-    alive = None if job is None else runs.alive(job)
+    alive = None if job is None else runs.last_sign(job)
     if job is None or alive is None or alive < reservation.started:
         seconds, reason = reservation.seconds, "it left no sign of life, so all that was reserved counts"
     else:

@@ -95,7 +95,7 @@ def needs(amount: Amount, seconds: float) -> dict[str, float]:
     }
 
 
-def in_words(cap: str, value: float) -> str:
+def cap_text(cap: str, value: float) -> str:
     """A value of `Caps.room` as people read it."""
     if cap == "max_flops":
         return f"{value:.4g} FLOPs"
@@ -105,14 +105,14 @@ def in_words(cap: str, value: float) -> str:
     return f"{hours:.4g} {'device-hours' if cap == 'max_device_hours' else 'hours'}"
 
 
-def least(cap: str, value: float) -> str:
+def smallest_cap(cap: str, value: float) -> str:
     """The least cap, to three figures, that has room for a value of `Caps.room`, as a spec states it."""
     value /= {"max_flops": 1, "max_usd": _MICRO, "max_device_hours": 3600 * _MICRO, "max_wall": 3600}[cap]
     step = 10.0 ** (math.floor(math.log10(value)) - 2)
     return f"{(math.floor(value / step) + 1) * step:.4g}"
 
 
-def work(job: Job, tokens: int) -> int:
+def flops_until(job: Job, tokens: int) -> int:
     """FLOPs of a run up to a position, counted from where it begins; at its end all of `job.flops`."""
     begun = 0 if job.start is None else job.start.tokens
     return int(job.flops) * min(max(tokens - begun, 0), job.config.tokens - begun) // (job.config.tokens - begun)

@@ -6,7 +6,7 @@ import dataclasses
 
 from nextscale.cluster.controller.backend import Slot
 from nextscale.cluster.controller.job import Outcome
-from nextscale.cluster.controller.lease import TIME_TO_LIVE, Sign
+from nextscale.cluster.controller.lease import TIME_TO_LIVE, Heartbeat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,17 +21,17 @@ class Limits:
             gets nowhere.
         memory: how often one that ran out of memory: each time less of it is asked for.
         pauses: before the first, second, ... new attempt: what ails a file server or a machine often passes.
-        held_again: before looking again at a run that another process holds.
+        held_retry: before looking again at a run that another process holds.
         silence: without a sign of life after which a holder is taken for dead.
         host_failures: in a row on one host, after which it gets nothing for `host_pause`, then ever longer.
-        still, still_times: a run whose curve does not move for `still`, and so many times longer than it usually
-            stood still, is stuck. Before its second move it has `first` times that: it compiles,
+        stall_seconds, stall_times: a run whose curve does not move for `stall_seconds`, and so many times longer than
+            it usually stood still, is stuck. Before its second move it has `first_stall_times` times that: it compiles,
             and nobody knows yet what is usual.
         stop_share, stop_least, stop_most: what is reserved for a run to save itself in, as a share of its time.
-        unknown: reserved at a time for a run of which nobody knows how long it takes.
+        unknown_seconds: reserved at a time for a run of which nobody knows how long it takes.
         slack: before the end of its reservation that a run which did not stop is killed.
         poll: between two looks at the cluster at most.
-        patience: without any slot, after which that is said.
+        no_slot_notice: without any slot, after which that is said.
     """
 
     errors: int = 3
@@ -39,23 +39,23 @@ class Limits:
     fruitless: int = 5
     memory: int = 20
     pauses: tuple[float, ...] = (2.0, 8.0, 30.0)
-    held_again: float = 2.0
+    held_retry: float = 2.0
     silence: float = TIME_TO_LIVE
     host_failures: int = 2
     host_pause: float = 60.0
     host_pause_most: float = 3600.0
-    still: float = 600.0
-    still_times: float = 20.0
-    first: float = 3.0
+    stall_seconds: float = 600.0
+    stall_times: float = 20.0
+    first_stall_times: float = 3.0
     stop_share: float = 0.1
     stop_least: float = 20.0
     stop_most: float = 300.0
-    unknown: float = 600.0
+    unknown_seconds: float = 600.0
     slack: float = 10.0
     poll: float = 0.25
-    patience: float = 60.0
+    no_slot_notice: float = 60.0
 
-    def stopping(self, seconds: float) -> float:
+    def stop_seconds(self, seconds: float) -> float:
         """Seconds in which a run that would take `seconds` more is to save itself and end."""
         return min(max(self.stop_share * seconds, self.stop_least), self.stop_most)
 
@@ -70,37 +70,37 @@ class History:
     memory: int = 0
     refused: bool = False
     """Whether a host has refused it, as `input`."""
-    unlucky: set[str] = dataclasses.field(default_factory=set)
+    failed_slots: set[str] = dataclasses.field(default_factory=set)
     """Slots on which it failed without saving anything."""
-    sign: Sign | None = None
+    heartbeat: Heartbeat | None = None
     since: float = 0.0
-    """When `sign`, the newest sign of life of another holder, was first seen."""
+    """When `heartbeat`, the newest sign of life of another holder, was first seen."""
 
-    def pause_after(self, outcome: Outcome, slot: str, further: bool, limits: Limits) -> float | None:
+    def pause_after(self, outcome: Outcome, slot: str, progressed: bool, limits: Limits) -> float | None:
         """Seconds to wait after an attempt that failed before the next; None when there have been enough.
 
         Args:
-            further: whether the attempt saved something new.
+            progressed: whether the attempt saved something new.
         """
         if outcome.status in ("input", "unfit"):
             return None
         if outcome.status == "memory":
             self.memory += 1
             return limits.pauses[0] if self.memory <= limits.memory else None
-        if not further:
-            self.unlucky.add(slot)
+        if not progressed:
+            self.failed_slots.add(slot)
         if outcome.status == "error":
             self.errors += 1
             return self._pause(self.errors, limits) if self.errors <= limits.errors else None
         self.losses += 1
-        self.fruitless = 0 if further else self.fruitless + 1
+        self.fruitless = 0 if progressed else self.fruitless + 1
         enough = self.losses > limits.losses or self.fruitless > limits.fruitless
         return None if enough else self._pause(max(self.fruitless, 1), limits)
 
-    def silent(self, sign: Sign, now: float) -> float:
+    def silent_for(self, heartbeat: Heartbeat, now: float) -> float:
         """For how long a holder's sign of life has been its last, by this process's own clock."""
-        if sign != self.sign:
-            self.sign, self.since = sign, now
+        if heartbeat != self.heartbeat:
+            self.heartbeat, self.since = heartbeat, now
         return now - self.since
 
     @staticmethod
@@ -116,7 +116,7 @@ class Quarantine:
         self._row: dict[str, int] = {}
         self._until: dict[str, float] = {}
 
-    def failed(self, slot: Slot, outcome: Outcome, now: float) -> list[str]:
+    def count_failure(self, slot: Slot, outcome: Outcome, now: float) -> list[str]:
         """Counts an attempt against its host; returns what is to be said of it.
 
         Of a gang's hosts those that the outcome names, else none: nobody knows which it was.
@@ -133,7 +133,7 @@ class Quarantine:
                 )
         return notices
 
-    def well(self, slot: Slot) -> None:
+    def clear(self, slot: Slot) -> None:
         for host in hosts_of(slot):
             self._row.pop(host, None)
             self._until.pop(host, None)
@@ -156,7 +156,7 @@ class Watch:
     """Whether a run moves. What counts is how long it stands still, against how long it usually did.
 
     Args:
-        mark: of its curve before it began, see `nextscale.cluster.controller.run_directories.Sighting`.
+        mark: of its curve before it began, see `nextscale.cluster.controller.run_directories.Progress`.
         now: when it began.
     """
 
@@ -177,5 +177,6 @@ class Watch:
             self.moves += 1
             return None
         self._missed = True
-        patience = max(limits.still, limits.still_times * self.usual) * (1.0 if self.moves > 1 else limits.first)
+        times = 1.0 if self.moves > 1 else limits.first_stall_times
+        patience = max(limits.stall_seconds, limits.stall_times * self.usual) * times
         return still if still > patience else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from nextscale.cluster.controller.lease import Sign
+from nextscale.cluster.controller.lease import Heartbeat
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.config.run import Parent, RunConfig
 
@@ -37,7 +37,7 @@ class Job:
     keep: int = 2
     final: bool = True
     pinned: tuple[int, ...] = ()
-    silent: Sign | None = None
+    silent: Heartbeat | None = None
     whole_flops: float | None = None
 
 
@@ -47,14 +47,14 @@ class Outcome:
 
     Attributes:
         status: `finished`: the run has its record; `stopped`: it was asked to stop, and has saved itself; `held`:
-            another process is at work on the run, with `sign` its last sign of life; `input`: for a person to mend;
-            `error`: the run's own failure; `memory`: it ran out, and less is next (the attempt is noted in the run's
-            directory); `unfit`: not even the least fits there, so another pool is next; `lost`: the worker, its host or
-            one of a gang's hosts went away, or was taken away.
+            another process is at work on the run, with `heartbeat` its last; `input`: for a person to mend; `error`:
+            the run's own failure; `memory`: it ran out, and less is next (the attempt is noted in the run's directory);
+            `unfit`: not even the least fits there, so another pool is next; `lost`: the worker, its host or one of a
+            gang's hosts went away, or was taken away.
         hosts: those that failed, where that is known; empty where it is nobody's fault or everybody's.
     """
 
     status: Literal["finished", "stopped", "held", "input", "error", "memory", "unfit", "lost"]
     message: str = ""
-    sign: Sign | None = None
+    heartbeat: Heartbeat | None = None
     hosts: tuple[str, ...] = ()

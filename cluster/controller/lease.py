@@ -3,8 +3,8 @@
 Taking a lease creates the next number, which can only be done once; its holder touches the file as long as it
 lives. A holder that finds a newer number has lost the run and must stop: it was thought dead, and another took over.
 
-No clock is compared with another machine's: a holder is silent when whoever watches it has seen the same `Sign` for
-`TIME_TO_LIVE` seconds of the watcher's own clock.
+No clock is compared with another machine's: a holder is silent when whoever watches it has seen the same `Heartbeat`
+for `TIME_TO_LIVE` seconds of the watcher's own clock.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TIME_TO_LIVE = 20.0
 _BEAT = TIME_TO_LIVE / 5
 _RELEASED = "released\n"
 
-Sign = tuple[str, int]
+Heartbeat = tuple[str, int]
 """A sign of life: the lease's name and when its holder last touched it, in its file system's nanoseconds."""
 
 
@@ -32,12 +32,12 @@ class LeaseHeld(Exception):
     """Another process is at work on this run.
 
     Attributes:
-        sign: its newest sign of life; None where the lease changed hands while it was looked at.
+        heartbeat: its newest sign of life; None where the lease changed hands while it was looked at.
     """
 
-    def __init__(self, message: str, sign: Sign | None = None):
+    def __init__(self, message: str, heartbeat: Heartbeat | None = None):
         super().__init__(message)
-        self.sign = sign
+        self.heartbeat = heartbeat
 
 
 class LeaseLost(Exception):
@@ -49,13 +49,13 @@ class Lease:
 
     Args:
         directory: of the run, on a file system that all workers share.
-        silent: the sign of a holder that is taken for dead, having given no newer one for `TIME_TO_LIVE`.
+        silent: the heartbeat of a holder that is taken for dead, having given no newer one for `TIME_TO_LIVE`.
 
     Raises:
         LeaseHeld: it is held by a process that may be alive.
     """
 
-    def __init__(self, directory: Path, *, silent: Sign | None = None):
+    def __init__(self, directory: Path, *, silent: Heartbeat | None = None):
         folder = directory / "leases"
         folder.mkdir(parents=True, exist_ok=True)
         newest = _newest(folder)
@@ -113,7 +113,7 @@ class Lease:
                 os.utime(self._file)
 
 
-def holder(directory: Path) -> Sign | None:
+def holder(directory: Path) -> Heartbeat | None:
     """The newest sign of life of whoever holds a run; None where nobody does, or one that died on this machine."""
     newest = _newest(directory / "leases")
     if newest is None:
@@ -121,7 +121,7 @@ def holder(directory: Path) -> Sign | None:
     try:
         _fallen(newest, None)
     except LeaseHeld as held:
-        return held.sign or (newest.name, 0)
+        return held.heartbeat or (newest.name, 0)
     return None
 
 
@@ -132,7 +132,7 @@ def _newest(folder: Path) -> Path | None:
         return None
 
 
-def _fallen(lease: Path, silent: Sign | None) -> dict[str, Any] | None:
+def _fallen(lease: Path, silent: Heartbeat | None) -> dict[str, Any] | None:
     """What the holder wrote of itself if it died at work; None if it gave the run back.
 
     Raises:
@@ -140,7 +140,7 @@ def _fallen(lease: Path, silent: Sign | None) -> dict[str, Any] | None:
     """
     try:
         with lease.open() as file:  # opened first: NFS then asks its server for the time, not its cache
-            sign = (lease.name, os.fstat(file.fileno()).st_mtime_ns)
+            heartbeat = (lease.name, os.fstat(file.fileno()).st_mtime_ns)
             text = file.read()
     except FileNotFoundError:
         raise LeaseHeld(f"{lease.parent.parent} changed hands this very moment") from None
@@ -151,8 +151,9 @@ def _fallen(lease: Path, silent: Sign | None) -> dict[str, Any] | None:
     except ValueError:  # being written this very moment, or cut short by a crash
         holder = {}
     gone = holder.get("machine") == _machine() and not _alive(holder["pid"])
-    if sign != silent and not gone:
-        raise LeaseHeld(f"{lease.parent.parent} is held by process {holder.get('pid')} on {holder.get('host')}", sign)
+    if heartbeat != silent and not gone:
+        who = f"process {holder.get('pid')} on {holder.get('host')}"
+        raise LeaseHeld(f"{lease.parent.parent} is held by {who}", heartbeat)
     return holder
 
 

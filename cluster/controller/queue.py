@@ -18,7 +18,7 @@ _WARM_SHARE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
-class Loss:
+class LostAttempt:
     """An attempt whose worker was lost, as it was booked: its seconds, and its FLOPs that were kept."""
 
     reservation: Reservation
@@ -35,7 +35,7 @@ class Run:
         length: by which it is compared: seconds on its first seat, or FLOPs where those are not known.
         seats: by pool, the preferred first.
         saved: tokens in its newest checkpoint; None where that is to be looked up.
-        slow: how many times longer than expected it was seen to take.
+        slowdown: how many times longer than expected it was seen to take.
     """
 
     job: Job
@@ -44,16 +44,16 @@ class Run:
     seats: dict[str, Seat]
     history: History = dataclasses.field(default_factory=History)
     saved: int | None = None
-    slow: float = 1.0
+    slowdown: float = 1.0
     parked: dict[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     """By pool, the cap that keeps it from starting there, and what it needs of that."""
-    told: float = -math.inf
+    held_reported: float = -math.inf
     """When it was last said that somebody else holds it."""
-    adrift: Loss | None = None
+    lost_attempt: LostAttempt | None = None
     """The last attempt, if that was lost: it may not have been dead."""
 
     @property
-    def stuck(self) -> bool:
+    def parked_everywhere(self) -> bool:
         """Whether caps keep it from starting anywhere."""
         return bool(self.seats) and len(self.parked) == len(self.seats)
 
@@ -72,7 +72,7 @@ def as_runs(jobs: list[Job], seats_of: Callable[[Job], dict[str, Seat]]) -> list
     return runs
 
 
-class Waiting:
+class Queue:
     """Every operation takes a time that hardly grows with the number of runs."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Waiting:
         self._shapes: dict[tuple[str, str], list[tuple[Key, Run]]] = {}
         self._parked: dict[tuple[str, str], list[tuple[float, Key, Run]]] = {}
         self._runs: dict[str, Run] = {}
-        self._free = 0
+        self._startable = 0
         self._seconds: dict[str, float] = {}
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class Waiting:
     @property
     def all_parked(self) -> bool:
         """Whether a cap keeps each of them from starting anywhere."""
-        return bool(self._runs) and not self._free
+        return bool(self._runs) and not self._startable
 
     def load(self, pool: str) -> float:
         """Seconds of all those that may be trained there, one after another."""
@@ -101,13 +101,13 @@ class Waiting:
     def add(self, run: Run) -> None:
         run.parked = {}
         self._runs[run.job.run_id] = run
-        self._free += 1
+        self._startable += 1
         for pool in run.seats:
             self._insert(run, pool)
 
     def remove(self, run: Run) -> None:
         del self._runs[run.job.run_id]
-        self._free -= not run.stuck
+        self._startable -= not run.parked_everywhere
         for pool in run.seats:
             if pool in run.parked:
                 self._unpark(run, pool)
@@ -118,7 +118,7 @@ class Waiting:
         """Keeps a run from starting in a pool until there is room for it under a cap."""
         self._delete(run, pool)
         run.parked[pool] = (cap, need)
-        self._free -= run.stuck
+        self._startable -= run.parked_everywhere
         bisect.insort(self._parked.setdefault((pool, cap), []), (need, run.key, run))
 
     def readmit(self, pool: str, room: Mapping[str, float]) -> None:
@@ -130,7 +130,7 @@ class Waiting:
             i = bisect.bisect_right(parked, left, key=lambda entry: entry[0])
             if i:
                 run = parked[i - 1][2]
-                self._free += run.stuck
+                self._startable += run.parked_everywhere
                 self._unpark(run, pool)
                 self._insert(run, pool)
 

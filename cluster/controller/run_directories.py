@@ -19,7 +19,7 @@ _TAIL = 16_384
 
 
 @dataclasses.dataclass(frozen=True)
-class Sighting:
+class Progress:
     """Where the curve of a run ends.
 
     Attributes:
@@ -47,16 +47,16 @@ class Runs(Protocol):
     def saved(self, job: Job) -> int:
         """Tokens in its newest checkpoint, 0 while it has none."""
 
-    def seen(self, job: Job) -> Sighting:
+    def progress(self, job: Job) -> Progress:
         """The newest of its curve."""
 
     def ready(self, job: Job) -> bool:
         """Of a branch: whether the state that it begins from is there, its trunk's or, if it has begun, its own."""
 
-    def holder(self, job: Job) -> lease.Sign | None:
+    def holder(self, job: Job) -> lease.Heartbeat | None:
         """The newest sign of life of a process that is at work on it, and may be dead; None where there is none."""
 
-    def alive(self, job: Job) -> float | None:
+    def last_sign(self, job: Job) -> float | None:
         """When anyone last gave a sign of working on it, in seconds since the epoch."""
 
 
@@ -72,20 +72,20 @@ class RunDirectories:
     def saved(self, job: Job) -> int:
         return max(RunDirectory(epath.Path(job.directory)).saved, default=0)
 
-    def seen(self, job: Job) -> Sighting:
+    def progress(self, job: Job) -> Progress:
         try:
             with Path(job.directory, "metrics.jsonl").open("rb") as file:
                 size = file.seek(0, 2)
                 file.seek(max(size - _TAIL, 0))
                 lines = file.read().splitlines()
         except OSError:
-            return Sighting()
+            return Progress()
         stat = Path(job.directory, "metrics.jsonl").stat()
         for line in reversed(lines):
             with contextlib.suppress(ValueError, TypeError, KeyError):  # cut short, at either end
                 mark = f"{stat.st_ino}.{stat.st_mtime_ns}.{size}"
-                return Sighting(int(json.loads(line)["tokens"]), mark, self._beat(job))
-        return Sighting(beat=self._beat(job))
+                return Progress(int(json.loads(line)["tokens"]), mark, self._beat(job))
+        return Progress(beat=self._beat(job))
 
     @staticmethod
     def _beat(job: Job) -> str:
@@ -100,10 +100,10 @@ class RunDirectories:
         trunk = RunDirectory(epath.Path(job.directory)).sibling(job.start.run_id)
         return trunk.checkpoint(job.start.tokens).exists() or self.saved(job) > 0
 
-    def holder(self, job: Job) -> lease.Sign | None:
+    def holder(self, job: Job) -> lease.Heartbeat | None:
         return lease.holder(Path(job.directory))
 
-    def alive(self, job: Job) -> float | None:
+    def last_sign(self, job: Job) -> float | None:
         files: Iterable[Path] = [*Path(job.directory, "leases").glob("*.json"), Path(job.directory, "metrics.jsonl")]
         times = []
         for file in files:

@@ -64,7 +64,7 @@ def lease_of(job: Job) -> Lease | Outcome:
     try:
         lease = Lease(Path(job.directory), silent=job.silent)
     except LeaseHeld as held:
-        return Outcome("held", str(held), held.sign)
+        return Outcome("held", str(held), held.heartbeat)
     except OSError as error:
         return Outcome("input", f"{job.directory}: {error.strerror}; make room or name another --out")
     if lease.replaced is not None and not Path(job.directory, "record.json").exists():

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from etils import epath
 
-from nextscale.cluster.controller.lease import TIME_TO_LIVE, Lease, LeaseHeld, LeaseLost, Sign, holder
+from nextscale.cluster.controller.lease import TIME_TO_LIVE, Heartbeat, Lease, LeaseHeld, LeaseLost, holder
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.loggers.base import Followed, Logger, Sink
 from nextscale.sweeps.loggers.curve import Curve, Point, digests
@@ -84,32 +84,32 @@ class Exporter:
         try:
             return Lease(self._folder)
         except LeaseHeld as held:
-            sign, since = held.sign, time.monotonic()
+            heartbeat, since = held.heartbeat, time.monotonic()
             while time.monotonic() - since < TIME_TO_LIVE:
-                if holder(self._folder) not in (sign, None):
+                if holder(self._folder) not in (heartbeat, None):
                     raise
                 time.sleep(0.2)
-        return Lease(self._folder, silent=sign)
+        return Lease(self._folder, silent=heartbeat)
 
     def _follow(self) -> None:
         pause = 0.0
         lease: Lease | None = None
-        sign: Sign | None = None
+        heartbeat: Heartbeat | None = None
         since = 0.0
         try:
             while True:
                 last = self._ending.wait(pause)
                 self._take_up()
                 try:
-                    silent = sign if time.monotonic() - since > TIME_TO_LIVE else None
+                    silent = heartbeat if time.monotonic() - since > TIME_TO_LIVE else None
                     lease = lease or Lease(self._folder, silent=silent)
                     for key in list(self._following):
                         self._advance(key, lease)
                     pause = self._every
                 except LeaseHeld as held:  # whoever holds it exports these runs too, while it lives
                     pause = self._every
-                    if held.sign != sign:
-                        sign, since = held.sign, time.monotonic()
+                    if held.heartbeat != heartbeat:
+                        heartbeat, since = held.heartbeat, time.monotonic()
                 except Exception as error:  # of every kind: it is somebody else's code
                     lease = None if isinstance(error, LeaseLost) else lease
                     pause = min(2 * max(pause, self._every), _SELDOM)

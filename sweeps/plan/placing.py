@@ -13,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from nextscale.cluster.controller.accounts import Accounts
-from nextscale.cluster.controller.caps import Amount, Caps, in_words, needs
+from nextscale.cluster.controller.caps import Amount, Caps, cap_text, needs
 from nextscale.cluster.hardware.catalogue import Accelerator, measured, of_device
 from nextscale.cluster.hardware.placement import Fits, price, seats
 from nextscale.cluster.hardware.pool import Pool
@@ -120,9 +120,9 @@ def capped(caps: Caps, out: Path, flops: float, pools: Sequence[Mapping[str, Any
     accounts = Accounts(out / "accounts.jsonl")
     usd, hours = (sum(pool[name] or 0.0 for pool in pools) for name in ("usd", "device_hours"))
     needed = needs(Amount(int(flops), int(usd * 1e6), int(hours * 3.6e9)), seconds)
-    for cap, room in caps.room(accounts.used, accounts.wall).items():
+    for cap, room in caps.room(accounts.used, accounts.wall_seconds).items():
         if needed[cap] > room:
             yield (
-                f"caps.{cap}: the sweep would stop there: what is left takes {in_words(cap, needed[cap])}, and "
-                f"{in_words(cap, max(room, 0))} are left; raise it, or take fewer or smaller runs"
+                f"caps.{cap}: the sweep would stop there: what is left takes {cap_text(cap, needed[cap])}, and "
+                f"{cap_text(cap, max(room, 0))} are left; raise it, or take fewer or smaller runs"
             )

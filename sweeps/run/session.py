@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from nextscale.cluster.controller.accounts import Accounts, accounts_of
+from nextscale.cluster.controller.accounts import Accounts, open_accounts
 from nextscale.cluster.controller.attempt import settle_orphan
 from nextscale.cluster.controller.backend import Backend
 from nextscale.cluster.controller.controller import run_all
@@ -69,7 +69,7 @@ class Session:
         accelerators = measured(site.catalogue())
         pools = pools_of(spec.pools, site, accelerators)
         _check_prices(spec, pools or (pools_here(accelerators)[0] if address is None else {}), accelerators)
-        with accounts_of(out, on_wait=lambda message: on_event(Event("notice", message=message))) as accounts:
+        with open_accounts(out, on_wait=lambda message: on_event(Event("notice", message=message))) as accounts:
             (out / STOP).unlink(missing_ok=True)
             for note in price_notes(spec.pools, site, accelerators):
                 on_event(Event("notice", message=note))

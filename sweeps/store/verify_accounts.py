@@ -7,7 +7,7 @@ from pathlib import Path
 
 from etils import epath
 
-from nextscale.cluster.controller.accounts import RESTORE, unsound
+from nextscale.cluster.controller.accounts import RESTORE, row_problem
 from nextscale.cluster.controller.caps import Amount
 from nextscale.cluster.controller.lease import holder
 from nextscale.cluster.hardware.seat import Seat
@@ -28,7 +28,7 @@ def account_faults(root: Path, runs: Sequence[RunDirectory]) -> Iterator[Fault]:
     if not rows and any(run.attempts() for run in runs):
         yield Fault(str(path), "is not there or empty, and runs were attempted", RESTORE)
     for line, row in enumerate(rows, 1):
-        if (problem := unsound(row)) is not None:
+        if (problem := row_problem(row)) is not None:
             yield Fault(f"{path}: row {line}", f"is damaged: {problem}", RESTORE)
             continue
         number, where = row["attempt"], f"{path}: attempt {row['attempt']}"

@@ -171,12 +171,12 @@ def costs(accounts: Accounts, spec: SweepSpec | None, at_work: bool) -> list[dic
             "reserved": pending.device_hours,
         },
     ]
-    if accounts.first is not None:
-        last = max((ended(row) for row in accounts.rows if row["kind"] == "settled"), default=accounts.first)
+    if accounts.first_start is not None:
+        last = max((ended(row) for row in accounts.rows if row["kind"] == "settled"), default=accounts.first_start)
         until = None if at_work else last
-        hours = ((until or accounts.clock()) - accounts.first) / 3600
+        hours = ((until or accounts.clock()) - accounts.first_start) / 3600
         wall = {"cap": "max_wall", "unit": "hours", "spent": hours, "reserved": 0.0}
-        found.append(wall | {"since": accounts.first, "until": until})
+        found.append(wall | {"since": accounts.first_start, "until": until})
     return [one | {"limit": limits.get(str(one["cap"]))} for one in found]
 
 

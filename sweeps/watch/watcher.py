@@ -17,7 +17,7 @@ from nextscale.model.config.run import RunConfig
 from nextscale.model.record import Row
 from nextscale.sweeps.design.chosen_runs import all_runs
 from nextscale.sweeps.design.planned_run import PlannedRun, standing
-from nextscale.sweeps.show.tables import count
+from nextscale.sweeps.show.formats import count
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.store import index
 from nextscale.sweeps.store.imported_runs import STATUS as IMPORTED
@@ -185,7 +185,7 @@ class Watcher:
         if anew:
             self.accounts = Accounts()
             self._all_at = -math.inf
-        self.accounts.take_in(rows, self.store.root / "accounts.jsonl")
+        self.accounts.add_rows(rows, self.store.root / "accounts.jsonl")
         return {row["run_id"] for row in rows}
 
     def _read_specs(self) -> bool:

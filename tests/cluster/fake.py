@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 from nextscale.cluster.controller.backend import Ended, Slot
 from nextscale.cluster.controller.job import Job, Outcome
-from nextscale.cluster.controller.run_directories import Sighting
+from nextscale.cluster.controller.run_directories import Progress
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
 
@@ -69,7 +69,7 @@ class OnDisk:
 
     saved: int = 0
     pins: set = dataclasses.field(default_factory=set)
-    seen: Sighting = dataclasses.field(default_factory=Sighting)
+    progress: Progress = dataclasses.field(default_factory=Progress)
     done: bool = False
     generation: int = 0
     released: bool = True
@@ -235,7 +235,7 @@ class World:
         self.save(work, everything=status in ("finished", "stopped"))
         made = flops_at(job, position) - flops_at(job, work.position)
         if position > work.position:
-            run.seen = self.seen(work)
+            run.progress = self.progress(work)
         run.flops += made
         self._bill(work, made)
         run.beat = max(run.beat, self._last_beat(work))
@@ -260,9 +260,9 @@ class World:
                 run.pins.add(pin)
                 run.saved = max(run.saved, pin)
 
-    def seen(self, work):
+    def progress(self, work):
         position = self.position(work)
-        return Sighting(position, f"{work.job.run_id}.{self.run(work.job.run_id).generation}.{position}")
+        return Progress(position, f"{work.job.run_id}.{self.run(work.job.run_id).generation}.{position}")
 
     def _last_beat(self, work):
         return work.started + (self.time - work.started) // BEAT * BEAT
@@ -404,11 +404,11 @@ class FakeRuns:
         self._sync(job.run_id)
         return self.world.run(job.run_id).saved
 
-    def seen(self, job):
+    def progress(self, job):
         work = self._sync(job.run_id)
         if work is not None and self.world.position(work) > work.position:
-            return self.world.seen(work)
-        return self.world.run(job.run_id).seen
+            return self.world.progress(work)
+        return self.world.run(job.run_id).progress
 
     def ready(self, job):
         self._sync(job.start.run_id)
@@ -420,7 +420,7 @@ class FakeRuns:
             run.beat = max(run.beat, self.world._last_beat(work))
         return None if run.released else (f"{run.generation:06d}", int(run.beat / BEAT))
 
-    def alive(self, job):
+    def last_sign(self, job):
         self.holder(job)
         run = self.world.run(job.run_id)
         return run.beat if run.generation else None

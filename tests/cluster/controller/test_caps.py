@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from nextscale.cluster.controller import accounts as books
-from nextscale.cluster.controller.accounts import Accounts, accounts_of
+from nextscale.cluster.controller.accounts import Accounts, open_accounts
 from nextscale.cluster.controller.caps import Amount, Caps
 from nextscale.cluster.controller.controller import run_all
 from nextscale.cluster.controller.failures import Limits
@@ -82,7 +82,7 @@ def test_without_caps_everything_is_booked(fake, tmp_path):
     assert accounts.totals()["device_hours"] == pytest.approx(10 * 1000 * 2 / 3600)
     again = Accounts(tmp_path / "accounts.jsonl")
     assert again.totals() == accounts.totals()
-    assert again.first == 0.0
+    assert again.first_start == 0.0
     row = again.frame().iloc[0]
     assert (row.run_id, row.pool, row.accelerator, row.slot, row.chips) == ("0", "p", "h100", "p-0", 2)
     assert (row.outcome, row.seconds, row.usd, row.flops_kept, row.flops_lost) == ("finished", 1000, 1, 10**6, 0)
@@ -287,10 +287,10 @@ class TestAccounts:
 
     def test_two_controllers_take_turns_and_a_zombie_cannot_write(self, tmp_path, monkeypatch):
         seat, told = Seat("p"), []
-        with accounts_of(tmp_path) as first:
+        with open_accounts(tmp_path) as first:
             first.reserve("r", "s", seat, "h100", 0, "", 10.0, 5)
             monkeypatch.setattr(books, "TIME_TO_LIVE", 0.0)  # it is taken for dead
-            with accounts_of(tmp_path, on_wait=told.append) as second:
+            with open_accounts(tmp_path, on_wait=told.append) as second:
                 assert list(second.open) == [1]
                 with pytest.raises(LeaseLost):
                     first.reserve("q", "s", seat, "h100", 0, "", 10.0, 5)

@@ -173,22 +173,22 @@ class TestFailures:
 
     def test_a_host_is_let_in_again_and_for_longer_left_out(self):
         quarantine, slot = Quarantine(LIMITS), Slot("s", "p", ("h",))
-        assert quarantine.failed(slot, Outcome("error"), 0.0) == []
+        assert quarantine.count_failure(slot, Outcome("error"), 0.0) == []
         assert not quarantine.bars(slot, 0.0)
-        assert len(quarantine.failed(slot, Outcome("error"), 0.0)) == 1
+        assert len(quarantine.count_failure(slot, Outcome("error"), 0.0)) == 1
         assert [quarantine.bars(slot, t) for t in (59.0, 61.0)] == [True, False]
-        quarantine.failed(slot, Outcome("error"), 61.0)
+        quarantine.count_failure(slot, Outcome("error"), 61.0)
         assert [quarantine.bars(slot, 61.0 + t) for t in (239.0, 241.0)] == [True, False]
-        quarantine.well(slot)
-        assert quarantine.failed(slot, Outcome("error"), 0.0) == []
+        quarantine.clear(slot)
+        assert quarantine.count_failure(slot, Outcome("error"), 0.0) == []
 
     def test_of_a_gang_the_hosts_that_failed_are_named_or_nobody_is(self):
         quarantine, slot = Quarantine(LIMITS), Slot("s", "p", ("g", "h"))
         for _ in range(3):
-            quarantine.failed(slot, Outcome("lost"), 0.0)
+            quarantine.count_failure(slot, Outcome("lost"), 0.0)
         assert not quarantine.bars(slot, 0.0)
         for _ in range(2):
-            quarantine.failed(slot, Outcome("lost", hosts=("h",)), 0.0)
+            quarantine.count_failure(slot, Outcome("lost", hosts=("h",)), 0.0)
         assert quarantine.bars(slot, 0.0)
         assert not quarantine.bars(Slot("t", "p", ("g",)), 0.0)
 
@@ -276,7 +276,7 @@ class TestCluster:
         """A row of its curve every 150 s: nothing moves between most looks, and that is usual."""
         world = fake.World({"p": fake.pool()})
         jobs = [fake.job("a", 3e6, tokens=20)]
-        report, _ = go(fake, world, jobs, limits=dataclasses.replace(LIMITS, still=100.0))
+        report, _ = go(fake, world, jobs, limits=dataclasses.replace(LIMITS, stall_seconds=100.0))
         assert report.finished == ("a",)
         assert world.killed == []
 

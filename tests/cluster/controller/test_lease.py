@@ -33,7 +33,7 @@ def test_a_run_given_back_is_free_and_generations_rise(tmp_path):
 def sign_of(path):
     with pytest.raises(LeaseHeld) as held:
         Lease(path)
-    return held.value.sign
+    return held.value.heartbeat
 
 
 def test_a_silent_holder_is_replaced_and_finds_out(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from nextscale.cluster.controller.job import Outcome
 from nextscale.cluster.controller.lease import Lease, holder
-from nextscale.cluster.controller.run_directories import RunDirectories, Sighting
+from nextscale.cluster.controller.run_directories import Progress, RunDirectories
 from nextscale.cluster.ray.worker import Worker
 from nextscale.model.config.run import Parent
 from nextscale.model.training import train as training
@@ -21,14 +21,14 @@ def runs():
 def test_a_run_that_was_trained(runs, job, monkeypatch):
     monkeypatch.setattr(training, "enable_compilation_cache", lambda: None)
     j = job()
-    assert (runs.done(j), runs.saved(j), runs.seen(j), runs.holder(j)) == (False, 0, Sighting(), None)
-    assert runs.alive(j) is None
+    assert (runs.done(j), runs.saved(j), runs.progress(j), runs.holder(j)) == (False, 0, Progress(), None)
+    assert runs.last_sign(j) is None
     assert Worker().run(j) == Outcome("finished")
     assert runs.done(j)
-    assert runs.saved(j) == runs.seen(j).tokens == j.config.tokens
+    assert runs.saved(j) == runs.progress(j).tokens == j.config.tokens
     assert runs.holder(j) is None
     newest = max(Path(j.directory, "leases").glob("*.json"))
-    assert runs.alive(j) >= newest.stat().st_mtime
+    assert runs.last_sign(j) >= newest.stat().st_mtime
 
 
 def test_the_newest_whole_row_of_a_long_curve_and_a_mark_that_changes(runs, job):
@@ -36,14 +36,14 @@ def test_the_newest_whole_row_of_a_long_curve_and_a_mark_that_changes(runs, job)
     curve = Path(j.directory, "metrics.jsonl")
     curve.parent.mkdir(parents=True)
     curve.write_text("".join(f'{{"tokens": {n}, "loss": 1.0}}\n' for n in range(5000)))
-    before = runs.seen(j)
+    before = runs.progress(j)
     assert before.tokens == 4999
     with curve.open("a") as file:
         file.write('{"tokens": 50')
-    assert runs.seen(j).tokens == 4999
-    assert runs.seen(j).mark != before.mark
+    assert runs.progress(j).tokens == 4999
+    assert runs.progress(j).mark != before.mark
     curve.write_text("")
-    assert runs.seen(j) == Sighting()
+    assert runs.progress(j) == Progress()
 
 
 def test_a_branch_is_ready_by_its_trunk_s_state_or_by_its_own(runs, job):
