@@ -18,7 +18,7 @@ from nextscale.fit.optimum.isoflop import IsoFlop, PowerLaw, isoflops, optimum_i
 from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.fit.trust.backtest import Backtest, fit_backtested
 from nextscale.model.accounting import flops_per_token
-from nextscale.model.config.data import parts
+from nextscale.model.config.data import single_sources
 from nextscale.sweeps.design.chosen_runs import Choices, all_runs
 from nextscale.sweeps.design.expand import PlannedRun, Role, count, resolved
 from nextscale.sweeps.design.sequential import step
@@ -65,7 +65,7 @@ class Study:
         Raises:
             SpecError, InputError: the data is not there, nothing can be written, or the ledger is damaged.
         """
-        for part in parts(spec.data).values():
+        for part in single_sources(spec.data).values():
             path = getattr(part, "path", None)
             if path is not None and Path(path).expanduser().absolute() == Path(out).expanduser().absolute():
                 raise SpecError(f"--out {out}: is the folder of the data; name another", ("data", "path"))

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from nextscale.fit.optimum.isoflop import IsoFlop, isoflops
+from nextscale.fit.optimum.isoflop import isoflops
 from nextscale.fit.table.runs import as_runs
 from nextscale.fit.trust.reach import backtested_reach, narrow_warnings
-from nextscale.model.config.run import MarkovData
+from nextscale.model.config.data import MarkovData
 from nextscale.model.data.markov import markov
 from nextscale.sweeps.ledger import Entry
 from nextscale.sweeps.study.study import E_LEVEL, Analysis, Study
@@ -31,12 +31,43 @@ def summarise(
     data = study.spec.data
     one_source = all(run.config.data == data for run in study.planned)
     true_entropy = markov(data).entropy if isinstance(data, MarkovData) and one_source else None
-    said = [*(analysis.fit.warnings if analysis else ()), *(forecast["warnings"] if forecast else ())]
-    warnings = list(dict.fromkeys(said))
-    narrow: list[str] = []
-    if forecast is not None and analysis is not None and forecast["inputs"] == study.inputs(analysis):
-        narrow = _narrow(forecast, analysis)
-    elif forecast is not None and analysis is not None:
+    same = forecast is not None and analysis is not None and forecast["inputs"] == study.inputs(analysis)
+    narrow = _narrow(forecast, analysis) if same else []
+    return {
+        "sweep": study.spec.name,
+        "forecast": forecast
+        and {key: forecast[key] for key in ("time", "law", "level", "params_convention", "started_before")}
+        | {"warnings": narrow},
+        "runs": {
+            "done": sum(study.store.record(run.config.run_id) is not None for run in study.planned),
+            "reused": reused,
+            "failed": len(failed),
+        },
+        "holdout": [] if forecast is None else _scores(study, forecast, true_entropy),
+        "optimal_params": None if forecast is None else _optimal(study, forecast, analysis),
+        "irreducible": analysis
+        and {
+            "fitted": analysis.fit.parameters["E"],
+            "interval": list(analysis.fit.interval("E", E_LEVEL)),
+            "true": true_entropy,
+        },
+        "interior_minima": [curve.interior for curve in analysis.curves] if analysis else [],
+        "law": analysis and analysis.fit.to_dict(),
+        "backtests": [dataclasses.asdict(b) for b in analysis.backtests] if analysis else [],
+        "warnings": _warnings(study, analysis, forecast, same, failed),
+    }
+
+
+def _warnings(
+    study: Study, analysis: Analysis | None, forecast: Entry | None, same: bool, failed: dict[str, str]
+) -> list[str]:
+    """
+    Args:
+        same: whether the forecast is that of the law which the analysis holds.
+    """
+    texts = [*(analysis.fit.warnings if analysis else ()), *(forecast["warnings"] if forecast else ())]
+    warnings = list(dict.fromkeys(texts))
+    if forecast is not None and analysis is not None and not same:
         warnings.append(
             f"the forecast shown is that of {forecast['time'][:16]} UTC, made before the held-out runs started; "
             "the law shown is of other runs or options"
@@ -56,51 +87,27 @@ def summarise(
             f"the longest run saw its data {epochs:.3g} times: beyond about {_EPOCHS:g} repeated tokens count for less "
             "than fresh ones (Muennighoff et al. 2023), and the law takes all of them for fresh"
         )
-    warnings += [f"run {run_id} failed: {reason}" for run_id, reason in failed.items()]
-    holdout: list[dict[str, Any]] = []
-    optimal: dict[str, Any] | None = None
-    if forecast is not None:
-        floor = true_entropy if true_entropy is not None else forecast["parameters"]["E"]
-        for target in forecast["targets"]:
-            record = study.store.record(target["run_id"])
-            loss: float | None = None if record is None else record["loss"]
-            miss = 0.0 if loss is None else target["predicted"] - loss
-            holdout.append(
-                target
-                | {
-                    "measured": loss,
-                    "error": loss and miss / loss,
-                    "reducible_error": loss and miss / (loss - floor),
-                    "tokens_per_param": target["tokens"] / target["params"],
-                }
-            )
-        table = study.table("holdout")
-        enough = study.held_out_at_one_budget and table["loss"].notna().sum() >= 3
-        held_out = isoflops(as_runs(table, convention=study.spec.forecast.params))[-1] if enough else None
-        optimal = _optimal(forecast, analysis, held_out)
-    return {
-        "sweep": study.spec.name,
-        "forecast": forecast
-        and {key: forecast[key] for key in ("time", "law", "level", "params_convention", "started_before")}
-        | {"warnings": narrow},
-        "runs": {
-            "done": sum(study.store.record(run.config.run_id) is not None for run in study.planned),
-            "reused": reused,
-            "failed": len(failed),
-        },
-        "holdout": holdout,
-        "optimal_params": optimal,
-        "irreducible": analysis
-        and {
-            "fitted": analysis.fit.parameters["E"],
-            "interval": list(analysis.fit.interval("E", E_LEVEL)),
-            "true": true_entropy,
-        },
-        "interior_minima": [curve.interior for curve in analysis.curves] if analysis else [],
-        "law": analysis and analysis.fit.to_dict(),
-        "backtests": [dataclasses.asdict(b) for b in analysis.backtests] if analysis else [],
-        "warnings": warnings,
-    }
+    return warnings + [f"run {run_id} failed: {reason}" for run_id, reason in failed.items()]
+
+
+def _scores(study: Study, forecast: Entry, true_entropy: float | None) -> list[dict[str, Any]]:
+    """The targets of a forecast, each with what was measured and by what it was missed."""
+    floor = true_entropy if true_entropy is not None else forecast["parameters"]["E"]
+    rows = []
+    for target in forecast["targets"]:
+        record = study.store.record(target["run_id"])
+        loss: float | None = None if record is None else record["loss"]
+        miss = 0.0 if loss is None else target["predicted"] - loss
+        rows.append(
+            target
+            | {
+                "measured": loss,
+                "error": loss and miss / loss,
+                "reducible_error": loss and miss / (loss - floor),
+                "tokens_per_param": target["tokens"] / target["params"],
+            }
+        )
+    return rows
 
 
 def _narrow(forecast: Entry, analysis: Analysis) -> list[str]:
@@ -111,8 +118,11 @@ def _narrow(forecast: Entry, analysis: Analysis) -> list[str]:
     return narrow_warnings(tested, analysis.fit, {f"the best of them, at {best['flops']:.3g} FLOPs": told})
 
 
-def _optimal(forecast: Entry, analysis: Analysis | None, curve: IsoFlop | None) -> dict[str, Any]:
+def _optimal(study: Study, forecast: Entry, analysis: Analysis | None) -> dict[str, Any]:
     """N* and tokens per parameter at the held-out budget, forecast and measured."""
+    table = study.table("holdout")
+    enough = study.held_out_at_one_budget and table["loss"].notna().sum() >= 3
+    curve = isoflops(as_runs(table, convention=study.spec.forecast.params))[-1] if enough else None
     optimal = forecast["optimal_params"] | {"params_convention": forecast["params_convention"]}
     assert analysis is not None
     flops, size = optimal["flops"], optimal["predicted"]
