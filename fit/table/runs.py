@@ -14,7 +14,7 @@ import pandas as pd
 
 from nextscale.fit.conventions import CONVENTIONS as CONVENTIONS
 from nextscale.fit.errors import InputError
-from nextscale.fit.table.names import quantity_of
+from nextscale.fit.table.columns import quantity_of
 
 _COUNTED = ("params", "tokens", "flops")
 
