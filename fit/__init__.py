@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from nextscale.fit.optimum.forecast import forecast_run
     from nextscale.fit.optimum.inverse import compute_for
     from nextscale.fit.optimum.isoflop import isoflops
-    from nextscale.fit.table.runs import Columns, Runs, as_runs, read_table
+    from nextscale.fit.table.columns import Columns
+    from nextscale.fit.table.reading import read_table
+    from nextscale.fit.table.runs import Runs, as_runs
     from nextscale.fit.trust.backtest import fit_backtested
     from nextscale.fit.trust.choice import Candidate, Choice, backtest_table, candidates_for, choose
     from nextscale.fit.trust.next_run import next_runs
@@ -44,7 +46,9 @@ _HOMES = {
     "laws.loss": ["Loss"],
     "trust.next_run": ["next_runs"],
     "laws.sum_of_powers": ["SumOfPowers", "Term"],
-    "table.runs": ["Columns", "Runs", "as_runs", "read_table"],
+    "table.columns": ["Columns"],
+    "table.reading": ["read_table"],
+    "table.runs": ["Runs", "as_runs"],
     "estimate.uncertainty": ["profiled", "seed_noise"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -14,7 +14,8 @@ from nextscale.fit.estimate.uncertainty import Bootstrap
 from nextscale.fit.laws.catalogue import LAWS
 from nextscale.fit.laws.law import ALIKE, Law
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
-from nextscale.fit.table.runs import Runs, column_of
+from nextscale.fit.table.columns import column_of
+from nextscale.fit.table.runs import Runs
 
 
 def check_choices(bootstrap: str, init: str, level: float, resamples: int) -> None:

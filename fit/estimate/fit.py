@@ -18,7 +18,8 @@ from nextscale.fit.laws.catalogue import law_named
 from nextscale.fit.laws.law import Law, Problem
 from nextscale.fit.laws.loss import Loss
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
-from nextscale.fit.table.runs import Columns, Runs, as_runs, column_of
+from nextscale.fit.table.columns import Columns, column_of
+from nextscale.fit.table.runs import Runs, as_runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

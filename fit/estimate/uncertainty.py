@@ -15,7 +15,8 @@ import pandas as pd
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.solve import descend, polish, scores_of
 from nextscale.fit.laws.law import Problem
-from nextscale.fit.table.runs import Runs, column_of
+from nextscale.fit.table.columns import column_of
+from nextscale.fit.table.runs import Runs
 
 if TYPE_CHECKING:
     from nextscale.fit.estimate.fit import Fit

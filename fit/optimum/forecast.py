@@ -10,7 +10,7 @@ import pandas as pd
 
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.optimum.frontier import TokenCost, frontier
-from nextscale.fit.table.runs import column_of
+from nextscale.fit.table.columns import column_of
 
 _FAR, _ENDLESS = 10.0, 1e100
 

@@ -14,7 +14,8 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
-from nextscale.fit.table.runs import Runs, column_of
+from nextscale.fit.table.columns import column_of
+from nextscale.fit.table.runs import Runs
 
 _GRID, _COARSE = 400, 120
 _RANGE = 100.0

@@ -16,7 +16,7 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.laws.law import Law
 from nextscale.fit.optimum.frontier import TokenCost
-from nextscale.fit.table.runs import column_of
+from nextscale.fit.table.columns import column_of
 
 _MOST_TOKENS = 1e40
 _BELOW, _ABOVE = 1e6, 1e9

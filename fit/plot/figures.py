@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from nextscale.fit.table.runs import column_of
+from nextscale.fit.table.columns import column_of
 
 if TYPE_CHECKING:
     from nextscale.fit.estimate.fit import Fit

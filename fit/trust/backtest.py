@@ -15,7 +15,8 @@ from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.laws.catalogue import law_named
 from nextscale.fit.laws.law import Law
 from nextscale.fit.optimum.isoflop import isoflops, scatter
-from nextscale.fit.table.runs import Runs, as_runs, column_of
+from nextscale.fit.table.columns import column_of
+from nextscale.fit.table.runs import Runs, as_runs
 
 _RESAMPLES = 200
 _PARTS = 12

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.laws.catalogue import LAWS, law_named
 from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.loss import Loss
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
-from nextscale.fit.table.runs import CONVENTIONS, NOT_VARIABLES, Columns, Runs, as_runs, column_of, recognised
+from nextscale.fit.table.columns import NOT_VARIABLES, Columns, column_of, recognise_columns
+from nextscale.fit.table.runs import Runs, as_runs
 
 LOSSES = (
     Loss.of("huber", 1e-3),
@@ -132,7 +134,7 @@ def quick_laws() -> list[Law]:
 
 def variables_held(table: pd.DataFrame, columns: Columns = Columns(), params: str = "total") -> tuple[str, ...]:
     """The variables of the laws that ship which a table has columns for: N, D and C where it has two of them."""
-    columns, _ = recognised(table, columns, params)
+    columns, _ = recognise_columns(table, columns, params)
     names = {"N": columns.params or CONVENTIONS[params], "D": columns.tokens, "C": columns.flops}
     counted = [variable for variable, name in names.items() if (name or column_of(variable)) in table]
     held = {"N", "D", "C"} if len(counted) > 1 else {*counted}

@@ -24,7 +24,8 @@ from nextscale.fit.laws.law import Law, Shape
 from nextscale.fit.laws.sum_of_powers import SumOfPowers, Term
 from nextscale.fit.optimum.frontier import TokenCost, best_losses
 from nextscale.fit.optimum.inverse import flops_at
-from nextscale.fit.table.runs import Columns, Runs, as_runs, column_of
+from nextscale.fit.table.columns import Columns, column_of
+from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.fit.trust.answers import is_it_worth_more
 
 Shared = Literal["exponents", "asymptote"]

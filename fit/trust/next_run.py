@@ -12,7 +12,7 @@ import pandas as pd
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.optimum.frontier import TokenCost, frontier
-from nextscale.fit.table.runs import column_of
+from nextscale.fit.table.columns import column_of
 
 _COSTS, _SIZES = 6, 9
 _CHEAPEST, _DEAREST = 0.1, 10.0

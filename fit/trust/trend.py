@@ -12,7 +12,8 @@ from scipy.stats import t as t_distribution
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.optimum.forecast import forecast
-from nextscale.fit.table.runs import Runs, as_runs, column_of
+from nextscale.fit.table.columns import column_of
+from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.fit.trust.answers import is_it_flattening
 from nextscale.fit.trust.backtest import extrapolating
 

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit import plot
+from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.estimate.fit import Fit
-from nextscale.fit.table.runs import CONVENTIONS, as_runs
+from nextscale.fit.table.runs import as_runs
 from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.sweeps.findings import Finding
 from nextscale.sweeps.findings.runs_table import fitted, law_of

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nextscale.fit import plot
+from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.errors import InputError
-from nextscale.fit.table.runs import CONVENTIONS
 from nextscale.fit.tuning import hyperparameters
 from nextscale.fit.tuning.hyperparameters import Rule, optima
 from nextscale.fit.tuning.transfer import best_rates

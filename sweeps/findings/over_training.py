@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nextscale.fit import plot
+from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.estimate.fit import Fit, fit
-from nextscale.fit.table.runs import CONVENTIONS, as_runs
+from nextscale.fit.table.runs import as_runs
 from nextscale.sweeps.findings import Finding
 from nextscale.sweeps.findings.runs_table import fitted
 from nextscale.sweeps.show.tables import Table, count, interval, law_table, loss, percent, sizes, table_of, three

@@ -11,7 +11,8 @@ import pandas as pd
 from nextscale.fit import plot
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
-from nextscale.fit.table.runs import as_runs, column_of
+from nextscale.fit.table.columns import column_of
+from nextscale.fit.table.runs import as_runs
 from nextscale.sweeps.findings import Finding
 from nextscale.sweeps.findings.runs_table import fitted
 from nextscale.sweeps.show.tables import Table, interval, number, sizes, three

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nextscale.fit import plot
+from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.optimum.repetition import Repetition, repetition
-from nextscale.fit.table.runs import CONVENTIONS
 from nextscale.sweeps.findings import Finding
 from nextscale.sweeps.findings.runs_table import fitted
 from nextscale.sweeps.show.tables import Table, count, interval, number, percent, sizes

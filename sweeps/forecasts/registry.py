@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.estimate.fit import Fit
-from nextscale.fit.table.runs import CONVENTIONS, Runs
+from nextscale.fit.table.runs import Runs
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.ledger import Entry, Ledger, digest_of, scored
 from nextscale.sweeps.store.store import Store, load

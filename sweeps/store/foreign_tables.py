@@ -47,7 +47,7 @@ def read_foreign(path: Path, kind: Kind | None = None, take: Take = "last") -> F
     Raises:
         SpecError, InputError: there is nothing of that kind there.
     """
-    from nextscale.fit.table.runs import read_table
+    from nextscale.fit.table.reading import read_table
 
     if not path.exists():
         raise SpecError(f"{path}: there is no such file or folder")

@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from etils import epath
 
+from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.jsonable import jsonable
-from nextscale.fit.table.runs import CONVENTIONS, Runs
+from nextscale.fit.table.runs import Runs
 from nextscale.model.record import Row, write_atomically
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.store.foreign_tables import Foreign

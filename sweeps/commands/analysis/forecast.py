@@ -259,12 +259,12 @@ def _bits_per_nat(source: Source, rows: pd.DataFrame, bytes_per_token: float | N
     """Bits per byte / loss, or why that is not known."""
     import math
 
-    from nextscale.fit.table.runs import recognised
+    from nextscale.fit.table.columns import recognise_columns
     from nextscale.sweeps.budget.targets import bits_per_nat_of
 
     if bytes_per_token is not None:
         return 1 / (math.log(2) * bytes_per_token), None
-    columns, _ = recognised(rows, source.columns, source.params)
+    columns, _ = recognise_columns(rows, source.columns, source.params)
     return bits_per_nat_of(rows, columns.loss or "loss")
 
 

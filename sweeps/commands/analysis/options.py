@@ -15,7 +15,8 @@ from nextscale.sweeps.terminal import completion
 if TYPE_CHECKING:
     import pandas as pd
 
-    from nextscale.fit.table.runs import Columns, Runs
+    from nextscale.fit.table.columns import Columns
+    from nextscale.fit.table.runs import Runs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class TableOptions:
 
     @property
     def columns(self) -> Columns:
-        from nextscale.fit.table.runs import Columns
+        from nextscale.fit.table.columns import Columns
 
         return Columns(
             params=self.params_column,
@@ -129,7 +130,7 @@ class Source(TableOptions):
         return self.as_runs(rows, self.runs, variables, self.drop_largest_losses)
 
     def _rows(self, path: Path) -> pd.DataFrame:
-        from nextscale.fit.table.runs import read_table
+        from nextscale.fit.table.reading import read_table
 
         if str(path).startswith("published:"):
             raise SpecError(f"{path}: is of constants without runs; inference, overtrain and family take it")
@@ -226,7 +227,7 @@ def _pair(text: str, option: str, form: str) -> tuple[str, str]:
 def _variable(text: str) -> tuple[str, str]:
     """A variable of some law, and the column that holds it."""
     from nextscale.fit.laws.catalogue import LAWS
-    from nextscale.fit.table.runs import column_of
+    from nextscale.fit.table.columns import column_of
 
     name, column = _pair(text, "--column", "VARIABLE=NAME")
     named = {"N": "--params-column", "D": "--tokens-column", "C": "--flops-column"}

@@ -13,7 +13,8 @@ from nextscale.fit.laws.catalogue import CHINCHILLA, LAWS
 from nextscale.fit.laws.loss import Loss
 from nextscale.fit.laws.sum_of_powers import log_sum_exp
 from nextscale.fit.optimum.frontier import frontier
-from nextscale.fit.table.runs import Columns, as_runs
+from nextscale.fit.table.columns import Columns
+from nextscale.fit.table.runs import as_runs
 
 EPOCH = Columns(params="Model Size", flops="Training FLOP")
 

@@ -6,7 +6,8 @@ import pytest
 
 from nextscale.fit import choose, fit, forecast_run
 from nextscale.fit.laws.loss import Loss
-from nextscale.fit.table.runs import Columns, as_runs
+from nextscale.fit.table.columns import Columns
+from nextscale.fit.table.runs import as_runs
 
 
 class TestOverTraining:

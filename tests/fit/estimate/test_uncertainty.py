@@ -20,7 +20,8 @@ from nextscale.fit.estimate.uncertainty import (
 )
 from nextscale.fit.optimum.frontier import frontier
 from nextscale.fit.optimum.isoflop import isoflops, optimum_law
-from nextscale.fit.table.runs import Columns, as_runs
+from nextscale.fit.table.columns import Columns
+from nextscale.fit.table.runs import as_runs
 
 SEEDS = st.integers(0, 2**32 - 1)
 

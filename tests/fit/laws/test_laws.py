@@ -7,7 +7,7 @@ import pytest
 from nextscale.fit import fit
 from nextscale.fit.laws.catalogue import LAWS
 from nextscale.fit.laws.formula_laws import FARSEER, broken_in, offset_in, sigmoidal_in
-from nextscale.fit.table.runs import Columns, column_of
+from nextscale.fit.table.columns import Columns, column_of
 
 # About what each source found, where it told.
 KNOWN = {

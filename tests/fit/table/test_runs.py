@@ -1,14 +1,12 @@
 """Tables of any origin: what is missing is derived or refused, what is broken is left out and said."""
 
-import csv
-
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextscale.fit import Columns, InputError, as_runs, read_table
+from nextscale.fit import Columns, InputError, as_runs
 
 
 def table(**columns):
@@ -29,67 +27,6 @@ def test_named_columns():
     np.testing.assert_allclose(runs.table["tokens"], 1e8)
     with pytest.raises(InputError, match="no column 'size' for params"):
         as_runs(renamed, columns=Columns(params="size"))
-
-
-@pytest.mark.parametrize(
-    "params, tokens, flops, loss",
-    [
-        ("N", "D", "C", "L"),
-        ("n", "d", "c", "loss"),
-        ("Model Size", "train-tokens", "Training FLOPs", "val_loss"),
-        ("num_params", "tokens_seen", "compute", "Final Loss"),
-    ],
-)
-@pytest.mark.parametrize("missing", [None, "params", "tokens", "flops"])
-def test_usual_names_are_found_and_said(params, tokens, flops, loss, missing):
-    names = {"params": params, "tokens": tokens, "flops": flops, "loss": loss}
-    runs = as_runs(table().drop(columns=missing or []).rename(columns=names))
-    for name in names:
-        np.testing.assert_allclose(runs.table[name], table()[name])
-    said = ", ".join(f"{names[key]} for {key}" for key in names if key != missing and key != names[key])
-    assert runs.notes[0] == f"taken by the names of columns: {said}"
-
-
-@pytest.mark.parametrize(
-    "columns, says",
-    [
-        (
-            {"loss": "val_loss", "tokens": "Train Loss"},
-            "runs: Train Loss and val_loss may each be loss",
-        ),
-        ({"tokens": "D", "flops": "train_tokens"}, "and has params; D and train_tokens may each be tokens"),
-    ],
-)
-def test_what_may_be_either_is_refused(columns, says):
-    with pytest.raises(InputError, match=says) as error:
-        as_runs(table().rename(columns=columns))
-    assert "\n" not in str(error.value)
-
-
-def test_what_may_be_either_is_left_alone_where_the_rest_is_enough():
-    runs = as_runs(table(D=[1e8, 1e8]).rename(columns={"params": "N", "tokens": "model_size"}))
-    assert runs.notes[1] == "N and model_size may each be params, so none is taken; name it with --params-column"
-    assert runs.convention == "total"
-    np.testing.assert_allclose(runs.table["params"], table()["params"])
-
-
-def test_words_are_no_quantity():
-    words = table(C=["warm", "cold"]).drop(columns="flops").rename(columns={"params": "N"})
-    assert as_runs(words).notes == as_runs(words.drop(columns="C")).notes
-
-
-def test_no_name_is_guessed_where_nothing_is_wanting():
-    plain = as_runs(table())
-    assert as_runs(table(N=1.0, val_loss=9.0)).table.equals(plain.table)
-    two = table().drop(columns="tokens")
-    assert as_runs(two.assign(D=7e9)).notes == as_runs(two).notes
-    stated = as_runs(table(N=[5e5, 6e5]).drop(columns="params"), columns=Columns(tokens="tokens", flops="flops"))
-    assert stated.notes == ("params follow from C = 6ND",)
-
-
-def test_no_name_says_that_embeddings_are_left_out():
-    with pytest.raises(InputError, match="needs two of params, tokens and flops, and has tokens"):
-        as_runs(table().rename(columns={"params": "N"}).drop(columns="flops"), convention="non_embedding")
 
 
 @pytest.mark.parametrize("column, values", [("params", [25.3, 84.4]), ("tokens", [6.59, 1.97])])
@@ -147,86 +84,6 @@ def test_a_column_named_budget_is_believed_where_it_is_flops(budget):
     assert as_runs(table(budget=budget)).budgets == plain.budgets
     near = (plain.table["flops"] * 1.5).tolist()
     assert as_runs(table(budget=near)).budgets == near
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
-def test_files_of_every_kind(tmp_path, suffix):
-    path = tmp_path / f"runs{suffix}"
-    {
-        ".csv": lambda: table().to_csv(path, index=False),
-        ".tsv": lambda: table().to_csv(path, index=False, sep="\t"),
-        ".jsonl": lambda: table().to_json(path, orient="records", lines=True),
-        ".json": lambda: table().to_json(path, orient="records"),
-        ".parquet": lambda: table().to_parquet(path),
-    }[suffix]()
-    np.testing.assert_allclose(as_runs(read_table(path)).table["loss"], [3.0, 2.9])
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
-@pytest.mark.parametrize("separator, decimal", [(",", "."), (";", "."), ("\t", "."), (";", ","), ("\t", ",")])
-@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
-def test_what_separates_values_and_decimals_is_seen(tmp_path, suffix, separator, decimal, quoting):
-    path = tmp_path / f"runs{suffix}"
-    written = table(loss=[3.125, 2.75], note=["a, b", "1,5 or 2"], exact=["1.5e-7", "-2.25"]).assign(n=[1, 2])
-    written["exact"] = written["exact"].str.replace(".", decimal)
-    written.to_csv(path, index=False, sep=separator, decimal=decimal, quoting=quoting, encoding="utf-8-sig")
-    read = read_table(path)
-    assert list(read) == list(written)
-    pd.testing.assert_frame_equal(read.drop(columns="exact"), written.drop(columns="exact"), check_dtype=False)
-    np.testing.assert_allclose(read["exact"], [1.5e-7, -2.25])
-
-
-def test_commas_beside_decimal_points_are_not_decimals(tmp_path):
-    """They may part thousands."""
-    path = tmp_path / "runs.csv"
-    path.write_text("params;tokens;loss\n331,776;6.5e9;3.1\n616,320;6.5e9;2.9\n")
-    with pytest.raises(InputError, match="column 'params' holds no numbers, but '331,776'; write them out, as 1e9"):
-        as_runs(read_table(path))
-
-
-def test_one_column_has_no_separator(tmp_path):
-    path = tmp_path / "runs.csv"
-    path.write_text("loss\n3.1\n2.9\n")
-    assert list(read_table(path)["loss"]) == [3.1, 2.9]
-
-
-@pytest.mark.parametrize(
-    ("index", "kept"),
-    [
-        (pd.Index([7, 7]), {}),
-        (pd.Index(["a", "b"]), {"index": ["a", "b"]}),
-        (pd.Index([3, 3], name="run"), {"run": [3, 3]}),
-        (pd.Index([3, 4], name="loss"), {}),
-        (pd.MultiIndex.from_tuples([("a", 0), ("a", 1)], names=["sweep", None]), {"sweep": ["a", "a"]}),
-    ],
-)
-def test_labels_of_rows_are_columns_if_they_say_something(tmp_path, index, kept):
-    path = tmp_path / "runs.parquet"
-    table().set_axis(index).to_parquet(path)
-    read = read_table(path)
-    assert list(read.index) == [0, 1]
-    assert {name: list(read[name]) for name in read.columns if name not in table()} == kept
-    np.testing.assert_allclose(read["loss"], table()["loss"])
-
-
-@pytest.mark.parametrize(
-    "name, content, says",
-    [
-        ("x.csv", None, "no such file"),
-        ("runs", None, "no such file"),
-        ("x.xlsx", b"", "cannot read '.xlsx' files"),
-        ("x.csv", b"", "not a readable csv table"),
-        ("x.tsv", "params\tloss".encode("utf-16"), "x.tsv: is not text in UTF-8; save it as that"),
-        ("x.jsonl", b"{broken", "not a readable jsonl table"),
-        ("x.parquet", b"nope", "not a readable parquet table"),
-    ],
-)
-def test_files_that_cannot_be_read(tmp_path, name, content, says):
-    if content is not None:
-        (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=says) as error:
-        read_table(tmp_path / name)
-    assert "\n" not in str(error.value)
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=8))
