@@ -65,7 +65,7 @@ def fit(
 ) -> None:
     """Fits a scaling law, with intervals, to any table of finished runs."""
     from nextscale.fit.estimate.fit import fit as fit_runs
-    from nextscale.sweeps.show.tables import law_table
+    from nextscale.sweeps.show.summary_tables import law_table
 
     found = fit_runs(source.read(estimator.variables), estimator.law, **estimator.options)
     if plot is not None:
@@ -114,7 +114,8 @@ def backtest(
     from nextscale.fit import plot as draw
     from nextscale.fit.laws.loss import Loss
     from nextscale.fit.trust.choice import LOSSES, candidates_for, choose
-    from nextscale.sweeps.show.tables import percent, table_of, text
+    from nextscale.sweeps.show.formats import percent, text
+    from nextscale.sweeps.show.tables import table_of
 
     if delta is not None and objectives is None:
         raise SpecError("--delta: is that of an --objective; name one")
@@ -157,7 +158,8 @@ def frontier(source: Source, estimator: Estimator, flops: Targets, json_: Json =
     from nextscale.fit import plot as draw
     from nextscale.fit.estimate.fit import fit as fit_runs
     from nextscale.fit.optimum.approaches import approaches
-    from nextscale.sweeps.show.tables import count, loss, number, sizes, table_of, text, three
+    from nextscale.sweeps.show.formats import count, loss, number, params_label, text, three_digits
+    from nextscale.sweeps.show.tables import table_of
 
     estimator.check_variables(("N", "D"))
     found = fit_runs(source.read(estimator.variables), estimator.law, **estimator.options)
@@ -170,14 +172,14 @@ def frontier(source: Source, estimator: Estimator, flops: Targets, json_: Json =
         print_json({"level": found.level, "params_convention": found.runs.convention, "rows": table.to_dict("records")})
         return
     columns = (
-        ("FLOPs", "flops", three),
+        ("FLOPs", "flops", three_digits),
         ("approach", "approach", text),
-        (sizes(found.runs.convention), "params", count),
+        (params_label(found.runs.convention), "params", count),
         (f"{found.level:.0%} interval", "range", text),
         ("tokens", "tokens", count),
-        ("tokens/param", "tokens_per_param", three),
+        ("tokens/param", "tokens_per_param", three_digits),
         ("loss", "loss", loss),
-        ("exponent", "exponent", three),
+        ("exponent", "exponent", three_digits),
         ("budgets", "budgets", text),
         *((("", "problem", text),) if any(row["problem"] for row in rows) else ()),
     )
@@ -219,7 +221,8 @@ def compare(
     from nextscale.fit import plot as draw
     from nextscale.fit.laws.catalogue import law_named
     from nextscale.fit.trust.compare import compare as compare_runs
-    from nextscale.sweeps.show.tables import table_of, text, three
+    from nextscale.sweeps.show.formats import text, three_digits
+    from nextscale.sweeps.show.tables import table_of
 
     variables = _VARIABLES if law == "auto" else law_named(law).variables
     a, b = source.read(variables), source.read_other(other, variables)
@@ -232,12 +235,12 @@ def compare(
         return
     say(told.answer)
     rows = [
-        row | {"range": _range(row["multiplier_low"], row["multiplier_high"], three)}
+        row | {"range": _range(row["multiplier_low"], row["multiplier_high"], three_digits)}
         for row in told.table.iloc[:: max(1, len(told.table) // 8)].to_dict("records")
     ]
     columns = (
-        ("FLOPs", "flops", three),
-        ("multiplier", "multiplier", three),
+        ("FLOPs", "flops", three_digits),
+        ("multiplier", "multiplier", three_digits),
         (f"{level:.0%} interval", "range", text),
         ("both have runs here", "inside", lambda inside: "yes" if inside else ""),
     )
@@ -267,7 +270,8 @@ def trend(
     from nextscale.fit import plot as draw
     from nextscale.fit.trust.backtest import fit_backtested
     from nextscale.fit.trust.trend import trend as trend_of
-    from nextscale.sweeps.show.tables import loss, table_of, text, three
+    from nextscale.sweeps.show.formats import loss, text, three_digits
+    from nextscale.sweeps.show.tables import table_of
 
     found, _ = fit_backtested(source.read(chosen.variables), (chosen.law,), **chosen.options)
     newer = None if new is None else source.read_other(new, chosen.variables)
@@ -283,12 +287,12 @@ def trend(
         rows = [row | {"range": _range(row["low"], row["high"], loss)} for row in told.runs.to_dict("records")]
         columns = (
             ("run", "run_id", text),
-            (found.runs.scale_name, found.runs.scale_name, three),
+            (found.runs.scale_name, found.runs.scale_name, three_digits),
             ("loss", "loss", loss),
             ("predicted", "predicted", loss),
             (f"{1 - alarm:.0%} interval", "range", text),
-            ("surprise", "surprise", three),
-            ("p", "p", three),
+            ("surprise", "surprise", three_digits),
+            ("p", "p", three_digits),
             ("verdict", "verdict", text),
         )
         screen.print(table_of("New runs, held against the law", rows, *columns).rich())
@@ -303,7 +307,7 @@ def _of(path: Path, runs: Runs) -> list[str]:
 
 
 def _range(low: Any, high: Any, form: Callable[[Any], str]) -> str:
-    from nextscale.sweeps.show.tables import interval
+    from nextscale.sweeps.show.formats import interval
 
     return interval(None if low is None and high is None else (low, high), form)
 
