@@ -1,1 +1,1 @@
-"""Where and when runs execute: the only place that knows Ray."""
+"""Where and when runs execute: hardware and prices, the controller, and the workers on Ray."""

@@ -1,1 +1,1 @@
-"""The loop that gets every run done, once, within the caps; leases, accounts and retries. It knows no Ray."""
+"""The controller: gets every run done once, within caps, with leases, accounts and retries. It knows no Ray."""

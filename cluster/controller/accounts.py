@@ -1,4 +1,4 @@
-"""What a sweep has cost: each attempt is reserved before it starts and settled when it has ended, wasted ones too."""
+"""Accounts of a sweep: what each attempt may cost, reserved before it starts, and what it has cost, once it ended."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def open_accounts(
     """The accounts of the sweep in a folder, for one controller at a time: another waits until that one is done.
 
     Args:
-        on_wait: told, once, that another controller is at work.
+        on_wait: is called, once, with the message that another controller is at work.
     """
     lease = _turn(out / "controller", on_wait)
     with lease:
@@ -263,7 +263,7 @@ def open_accounts(
 def _turn(directory: Path, on_wait: Callable[[str], None]) -> Lease:
     """The lease of the controllers of a sweep, when it is free or its holder has long been silent."""
     heartbeat: Heartbeat | None = None
-    since, told = time.monotonic(), False
+    since, reported = time.monotonic(), False
     while True:
         silent = heartbeat if time.monotonic() - since >= TIME_TO_LIVE else None
         try:
@@ -271,9 +271,9 @@ def _turn(directory: Path, on_wait: Callable[[str], None]) -> Lease:
         except LeaseHeld as held:
             if held.heartbeat != heartbeat:
                 heartbeat, since = held.heartbeat, time.monotonic()
-            if not told:
+            if not reported:
                 on_wait(f"another process runs this sweep; waiting for it: {held}")
-                told = True
+                reported = True
         time.sleep(0.5)
 
 

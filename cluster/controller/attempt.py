@@ -1,4 +1,4 @@
-"""One attempt at a run: how long it may take, whether it moves, and what came of it."""
+"""Attempts: one at work in a slot, the budget that reserves its cost, and its settlement once it has ended."""
 
 from __future__ import annotations
 
@@ -199,12 +199,12 @@ def settle_late(run: Run, runs: Runs, accounts: Accounts) -> None:
     made = int(job.flops) - flops_until(job, was.position) - loss.kept
     longer = max((runs.last_sign(job) or 0.0) - was.started - loss.seconds, 0.0)
     late = accounts.reserve(job.run_id, was.slot, was.seat, was.accelerator, was.position, was.mark, longer, made)
-    told = f"attempt {was.attempt} was not lost: it has finished, and this is the rest of it"
-    accounts.settle(late, longer, kept=made, outcome="finished", reason=told)
+    reason = f"attempt {was.attempt} was not lost: it has finished, and this is the rest of it"
+    accounts.settle(late, longer, kept=made, outcome="finished", reason=reason)
 
 
 def settle_orphan(reservation: Reservation, job: Job | None, runs: Runs, accounts: Accounts, beat: float) -> Event:
-    """Books an attempt whose controller died, so that what is spent is never understated; returns what there is to say.
+    """Books an attempt whose controller died, so that what is spent is never understated; returns the event.
 
     Its time is until the newest sign of life of it, and one `beat` more; where it left none, all that was reserved.
     """
@@ -221,5 +221,5 @@ def settle_orphan(reservation: Reservation, job: Job | None, runs: Runs, account
     )
     of = "" if job is not None else f" at {reservation.run_id}"
     made = f"{kept:.3g} FLOPs kept, {lost:.3g} lost"
-    told = f"attempt {reservation.attempt}{of} ended with its controller: {seconds:.0f} s, {reason}; {made}"
-    return Event("settled", job, told)
+    text = f"attempt {reservation.attempt}{of} ended with its controller: {seconds:.0f} s, {reason}; {made}"
+    return Event("settled", job, text)

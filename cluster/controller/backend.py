@@ -1,4 +1,4 @@
-"""The face that a cluster shows to the controller: slots that each train one run at a time, and may come and go."""
+"""Interface of a cluster to the controller: slots that each train one run at a time, and may come and go."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep may cost at most, in whole units, so that sums agree to the last one."""
+"""Caps on the cost of a sweep, and amounts of FLOPs, money and device time in whole units, so that sums are exact."""
 
 from __future__ import annotations
 

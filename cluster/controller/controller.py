@@ -1,4 +1,4 @@
-"""The loop that gets every run done: longest first, equal shapes together, failures tried again, within the caps."""
+"""The controller's loop: runs are started longest first, equal shapes together, and tried again when they fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dispatch: which waiting run an idle slot gets, and its start there.
+"""Dispatch: chooses the waiting run for an idle slot, and starts it there.
 
 A slot gets the longest run that would not be done sooner by waiting for a seat that it prefers.
 """

@@ -1,4 +1,4 @@
-"""What the controller says while it works, and at the end."""
+"""Events that the controller emits while it works, and its report at the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often what is tried again, how soon, and where not."""
+"""Failures: limits on retries and their pauses, quarantine of hosts, detection of runs that are stuck."""
 
 from __future__ import annotations
 

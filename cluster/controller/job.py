@@ -1,4 +1,4 @@
-"""What the controller hands out, and how an attempt at it ends."""
+"""Job: one run to be trained, as the controller hands it to a slot; Outcome: how an attempt at it ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may write a run: leases with generations. A run's lease is the newest numbered file in its `leases/`.
+"""Leases: the right to write a run, one holder at a time. A run's lease is the newest numbered file in its `leases/`.
 
 Taking a lease creates the next number, which can only be done once; its holder touches the file as long as it
 lives. A holder that finds a newer number has lost the run and must stop: it was thought dead, and another took over.

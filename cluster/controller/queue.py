@@ -1,4 +1,4 @@
-"""The runs that wait for a slot, by pool and longest first; and those that a cap keeps from starting there."""
+"""Queue of the runs that wait for a slot, by pool and longest first, and of those that a cap keeps from starting."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Accelerators and pools, what fits them, how long it takes there and what it costs. Arithmetic: no jax, no Ray."""
+"""Accelerators and pools; which runs fit there, for how long and at what price. Plain arithmetic: no jax, no ray."""

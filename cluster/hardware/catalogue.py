@@ -261,12 +261,12 @@ def lookup(name: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> Ac
     return found
 
 
-def of_device(kind: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> Accelerator | None:
+def by_device_kind(kind: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> Accelerator | None:
     """The entry of a device that JAX calls `kind`; None if there is none. Cards of one name differ: this is exact."""
     return next((one for one in accelerators.values() if kind in one.device_kinds), None)
 
 
-def of_ray(label: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> Accelerator | None:
+def by_ray_type(label: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> Accelerator | None:
     """The entry of what Ray calls an accelerator, None if there is none.
 
     Args:
@@ -296,7 +296,7 @@ def core_flops() -> float:
     return best
 
 
-def measured(accelerators: Mapping[str, Accelerator] = CATALOGUE) -> dict[str, Accelerator]:
+def with_measured_cpu(accelerators: Mapping[str, Accelerator] = CATALOGUE) -> dict[str, Accelerator]:
     """The same, with the peak of a core of this machine where nothing else is said of it."""
     cpu = accelerators.get("cpu")
     if cpu is None or cpu.peak_flops is not None:

@@ -1,4 +1,4 @@
-"""What a sweep may come to before somebody has to say why it may."""
+"""Gates: limits on a sweep's FLOPs, cost and loss that are crossed with a stated approval alone."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Gates(Config):
 
     _places: dict[str, str] = PrivateAttr(default_factory=dict)
 
-    def noted(self, place: Callable[[str], str]) -> Gates:
+    def with_places(self, place: Callable[[str], str]) -> Gates:
         """The same, knowing where each limit is written."""
-        noted = self.model_copy()
-        noted._places = {name: place(name) for name in self.limits}
-        return noted
+        located = self.model_copy()
+        located._places = {name: place(name) for name in self.limits}
+        return located
 
     @property
     def limits(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Which run goes where: what it needs, the mesh that it fits with, and how long it takes there and at what price.
+"""Placement of a run: the memory it needs, the mesh it fits with in each pool, its time there and its price.
 
 Plain arithmetic, no jax and no ray: a plan is made before there is any device.
 """
@@ -18,9 +18,9 @@ from nextscale.model.config.run import RunConfig
 from nextscale.model.errors import InputError
 from nextscale.model.network.kernels import kernel_for, query_blocks
 
-USABLE = 0.92
+USABLE_SHARE = 0.92
 """Share of a device's memory that a run is planned into: the rest is XLA's, the driver's, and what is in pieces."""
-HOPELESS = 100.0
+SLOWNESS_LIMIT = 100.0
 """A pool in which a run takes so many times as long as in the quickest is none of its seats: it would never end."""
 
 _ACCELERATED = 0.4
@@ -29,7 +29,7 @@ al. 2022, table 3). Smaller ones wait for their kernels to be launched; for thes
 to their size, that nobody has measured."""
 _ACCELERATED_FROM = 1e8
 _CPU, _CPU_FROM = 0.25, 1e6
-"""The same for a core of a CPU, against `hardware.core_flops`; falls with the root of the size. Where that is 207
+"""The same for a core of a CPU, against `catalogue.core_flops`; falls with the root of the size. Where that is 207
 GFLOP/s, the quickstart (9.4e12 FLOPs, models of 3k to 164k, four minutes on two cores) comes to .09."""
 _RECOMPUTED = 4 / 3
 """What computing the blocks twice costs, of all FLOPs."""
@@ -54,13 +54,13 @@ class Split(NamedTuple):
         return self.data * self.fsdp * self.tensor
 
 
-ONE = Split()
+ONE_DEVICE = Split()
 
-Fits = dict[Hashable, tuple[Split | None, float]]
+FitCache = dict[Hashable, tuple[Split | None, float]]
 """By pool and shape of a run, how it fits there and what it needs; see `_fitted`."""
 
 
-def needed(config: RunConfig, split: Split = ONE, platform: str = "cpu") -> float:
+def bytes_needed(config: RunConfig, split: Split = ONE_DEVICE, platform: str = "cpu") -> float:
     """Bytes of each device that the steps of a run take, within some 15 % of what XLA plans for them on a CPU.
 
     State (weights and moments, in float32) and the batches of a call, and what is largest beside them: the gradient
@@ -147,7 +147,7 @@ def price(pool: Pool, accelerator: Accelerator) -> tuple[float | None, str]:
     return accelerator.usd_per_chip_hour, f"{accelerator.priced}{note}"
 
 
-def splits(config: RunConfig, pool: Pool) -> Iterator[Split]:
+def candidate_splits(config: RunConfig, pool: Pool) -> Iterator[Split]:
     """The meshes of a slot, the preferred first: `data` before `fsdp`, and `tensor` last.
 
     Processes of a gang have one mesh together, so it is of all devices; a lone process may leave some idle. `tensor`
@@ -180,11 +180,11 @@ def _fitted(config: RunConfig, pool: Pool, accelerator: Accelerator) -> tuple[Sp
     """
     room, least = _room(pool, accelerator), math.inf
     for recompute in (False, True):
-        for split in splits(config, pool):
+        for split in candidate_splits(config, pool):
             own = config.batch_sequences // (split.data * split.fsdp)
             for parts in _divisors(own):
                 tried = split._replace(micro_batches=parts, recompute=recompute)
-                need = needed(config, tried, accelerator.platform)
+                need = bytes_needed(config, tried, accelerator.platform)
                 least = min(least, need)
                 if need <= room:
                     return tried, need
@@ -194,7 +194,7 @@ def _fitted(config: RunConfig, pool: Pool, accelerator: Accelerator) -> tuple[Sp
 def _room(pool: Pool, accelerator: Accelerator) -> float:
     """Bytes of a device that a run in a pool may take; of a CPU, whose memory nobody states, all it likes."""
     share = min(pool.chips_per_run, 1.0) if not pool.gang else 1.0
-    return math.inf if accelerator.hbm_bytes is None else USABLE * share * accelerator.hbm_bytes
+    return math.inf if accelerator.hbm_bytes is None else USABLE_SHARE * share * accelerator.hbm_bytes
 
 
 def seats(
@@ -203,13 +203,13 @@ def seats(
     pools: Mapping[str, Pool],
     accelerators: Mapping[str, Accelerator],
     speed: Speed | None = None,
-    fits: Fits | None = None,
+    fits: FitCache | None = None,
 ) -> tuple[Seat, ...]:
     """Where a run can be trained: in the smallest slot first, then the cheapest for the run, then the quickest.
 
     Args:
         flops: that are left of it.
-        accelerators: with a peak for each; `hardware.measured` gives the CPU one.
+        accelerators: with a peak for each; `catalogue.with_measured_cpu` gives the CPU one.
         speed: what is known of runs that were timed; where there are none like this, the catalogue tells its time.
         fits: kept from one call to the next with the same pools, it saves looking again for runs of one shape.
 
@@ -253,7 +253,9 @@ def seats(
     if not found:
         raise InputError(_nowhere(config, lacks))
     quickest = min(seat.seconds for _, seat in found)
-    return tuple(seat for _, seat in sorted(found, key=lambda each: each[0]) if seat.seconds <= HOPELESS * quickest)
+    return tuple(
+        seat for _, seat in sorted(found, key=lambda each: each[0]) if seat.seconds <= SLOWNESS_LIMIT * quickest
+    )
 
 
 def _nowhere(config: RunConfig, lacks: list[tuple[float, float, str, Pool]]) -> str:

@@ -1,4 +1,4 @@
-"""A pool: equal slices of one kind of device, for runs to be trained on."""
+"""Pool: equal slices of one kind of accelerator that runs are trained on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seat: how a run would be trained in one pool, how long that takes and what it costs."""
+"""Seat: how a run would be trained in one pool, how long that would take and at what price."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is so at one site, whatever is trained there: its accelerators, what they cost it, and its pools."""
+"""The site file: accelerators with their prices, pools and gates that hold for every sweep at a site."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Site(Config):
             found[name] = dataclasses.replace(base, **stated, sources=sources, priced=priced)
         return found
 
-    def named(self, names: Mapping[str, Pool] | list[str]) -> dict[str, Pool]:
+    def pools_named(self, names: Mapping[str, Pool] | list[str]) -> dict[str, Pool]:
         """The pools of a spec: those that it states, or this site's by name.
 
         Raises:

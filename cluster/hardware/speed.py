@@ -1,4 +1,4 @@
-"""How long runs take, by those that were timed on the same kind of device. Plain arithmetic, no jax and no ray."""
+"""Predicted training time of a run, from runs that were timed on the same kind of device. No jax, no ray."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from nextscale.model.accounting import flops_per_step, parameters
 from nextscale.model.config.run import RunConfig
 
-NEWEST = 500
+_NEWEST = 500
 """Timed runs that are looked at: the machine as it is now, and a store of any size is read at once."""
 _NEAREST = 9
 _LIKE = np.log(10.0)
@@ -21,16 +21,16 @@ _ENOUGH = 6
 """Timed runs from which on what a run takes, a step and a FLOP are told apart."""
 _ROUNDS, _SMALL = 20, 0.02
 
-Slot = tuple[str, float]
+SlotKind = tuple[str, float]
 """Accelerator and chips."""
-Place = tuple[float, float, float, float]
+Features = tuple[float, float, float, float]
 """Log size, batch and context, and whether the blocks are computed twice."""
 
 
-class Timed(NamedTuple):
+class TimedRun(NamedTuple):
     """An attempt that came to its end."""
 
-    place: Place
+    features: Features
     steps: float
     flops: float
     seconds: float
@@ -43,14 +43,14 @@ class Speed:
     and context take more or less than that, by their median, so does a run among them.
     """
 
-    def __init__(self, timed: dict[Slot, list[Timed]]):
-        self._timed = {slot: _Slot(runs) for slot, runs in timed.items()}
+    def __init__(self, timed: dict[SlotKind, list[TimedRun]]):
+        self._timed = {slot: _TimedSlot(runs) for slot, runs in timed.items()}
 
     def __bool__(self) -> bool:
         return bool(self._timed)
 
     @classmethod
-    def of(cls, rows: Iterable[dict[str, Any]], config_of: Callable[[str], RunConfig | None]) -> Speed:
+    def from_accounts(cls, rows: Iterable[dict[str, Any]], config_of: Callable[[str], RunConfig | None]) -> Speed:
         """From accounts (see `nextscale.cluster.controller.accounts`) and what the runs in them were asked to be."""
         ended = [
             row
@@ -60,15 +60,14 @@ class Speed:
             and row["flops_kept"] > 0
             and (row["utilisation"] or 0) < 1  # more is of one that somebody else had finished
         ]
-        timed: dict[Slot, list[Timed]] = {}
-        for row in ended[-NEWEST:]:
+        timed: dict[SlotKind, list[TimedRun]] = {}
+        for row in ended[-_NEWEST:]:
             config = config_of(row["run_id"])
             if config is not None:
                 steps = row["flops_kept"] / flops_per_step(config)
-                one = Timed(
-                    _place(config, recompute=row.get("recompute", False)), steps, row["flops_kept"], row["seconds"]
-                )
-                timed.setdefault((row["accelerator"], row["chips"]), []).append(one)
+                features = _features_of(config, recompute=row.get("recompute", False))
+                run = TimedRun(features, steps, row["flops_kept"], row["seconds"])
+                timed.setdefault((row["accelerator"], row["chips"]), []).append(run)
         return cls(timed)
 
     def seconds(
@@ -83,35 +82,35 @@ class Speed:
         if known is None or flops <= 0:
             return None
         steps = flops / flops_per_step(config)
-        return known.seconds(_place(config, recompute=recompute), steps, flops)
+        return known.seconds(_features_of(config, recompute=recompute), steps, flops)
 
 
-class _Slot:
-    """Of one kind."""
+class _TimedSlot:
+    """The timed runs of one kind of slot."""
 
-    def __init__(self, runs: list[Timed]):
-        self._places = np.array([run.place for run in runs])
+    def __init__(self, runs: list[TimedRun]):
+        self._features = np.array([run.features for run in runs])
         terms = np.array([[1.0, run.steps, run.flops] for run in runs])
         seconds = np.array([run.seconds for run in runs])
         self._costs = _costs(terms, seconds)
         self._more = np.log(seconds / (terms @ self._costs))
-        self._near: dict[Place, float | None] = {}
+        self._near: dict[Features, float | None] = {}
 
-    def seconds(self, place: Place, steps: float, flops: float) -> float | None:
-        if place not in self._near:
-            self._near[place] = self._factor(np.array(place))
-        factor = self._near[place]
+    def seconds(self, features: Features, steps: float, flops: float) -> float | None:
+        if features not in self._near:
+            self._near[features] = self._factor(np.array(features))
+        factor = self._near[features]
         return None if factor is None else factor * float(np.array([1.0, steps, flops]) @ self._costs)
 
-    def _factor(self, place: np.ndarray) -> float | None:
-        apart = np.sqrt(np.square(self._places - place).sum(axis=1))
+    def _factor(self, features: np.ndarray) -> float | None:
+        apart = np.sqrt(np.square(self._features - features).sum(axis=1))
         if apart.min() > _LIKE:
             return None
         reach = np.sort(apart)[:_NEAREST][-1]
         return float(np.exp(np.median(self._more[apart <= reach + 1e-9])))
 
 
-def _place(config: RunConfig, *, recompute: bool) -> Place:
+def _features_of(config: RunConfig, *, recompute: bool) -> Features:
     model = config.model
     return (
         float(np.log(parameters(model))),

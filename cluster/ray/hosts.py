@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
-from nextscale.cluster.hardware.catalogue import CATALOGUE, of_ray
+from nextscale.cluster.hardware.catalogue import CATALOGUE, by_ray_type
 from nextscale.cluster.hardware.pool import Pool
 
 _KIND, _SLICE, _WORKER = "ray.io/accelerator-type", "ray.io/tpu-slice-name", "ray.io/tpu-worker-id"
@@ -65,7 +65,7 @@ def hosts_of(nodes: Iterable[Mapping[str, Any]], draining: Container[str] = ()) 
 
 def accelerator_of(kind: str | None) -> str:
     """The catalogue's name of what Ray calls `kind`: of `TPU-V5LITEPOD` tpu-v5e, of `H100` h100."""
-    known = None if kind is None else of_ray(kind)
+    known = None if kind is None else by_ray_type(kind)
     return (kind or "gpu").lower() if known is None else known.name
 
 

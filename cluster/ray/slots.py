@@ -17,7 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from nextscale.cluster.controller.backend import Slot
 from nextscale.cluster.controller.job import Job, Outcome
-from nextscale.cluster.hardware.placement import USABLE
+from nextscale.cluster.hardware.placement import USABLE_SHARE
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.ray.gang import Gang, Ledger, Reservation, reserve
@@ -81,7 +81,7 @@ def environment_of(pool: Pool) -> dict[str, str]:
         return {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"} | threads  # NPROC: the threads of XLA
     if resource_of(pool.accelerator) == "GPU":
         # Ray shares out devices, not their memory; and JAX by itself would take less than runs are placed by.
-        return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{USABLE * min(n, 1):.3f}"}
+        return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{USABLE_SHARE * min(n, 1):.3f}"}
     return {}
 
 

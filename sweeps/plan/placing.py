@@ -14,14 +14,14 @@ from etils import epath
 
 from nextscale.cluster.controller.accounts import Accounts
 from nextscale.cluster.controller.caps import Amount, Caps, cap_text, needs
-from nextscale.cluster.hardware.catalogue import Accelerator, measured, of_device
-from nextscale.cluster.hardware.placement import Fits, price, seats
+from nextscale.cluster.hardware.catalogue import Accelerator, by_device_kind, with_measured_cpu
+from nextscale.cluster.hardware.placement import FitCache, price, seats
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.hardware.speed import Speed
 from nextscale.model.config.run import RunConfig
 from nextscale.model.record import RunDirectory, read_rows
-from nextscale.sweeps.design.expand import PlannedRun
+from nextscale.sweeps.design.planned_run import PlannedRun
 
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
@@ -38,8 +38,8 @@ def placed(
         InputError: a run fits nowhere.
     """
     if any(pool.accelerator == "cpu" for pool in pools.values()):
-        accelerators = measured(accelerators)
-    fits: Fits = {}
+        accelerators = with_measured_cpu(accelerators)
+    fits: FitCache = {}
     return [seats(run.config, run.own_flops, pools, accelerators, speed, fits) for run in planned]
 
 
@@ -52,7 +52,7 @@ def speed_in(out: Path) -> Speed:
             return RunDirectory(epath.Path(out / "runs" / run_id)).config()
         return None
 
-    return Speed.of(read_rows(epath.Path(out / "accounts.jsonl")), config_of)
+    return Speed.from_accounts(read_rows(epath.Path(out / "accounts.jsonl")), config_of)
 
 
 def pools_here(accelerators: Mapping[str, Accelerator]) -> tuple[dict[str, Pool], list[str]]:
@@ -61,7 +61,7 @@ def pools_here(accelerators: Mapping[str, Accelerator]) -> tuple[dict[str, Pool]
     found: dict[str, Pool] = {}
     notes: list[str] = []
     for model, count in Counter(_cards()).items():
-        known = of_device(model, accelerators)
+        known = by_device_kind(model, accelerators)
         if known is None:
             notes.append(f"{count} x {model}: no accelerator that is known, so it is left out; add it to a site file")
         else:

@@ -24,8 +24,8 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
         spec = SweepSpec(**document.content)
         check_enough(spec)
     except SpecError as error:
-        raise document.placed(error) from None
-    return spec.model_copy(update={"gates": spec.gates.noted(lambda name: document.place(("gates", name)))})
+        raise document.with_place(error) from None
+    return spec.model_copy(update={"gates": spec.gates.with_places(lambda name: document.place(("gates", name)))})
 
 
 @contextlib.contextmanager
@@ -43,4 +43,4 @@ def placed(path: str | Path, overrides: Sequence[str] = ()) -> Iterator[None]:
         document = layers.read(Path(path), overrides)
         if key[0] not in document.content:
             raise
-        raise document.placed(SpecError(str(error), key)) from None
+        raise document.with_place(SpecError(str(error), key)) from None

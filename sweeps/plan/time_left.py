@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from nextscale.cluster.controller.accounts import Reservation
-from nextscale.cluster.hardware.speed import Slot, Speed
+from nextscale.cluster.hardware.speed import SlotKind, Speed
 from nextscale.model.config.run import RunConfig
 from nextscale.model.record import Row
 from nextscale.sweeps.design.planned_run import PlannedRun
@@ -105,8 +105,8 @@ class _Pace:
         runs: Mapping[str, PlannedRun],
         config_of: Callable[[str], RunConfig | None],
     ):
-        self._speed = Speed.of(ended, config_of)
-        self._made: dict[Slot, tuple[float, float]] = {}
+        self._speed = Speed.from_accounts(ended, config_of)
+        self._made: dict[SlotKind, tuple[float, float]] = {}
         for row in ended:
             self._add((row["accelerator"], row["chips"]), row["flops_kept"] + row["flops_lost"], row["seconds"])
         if not ended:
@@ -114,7 +114,7 @@ class _Pace:
                 share = _share(one, runs[one.reservation.run_id])
                 self._add(_kind(one), share * one.reservation.amount.flops, one.seconds)
 
-    def seconds(self, run: PlannedRun, flops: float, kind: Slot) -> float | None:
+    def seconds(self, run: PlannedRun, flops: float, kind: SlotKind) -> float | None:
         """Of so many FLOPs of a run in a slot of a kind."""
         known = self._speed.seconds(run.config, flops, *kind)
         if known is not None:
@@ -130,12 +130,12 @@ class _Pace:
         expected = self.seconds(run, one.reservation.amount.flops, _kind(one))
         return None if expected is None else max(expected - one.seconds, _OVERDUE * one.seconds)
 
-    def _add(self, kind: Slot, flops: float, seconds: float) -> None:
+    def _add(self, kind: SlotKind, flops: float, seconds: float) -> None:
         made, taken = self._made.get(kind, (0.0, 0.0))
         self._made[kind] = made + flops, taken + seconds
 
 
-def _kind(one: AtWork) -> Slot:
+def _kind(one: AtWork) -> SlotKind:
     return one.reservation.accelerator, one.reservation.seat.chips
 
 

@@ -15,14 +15,14 @@ from nextscale.cluster.controller.events import Event, Report
 from nextscale.cluster.controller.job import Job
 from nextscale.cluster.controller.lease import Lease, LeaseHeld
 from nextscale.cluster.controller.run_directories import RunDirectories
-from nextscale.cluster.hardware.catalogue import Accelerator, measured
+from nextscale.cluster.hardware.catalogue import Accelerator, with_measured_cpu
 from nextscale.cluster.hardware.placement import price, seats
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.hardware.site import Site
 from nextscale.cluster.hardware.speed import Speed
 from nextscale.cluster.ray.ray_backend import RayBackend
-from nextscale.sweeps.design.expand import PlannedRun
+from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.placing import pools_here
 from nextscale.sweeps.spec.site_file import load_site, pools_of, price_notes
@@ -66,7 +66,7 @@ class Session:
             ConnectionError: there is no cluster.
         """
         site = load_site() if site is None else site
-        accelerators = measured(site.catalogue())
+        accelerators = with_measured_cpu(site.catalogue())
         pools = pools_of(spec.pools, site, accelerators)
         _check_prices(spec, pools or (pools_here(accelerators)[0] if address is None else {}), accelerators)
         with open_accounts(out, on_wait=lambda message: on_event(Event("notice", message=message))) as accounts:

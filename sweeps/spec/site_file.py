@@ -16,10 +16,10 @@ from nextscale.model.errors import InputError
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec import documents
 from nextscale.sweeps.spec.sweep_spec import Pools
-from nextscale.sweeps.spec.validation_errors import explained
+from nextscale.sweeps.spec.validation_errors import spec_error_of
 
-VARIABLE = "NEXTSCALE_SITE"
-DEFAULT = "~/.config/nextscale/site.yaml"
+SITE_VARIABLE = "NEXTSCALE_SITE"
+DEFAULT_PATH = "~/.config/nextscale/site.yaml"
 
 
 def load_site(path: str | Path | None = None) -> Site:
@@ -28,8 +28,8 @@ def load_site(path: str | Path | None = None) -> Site:
     Raises:
         SpecError: one line, `file:line: key: what, and how to mend it`.
     """
-    named = path or os.environ.get(VARIABLE)
-    file = Path(named or DEFAULT).expanduser()
+    named = path or os.environ.get(SITE_VARIABLE)
+    file = Path(named or DEFAULT_PATH).expanduser()
     if not named and not file.is_file():
         return Site()
     document = documents.read(file)
@@ -37,11 +37,11 @@ def load_site(path: str | Path | None = None) -> Site:
         site = Site.model_validate(document.content)
         site.catalogue(str(file))
     except ValidationError as error:
-        raise document.placed(explained(error, document.content, Site, "site file")) from None
+        raise document.with_place(spec_error_of(error, document.content, Site, "site file")) from None
     except InputError as error:
         key = tuple(str(error).partition(":")[0].split(".", 1))
         raise SpecError(f"{document.place(key)}: {error}") from None
-    return site.model_copy(update={"gates": site.gates.noted(lambda name: document.place(("gates", name)))})
+    return site.model_copy(update={"gates": site.gates.with_places(lambda name: document.place(("gates", name)))})
 
 
 def pools_of(pools: Pools, site: Site, accelerators: Mapping[str, Accelerator]) -> dict[str, Pool] | None:
@@ -55,7 +55,7 @@ def pools_of(pools: Pools, site: Site, accelerators: Mapping[str, Accelerator]) 
         return None
     found = {}
     try:
-        named = site.named(pools)
+        named = site.pools_named(pools)
     except InputError as error:
         raise SpecError(str(error), ("pools",)) from None
     for name, pool in named.items():
@@ -71,7 +71,7 @@ def pools_of(pools: Pools, site: Site, accelerators: Mapping[str, Accelerator]) 
 def price_notes(pools: Pools, site: Site, accelerators: Mapping[str, Accelerator]) -> list[str]:
     """What to know of the prices of a spec's pools: which have none, and which spot pool has that on demand."""
     notes = []
-    for name, pool in () if pools == "auto" else site.named(pools).items():
+    for name, pool in () if pools == "auto" else site.pools_named(pools).items():
         accelerator = lookup(pool.accelerator, accelerators)
         usd, basis = price(pool, accelerator)
         if usd is None or (pool.spot and pool.usd_per_chip_hour is None and not accelerator.usd_per_chip_hour_spot):

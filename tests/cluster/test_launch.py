@@ -13,7 +13,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from nextscale.cluster.hardware.catalogue import of_ray
+from nextscale.cluster.hardware.catalogue import by_ray_type
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / "cluster" / "launch"
@@ -95,7 +95,7 @@ def test_ray_accepts_the_cluster_file():
     prepared = prepare_config(config)
     validate_config(prepared)
     node = config["available_node_types"]["slice"]
-    accelerator = of_ray(node["node_config"]["acceleratorType"])
+    accelerator = by_ray_type(node["node_config"]["acceleratorType"])
     assert accelerator is not None
     assert node["resources"]["TPU"] <= accelerator.chips_per_host
     assert all(RAY in command for command in config["head_setup_commands"] + config["worker_setup_commands"])

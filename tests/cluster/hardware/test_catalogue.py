@@ -5,7 +5,15 @@ import sys
 
 import pytest
 
-from nextscale.cluster.hardware.catalogue import CATALOGUE, FIGURES, core_flops, lookup, measured, of_device, of_ray
+from nextscale.cluster.hardware.catalogue import (
+    CATALOGUE,
+    FIGURES,
+    by_device_kind,
+    by_ray_type,
+    core_flops,
+    lookup,
+    with_measured_cpu,
+)
 from nextscale.model.errors import InputError
 
 
@@ -51,7 +59,7 @@ def test_the_case_tells_two_of_a_site_apart():
     ],
 )
 def test_what_jax_calls_a_device(kind, name):
-    assert of_device(kind) == (CATALOGUE[name] if name else None)
+    assert by_device_kind(kind) == (CATALOGUE[name] if name else None)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +76,7 @@ def test_what_jax_calls_a_device(kind, name):
     ],
 )
 def test_what_ray_calls_an_accelerator(label, name):
-    assert of_ray(label) == (CATALOGUE[name] if name else None)
+    assert by_ray_type(label) == (CATALOGUE[name] if name else None)
 
 
 def test_ray_still_calls_them_so():
@@ -80,9 +88,9 @@ def test_ray_still_calls_them_so():
 
 
 def test_the_peak_of_a_core_is_measured_once_and_only_where_nothing_is_said():
-    cpu = measured()["cpu"]
+    cpu = with_measured_cpu()["cpu"]
     assert cpu.peak_flops == core_flops() > 1e9
-    assert measured({"cpu": cpu}) == {"cpu": cpu}
+    assert with_measured_cpu({"cpu": cpu}) == {"cpu": cpu}
     assert "measured" in cpu.sources["peak_flops"]
 
 

@@ -46,7 +46,7 @@ def mixed(rows):
         }
         for i, (run, took, other) in enumerate(rows)
     ]
-    return Speed.of(told, configs.get)
+    return Speed.from_accounts(told, configs.get)
 
 
 RUNS = [config(width, steps) for width in (16, 32, 64, 128) for steps in (500, 2000, 8000)]
