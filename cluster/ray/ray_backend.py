@@ -21,7 +21,7 @@ from nextscale.cluster.ray.hosts import Host, cores_of, hosts_of, kind_of, pools
 from nextscale.model.errors import InputError
 
 if TYPE_CHECKING:
-    from nextscale.cluster.ray.slots import GangSlot, WarmSlot
+    from nextscale.cluster.ray.warm_slot import GangSlot, WarmSlot
 
 _REFRESH = 2.0
 """Seconds between two looks at which hosts there are."""
@@ -238,7 +238,7 @@ class RayBackend:
 
     def _add(self, pools: Mapping[str, Pool]) -> None:
         """Slots for pools, or for what they have grown by; a slot whose host is gone waits for another."""
-        from nextscale.cluster.ray.slots import GangSlot, WarmSlot
+        from nextscale.cluster.ray.warm_slot import GangSlot, WarmSlot
 
         for name, pool in pools.items():
             known = self._pools.get(name)
