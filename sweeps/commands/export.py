@@ -1,4 +1,4 @@
-"""The command that shows runs elsewhere afterwards: `export`."""
+"""The command `export`: finished runs into a logger."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def export(
 
     A sweep does so by itself for the `loggers` of its spec.
     """
-    from nextscale.sweeps.loggers.sweep_export import export as export_to
-    from nextscale.sweeps.spec.loggers import parsed
+    from nextscale.sweeps.loggers.sweep_export import export_folder
+    from nextscale.sweeps.spec.loggers import parse_logger
     from nextscale.sweeps.store.store import Store
 
     store = Store.existing(out)
-    told = export_to(store, parsed(to, set_ or ()))
+    result = export_folder(store, parse_logger(to, set_ or ()))
     if json_:
-        print_json({"logger": to} | told)
+        print_json({"logger": to} | result)
         return
-    unfinished = f", and {told['begun']} as far as they are" if told["begun"] else ""
-    screen.print(f"{to} has {told['done']} runs to their end{unfinished}", highlight=False)
+    unfinished = f", and {result['begun']} as far as they are" if result["begun"] else ""
+    screen.print(f"{to} has {result['done']} runs to their end{unfinished}", highlight=False)

@@ -1,4 +1,4 @@
-"""The commands about where runs are trained: what accelerators there are, and files that start a cluster."""
+"""The commands `hardware` and `launch`: known accelerators, and files that start a cluster."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def hardware(
 ) -> None:
     """Lists the accelerators that are known: what each can do, holds, draws and costs, and who says so."""
     from nextscale.cluster.hardware.catalogue import FIGURES
-    from nextscale.sweeps.show.tables import Table, number
+    from nextscale.sweeps.show.formats import number
+    from nextscale.sweeps.show.tables import Table
     from nextscale.sweeps.spec.site_file import load_site
 
     source = "the site file" if site is None else str(site)

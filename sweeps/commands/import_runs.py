@@ -1,4 +1,4 @@
-"""The command that takes in runs from elsewhere: `import`."""
+"""The command `import`: runs that another tool recorded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import typer
 
 from nextscale.sweeps.commands.analysis.options import TableOptions
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.store.foreign_tables import Kind, Take
-from nextscale.sweeps.terminal.console import Json, expanded, note, print_json, screen
+from nextscale.sweeps.store.foreign_tables import TableKind, Take
+from nextscale.sweeps.terminal.console import Json, note, print_json, screen, with_option_groups
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ app = typer.Typer()
 
 
 @app.command("import")
-@expanded
+@with_option_groups
 def import_(
     files: Annotated[
         list[Path],
@@ -33,7 +33,8 @@ def import_(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="the folder of runs that they are put beside")],
     options: TableOptions,
     kind: Annotated[
-        Kind | None, typer.Option("--from", help="what the files are \\[default: by their names and what is in them]")
+        TableKind | None,
+        typer.Option("--from", help="what the files are \\[default: by their names and what is in them]"),
     ] = None,
     take: Annotated[
         Take, typer.Option(help="of a curve (TensorBoard, charts): the value of its last step, or the lowest")
@@ -61,26 +62,26 @@ def import_(
     sha256, row, columns. To import a file again changes nothing; with other columns, it takes the place of before.
     """
     from nextscale.sweeps.store.foreign_tables import read_foreign
-    from nextscale.sweeps.store.imported_runs import Imported, keep
+    from nextscale.sweeps.store.imported_runs import ImportResult, write_import
     from nextscale.sweeps.store.store import Store
 
-    told: list[Imported] = []
+    results: list[ImportResult] = []
     # All are read before any is kept: a mistake in the last leaves nothing behind of the first.
     read = [(path, read_foreign(path, kind, take)) for path in files]
     ready = []
     for path, foreign in read:
-        table = options.chosen(_with(foreign.table, with_ or (), path), path)
+        table = options.selected(_with(foreign.table, with_ or (), path), path)
         variables = ("N", "D", *options.columns.others)
         runs = options.as_runs(table.assign(run_id=table.index), path, variables)
         ready.append((path, foreign, runs))
     meaning = dataclasses.asdict(options) | {"with": list(with_ or ()), "take": take}
     root = Store.at(out).root
     for path, foreign, runs in ready:
-        told.append(keep(root, path, foreign, runs, meaning, data))
+        results.append(write_import(root, path, foreign, runs, meaning, data))
     if json_:
-        print_json({"imported": [dataclasses.asdict(one) for one in told]})
+        print_json({"imported": [dataclasses.asdict(one) for one in results]})
         return
-    for one in told:
+    for one in results:
         again = {"new": "", "same": ": nothing is new", "replaced": ", in place of what it gave before"}[one.change]
         known = f"; {one.known} of them another file had given before, and they count once" if one.known else ""
         text = f"{one.source}: {one.runs} runs, on data '{one.data}'{again}{known}"

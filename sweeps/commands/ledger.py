@@ -1,4 +1,4 @@
-"""The command on forecasts that were written down: how they came out, and the score of one whose run was elsewhere."""
+"""The command `ledger`: forecasts and their scores, and the score of a run that was trained elsewhere."""
 
 from __future__ import annotations
 
@@ -53,41 +53,41 @@ def show(
 
     ledgers = _ledgers(places)
     table = outcomes(ledgers)
-    told = calibration(table)
+    scores = calibration(table)
     if plot is not None:
-        _draw(plot, table, told)
+        _draw(plot, table, scores)
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
     approvals = [{"ledger": str(ledger.path)} | entry for ledger in ledgers for entry in ledger.approvals()]
     if json_:
-        found = {"forecasts": rows, "calibration": told, "approvals": approvals}
+        found = {"forecasts": rows, "calibration": scores, "approvals": approvals}
         print_json({"ledgers": [str(one.path) for one in ledgers]} | found)
         return
     if rows:
-        for shown in calibration_tables(table, told):
+        for shown in calibration_tables(table, scores):
             screen.print(shown.rich())
     else:
         screen.print("no forecasts yet")
     if approvals:
         screen.print(_approval_table(approvals).rich())
-    note(told["notes"])
+    note(scores["notes"])
 
 
 def _approval_table(entries: list[dict[str, Any]]) -> Table:
-    from nextscale.sweeps.show import tables
+    from nextscale.sweeps.show import formats, tables
 
     shown = []
     for entry in entries:
         unseen = "" if entry["forecast_seen"] in (True, None) else ", not yet seen"
         shown.append(entry | {"made": _minute(entry["time"]), "of": (entry["forecast"] or "-")[:8] + unseen})
     columns = (
-        ("approved (UTC)", "made", tables.text),
-        ("sweep", "sweep", tables.text),
-        ("gate", "gate", tables.text),
-        ("value", "value", tables.number),
-        ("limit", "limit", tables.number),
-        ("forecast", "of", tables.text),
-        ("by", "by", tables.text),
-        ("reason", "reason", tables.text),
+        ("approved (UTC)", "made", formats.text),
+        ("sweep", "sweep", formats.text),
+        ("gate", "gate", formats.text),
+        ("value", "value", formats.number),
+        ("limit", "limit", formats.number),
+        ("forecast", "of", formats.text),
+        ("by", "by", formats.text),
+        ("reason", "reason", formats.text),
     )
     return tables.table_of("Gates that were approved", shown, *columns)
 
@@ -115,8 +115,8 @@ def score(
     Runs of a folder are scored by `nextscale run`.
     """
     from nextscale.sweeps.forecasts.registry import TOLERANCE, score_by_hand
-    from nextscale.sweeps.show.tables import loss as nats
-    from nextscale.sweeps.show.tables import percent
+    from nextscale.sweeps.show.formats import loss as nats
+    from nextscale.sweeps.show.formats import percent
 
     (ledger,) = _ledgers([file])
     within = TOLERANCE if tolerance is None else tolerance
@@ -147,9 +147,9 @@ def _ledgers(places: list[Path] | None) -> list[Ledger]:
     return [Ledger(file) for file in files]
 
 
-def _draw(path: Path, table: Any, told: dict[str, Any]) -> None:
+def _draw(path: Path, table: Any, scores: dict[str, Any]) -> None:
     from nextscale.fit import plot
 
     with two_axes_at(path) as (left, right):
         plot.forecast_errors(left, table)
-        plot.calibration(right, told["levels"])
+        plot.calibration(right, scores["levels"])

@@ -1,4 +1,4 @@
-"""The command `nextscale plan`, and how a plan is shown."""
+"""The command `plan`: the runs of a sweep, their cost, and the faults of the design."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextscale.sweeps.show.tables import Table, count, duration, number, three
+from nextscale.sweeps.show.formats import count, duration, number, three_digits
+from nextscale.sweeps.show.tables import Table
 from nextscale.sweeps.terminal.console import Json, Set, Spec, note, print_json, screen, warn
 
 if TYPE_CHECKING:
-    from nextscale.sweeps.design.simulate import Expected
+    from nextscale.sweeps.design.simulate import ExpectedInterval
     from nextscale.sweeps.plan.plan import Plan
 
 app = typer.Typer()
@@ -58,10 +59,10 @@ def plan(
     Starts nothing: needs no Ray, no cluster and no device.
     """
     from nextscale.sweeps.plan.plan import plan_sweep
-    from nextscale.sweeps.plan.spec_files import load_spec, placed
+    from nextscale.sweeps.plan.spec_files import load_spec, located_errors
 
     read = load_spec(spec, set_ or ())
-    with placed(spec, set_ or ()):
+    with located_errors(spec, set_ or ()):
         found = plan_sweep(read, out, carbon=carbon, noise=noise, simulate=expect)
     if json_:
         print_json(found.to_dict())
@@ -93,10 +94,10 @@ def _runs(found: Plan, title: str) -> Table:
         ("params", lambda run: count(run["params"])),
         ("non-emb.", lambda run: count(run["params_non_embedding"])),
         ("tokens", lambda run: count(run["tokens"])),
-        ("tokens/param", lambda run: three(run["tokens_per_param"])),
+        ("tokens/param", lambda run: three_digits(run["tokens_per_param"])),
         ("steps", lambda run: str(run["steps"])),
         ("batch", lambda run: count(run["batch_tokens"])),
-        ("lr", lambda run: three(run["lr"])),
+        ("lr", lambda run: three_digits(run["lr"])),
         ("FLOPs", lambda run: number(run["own_flops"])),
     ]
     return Table(title, [name for name, _ in columns], [[form(run) for _, form in columns] for run in found.runs])
@@ -127,7 +128,7 @@ def _budgets(found: Plan, title: str) -> Table:
             [
                 *(number(budget), role, str(len(runs)), str(len(runs) - len(left))),
                 *(_range((run[key] for run in runs), count) for key in ("params", "tokens")),
-                *(_range((run[key] for run in runs), three) for key in ("tokens_per_param", "steps")),
+                *(_range((run[key] for run in runs), three_digits) for key in ("tokens_per_param", "steps")),
                 number(sum(run["own_flops"] for run in runs)),
                 duration(3600 * sum(run["device_hours"] for run in left)),
                 number(sum(known), 3) if known else "-",
@@ -164,36 +165,36 @@ def _pools(found: Plan) -> Table:
 
 
 def _times(found: Plan) -> list[str]:
-    told = []
+    lines = []
     left = [run for run in found.runs if not run["done"]]
     if left and found.wall_seconds is not None and found.critical_seconds is not None:
         timed = sum(run["speed"] == "measured" for run in left)
         basis = f"{timed} of {len(left)} runs by the speed of runs like them" if timed else "by the catalogue's speed"
-        told.append(
+        lines.append(
             f"{duration(found.wall_seconds)} on these pools, {duration(found.critical_seconds)} with all the slots one "
             f"could use ({basis})"
         )
     for what, why in (("branching", "by branching"), ("store", "by runs that are done")):
         if saved := found.saved_flops[what]:
             whole = found.total_flops + (found.saved_flops["branching"] if what == "branching" else 0)
-            told.append(f"{saved:.3g} FLOPs are saved {why}, {saved / whole:.0%}")
-    return told
+            lines.append(f"{saved:.3g} FLOPs are saved {why}, {saved / whole:.0%}")
+    return lines
 
 
-def in_words(expected: Expected) -> list[str]:
+def in_words(expected: ExpectedInterval) -> list[str]:
     """What to expect of the forecast."""
     target = expected.target
     where = f"at {target['flops']:.3g} FLOPs, {count(target['params'])} parameters"
     if expected.half_width is None:
         return [f"no forecast {where}: {expected.problem}"]
-    told = [
+    lines = [
         f"the {expected.level:.0%} interval of the forecast {where} will be about ±{expected.half_width:.2%} of the "
         f"loss; of {expected.simulations} simulations {expected.coverage:.0%} measured a loss within it",
         f"simulated on {expected.prior}, with runs that scatter by {expected.noise:.2%}",
     ]
     for one in expected.improvements:
-        told.append(f"with {one['what']}: ±{one['half_width']:.2%}, for {one['flops']:.3g} FLOPs more")
-    return told
+        lines.append(f"with {one['what']}: ±{one['half_width']:.2%}, for {one['flops']:.3g} FLOPs more")
+    return lines
 
 
 def memory(size: float) -> str:

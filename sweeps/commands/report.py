@@ -1,4 +1,4 @@
-"""The command that writes the page of a sweep."""
+"""The command `report`: the page of a sweep."""
 
 from __future__ import annotations
 

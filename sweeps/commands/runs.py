@@ -1,4 +1,4 @@
-"""The commands on what runs have left behind: `runs`, `verify`, `gc`."""
+"""The commands `runs`, `verify` and `gc`: the runs of a folder, checked and cleared of old checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def runs(
 
     With --json it has all its columns.
     """
-    from nextscale.sweeps.show.tables import count, loss, number, table_of, text
+    from nextscale.sweeps.show.formats import count, loss, number, text
+    from nextscale.sweeps.show.tables import table_of
     from nextscale.sweeps.store.store import load
 
     table = load(*out, sweep=sweep)
@@ -93,8 +94,8 @@ def gc(
     found = collect(out, finals=finals) if yes else garbage(out, finals=finals)
     total = sum(one.bytes for one in found)
     if json_:
-        told = [{"run_id": one.run_id, "bytes": one.bytes, "checkpoints": _named(one.checkpoints)} for one in found]
-        print_json({"deleted": yes, "bytes": total, "runs": told})
+        rows = [{"run_id": one.run_id, "bytes": one.bytes, "checkpoints": _named(one.checkpoints)} for one in found]
+        print_json({"deleted": yes, "bytes": total, "runs": rows})
         return
     if not found:
         screen.print("nothing to free")
@@ -111,7 +112,7 @@ def _named(paths: tuple[Path, ...]) -> list[str]:
 
 
 def _bytes(size: int) -> str:
-    from nextscale.sweeps.show.tables import number
+    from nextscale.sweeps.show.formats import number
 
     for unit, letter in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if size >= unit:

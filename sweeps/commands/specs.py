@@ -1,4 +1,4 @@
-"""`nextscale specs`: the specs that ship."""
+"""The commands `specs` and `schema`: the specs that ship, and the JSON Schema of a spec."""
 
 from __future__ import annotations
 
@@ -46,3 +46,11 @@ def purpose(path: Path) -> str:
     lines = path.read_text().splitlines()
     comment = " ".join(line[2:] for line in lines[: next(i for i, line in enumerate(lines) if line[:1] != "#")])
     return re.split(r"(?<=\.) (?=[A-Z])", comment)[0]
+
+
+@app.command()
+def schema() -> None:
+    """Prints the JSON Schema of a spec, by which editors complete it."""
+    from nextscale.sweeps.spec.schema import spec_schema
+
+    print_json(spec_schema())

@@ -1,4 +1,4 @@
-"""Commands on a sweep that runs, here or elsewhere: `status`, `serve`, `logs`, `stop`. They use files alone."""
+"""The commands `status`, `serve`, `logs` and `stop`: a running sweep, through its files alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def status(out: Folder, json_: Json = False) -> None:
 
     Reads files alone, and so works while the cluster is down.
     """
-    from nextscale.sweeps.show.tables import Table, number
+    from nextscale.sweeps.show.formats import number
+    from nextscale.sweeps.show.tables import Table
     from nextscale.sweeps.watch.status import status as status_of
 
     found = status_of(out)
@@ -55,15 +56,15 @@ def status(out: Folder, json_: Json = False) -> None:
         screen.print(Table("At work", ["run", "where", "done", "for", "loss"], rows, left=2).rich())
     if (left := found.left_open)["attempts"]:
         reserved = f"{left['device_hours']:.3g} device-hours, ${left['usd']:.2f} and {number(left['flops'], 3)} FLOPs"
-        told = f"{left['attempts']} attempts are open, and their controller is gone: against caps all counts that was"
-        told += f" reserved for them, {reserved}, until the sweep goes on and settles them"
-        screen.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        text = f"{left['attempts']} attempts are open, and their controller is gone: against caps all counts that was"
+        text += f" reserved for them, {reserved}, until the sweep goes on and settles them"
+        screen.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     for gate in found.waits_for:
         screen.print(f"waits for an approval: {gate}", style="yellow", markup=False, soft_wrap=True)
     if found.waits_for:
         command = f"nextscale run SPEC --out {shlex.quote(str(out))} --approve REASON"
-        told = f"to approve: {command}, with the spec that it was run from, and why it may"
-        screen.print(told, markup=False, highlight=False, soft_wrap=True)
+        text = f"to approve: {command}, with the spec that it was run from, and why it may"
+        screen.print(text, markup=False, highlight=False, soft_wrap=True)
     for run_id, reason in found.failures.items():
         screen.print(f"{run_id} failed: {reason}", style="yellow", markup=False)
 
@@ -124,8 +125,8 @@ def logs(
         screen.print("nothing has happened yet")
     for one in open_attempts(root):
         if run_id in (None, one.run_id):
-            told = f"attempt {one.attempt} at {one.run_id} is open, and its controller is gone"
-            screen.print(f"{told}: settled when the sweep goes on", style="yellow", markup=False, soft_wrap=True)
+            text = f"attempt {one.attempt} at {one.run_id} is open, and its controller is gone"
+            screen.print(f"{text}: settled when the sweep goes on", style="yellow", markup=False, soft_wrap=True)
 
 
 @app.command()

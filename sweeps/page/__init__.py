@@ -1,1 +1,1 @@
-"""The page that people look at: `document.py` puts it together, the rest fills it."""
+"""HTML pages that stand alone (`document.py`), and the live page of a running sweep (`live.py`)."""

@@ -1,4 +1,4 @@
-"""A page that stands alone: sections, their style, their script and their data in one file, nothing from a network."""
+"""One HTML file with its sections, style, script and data: it loads nothing from a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a sweep while it runs: sections that stand empty until live.js has asked how it stands."""
+"""The live page of a running sweep: empty sections that live.js fills from the server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gates: limits of a spec or a site that a sweep crosses only once somebody has said why it may.
+"""Gates: limits of compute, cost or loss that a sweep crosses only with an approval.
 
 What a sweep takes is known before it starts. What its held-out runs come to is forecast when the others are done; the
 forecast is in the ledger, and then the gate is held against it, before any of them is trained.

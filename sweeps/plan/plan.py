@@ -13,9 +13,9 @@ from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.errors import InputError
 from nextscale.fit.laws.catalogue import LAWS
 from nextscale.model.accounting import non_embedding_parameters, parameter_groups
-from nextscale.sweeps.design.chosen_runs import Choices, all_runs
-from nextscale.sweeps.design.expand import PlannedRun, Role, planned_runs, resolved
-from nextscale.sweeps.design.planned_run import standing
+from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs
+from nextscale.sweeps.design.expand import planned_runs, resolve_spec
+from nextscale.sweeps.design.planned_run import PlannedRun, Role, without_lost_trunks
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.schedule import Task, critical, schedule
 from nextscale.sweeps.spec.designs import SequentialDesign
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from nextscale.cluster.hardware.seat import Seat
     from nextscale.cluster.hardware.site import Site
     from nextscale.sweeps.design.prior import Prior
-    from nextscale.sweeps.design.simulate import Expected
+    from nextscale.sweeps.design.simulate import ExpectedInterval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Plan:
     critical_seconds: float | None = None
     open_flops: float = 0.0
     gates: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    expected: Expected | None = None
+    expected: ExpectedInterval | None = None
 
     @property
     def left_flops(self) -> float:
@@ -73,8 +73,8 @@ class Plan:
         return pd.DataFrame(self.runs)
 
     def to_dict(self) -> dict[str, Any]:
-        told = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return told | {
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {
             "left_flops": self.left_flops,
             "expected": None if self.expected is None else self.expected.to_dict(),
         }
@@ -105,12 +105,12 @@ def plan_sweep(
     """
     from nextscale.sweeps.design.review import review_runs
     from nextscale.sweeps.plan.gates import planned_gates
-    from nextscale.sweeps.plan.placing import capped, placed, pools_here, speed_in, totals
+    from nextscale.sweeps.plan.placement import capped, pools_here, seats_of_runs, speed_in, totals
     from nextscale.sweeps.spec.site_file import load_site, pools_of, price_notes
 
-    spec = resolved(spec)
+    spec = resolve_spec(spec)
     folder = Path(out).expanduser() if out is not None else Path("out") / spec.name
-    planned = standing(all_runs(folder, spec), folder)
+    planned = without_lost_trunks(all_runs(folder, spec), folder)
     store = folder if (folder / "runs").is_dir() else None
     prior = _prior(spec, planned, store, noise)
     site = load_site() if site is None else site
@@ -119,7 +119,7 @@ def plan_sweep(
     notes = price_notes(spec.pools, site, accelerators)
     if pools is None:
         pools, notes = pools_here(accelerators)
-    seats = placed(planned, pools, accelerators, None if store is None else speed_in(store))
+    seats = seats_of_runs(planned, pools, accelerators, None if store is None else speed_in(store))
     found = plan(
         planned,
         name=spec.name,
@@ -143,7 +143,7 @@ def plan_sweep(
         found, simulate = dataclasses.replace(found, warnings=review_runs(planned)), False
     if isinstance(spec.design, SequentialDesign):
         spent = sum(run.own_flops for run in planned if run.role == "fit")
-        to_choose = 0.0 if Choices(folder, spec).ended is not None else max(spec.design.flops - spent, 0.0)
+        to_choose = 0.0 if ChosenRuns(folder, spec).ended is not None else max(spec.design.flops - spent, 0.0)
         found = dataclasses.replace(found, total_flops=found.total_flops + to_choose, open_flops=to_choose)
     of_pools, wall = totals(left, pools, accelerators, carbon), sum(part.seconds for part in schedules)
     gates, crossed = planned_gates(spec, site.gates, planned, found.runs, folder)
@@ -197,8 +197,8 @@ def check_enough(spec: SweepSpec) -> None:
     """
     _check_findings(spec)
     if spec.gates.loss_below is not None and spec.holdout is None:
-        told = "is held against the forecast of the held-out runs, and there are none; give a holdout, or leave it out"
-        raise SpecError(f"gates.loss_below: {told}", ("gates", "loss_below"))
+        text = "is held against the forecast of the held-out runs, and there are none; give a holdout, or leave it out"
+        raise SpecError(f"gates.loss_below: {text}", ("gates", "loss_below"))
     count = sum(run.role == "fit" for run in planned_runs(spec))
     if spec.forecast.law == "none":
         if spec.holdout is not None:
@@ -218,7 +218,7 @@ def check_enough(spec: SweepSpec) -> None:
 def _check_findings(spec: SweepSpec) -> None:
     if "corrections" not in spec.findings:
         return
-    from nextscale.sweeps.findings.corrections import recipe_axes
+    from nextscale.sweeps.design.grid import recipe_axes
 
     try:
         recipe_axes(spec.design)
@@ -285,25 +285,25 @@ def rounds(runs: Mapping[str, PlannedRun], seconds: Mapping[str, Mapping[str, fl
 
 
 def _published(planned: Sequence[PlannedRun], convention: str, noise: float | None) -> Prior:
-    from nextscale.sweeps.design.prior import NOISE, published
+    from nextscale.sweeps.design.prior import NOISE, published_prior
 
     fitted = [run for run in planned if run.role == "fit"]
     sizes = np.array([run.size(convention) for run in fitted], float)
-    return published(sizes, np.array([run.tokens for run in fitted], float), NOISE if noise is None else noise)
+    return published_prior(sizes, np.array([run.tokens for run in fitted], float), NOISE if noise is None else noise)
 
 
 def _prior(spec: SweepSpec, planned: Sequence[PlannedRun], store: Path | None, noise: float | None) -> Prior:
     """The law of the runs in the store that are of the same data and family; the published one where they are few."""
-    from nextscale.sweeps.design.prior import of_store
+    from nextscale.sweeps.design.prior import prior_of_store
 
     convention = spec.forecast.params
-    seen = None if store is None else of_store(store, planned[0].config, CONVENTIONS[convention], noise)
+    seen = None if store is None else prior_of_store(store, planned[0].config, CONVENTIONS[convention], noise)
     return seen or _published(planned, convention, noise)
 
 
-def _expected(spec: SweepSpec, planned: Sequence[PlannedRun], prior: Prior) -> Expected:
-    from nextscale.sweeps.design.simulate import expected
+def _expected(spec: SweepSpec, planned: Sequence[PlannedRun], prior: Prior) -> ExpectedInterval:
+    from nextscale.sweeps.design.simulate import expected_interval
 
     options = spec.forecast
     law = LAWS["chinchilla" if options.law == "auto" else options.law]
-    return expected(planned, law, prior, level=options.level, convention=options.params, drift=options.drift)
+    return expected_interval(planned, law, prior, level=options.level, convention=options.params, drift=options.drift)

@@ -1,4 +1,4 @@
-"""How long runs take all together: a list schedule, the longest first, over the slots of the pools there are."""
+"""A list schedule of runs over the slots of pools, longest first: how long all of them take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Specs from files. Every error is one line: `file:line: key: what, and how to mend it`."""
+"""Reads a spec from its file; each error is one line: `file:line: key: what is wrong, and how to mend it`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
 
 
 @contextlib.contextmanager
-def placed(path: str | Path, overrides: Sequence[str] = ()) -> Iterator[None]:
+def located_errors(path: str | Path, overrides: Sequence[str] = ()) -> Iterator[None]:
     """Where a spec that has been read cannot be used, for data that is not there, say: lets the error begin with the
     `file:line` of the key that it is about, as those of `load_spec` do.
 

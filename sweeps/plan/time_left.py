@@ -1,4 +1,4 @@
-"""When a sweep will be done, by the pace of its own runs: what is left, scheduled on the slots that are up."""
+"""The time until a sweep is done: the runs that are left, at the pace of those that were timed."""
 
 from __future__ import annotations
 

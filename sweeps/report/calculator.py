@@ -1,4 +1,4 @@
-"""A forecast that is computed in the page: what its script needs to do the arithmetic of `nextscale forecast`."""
+"""The forecast calculator of the page: the data with which its script does what `nextscale forecast` does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.optimum.frontier import TokenCost
-from nextscale.sweeps.show.tables import sizes
+from nextscale.sweeps.show.formats import params_label
 
 if TYPE_CHECKING:
     from nextscale.fit.trust.reach import Reach
@@ -22,7 +22,7 @@ _USUAL = "h100"
 """Shown first."""
 
 
-def can_tell(fit: Fit) -> bool:
+def is_computable(fit: Fit) -> bool:
     """Whether the page can do its arithmetic: that of a sum of powers in N and D."""
     return isinstance(fit.law, SumOfPowers) and set(fit.law.variables) == {"N", "D"} and len(fit.resamples) > 1
 
@@ -41,7 +41,7 @@ def calculator_data(
     law = fit.law
     assert isinstance(law, SumOfPowers)
     known, cost = fit.runs.table, TokenCost.of_runs(fit.runs)
-    scatter, surprise = fit.chance(1)
+    scatter, surprise = fit.error_draws(1)
     return {
         "command": command,
         "hardware": [one.to_dict() for one in hardware],
@@ -73,7 +73,7 @@ def calculator(fit: Fit, hardware: Sequence[Cluster] = (), bits_per_nat: float |
     rows = {"flops": "compute (FLOPs)", "loss": "loss (nats per token)"}
     rows |= {"bits_per_byte": "bits per byte"} if bits_per_nat else {}
     rows |= {
-        "params": sizes(fit.runs.convention),
+        "params": params_label(fit.runs.convention),
         "tokens": "training tokens",
         "tokens_per_param": "tokens per parameter",
     }

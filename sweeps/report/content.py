@@ -1,4 +1,4 @@
-"""What the page of a sweep says, section by section; what there is nothing of has none."""
+"""The text and tables of each section of the page; a section without content is left out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nextscale.sweeps.page.document import Section, table
-from nextscale.sweeps.show.tables import Table, count, loss, number, percent, sizes, table_of, text, three
-from nextscale.sweeps.show.tables import interval as bounds
+from nextscale.sweeps.show.formats import count, loss, number, params_label, percent, text, three_digits
+from nextscale.sweeps.show.formats import interval as bounds
+from nextscale.sweeps.show.tables import Table, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,17 +20,17 @@ _RUN_COLUMNS = (
     ("for", "role", text),
     ("parameters", "params", count),
     ("tokens", "tokens", count),
-    ("FLOPs", "flops", three),
+    ("FLOPs", "flops", three_digits),
     ("loss", "loss", loss),
     ("bits/byte", "bits_per_byte", loss),
     ("width", "width", text),
     ("depth", "depth", text),
-    ("peak rate", "lr", three),
+    ("peak rate", "lr", three_digits),
     ("seed", "seed", text),
     ("attempts", "attempts", text),
-    ("device-hours", "device_hours", three),
-    ("utilisation", "utilisation", three),
-    ("$", "usd", three),
+    ("device-hours", "device_hours", three_digits),
+    ("utilisation", "utilisation", three_digits),
+    ("$", "usd", three_digits),
     ("on", "accelerator", text),
     ("data", "data", text),
 )
@@ -45,15 +46,15 @@ def warnings(texts: Iterable[str]) -> str:
     return "".join(f'<p class="warning">{html.escape(one)}</p>\n' for one in dict.fromkeys(texts))
 
 
-def paragraph(said: str) -> str:
-    return f"<p>{html.escape(said)}</p>\n"
+def paragraph(sentence: str) -> str:
+    return f"<p>{html.escape(sentence)}</p>\n"
 
 
-def facts(told: Sequence[tuple[str, str, str]]) -> str:
+def facts(figures: Sequence[tuple[str, str, str]]) -> str:
     """Figures to be read first: of each what it is, the figure, and what is to be known of it."""
     shown = "".join(
         f'<dl class="fact"><dt>{what}</dt><dd>{figure}</dd><dd>{more}</dd></dl>\n'
-        for what, figure, more in (map(html.escape, one) for one in told)
+        for what, figure, more in (map(html.escape, one) for one in figures)
     )
     return f'<div class="facts">\n{shown}</div>\n' if shown else ""
 
@@ -69,49 +70,50 @@ def headline(summary: Mapping[str, Any]) -> str:
     inside = sum(row["interval"][0] <= row["measured"] <= row["interval"][1] for row in scored)
     level, late = f"{forecast['level']:.0%}", len(forecast["started_before"])
     made = f"{forecast['time'][:16].replace('T', ' ')} UTC"
-    when, told_how = (f"when {late} of them", "predicted") if late else ("before any of them", "forecast")
-    said = f"On {made}, {when} had started, {len(rows)} runs at {three(best['flops'])} FLOPs were {told_how}"
+    when, verb = (f"when {late} of them", "predicted") if late else ("before any of them", "forecast")
+    sentence = f"On {made}, {when} had started, {len(rows)} runs at {three_digits(best['flops'])} FLOPs were {verb}"
     # A ledger of before reaches were noted has none.
-    said += f", {three(best['reach'])} times the largest run fitted." if best.get("reach") else "."
-    told = [("loss of the best of them", loss(best["predicted"]), f"{level} interval {bounds(best['interval'])}")]
+    sentence += f", {three_digits(best['reach'])} times the largest run fitted." if best.get("reach") else "."
+    figures = [("loss of the best of them", loss(best["predicted"]), f"{level} interval {bounds(best['interval'])}")]
     if best["measured"] is not None:
-        told.append(("as measured after", loss(best["measured"]), f"error {percent(best['error'])}"))
+        figures.append(("as measured after", loss(best["measured"]), f"error {percent(best['error'])}"))
     if scored:
         mean = sum(abs(row["error"]) for row in scored) / len(scored)
-        told.append((f"inside their {level} intervals", f"{inside} of {len(scored)}", f"mean |error| {mean:.2%}"))
+        figures.append((f"inside their {level} intervals", f"{inside} of {len(scored)}", f"mean |error| {mean:.2%}"))
     else:
-        said += " None of them has come to a loss yet."
+        sentence += " None of them has come to a loss yet."
     if optimal := summary["optimal_params"]:
         measured = f", measured {count(optimal['measured'])}" if optimal["measured"] is not None else ""
-        what = f"compute-optimal {sizes(optimal['params_convention'])}"
-        told.append((what, count(optimal["predicted"]), f"{bounds(optimal['interval'], count)}{measured}"))
-    return paragraph(said) + warnings(forecast["warnings"]) + facts(told)
+        what = f"compute-optimal {params_label(optimal['params_convention'])}"
+        figures.append((what, count(optimal["predicted"]), f"{bounds(optimal['interval'], count)}{measured}"))
+    return paragraph(sentence) + warnings(forecast["warnings"]) + facts(figures)
 
 
-def outlook(told: Mapping[str, Any]) -> str:
+def outlook(result: Mapping[str, Any]) -> str:
     """A forecast beyond all runs, where no scale was held out to be forecast.
 
     Args:
-        told: what `nextscale.fit.optimum.forecast.forecast` returned for one budget.
+        result: what `nextscale.fit.optimum.forecast.forecast` returned for one budget.
     """
-    (target,) = told["targets"]
-    level = f"{told['level']:.0%} interval"
+    (target,) = result["targets"]
+    level = f"{result['level']:.0%} interval"
     shown = [("loss of the best model", loss(target["loss"]), f"{level} {bounds(target['loss_interval'])}")]
     if target["params"] is not None:
         for key, what, form in (
-            ("params", sizes(told["params_convention"]), count),
+            ("params", params_label(result["params_convention"]), count),
             ("tokens", "training tokens", count),
-            ("tokens_per_param", "tokens per parameter", three),
+            ("tokens_per_param", "tokens per parameter", three_digits),
         ):
             shown.append((what, form(target[key]), f"{level} {bounds(target[f'{key}_interval'], form)}"))
-    said = f"No scale was held out. At {three(target['flops'])} FLOPs, {three(target['reach'])} times the largest run:"
-    return paragraph(said) + facts(shown)
+    flops, reach = three_digits(target["flops"]), three_digits(target["reach"])
+    sentence = f"No scale was held out. At {flops} FLOPs, {reach} times the largest run:"
+    return paragraph(sentence) + facts(shown)
 
 
 def fit_card(card: Mapping[str, Any]) -> str:
     """All that a reviewer would ask of a fit."""
     return "".join(
-        f"<details{' open' * (name == 'law')}><summary>{_words(name)}</summary>{_told(value)}</details>\n"
+        f"<details{' open' * (name == 'law')}><summary>{_words(name)}</summary>{_as_html(value)}</details>\n"
         for name, value in card.items()
         if value not in (None, {}, [])
     )
@@ -169,11 +171,11 @@ def spend_table(attempts: pd.DataFrame) -> Table:
         ("on", "accelerator", text),
         ("attempts", "attempts", text),
         ("finished", "finished", text),
-        ("device-hours", "hours", three),
+        ("device-hours", "hours", three_digits),
         ("$", "usd", lambda usd: f"{usd:,.2f}"),
-        ("FLOPs kept", "kept", three),
+        ("FLOPs kept", "kept", three_digits),
         ("FLOPs lost", "lost", lambda share: f"{share:.1%}"),
-        ("utilisation", "utilisation", three),
+        ("utilisation", "utilisation", three_digits),
     )
     return table_of("By pool", rows, *columns)
 
@@ -182,10 +184,10 @@ def shown_tables(tables: Iterable[Table], name: str) -> str:
     return "".join(table(one, f"{name}-{i}") for i, one in enumerate(tables, 1))
 
 
-def _told(value: Any) -> str:
+def _as_html(value: Any) -> str:
     """A value of a fit card: lists of records are tables, and records lists of terms."""
     if isinstance(value, Mapping) and value:
-        inner = "".join(f"<dt>{_words(key)}</dt><dd>{_told(item)}</dd>" for key, item in value.items())
+        inner = "".join(f"<dt>{_words(key)}</dt><dd>{_as_html(item)}</dd>" for key, item in value.items())
         return f'<dl class="card-list">{inner}</dl>'
     if isinstance(value, list | tuple) and value and all(isinstance(item, Mapping) for item in value):
         columns = list(value[0])

@@ -1,4 +1,4 @@
-"""Figures: drawn once, for a journal on white paper and for a page that may be dark."""
+"""Saves figures as SVG and PNG, in colours that a page can switch between light and dark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of a sweep: each in words, as a drawing, and as the table that it shows."""
+"""The figures of a sweep, each with its caption, its drawing and the table that it shows."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def law_plots(analysis: Analysis, held_out: Runs | None, summary: dict[str, Any]
             fit.runs.table.assign(residual=fit.residuals),
         ),
     ]
-    if told := _foretold(summary):
-        plots.insert(0, told)
+    if forecast_plot := _forecast_plot(summary):
+        plots.insert(0, forecast_plot)
     return plots
 
 
@@ -131,10 +131,10 @@ def thinned(curves: pd.DataFrame) -> pd.DataFrame:
     return curves.iloc[np.concatenate(kept)].reset_index(drop=True)
 
 
-def ledger_plot(outcomes: pd.DataFrame, told: dict[str, Any]) -> Plot:
+def ledger_plot(outcomes: pd.DataFrame, calibration: dict[str, Any]) -> Plot:
     """
     Args:
-        outcomes, told: see `nextscale.sweeps.forecasts.calibration`.
+        outcomes, calibration: see `nextscale.sweeps.forecasts.calibration`.
     """
     return Plot(
         "calibration",
@@ -142,7 +142,7 @@ def ledger_plot(outcomes: pd.DataFrame, told: dict[str, Any]) -> Plot:
         "Left: measured against forecast, by how far it reached. Right: how often intervals held what they claim.",
         (
             functools.partial(plot.forecast_errors, table=outcomes),
-            functools.partial(plot.calibration, levels=told["levels"]),
+            functools.partial(plot.calibration, levels=calibration["levels"]),
         ),
         outcomes.drop(columns="ledger"),
     )
@@ -202,7 +202,7 @@ def _frontier(ax: Axes, optima: pd.DataFrame, analysis: Analysis, held_out: list
     return plot.frontier(ax, optima, analysis.curves, analysis.optimum, held_out)
 
 
-def _foretold(summary: dict[str, Any]) -> Plot | None:
+def _forecast_plot(summary: dict[str, Any]) -> Plot | None:
     rows = summary["holdout"]
     if not rows:
         return None
@@ -215,9 +215,11 @@ def _foretold(summary: dict[str, Any]) -> Plot | None:
         measured=[row["measured"] for row in rows],
         level=level,
     )
-    said = f"The loss of each held-out size as it was forecast, with its {level:.0%} interval, and as it was measured."
+    caption = (
+        f"The loss of each held-out size as it was forecast, with its {level:.0%} interval, and as it was measured."
+    )
     table = pd.DataFrame([{**row, "low": row["interval"][0], "high": row["interval"][1]} for row in rows])
-    return Plot("forecast", "Forecast against measured", said, (draw,), table.drop(columns="interval"))
+    return Plot("forecast", "Forecast against measured", caption, (draw,), table.drop(columns="interval"))
 
 
 def _curve_table(curves: list[IsoFlop]) -> pd.DataFrame:

@@ -27,25 +27,27 @@ from nextscale.fit.trust.reach import Reach, backtested_reach, narrow_warnings
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.budget.cluster import Cluster, cluster_of
 from nextscale.sweeps.budget.targets import bits_per_nat_of
-from nextscale.sweeps.commands.analysis.options import Estimator, Source
-from nextscale.sweeps.errors import MENDABLE
+from nextscale.sweeps.errors import USER_ERRORS
 from nextscale.sweeps.findings import Finding, findings, summary_of
-from nextscale.sweeps.findings.table import runs_of as finding_runs
+from nextscale.sweeps.findings.runs_table import runs_of as finding_runs
 from nextscale.sweeps.forecasts.calibration import calibration, calibration_tables, outcomes
 from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.page.document import Section, document, raw, table
 from nextscale.sweeps.report import content, drawing
 from nextscale.sweeps.report import figures as plots
-from nextscale.sweeps.report.calculator import calculator, calculator_data, can_tell
-from nextscale.sweeps.show.tables import tables
+from nextscale.sweeps.report.calculator import calculator, calculator_data, is_computable
+from nextscale.sweeps.show.summary_tables import summary_tables
 from nextscale.sweeps.spec.site_file import load_site
 from nextscale.sweeps.spec.sweep_spec import ForecastConfig
+from nextscale.sweeps.store.finished_runs import check_one_data_source, load_finished
 from nextscale.sweeps.store.store import Store, load, load_curves
 from nextscale.sweeps.study.study import Analysis, Study
 from nextscale.sweeps.study.summary import summarise
 
 _BEYOND = 10.0
 """How far beyond the runs a forecast is shown, where no scale was held out."""
+_DEFAULT_LAW = "chinchilla"
+"""Of `nextscale forecast`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Report:
         summary: see `nextscale.sweeps.study.summary`.
         analysis: of the runs that the forecast rests on; None where no law was fitted.
         held_out: runs that it does not rest on, those that came to a loss.
-        found: what else the runs were asked.
+        findings: what else the runs were asked.
         card: of the fit, see `nextscale.fit.trust.card`.
         options: how runs become a law.
     """
@@ -66,7 +68,7 @@ class Report:
     summary: Mapping[str, Any]
     analysis: Analysis | None
     held_out: Runs | None
-    found: Mapping[str, Finding]
+    findings: Mapping[str, Finding]
     card: Mapping[str, Any] | None
     options: ForecastConfig
 
@@ -76,14 +78,14 @@ class Report:
         study: Study,
         analysis: Analysis | None,
         summary: Mapping[str, Any],
-        found: Mapping[str, Finding],
+        findings: Mapping[str, Finding],
         card: Mapping[str, Any] | None,
     ) -> Report:
         """What a study came to."""
         held_out, options = study.table("holdout"), study.spec.forecast
         known = "loss" in held_out and held_out["loss"].notna().any()
         runs = as_runs(held_out, convention=options.params) if known else None
-        return cls(study.store.root, summary, analysis, runs, found, card, options)
+        return cls(study.store.root, summary, analysis, runs, findings, card, options)
 
     @classmethod
     def from_files(cls, out: str | Path) -> Report:
@@ -121,7 +123,7 @@ class Report:
     def _of_table(cls, store: Store) -> Report:
         """Of runs from elsewhere alone."""
         options = ForecastConfig()
-        runs = Source(runs=store.root).read()
+        runs = _all_runs(store.root, options)
         fit, backtests = fit_backtested(runs)
         curves = isoflops(runs)
         analysis = Analysis(fit, backtests, curves, optimum_law(curves), TokenCost.of_runs(fit.runs), [])
@@ -178,7 +180,7 @@ class _Writer:
         yield from self._law()
         yield from self._backtest(choice, tested)
         yield from self._training()
-        for name, one in report.found.items():
+        for name, one in report.findings.items():
             shown = [*map(self._draw, plots.finding_plots({name: one}))]
             parts = content.warnings(one.notes), content.shown_tables(one.tables, name)
             yield from content.section(name, name.replace("-", " ").capitalize(), *parts, _drawings(shown))
@@ -189,14 +191,14 @@ class _Writer:
         yield from self._runs(runs)
 
     def _forecast(self, fit: Fit | None, tested: Reach, runs: pd.DataFrame) -> Iterator[Section]:
-        said = content.headline(self.report.summary)
-        if not said and fit is not None:
-            told = forecast(fit, [_BEYOND * float(fit.runs.table["flops"].max())])
-            (target,) = told["targets"]
+        text = content.headline(self.report.summary)
+        if not text and fit is not None:
+            result = forecast(fit, [_BEYOND * float(fit.runs.table["flops"].max())])
+            (target,) = result["targets"]
             narrow = narrow_warnings(tested, fit, {f"{target['flops']:.3g} FLOPs": target})
-            said = content.warnings(narrow) + content.outlook(told)
-        yield from content.section("forecast", "Forecast", said)
-        if fit is not None and can_tell(fit):
+            text = content.warnings(narrow) + content.outlook(result)
+        yield from content.section("forecast", "Forecast", text)
+        if fit is not None and is_computable(fit):
             hardware, bits_per_nat = _hardware(runs), bits_per_nat_of(runs)[0]
             self.data["calculator"] = calculator_data(fit, self._command, tested, hardware, bits_per_nat)
             also = ", held-out ones too" if self.report.held_out else ""
@@ -209,20 +211,20 @@ class _Writer:
             return
         shown = plots.law_plots(analysis, self.report.held_out, summary)
         drawing.save(plots.overview(shown), self.folder)
-        told = content.shown_tables(tables(summary | {"findings": {}}), "found")
-        yield Section("law", "The law", _drawings([*map(self._draw, shown)]) + told)
+        shown_tables = content.shown_tables(summary_tables(summary | {"findings": {}}), "found")
+        yield Section("law", "The law", _drawings([*map(self._draw, shown)]) + shown_tables)
 
     def _backtest(self, choice: Choice | None, tested: Reach) -> Iterator[Section]:
         if choice is None:
-            told = [] if tested.problem is None else [tested.problem]
-            yield from content.section("backtest", "Backtest", content.warnings(told))
+            problems = [] if tested.problem is None else [tested.problem]
+            yield from content.section("backtest", "Backtest", content.warnings(problems))
             return
         drawn = self._draw(plots.backtest_plot(choice))
-        said = content.warnings(choice.warnings)
+        text = content.warnings(choice.warnings)
         if self.report.held_out:
-            said += content.paragraph("Among all runs, held-out ones too.")
+            text += content.paragraph("Among all runs, held-out ones too.")
         yield Section(
-            "backtest", "Backtest", said + _drawings([drawn]) + table(content.backtest_table(choice), "tested")
+            "backtest", "Backtest", text + _drawings([drawn]) + table(content.backtest_table(choice), "tested")
         )
 
     def _training(self) -> Iterator[Section]:
@@ -234,10 +236,10 @@ class _Writer:
         every = outcomes([Ledger(self.report.root / "ledger.jsonl")])
         if every.empty:
             return
-        told = calibration(every)
-        drawn = [self._draw(plots.ledger_plot(every, told))] if told["scored"] else []
-        parts = _drawings(drawn), content.shown_tables(calibration_tables(every, told), "ledger")
-        yield Section("ledger", "Forecasts so far", "".join(map(content.paragraph, told["notes"])) + "".join(parts))
+        scores = calibration(every)
+        drawn = [self._draw(plots.ledger_plot(every, scores))] if scores["scored"] else []
+        parts = _drawings(drawn), content.shown_tables(calibration_tables(every, scores), "ledger")
+        yield Section("ledger", "Forecasts so far", "".join(map(content.paragraph, scores["notes"])) + "".join(parts))
 
     def _cost(self) -> Iterator[Section]:
         attempts = Accounts(self.report.root / "accounts.jsonl").frame()
@@ -267,37 +269,51 @@ class _Writer:
         """The fit of `nextscale forecast` to every run of the folder; None where it refuses them."""
         if self.report.options.law == "none":
             return None
-        estimator = self._estimator
         try:
-            source = Source(runs=self.report.root, params=self.report.options.params)
-            return fit_backtested(source.read(estimator.variables), (estimator.law,), **estimator.options)[0]
-        except MENDABLE:
+            runs = _all_runs(self.report.root, self.report.options)
+            return fit_backtested(runs, (self._law_name,), **self._estimator)[0]
+        except USER_ERRORS:
             return None
 
     @property
-    def _estimator(self) -> Estimator:
+    def _law_name(self) -> str:
         options, analysis = self.report.options, self.report.analysis
-        law = analysis.fit.law.name if analysis else "chinchilla" if options.law == "auto" else options.law
-        return Estimator(law=law, **options.model_dump(include={"delta", "bootstrap", "resamples", "level"}))
+        return analysis.fit.law.name if analysis else "chinchilla" if options.law == "auto" else options.law
+
+    @property
+    def _estimator(self) -> dict[str, Any]:
+        """The options of `nextscale.fit.fit`, which are those of `nextscale forecast`."""
+        return _estimator(self.report.options)
 
     @property
     def _command(self) -> str:
         """That gives what the page computes, but for what is asked."""
-        usual, chosen = Estimator(), self._estimator
-        names = [field.name for field in dataclasses.fields(chosen)]
-        given = {name: value for name in names if (value := getattr(chosen, name)) != getattr(usual, name)}
+        default = {"law": _DEFAULT_LAW} | _estimator(ForecastConfig())
+        chosen = {"law": self._law_name} | self._estimator
+        options = {name: value for name, value in chosen.items() if value != default[name]}
         if self.report.options.params != "total":
-            given["count"] = self.report.options.params
-        told = "".join(f" --{name} {value}" for name, value in given.items())
+            options["count"] = self.report.options.params
+        arguments = "".join(f" --{name} {value}" for name, value in options.items())
         root, here = self.report.root, Path.cwd()
         folder = str(root.relative_to(here)) if root.is_relative_to(here) else root.name
-        return f"nextscale forecast {shlex.quote(folder)}{told}"
+        return f"nextscale forecast {shlex.quote(folder)}{arguments}"
+
+
+def _all_runs(folder: Path, options: ForecastConfig) -> Runs:
+    """Every run of a folder, as `nextscale forecast` reads them."""
+    table = load_finished(folder)
+    check_one_data_source(table, folder)
+    return as_runs(table, convention=options.params, where=str(folder))
+
+
+def _estimator(options: ForecastConfig) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("delta", "bootstrap", "resamples", "level")}
 
 
 def _hardware(runs: pd.DataFrame) -> list[Cluster]:
     """A chip of every kind that is known here, with what the runs reached on it."""
     accelerators: Mapping[str, Accelerator] = CATALOGUE
-    with contextlib.suppress(*MENDABLE):
+    with contextlib.suppress(*USER_ERRORS):
         accelerators = load_site().catalogue("the site file")
     known = [name for name, one in accelerators.items() if one.peak_flops is not None]
     return [cluster_of(name, accelerators=accelerators, runs=runs) for name in known]

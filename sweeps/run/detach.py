@@ -1,4 +1,4 @@
-"""A sweep that runs on while nobody looks: as a job of a Ray cluster, or as a process of this machine.
+"""Runs a sweep in the background: as a job of a Ray cluster, or as a process of this machine.
 
 Either way it writes what it says to `OUT/controller.log`, and is reached by its folder: `nextscale status`, `logs` and
 `stop`.

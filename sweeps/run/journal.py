@@ -1,4 +1,4 @@
-"""What happened in a sweep, one line an event, for whoever asks later: `OUT/events.jsonl`."""
+"""The journal of a sweep: one line per event in `OUT/events.jsonl`."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ from nextscale.cluster.controller.events import Event
 from nextscale.cluster.hardware.site import Site
 from nextscale.fit.errors import InputError
 from nextscale.model.record import write_atomically
-from nextscale.sweeps.errors import MENDABLE, SpecError
+from nextscale.sweeps.errors import USER_ERRORS, SpecError
 from nextscale.sweeps.forecasts.registry import score_landed
 from nextscale.sweeps.ledger import Entry
-from nextscale.sweeps.loggers.sweep_export import following
+from nextscale.sweeps.loggers.sweep_export import exporting
 from nextscale.sweeps.plan.gates import Approval
 from nextscale.sweeps.run.journal import Journal
 from nextscale.sweeps.run.rounds import OnRound, TrainingRounds
@@ -100,7 +100,7 @@ class _StudyRun:
             self._on_event(Event("notice", message=text))
 
         run_ids = [run.config.run_id for run in study.planned]
-        with following(study.spec.loggers, study.spec.name, study.store, run_ids, notice) as show:
+        with exporting(study.spec.loggers, study.spec.name, study.store, run_ids, notice) as show:
 
             def observe(event: Event) -> None:
                 if event.kind == "finished" and event.job is not None:
@@ -165,7 +165,7 @@ class _StudyRun:
         if self.analysis is not None or found:
             try:
                 Report.of(study, self.analysis, summary, found, fit_card).write()
-            except MENDABLE as error:  # of a run that has nothing to do with this sweep, say
+            except USER_ERRORS as error:  # of a run that has nothing to do with this sweep, say
                 self._on_event(Event("notice", message=f"the page was not written: {error}"))
         return summary
 

@@ -1,4 +1,4 @@
-"""Rounds of training: the runs that are left of one role, past their gates, on a cluster that is connected once."""
+"""Rounds of training: the missing runs of one role, behind their gates, on one cluster session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nextscale.cluster.controller.job import Job
 from nextscale.cluster.hardware.site import Site
 from nextscale.cluster.hardware.speed import Speed
 from nextscale.sweeps.design.planned_run import Role
-from nextscale.sweeps.errors import MENDABLE
+from nextscale.sweeps.errors import USER_ERRORS
 from nextscale.sweeps.ledger import Entry
 from nextscale.sweeps.plan.gates import (
     USD,
@@ -23,7 +23,7 @@ from nextscale.sweeps.plan.gates import (
     gates_of,
     refusal,
 )
-from nextscale.sweeps.plan.placing import speed_in
+from nextscale.sweeps.plan.placement import speed_in
 from nextscale.sweeps.plan.plan import plan_sweep
 from nextscale.sweeps.run.session import Session
 from nextscale.sweeps.study.study import Study
@@ -127,5 +127,5 @@ class TrainingRounds(contextlib.ExitStack):
         study = self._study
         try:
             return [study.job(run, session.seats(run, speed)) for run in study.missing("holdout")]
-        except MENDABLE:  # one fits in none of the pools that are up: how long it takes is not known
+        except USER_ERRORS:  # one fits in none of the pools that are up: how long it takes is not known
             return [study.job(run) for run in study.missing("holdout")]

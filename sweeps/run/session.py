@@ -24,7 +24,7 @@ from nextscale.cluster.hardware.speed import Speed
 from nextscale.cluster.ray.ray_backend import RayBackend
 from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.plan.placing import pools_here
+from nextscale.sweeps.plan.placement import pools_here
 from nextscale.sweeps.spec.site_file import load_site, pools_of, price_notes
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.watch.status import STOP

@@ -1,4 +1,4 @@
-"""A sweep in its output folder: its runs and what has become of them, the law, the forecast and its score."""
+"""A sweep in its output folder: its runs and their results, the law, the forecast and its score."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.fit.trust.backtest import Backtest, fit_backtested
 from nextscale.model.accounting import flops_per_token
 from nextscale.model.config.data import single_sources
-from nextscale.sweeps.design.chosen_runs import Choices, all_runs
-from nextscale.sweeps.design.expand import PlannedRun, Role, count, resolved
-from nextscale.sweeps.design.sequential import step
+from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs
+from nextscale.sweeps.design.expand import resolve_spec
+from nextscale.sweeps.design.planned_run import PlannedRun, Role, count_parameters
+from nextscale.sweeps.design.sequential import choose_next
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.ledger import Entry, Ledger, digest_of, scored
+from nextscale.sweeps.ledger import Entry, Ledger, digest_of, score_of
 from nextscale.sweeps.spec.designs import SequentialDesign
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.store.store import Store
@@ -69,7 +70,7 @@ class Study:
             path = getattr(part, "path", None)
             if path is not None and Path(path).expanduser().absolute() == Path(out).expanduser().absolute():
                 raise SpecError(f"--out {out}: is the folder of the data; name another", ("data", "path"))
-        self.spec = spec if as_left else resolved(spec)
+        self.spec = spec if as_left else resolve_spec(spec)
         self.store = Store.at(out)
         self.planned: list[PlannedRun] = []
         self._named: dict[str, PlannedRun] = {}
@@ -100,9 +101,9 @@ class Study:
         return max(design.flops - sum(run.own_flops for run in self.runs("fit")), 0.0)
 
     @property
-    def choices(self) -> Choices:
+    def choices(self) -> ChosenRuns:
         """Of a sequential design."""
-        return Choices(self.store.root, self.spec)
+        return ChosenRuns(self.store.root, self.spec)
 
     def choose(self) -> str | None:
         """Chooses the next runs of a sequential design, writes them down and adds them; or tells why there is none.
@@ -120,7 +121,7 @@ class Study:
             return ended
         runs = self.runs("fit")
         found, backtests, _ = self._fitted()
-        stands, chosen = step(self.spec, found, self.cost, runs, backtested=bool(backtests))
+        stands, chosen = choose_next(self.spec, found, self.cost, runs, backtested=bool(backtests))
         if stands.ended is None:
             self.choices.add(chosen, stands)
             self._plan(chosen)
@@ -217,7 +218,7 @@ class Study:
     def cost(self) -> TokenCost:
         """FLOPs per token of a size of this family."""
         models = [run.config.model for run in self.planned]
-        sizes = [count(model, self.spec.forecast.params) for model in models]
+        sizes = [count_parameters(model, self.spec.forecast.params) for model in models]
         return TokenCost.of(sizes, [flops_per_token(model) for model in models])
 
     def _fitted(self) -> tuple[Fit, list[Backtest], Runs]:
@@ -234,7 +235,9 @@ class Study:
         """The digest of all that a forecast rests on. Options at their default are left out, unless the ledger has it
         with them, as earlier versions wrote it."""
         options = self.spec.forecast
-        digest, earlier = (digest_of([analysis.fitted, told]) for told in (options.semantic(), options.model_dump()))
+        digest, earlier = (
+            digest_of([analysis.fitted, fields]) for fields in (options.semantic(), options.model_dump())
+        )
         return earlier if any(entry.get("inputs") == earlier for entry in self.ledger.entries()) else digest
 
     def register(self, analysis: Analysis) -> Entry:
@@ -244,7 +247,7 @@ class Study:
         """
         assert self.spec.holdout is not None
         runs, fit = self.runs("holdout"), analysis.fit
-        sizes = [count(run.config.model, self.spec.forecast.params) for run in runs]
+        sizes = [count_parameters(run.config.model, self.spec.forecast.params) for run in runs]
         tokens, flops = [run.tokens for run in runs], [run.flops for run in runs]
         predicted = fit.predict(sizes, tokens)
         low, high = fit.predict_interval(sizes, tokens, flops)
@@ -288,16 +291,16 @@ class Study:
             "warnings": list(fit.warnings),
         }
         if not started:
-            return self.ledger.forecast(entry)
-        if (earlier := self.ledger.standing(entry)) is not None:
+            return self.ledger.register(entry)
+        if (earlier := self.ledger.registered(entry)) is not None:
             return earlier
         late = f"{len(started)} of the {len(runs)} held-out runs had started when this was computed: it is no forecast"
-        return self.ledger.forecast(entry | {"warnings": [*fit.warnings, late]})
+        return self.ledger.register(entry | {"warnings": [*fit.warnings, late]})
 
     def standing_forecast(self, analysis: Analysis) -> Entry | None:
         """The forecast of the held-out runs that was written down, if there is one."""
         targets = [{"run_id": run.config.run_id} for run in self.runs("holdout")]
-        return self.ledger.standing({"targets": targets, "inputs": self.inputs(analysis)}) if targets else None
+        return self.ledger.registered({"targets": targets, "inputs": self.inputs(analysis)}) if targets else None
 
     def score(self, forecast: Entry) -> None:
         """Writes to the ledger how a forecast came out, and those of the same runs that it took the place of; nothing
@@ -306,6 +309,6 @@ class Study:
         losses = [record["loss"] for record in records if record is not None]
         if len(losses) < len(records):
             return
-        for each in self.ledger.forecasts(forecast):
+        for each in self.ledger.forecasts_of(forecast):
             targets = zip(each["targets"], losses, strict=True)
-            self.ledger.score(each, [{"run_id": target["run_id"]} | scored(target, loss) for target, loss in targets])
+            self.ledger.score(each, [{"run_id": target["run_id"]} | score_of(target, loss) for target, loss in targets])

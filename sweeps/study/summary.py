@@ -1,4 +1,4 @@
-"""What came of a sweep, in one JSON object."""
+"""The summary of a sweep, as one JSON object."""
 
 from __future__ import annotations
 
@@ -113,9 +113,9 @@ def _scores(study: Study, forecast: Entry, true_entropy: float | None) -> list[d
 def _narrow(forecast: Entry, analysis: Analysis) -> list[str]:
     """What a backtest of such a reach says of the interval of the best held-out run."""
     best = min(forecast["targets"], key=lambda target: float(target["predicted"]))
-    told = {"reach": best.get("reach"), "loss": best["predicted"], "loss_interval": best["interval"]}
+    best_target = {"reach": best.get("reach"), "loss": best["predicted"], "loss_interval": best["interval"]}
     tested = backtested_reach(analysis.fit)
-    return narrow_warnings(tested, analysis.fit, {f"the best of them, at {best['flops']:.3g} FLOPs": told})
+    return narrow_warnings(tested, analysis.fit, {f"the best of them, at {best['flops']:.3g} FLOPs": best_target})
 
 
 def _optimal(study: Study, forecast: Entry, analysis: Analysis | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a shell offers at TAB. Each takes what is typed so far; all are as quick as `nextscale --help`."""
+"""Shell completion. Each function takes what is typed so far; all are as quick as `nextscale --help`."""
 
 from __future__ import annotations
 

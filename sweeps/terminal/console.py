@@ -1,4 +1,4 @@
-"""What all commands share: where they print, the options that many have, and how options are written."""
+"""What all commands share: their consoles, common options, and options grouped in dataclasses."""
 
 from __future__ import annotations
 
@@ -60,7 +60,12 @@ def warn(warnings: Sequence[str]) -> None:
         screen.print(f"warning: {text}", style="yellow", markup=False)
 
 
-def expanded(command: Callable[..., None]) -> Callable[..., None]:
+def complain(message: str) -> None:
+    """What keeps a command from its work, in one line on stderr."""
+    aside.print(f"nextscale: {message}", markup=False, highlight=False, soft_wrap=True)
+
+
+def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     """A command in which each parameter that is a dataclass stands for the options that are its fields.
 
     `--help` shows them under the dataclass's `panel`, where it has one.

@@ -1,4 +1,4 @@
-"""Figures as files: what every command that has `--plot` shares."""
+"""The option `--plot`: figures drawn into files."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from nextscale.cluster.controller.events import Event
 from nextscale.cluster.controller.job import Job
 from nextscale.model.record import RunDirectory
-from nextscale.sweeps.design.expand import Role
+from nextscale.sweeps.design.planned_run import Role
 
 _TITLES: dict[Role, str] = {"fit": "training the sweep", "holdout": "training the held-out scale"}
 _REFRESH = 1.0

@@ -1,4 +1,4 @@
-"""Mistakes in options, arguments and commands, which typer finds: one line each, as of any other mistake."""
+"""Mistakes in options and arguments, as typer finds them, in one line each."""
 
 import re
 
@@ -14,7 +14,7 @@ _NO_NUMBER = {"float_parsing": "is no number; write it out, as 2e6", "int_parsin
 _LONG = re.compile(r"\d{7,}|0\.0{3,}\d+")
 
 
-def misused(error: Exception) -> SpecError:
+def usage_error(error: Exception) -> SpecError:
     """Of a `USAGE`: its line, and which help to read."""
     import pydantic
 

@@ -1,4 +1,4 @@
-"""Who runs what where: the slots and the pools of a sweep, as its accounts tell of them."""
+"""Lanes and pools: which slot ran which run when, by the accounts of the sweep."""
 
 from __future__ import annotations
 

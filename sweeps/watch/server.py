@@ -1,4 +1,4 @@
-"""`nextscale serve`: the page of a folder over HTTP, for whoever sits at this machine.
+"""The server of `nextscale serve`: the live page of an output folder over HTTP, for this machine alone.
 
 It reads files, and writes none but the index of the store. Nobody is asked who they are, so by default only this
 machine is answered, under its loopback names: a page elsewhere that has its own name point here (DNS rebinding) is
@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.page.live import live_page
-from nextscale.sweeps.store.index import mark
+from nextscale.sweeps.store.index import file_stamp
 from nextscale.sweeps.watch.snapshot import Live, figures
 
 _SOONEST, _SHARE = 0.5, 10.0
@@ -88,9 +88,9 @@ class Site:
         with self._lock:
             began = time.monotonic()
             if began >= self._due:
-                told = self.live.look()
+                snapshot = self.live.look()
                 if self.live.version != self._status[0]:
-                    self._status = self.live.version, json.dumps(told, allow_nan=False).encode()
+                    self._status = self.live.version, json.dumps(snapshot, allow_nan=False).encode()
                 now = time.monotonic()
                 self._due = now + max(_SOONEST, _SHARE * (now - began))
             return self._status
@@ -137,7 +137,7 @@ class Server(http.server.ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.server_port}/"
 
-    def welcomes(self, host: str | None) -> bool:
+    def allows_host(self, host: str | None) -> bool:
         """Whether a request for such a host may be answered."""
         if not self.loopback:
             return True
@@ -151,7 +151,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     timeout = _SILENT_CLIENT
 
     def do_GET(self) -> None:
-        if not self.server.welcomes(self.headers["Host"]):
+        if not self.server.allows_host(self.headers["Host"]):
             self._say(HTTPStatus.FORBIDDEN, "this server answers to localhost alone; open it under that name")
             return
         try:
@@ -196,7 +196,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def _file(path: Path, kind: str, policy: str) -> Answer | None:
-    tag = mark(str(path))
+    tag = file_stamp(str(path))
     return Answer(tag, kind, path.read_bytes, policy) if tag and path.is_file() else None
 
 

@@ -1,4 +1,4 @@
-"""All that the live page shows of a folder, as one JSON object: how it stands, and what that costs, where and why."""
+"""The state of a sweep as one JSON object, which is all that the live page shows."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 from nextscale.cluster.controller.accounts import Accounts
 from nextscale.fit.jsonable import jsonable
 from nextscale.model.record import Row
-from nextscale.sweeps.design.chosen_runs import Choices
+from nextscale.sweeps.design.chosen_runs import ChosenRuns
 from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.ledger import Entry, Ledger
 from nextscale.sweeps.plan.time_left import AtWork, TimeLeft, time_left
 from nextscale.sweeps.spec.designs import SequentialDesign
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
-from nextscale.sweeps.store.index import mark
+from nextscale.sweeps.store.index import file_stamp
 from nextscale.sweeps.watch.lanes import ended, lanes, natural, pools, slots_of
-from nextscale.sweeps.watch.status import standing
+from nextscale.sweeps.watch.status import status_of
 from nextscale.sweeps.watch.watcher import STATES, Curve, Watcher
 
 _CURVES, _POINTS_OF_A_CURVE, _BUDGETS = 12, 160, 12
@@ -39,7 +39,7 @@ class Live:
         self.out = Path(out).expanduser().absolute()
         self.version = 0
         """Another one whenever there is something new."""
-        self.told: dict[str, Any] = {}
+        self.state: dict[str, Any] = {}
         self._watcher: Watcher | None = None
         self._marks: dict[str, str] = {}
         self._ledger: list[dict[str, Any]] = []
@@ -57,17 +57,17 @@ class Live:
         except (SpecError, OSError) as error:
             problem = str(error)
         begun = self._watcher is not None
-        if changed or not self.told or problem != self.told["problem"]:
+        if changed or not self.state or problem != self.state["problem"]:
             news = self._tell(self._watcher) if self._watcher is not None and problem is None else {}
             frame = {"out": str(self.out), "at": time.time(), "begun": begun, "problem": problem}
-            self.told = jsonable(self.told | news | frame)
+            self.state = jsonable(self.state | news | frame)
             self.version += 1
-        return self.told
+        return self.state
 
     def _read_files(self) -> bool:
         """Looks at what a sweep leaves in its end; tells whether any of it is new."""
         names = ("ledger.jsonl", "ledger.head", "summary.json", "report.html", "figures")
-        before, self._marks = self._marks, {name: mark(str(self.out / name)) for name in names}
+        before, self._marks = self._marks, {name: file_stamp(str(self.out / name)) for name in names}
         if self._marks == before:
             return False
         try:
@@ -77,7 +77,7 @@ class Live:
         return True
 
     def _tell(self, watcher: Watcher) -> dict[str, Any]:
-        status, states = standing(watcher), watcher.states()
+        status, states = status_of(watcher), watcher.states()
         at_work = watcher.controller.state == "at work"
         slots = slots_of(watcher.accounts, watcher.controller.started) if at_work else {}
         newest = watcher.sweeps[-1] if watcher.sweeps else None
@@ -151,7 +151,7 @@ def progress(
             done += own
         elif run_id in watcher.curves:
             done += own * max(watcher.curves[run_id].position - run.branches_at, 0) / (run.tokens - run.branches_at)
-    more = isinstance(spec.design, SequentialDesign) and Choices(watcher.store.root, spec).ended is None
+    more = isinstance(spec.design, SequentialDesign) and ChosenRuns(watcher.store.root, spec).ended is None
     planned = sum(watcher.own_flops[run_id] for run_id in runs)
     return {"name": spec.name, "runs": counts, "flops": [done, planned], "more": more}
 

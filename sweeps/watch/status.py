@@ -1,4 +1,4 @@
-"""How a sweep stands, from its files alone: no Ray is asked, so it works while the head is down.
+"""The status of a sweep, from its files alone: it needs no Ray, so it works while the head is down.
 
 Whoever runs the sweep may be on another machine: it is known by its lease and by the time of its last sign.
 """
@@ -77,10 +77,10 @@ def status(out: str | Path) -> Status:
     """
     watcher = Watcher(out)
     watcher.look()
-    return standing(watcher)
+    return status_of(watcher)
 
 
-def standing(watcher: Watcher) -> Status:
+def status_of(watcher: Watcher) -> Status:
     """How the sweeps of a folder stand, as of the last look at it."""
     states = watcher.states()
     counts = dict.fromkeys(STATES, 0)

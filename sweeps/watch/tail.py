@@ -1,4 +1,4 @@
-"""What others append to a JSONL file, read as it comes: each look takes up where the last one ended."""
+"""Reads the rows that are appended to a JSONL file, from where the last look ended."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Appended(NamedTuple):
 
     Attributes:
         rows: that were not there at the last look.
-        anew: whether the file is another one than then, or was cut back: no row of before is in it any more.
+        restarted: whether the file is another one than then, or was cut back: no row of before is in it any more.
     """
 
     rows: list[Row]
-    anew: bool
+    restarted: bool
 
 
 class Tail:
@@ -34,15 +34,15 @@ class Tail:
         try:
             stat = os.stat(self._path)  # noqa: PTH116 (a Path takes longer than the question)
         except FileNotFoundError:
-            anew, self._inode, self._end = self._end > 0, 0, 0
-            return Appended([], anew)
+            restarted, self._inode, self._end = self._end > 0, 0, 0
+            return Appended([], restarted)
         if stat.st_ino == self._inode and stat.st_size == self._end:
             return Appended([], False)
         with self._path.open("rb") as file:
             inode = os.fstat(file.fileno()).st_ino
             size = file.seek(0, os.SEEK_END)
-            anew = self._end > 0 and (inode != self._inode or size < self._end)
-            begin = 0 if anew else self._end
+            restarted = self._end > 0 and (inode != self._inode or size < self._end)
+            begin = 0 if restarted else self._end
             file.seek(begin)
             text = file.read()
         whole = text.rfind(b"\n") + 1
@@ -53,4 +53,4 @@ class Tail:
                 row = json.loads(line)
                 if isinstance(row, dict):
                     rows.append(row)
-        return Appended(rows, anew)
+        return Appended(rows, restarted)

@@ -1,4 +1,4 @@
-"""A folder of sweeps that is looked at again and again, by its files alone."""
+"""Follows an output folder by its files alone: each look reads only what is new."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nextscale.model.accounting import parameters
 from nextscale.model.config.run import RunConfig
 from nextscale.model.record import Row
 from nextscale.sweeps.design.chosen_runs import all_runs
-from nextscale.sweeps.design.planned_run import PlannedRun, standing
+from nextscale.sweeps.design.planned_run import PlannedRun, without_lost_trunks
 from nextscale.sweeps.show.formats import count
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.store import index
@@ -63,14 +63,14 @@ class Curve:
 
     def look(self) -> bool:
         """Reads what is new; tells whether anything is."""
-        rows, anew = self._tail.look()
-        if anew:
+        rows, restarted = self._tail.look()
+        if restarted:
             self.tokens, self.losses = [], []
         self.tokens += [row["tokens"] for row in rows]
         self.losses += [row["loss"] for row in rows]
         while len(self.tokens) > self._MOST:  # the newest stays
             self.tokens, self.losses = self.tokens[::-2][::-1], self.losses[::-2][::-1]
-        return bool(rows) or anew
+        return bool(rows) or restarted
 
 
 class Watcher:
@@ -99,7 +99,7 @@ class Watcher:
         self.rows: dict[str, Row] = {}
         self.events: collections.deque[Row] = collections.deque(maxlen=_EVENTS)
         self.curves: dict[str, Curve] = {}
-        self._booked, self._told = Tail(self.store.root / "accounts.jsonl"), Tail(self.store.root / "events.jsonl")
+        self._booked, self._events = Tail(self.store.root / "accounts.jsonl"), Tail(self.store.root / "events.jsonl")
         self._last_event: dict[str, str] = {}
         self.own_flops: dict[str, float] = {}
         self._specs: dict[str, tuple[SweepSpec, dict[str, PlannedRun]] | None] = {}
@@ -169,8 +169,8 @@ class Watcher:
 
     def _read_journal(self) -> set[str]:
         """Takes in what happened; tells to which runs."""
-        rows, anew = self._told.look()
-        if anew:
+        rows, restarted = self._events.look()
+        if restarted:
             self.events.clear()
             self._last_event.clear()
             self._all_at = -math.inf
@@ -181,8 +181,8 @@ class Watcher:
 
     def _read_accounts(self) -> set[str]:
         """Takes in what was reserved and settled; tells of which runs."""
-        rows, anew = self._booked.look()
-        if anew:
+        rows, restarted = self._booked.look()
+        if restarted:
             self.accounts = Accounts()
             self._all_at = -math.inf
         self.accounts.add_rows(rows, self.store.root / "accounts.jsonl")
@@ -190,14 +190,14 @@ class Watcher:
 
     def _read_specs(self) -> bool:
         """Plans the sweeps whose spec is new; tells whether any is."""
-        stamped = index.specs(self.store.root / "sweeps")
+        stamped = index.spec_files(self.store.root / "sweeps")
         if [stamp for _, stamp in stamped] == list(self._specs):
             return False
         known, self._specs = self._specs, {}
         for path, stamp in stamped:
             self._specs[stamp] = known[stamp] if stamp in known else _read_spec(self.store.root, path)
         self.sweeps = [sweep for sweep in self._specs.values() if sweep is not None]
-        planned = standing((run for _, runs in self.sweeps for run in runs.values()), self.store.root)
+        planned = without_lost_trunks((run for _, runs in self.sweeps for run in runs.values()), self.store.root)
         self.own_flops = {run.config.run_id: run.own_flops for run in planned}
         return True
 
@@ -212,10 +212,10 @@ class Watcher:
 
     def _read_run(self, run_id: str) -> bool:
         path = self.store.root / "runs" / run_id
-        stamp = index.stamp_of(str(path))
+        stamp = index.run_stamp(str(path))
         if stamp == self._stamps.get(run_id, ""):
             return False
-        row = index.row_in(path)
+        row = index.read_row(path)
         self.rows.pop(run_id, None)
         if row is not None:
             self.rows[run_id] = {name: row.get(name) for name in _COLUMNS}
@@ -235,11 +235,11 @@ def controller_of(out: Path) -> Controller:
     if text.startswith("released"):
         return Controller("none")
     try:
-        told = json.loads(text)
+        fields = json.loads(text)
     except ValueError:  # being written this very moment, or cut short by a crash
-        told = {}
+        fields = {}
     state = "at work" if age < TIME_TO_LIVE else "silent"
-    return Controller(state, told.get("host"), told.get("pid"), told.get("started", math.inf))
+    return Controller(state, fields.get("host"), fields.get("pid"), fields.get("started", math.inf))
 
 
 def _read_spec(root: Path, path: Path) -> tuple[SweepSpec, dict[str, PlannedRun]] | None:

@@ -1,4 +1,4 @@
-"""The commands on what comes after training: what a model serves in its life, sizes that are given, families."""
+"""The commands `inference`, `overtrain` and `family`: models that are served, of given sizes, in families."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextscale.sweeps.commands.analysis.forecast import Hardware
+from nextscale.sweeps.commands.analysis.hardware_options import Hardware
 from nextscale.sweeps.commands.analysis.options import Estimator, Source
 from nextscale.sweeps.commands.analysis.serving_options import Serving
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.terminal.console import Json, expanded, note, print_json, screen, warn
+from nextscale.sweeps.terminal.console import Json, note, print_json, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _PUBLISHED = "published:"
 
 
 @app.command()
-@expanded
+@with_option_groups
 def inference(
     source: Source,
     estimator: Estimator,
@@ -69,7 +69,7 @@ def inference(
             first = table.iloc[0]
             lifetime_costs(axes, found, served, float(first["loss"]), prices, unit)
     rows = [_bounded(row) for row in table.to_dict("records")]
-    notes = [*found.runs.notes, *(cluster.in_words() if cluster is not None else ())]
+    notes = [*found.runs.notes, *(cluster.assumptions() if cluster is not None else ())]
     warnings = lifetime_warnings(found, table)
     if cluster is not None:
         warnings += [text for params in table["params"] for text in cluster.warnings(float(params))]
@@ -88,7 +88,7 @@ def inference(
 
 
 @app.command()
-@expanded
+@with_option_groups
 def overtrain(
     source: Source,
     estimator: Estimator,
@@ -128,14 +128,14 @@ def overtrain(
 
         with axes_at(plot) as axes:
             draw(axes, found, row)
-    told = _bounded(row)
+    result = _bounded(row)
     lesser = [_bounded(one) for one in table.to_dict("records")]
     if cluster is not None:
-        told |= cluster.costs(row["flops"], told["flops_interval"]) if reached else {}
-        optimal = cluster.costs(row["optimal_flops"], told["optimal_flops_interval"])
-        told |= {f"optimal_{name}": value for name, value in optimal.items()}
+        result |= cluster.costs(row["flops"], result["flops_interval"]) if reached else {}
+        optimal = cluster.costs(row["optimal_flops"], result["optimal_flops_interval"])
+        result |= {f"optimal_{name}": value for name, value in optimal.items()}
         lesser = [one | cluster.costs(one["flops"], one["flops_interval"]) for one in lesser]
-    notes = [*found.runs.notes, *(cluster.in_words() if cluster is not None else ())]
+    notes = [*found.runs.notes, *(cluster.assumptions() if cluster is not None else ())]
     warnings = list(found.warnings)
     if reached:
         warnings += reach_warnings(found, {name: row[name] for name in ("flops", "params", "tokens")})
@@ -145,12 +145,12 @@ def overtrain(
     warnings += cluster.warnings(size) if cluster is not None else []
     if json_:
         answer = {"law": found.law.name, "level": found.level, "params_convention": found.runs.convention}
-        answer |= {"cluster": None if cluster is None else cluster.to_dict(), "model": told, "smaller": lesser}
+        answer |= {"cluster": None if cluster is None else cluster.to_dict(), "model": result, "smaller": lesser}
         print_json(answer | {"notes": notes, "warnings": warnings})
         return
     from nextscale.sweeps.show.lifetime_tables import overtrain_tables
 
-    for one in overtrain_tables(told, lesser, found.level, found.runs.convention):
+    for one in overtrain_tables(result, lesser, found.level, found.runs.convention):
         screen.print(one.rich())
     note(notes)
     warn(warnings)
@@ -164,7 +164,7 @@ def _numbers(text: str | None, option: str) -> list[float]:
 
 
 @app.command()
-@expanded
+@with_option_groups
 def family(
     source: Source,
     estimator: Estimator,
@@ -207,14 +207,14 @@ def family(
     another law of published constants.
     """
     from nextscale.sweeps.budget.model_family import family as family_of
-    from nextscale.sweeps.budget.model_family import wishes
+    from nextscale.sweeps.budget.model_family import member_requests
     from nextscale.sweeps.show.lifetime_tables import family_tables
 
     estimator.check_variables(("N", "D"))
     found, cluster = _fitted(source, estimator, hardware)
     if slices is not None and cluster is None:
         raise SpecError("--slices: are parts of the hardware; name it with --on")
-    asked = wishes(
+    asked = member_requests(
         flops=_budget(cluster, flops=flops, usd=usd, device_hours=device_hours, days=days),
         split=_numbers(split, "--split"),
         losses=_numbers(loss, "--loss"),
@@ -222,14 +222,16 @@ def family(
         sizes=_numbers(sizes, "--sizes"),
         names=names.split(",") if names else (),
     )
-    told = family_of(found, asked, shapes=_shapes(source.runs, spec, set_ or (), found), cluster=cluster, slices=slices)
+    result = family_of(
+        found, asked, shapes=_shapes(source.runs, spec, set_ or (), found), cluster=cluster, slices=slices
+    )
     if json_:
-        print_json(told)
+        print_json(result)
         return
-    for one in family_tables(told):
+    for one in family_tables(result):
         screen.print(one.rich())
-    note(told["notes"])
-    warn(told["warnings"])
+    note(result["notes"])
+    warn(result["warnings"])
 
 
 def _fitted(source: Source, estimator: Estimator, hardware: Hardware) -> tuple[Fit, Cluster | None]:
@@ -256,8 +258,8 @@ def _budget(cluster: Cluster | None, **given: float | None) -> float | None:
 
     stated = {name: value for name, value in given.items() if value is not None}
     if len(stated) > 1:
-        told = " and ".join(f"--{name.replace('_', '-')}" for name in stated)
-        raise SpecError(f"family: {told} are two budgets; give one")
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in stated)
+        raise SpecError(f"family: {options} are two budgets; give one")
     for name, value in stated.items():
         if name == "flops":
             return value
@@ -286,7 +288,7 @@ def _shapes(runs: Path, spec: Path | None, overrides: Sequence[str], found: Fit)
 
 
 def _bounded(row: Mapping[Any, Any]) -> dict[str, Any]:
-    from nextscale.sweeps.budget.model_family import told
+    from nextscale.sweeps.budget.model_family import with_intervals
 
     names = [name for name in row if not name.endswith(("_low", "_high"))]
-    return told(row, *names)
+    return with_intervals(row, *names)

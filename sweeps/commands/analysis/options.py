@@ -1,4 +1,4 @@
-"""The options of every command on a table of runs: which runs, and which law."""
+"""The options of every command on a table of runs: the runs, their columns, and the law."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class TableOptions:
             where=str(path),
         )
 
-    def chosen(self, table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    def selected(self, table: pd.DataFrame, path: Path) -> pd.DataFrame:
         """The rows of a table that are to be used."""
         if self.where is None:
             return table
@@ -134,9 +134,12 @@ class Source(TableOptions):
 
         if str(path).startswith("published:"):
             raise SpecError(f"{path}: is of constants without runs; inference, overtrain and family take it")
-        table = self.chosen(_sweep(path) if path.is_dir() else read_table(path), path)
-        if path.is_dir():
-            _one_source(table, path)
+        if not path.is_dir():
+            return self.selected(read_table(path), path)
+        from nextscale.sweeps.store.finished_runs import check_one_data_source, load_finished
+
+        table = self.selected(load_finished(path), path)
+        check_one_data_source(table, path)
         return table
 
 
@@ -172,9 +175,9 @@ class LawChoice:
     def check_variables(self, *wanted: tuple[str, ...]) -> None:
         """Refuses a law that a command can say nothing by, before it is fitted."""
         if set(self.variables) not in map(set, wanted):
-            told = " or in ".join(" and ".join(variables) for variables in wanted)
+            needed = " or in ".join(" and ".join(variables) for variables in wanted)
             raise SpecError(
-                f"--law {self.law}: is a law in {', '.join(self.variables)}; this command needs one in {told}"
+                f"--law {self.law}: is a law in {', '.join(self.variables)}; this command needs one in {needed}"
             )
 
     @property
@@ -239,21 +242,6 @@ def _variable(text: str) -> tuple[str, str]:
     return name, column
 
 
-def _sweep(path: Path) -> pd.DataFrame:
-    from nextscale.sweeps.store.store import load
-
-    table = load(path)
-    if "loss" not in table or table["loss"].isna().all():
-        raise SpecError(f"{path}: none of its runs has come to a loss")
-    return table
-
-
-def _one_source(table: pd.DataFrame, path: Path) -> None:
-    sources = sorted(table.loc[table["loss"].notna(), "data"].unique())
-    if len(sources) > 1:
-        imported = (table["status"] == "imported").any()
-        said = ", or say of imported runs that it is the same: nextscale import --data" if imported else ""
-        raise SpecError(
-            f"{path}: its runs were trained on {len(sources)} different data ({'; '.join(sources)}), and one law does "
-            f"not hold for them all; choose, such as --where 'data == \"{sources[0]}\"'{said}"
-        )
+def notes_of(path: Path, runs: Runs) -> list[str]:
+    """The notes on a table, where a command reads two."""
+    return [f"{path}: {text}" for text in runs.notes]

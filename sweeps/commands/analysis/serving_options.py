@@ -1,4 +1,4 @@
-"""The options on what a model serves, and what a FLOP of that costs."""
+"""The options on the tokens that a model will serve, and their price."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
-from nextscale.sweeps.commands.analysis.forecast import Hardware
+from nextscale.sweeps.commands.analysis.hardware_options import Hardware
 from nextscale.sweeps.errors import SpecError
 
 if TYPE_CHECKING:

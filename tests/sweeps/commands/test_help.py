@@ -1,8 +1,6 @@
-"""What the command says of itself: the story of --help, options that mean the same everywhere, completion, colours."""
+"""What the command says of itself: commands in order, options that mean the same everywhere, exit codes."""
 
 import json
-import os
-import pty
 import re
 import subprocess
 import sys
@@ -13,9 +11,7 @@ from collections import defaultdict
 import pytest
 import typer
 
-from nextscale.sweeps.commands.app import app
-from nextscale.sweeps.terminal import completion
-from nextscale.sweeps.terminal.command_order import STORY
+from nextscale.sweeps.commands.app import COMMANDS_BY_HEADING, app
 
 ROOT = typer.main.get_command(app)
 
@@ -65,21 +61,21 @@ def lines_of(text):
     return [line.strip(" │") for line in text.splitlines()]
 
 
-class TestStory:
+class TestOrder:
     def test_each_command_stands_in_it_once(self):
-        told = [name for names in STORY.values() for name in names]
-        assert sorted(told) == sorted(ROOT.commands), "sweeps/terminal/command_order.py says where a command stands"
+        told = [name for names in COMMANDS_BY_HEADING.values() for name in names]
+        assert sorted(told) == sorted(ROOT.commands), "COMMANDS_BY_HEADING says where a command stands"
 
     def test_help_tells_it_in_order(self, called):
         code, out, _ = called("--help")
         assert code == 0
         found = [line.partition(" ")[0] for line in lines_of(out)]
-        places = [found.index(name) for names in STORY.values() for name in names]
+        places = [found.index(name) for names in COMMANDS_BY_HEADING.values() for name in names]
         assert places == sorted(places)
-        assert [heading for heading in STORY if f"─ {heading} ─" in out] == list(STORY)
+        assert [heading for heading in COMMANDS_BY_HEADING if f"─ {heading} ─" in out] == list(COMMANDS_BY_HEADING)
 
     def test_it_goes_from_a_spec_to_a_forecast(self):
-        told = [name for names in STORY.values() for name in names]
+        told = [name for names in COMMANDS_BY_HEADING.values() for name in names]
         way = ["init", "plan", "run", "status", "fit", "frontier", "forecast", "report"]
         assert [name for name in told if name in way] == way
 
@@ -145,89 +141,6 @@ class TestOptions:
     def test_names_are_written_alike(self):
         for name, option, _ in options():
             assert all(re.fullmatch(r"--[a-z]+(-[a-z]+)*|-[a-z]", text) for text in option.opts), name
-
-
-class TestCompletion:
-    @pytest.fixture
-    def offered(self, command, tmp_path):
-        def complete(line):
-            env = os.environ | {"_NEXTSCALE_COMPLETE": "complete_bash", "COMP_WORDS": line}
-            env["COMP_CWORD"] = str(len(line.split(" ")) - 1)
-            ended = subprocess.run(command, check=True, capture_output=True, text=True, env=env, cwd=tmp_path)
-            return ended.stdout.split()
-
-        return complete
-
-    @pytest.mark.parametrize(
-        "line, offers",
-        [
-            ("nextscale fro", ["frontier"]),
-            ("nextscale run chin", ["chinchilla"]),
-            ("nextscale specs kap", ["kaplan"]),
-            ("nextscale fit runs.csv --law far", ["farseer"]),
-            ("nextscale fit runs.csv --bootstrap str", ["stratified"]),
-            ("nextscale launch slu", ["slurm.sh"]),
-            ("nextscale ledger sc", ["score"]),
-        ],
-    )
-    def test_words_are_offered(self, offered, line, offers):
-        assert offered(line) == offers
-
-    def test_specs_of_ones_own_too(self, offered, tmp_path):
-        (tmp_path / "mine.yaml").touch()
-        assert offered("nextscale plan mi") == ["mine.yaml"]
-        assert {"mine.yaml", "quickstart"} <= set(offered("nextscale plan "))
-
-    def test_accelerators(self):
-        assert completion.accelerators("h1") == ["h100"]
-
-    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-    def test_a_shell_is_given_its_script(self, nextscale, shell):
-        # Which shell it is typer asks of the process above; this says it in its place.
-        env = os.environ | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
-        ended = nextscale("--show-completion", shell, env=env)
-        assert ended.returncode == 0
-        assert "_NEXTSCALE_COMPLETE" in ended.stdout
-
-
-class TestColours:
-    """SGR 30 to 37 and 90 to 97, or 38;...: colours of the text."""
-
-    COLOUR = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-8]|9[0-7])[;m]")
-    SAID = ("main(['--help'])", "warn(['the law misses its own runs'])")
-
-    @pytest.fixture
-    def said(self):
-        def on(code, terminal, **env):
-            inherited = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "GITHUB_ACTIONS")}
-            imports = "from nextscale.sweeps.commands.app import main; from nextscale.sweeps.terminal.console import"
-            arguments = [sys.executable, "-c", f"{imports} warn; {code}"]
-            env = inherited | {"TERM": "xterm-256color"} | env
-            if not terminal:
-                return subprocess.run(arguments, check=True, capture_output=True, env=env).stdout
-            ours, theirs = pty.openpty()
-            with subprocess.Popen(arguments, stdout=theirs, env=env) as process:
-                os.close(theirs)
-                told = b""
-                try:
-                    while part := os.read(ours, 65536):
-                        told += part
-                except OSError:  # how Linux says that the other end is closed
-                    pass
-            os.close(ours)
-            assert process.returncode == 0
-            return told
-
-        return on
-
-    @pytest.mark.parametrize("code", SAID)
-    def test_on_a_terminal_and_nowhere_else(self, said, code):
-        assert self.COLOUR.search(said(code, terminal=True))
-        assert b"\x1b" not in said(code, terminal=False)
-
-    @pytest.mark.parametrize("code", SAID)
-    def test_not_where_NO_COLOR_is_set(self, said, code):
-        assert not self.COLOUR.search(said(code, terminal=True, NO_COLOR="1"))
 
 
 class TestExitCodes:

@@ -9,12 +9,12 @@ import pytest
 from nextscale.cluster.hardware.gates import Gates
 from nextscale.cluster.hardware.site import Site
 from nextscale.sweeps import load_spec, plan_sweep, planned_runs, run_study
-from nextscale.sweeps.design.expand import resolved
+from nextscale.sweeps.design.expand import resolve_spec
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.plan.gates import Approval, Gate, Gatekeeper, by_compute, by_forecast, gates_of
 from nextscale.sweeps.report import report
-from nextscale.sweeps.run import session as crew
+from nextscale.sweeps.run import session
 from nextscale.sweeps.spec.site_file import load_site
 
 WHOLE = "max_flops_without_approval"
@@ -36,7 +36,7 @@ def spec_at(swept, tmp_path):
 @pytest.fixture
 def costs(spec_at):
     """FLOPs of all runs, of those before the held-out ones, and of the largest of each."""
-    runs = planned_runs(resolved(load_spec(spec_at())))
+    runs = planned_runs(resolve_spec(load_spec(spec_at())))
     fitted = [run for run in runs if run.role == "fit"]
     return {
         "whole": sum(run.own_flops for run in runs),
@@ -55,7 +55,7 @@ def ran(swept, tmp_path, monkeypatch, in_process_backend):
         if known.exists():
             shutil.copytree(known, job.directory, dirs_exist_ok=True)
 
-    monkeypatch.setattr(crew, "RayBackend", in_process_backend)
+    monkeypatch.setattr(session, "RayBackend", in_process_backend)
     monkeypatch.setattr(in_process_backend, "before", staticmethod(trained_before))
     monkeypatch.setattr(report.Report, "write", lambda *_: None)  # a second each, and of no matter here
 
@@ -87,7 +87,7 @@ class TestWhatIsCrossed:
         assert run["value"] == max(row["flops"] for row in found.runs)
 
     def test_of_a_sequence_it_is_all_that_it_may_spend(self):
-        spec = resolved(load_spec("sequential"))
+        spec = resolve_spec(load_spec("sequential"))
         planned = planned_runs(spec)
         held_out = sum(run.flops for run in planned if run.role == "holdout")
         gates = gates_of(spec.gates.model_copy(update={WHOLE: 1.0, RUN: 1.0}), spec.gates)
@@ -225,7 +225,7 @@ class TestRuns:
 
     def test_gates_change_neither_runs_nor_sweep(self, spec_at, ran, tmp_path):
         plain, gated = (load_spec(spec_at(gates)) for gates in ("", f"{WHOLE}: 1e30"))
-        names = [[run.config.run_id for run in planned_runs(resolved(spec))] for spec in (plain, gated)]
+        names = [[run.config.run_id for run in planned_runs(resolve_spec(spec))] for spec in (plain, gated)]
         assert names[0] == names[1]
         ran(spec_at(f"{WHOLE}: 10"))
         ran(spec_at(f"{WHOLE}: 20"))

@@ -17,11 +17,11 @@ from nextscale.model.record import RunDirectory, append_row
 from nextscale.model.training.train import train
 from nextscale.sweeps import load, load_spec, plan_sweep, planned_runs
 from nextscale.sweeps.commands.app import app
-from nextscale.sweeps.design.chosen_runs import Choices, Standing
-from nextscale.sweeps.design.expand import resolved, run_of
-from nextscale.sweeps.design.prior import of_store
-from nextscale.sweeps.plan import placing
-from nextscale.sweeps.run import session as crew
+from nextscale.sweeps.design.chosen_runs import ChosenRuns, Progress
+from nextscale.sweeps.design.expand import resolve_spec, run_of
+from nextscale.sweeps.design.prior import prior_of_store
+from nextscale.sweeps.plan import placement
+from nextscale.sweeps.run import session
 from nextscale.sweeps.run.loop import run_study
 from nextscale.sweeps.store.store import Store
 from nextscale.sweeps.watch.status import status
@@ -112,7 +112,7 @@ class TestRuns:
             (tmp_path / f"0000:0{i}:00.0").mkdir()
             text = f"Model: \t\t {model}\nIRQ:   \t\t 0\n"
             (tmp_path / f"0000:0{i}:00.0" / "information").write_text(text)
-        monkeypatch.setattr(placing, "_NVIDIA", tmp_path)
+        monkeypatch.setattr(placement, "_NVIDIA", tmp_path)
         found = told(spec_file())
         (pool,) = found["pools"]
         assert (pool["accelerator"], pool["slots"]) == ("h100", 2)
@@ -160,7 +160,7 @@ class TestStore:
         new = [run for run in found["runs"] if not run["done"]]
         assert len(new) == 2
         assert found["left_flops"] == sum(run["flops"] for run in new)
-        monkeypatch.setattr(crew, "RayBackend", in_process_backend)
+        monkeypatch.setattr(session, "RayBackend", in_process_backend)
         before = Accounts(out / "accounts.jsonl").totals()["flops_kept"]
         run_study(load_spec(spec, [longer, "holdout=null"]), out)
         assert Accounts(out / "accounts.jsonl").totals()["flops_kept"] - before == found["left_flops"]
@@ -185,18 +185,18 @@ class TestStore:
 
     def test_what_a_sequence_has_chosen_is_part_of_its_plan(self, told, tmp_path):
         (tmp_path / "spec.yaml").write_text(SEQUENCE)
-        spec, out = resolved(load_spec(tmp_path / "spec.yaml")), tmp_path / "out"
+        spec, out = resolve_spec(load_spec(tmp_path / "spec.yaml")), tmp_path / "out"
         start = told(tmp_path / "spec.yaml", "--out", out, "--no-expect")
         spent = sum(run["flops"] for run in start["runs"] if run["role"] == "fit")
         assert start["open_flops"] == pytest.approx(1e11 - spent)
         chosen = [run_of(spec, 8, 4e9, 0), run_of(spec, 12, 4e9, 0)]
         Store.at(out)
-        Choices(out, spec).add(chosen, Standing(0.01, spent, None))
+        ChosenRuns(out, spec).add(chosen, Progress(0.01, spent, None))
         found = told(tmp_path / "spec.yaml", "--out", out, "--no-expect")
         assert {run["run_id"] for run in found["runs"]} >= {run.config.run_id for run in chosen}
         assert found["open_flops"] == pytest.approx(start["open_flops"] - sum(run.flops for run in chosen))
         assert found["total_flops"] == pytest.approx(start["total_flops"])
-        Choices(out, spec).end(Standing(0.001, spent, "it is narrow enough"))
+        ChosenRuns(out, spec).end(Progress(0.001, spent, "it is narrow enough"))
         ended = told(tmp_path / "spec.yaml", "--out", out, "--no-expect")
         assert ended["open_flops"] == 0
         assert ended["total_flops"] == sum(run["own_flops"] for run in ended["runs"])
@@ -214,8 +214,8 @@ class TestStore:
             (tmp_path / "runs" / name / "record.json").write_text('{"status": "done", "loss": 9}')
         validated = RunConfig.model_validate_json
         monkeypatch.setattr(RunConfig, "model_validate_json", lambda text: made.append(text) or validated(text))
-        prior = of_store(tmp_path, runs[0].config, "params")
-        assert f"the law of the {len(runs)} runs of this data and family" in prior.told
+        prior = prior_of_store(tmp_path, runs[0].config, "params")
+        assert f"the law of the {len(runs)} runs of this data and family" in prior.description
         assert len(made) <= 2
 
     def test_speed_is_that_of_runs_like_them(self, told, spec_file, tmp_path):

@@ -11,9 +11,9 @@ from nextscale.cluster.controller.accounts import Accounts
 from nextscale.cluster.controller.events import Event
 from nextscale.cluster.hardware.site import Site
 from nextscale.sweeps import load_spec, planned_runs, run_study
-from nextscale.sweeps.design.expand import resolved
+from nextscale.sweeps.design.expand import resolve_spec
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.run import session as crew
+from nextscale.sweeps.run import session
 from nextscale.sweeps.run.journal import Journal
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.watch.status import ask_to_stop, status
@@ -78,9 +78,9 @@ def test_a_sweep_left_alone_is_seen_stopped_and_gone_on_with(spec_file, tmp_path
 def test_the_cap_that_is_said_to_be_enough_carries_a_sweep_through_its_held_out_runs(
     swept, tmp_path, monkeypatch, in_process_backend
 ):
-    monkeypatch.setattr(crew, "RayBackend", in_process_backend)
+    monkeypatch.setattr(session, "RayBackend", in_process_backend)
     spec = swept[0]
-    early = sum(run.own_flops for run in planned_runs(resolved(load_spec(spec))) if run.role == "fit")
+    early = sum(run.own_flops for run in planned_runs(resolve_spec(load_spec(spec))) if run.role == "fit")
     stopped = run_study(load_spec(spec, [f"caps.max_flops={early / 2}"]), tmp_path / "out", site=Site())["stopped_by"]
     assert "and the 2 that come after them would take" in stopped
     enough = re.search(r"; with max_flops (\S+) or more the same command goes on from here$", stopped)[1]
@@ -101,7 +101,7 @@ def test_an_interrupted_attempt_is_open_to_status_and_its_end_is_in_the_logs(
     def trained_before(job):
         shutil.copytree(swept[1] / "runs" / job.run_id, job.directory, dirs_exist_ok=True)
 
-    monkeypatch.setattr(crew, "RayBackend", in_process_backend)
+    monkeypatch.setattr(session, "RayBackend", in_process_backend)
     spec, out = load_spec(swept[0]), tmp_path / "out"
     monkeypatch.setattr(in_process_backend, "before", staticmethod(pulled))
     with pytest.raises(KeyboardInterrupt):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nextscale.sweeps.commands.specs import purpose
-from nextscale.sweeps.design.expand import planned_runs, resolved
+from nextscale.sweeps.design.expand import planned_runs, resolve_spec
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.plan import plan
 from nextscale.sweeps.plan.spec_files import load_spec
@@ -40,7 +40,7 @@ def test_a_study_is_planned_at_both_scales(name, finding, token_file, monkeypatc
     laptop = load_spec(name)
     assert laptop.findings == [finding]
     assert laptop.name == name.replace("_", "-")
-    assert plan(planned_runs(resolved(laptop))).total_flops < LAPTOP
+    assert plan(planned_runs(resolve_spec(laptop))).total_flops < LAPTOP
     with pytest.raises(SpecError, match="the variable TOKENS is not set"):
         load_spec(name, ["scale=pod"])
     monkeypatch.setenv("TOKENS", str(token_file))
@@ -48,7 +48,7 @@ def test_a_study_is_planned_at_both_scales(name, finding, token_file, monkeypatc
     assert pod.findings == [finding]
     assert pod.data.source == "tokens"
     assert pod.training.dtype == "bfloat16"
-    runs = planned_runs(resolved(pod))
+    runs = planned_runs(resolve_spec(pod))
     assert plan(runs).total_flops > POD / (10 if name == "induction" else 1)
     assert min(run.config.training.steps for run in runs) >= 1000
 

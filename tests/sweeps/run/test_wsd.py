@@ -14,7 +14,7 @@ from nextscale.fit import fit
 from nextscale.model.record import RunDirectory
 from nextscale.model.training.train import train
 from nextscale.sweeps.plan.spec_files import load_spec
-from nextscale.sweeps.run import session as crew
+from nextscale.sweeps.run import session
 from nextscale.sweeps.run.loop import run_study
 from nextscale.sweeps.study.study import Study
 from nextscale.sweeps.watch.status import status
@@ -41,7 +41,7 @@ def jobs(monkeypatch, in_process_backend):
     """The jobs that are started, in order."""
     started = []
     backend = type("Backend", (in_process_backend,), {"before": staticmethod(started.append)})
-    monkeypatch.setattr(crew, "RayBackend", backend)
+    monkeypatch.setattr(session, "RayBackend", backend)
     return started
 
 
@@ -82,13 +82,13 @@ def test_states_are_kept_until_all_branches_from_them_are_done(spec, tmp_path, m
     def before(job):
         return Outcome("input", "no luck") if job.run_id == unlucky.config.run_id else None
 
-    monkeypatch.setattr(crew.RayBackend, "before", staticmethod(before))
+    monkeypatch.setattr(session.RayBackend, "before", staticmethod(before))
     run_study(spec, out)
     trunk = unlucky.trunk.run_id
     assert [trunk for trunk, positions in kept(out).items() if len(positions) > 1] == [trunk]
     assert kept(out)[trunk] == [unlucky.branches_at, unlucky.trunk.tokens]
     starts = []
-    monkeypatch.setattr(crew.RayBackend, "before", staticmethod(lambda job: starts.append(job.start)))
+    monkeypatch.setattr(session.RayBackend, "before", staticmethod(lambda job: starts.append(job.start)))
     run_study(spec, out)
     assert starts == [unlucky.start]
     assert kept(out)[trunk] == [unlucky.trunk.tokens]
@@ -98,7 +98,7 @@ def test_a_trunk_that_fails_takes_its_branches_with_it_and_no_others(spec, tmp_p
     out = tmp_path / "out"
     trunk = next(run for run in Study(spec, out).planned if run.trunk is not None).trunk.run_id
     fails = staticmethod(lambda job: Outcome("input", "no luck") if job.run_id == trunk else None)
-    monkeypatch.setattr(crew.RayBackend, "before", fails)
+    monkeypatch.setattr(session.RayBackend, "before", fails)
     summary = run_study(spec, out)
     assert summary["runs"] == {"done": 6, "reused": 0, "failed": 3}
     failures = [warning for warning in summary["warnings"] if "failed" in warning]

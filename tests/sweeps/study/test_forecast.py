@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 
-from nextscale.sweeps.design.expand import PlannedRun
+from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.forecasts.calibration import outcomes
 from nextscale.sweeps.ledger import Ledger, digest_of
 from nextscale.sweeps.plan.spec_files import load_spec
-from nextscale.sweeps.run import session as crew
+from nextscale.sweeps.run import session
 from nextscale.sweeps.run.loop import run_study
 from nextscale.sweeps.spec.sweep_spec import ForecastConfig
 from nextscale.sweeps.store.store import Store, load
@@ -33,7 +33,7 @@ def held_out_runs(out):
 
 
 def test_a_forecast_that_another_took_the_place_of_is_scored_too(out, swept, monkeypatch, in_process_backend):
-    monkeypatch.setattr(crew, "RayBackend", in_process_backend)
+    monkeypatch.setattr(session, "RayBackend", in_process_backend)
     begin_a_ledger_anew(out)
     held_out = held_out_runs(out)
     for run in held_out:
@@ -70,7 +70,7 @@ def test_a_forecast_that_was_registered_with_options_at_their_default_is_the_sam
     whole = digest_of([analysis.fitted, study.spec.forecast.model_dump()])
     assert study.inputs(analysis) != whole
     earlier = {name: value for name, value in entry.items() if name not in ("kind", "time", "previous", "hash")}
-    first = study.ledger.forecast(earlier | {"inputs": whole})
+    first = study.ledger.register(earlier | {"inputs": whole})
     assert study.inputs(analysis) == whole
     for run in held_out_runs(out):
         shutil.rmtree(run)
@@ -80,12 +80,12 @@ def test_a_forecast_that_was_registered_with_options_at_their_default_is_the_sam
 def test_a_run_that_is_none_of_the_sweep_and_is_damaged_does_not_keep_it_from_its_summary(
     out, swept, monkeypatch, in_process_backend
 ):
-    monkeypatch.setattr(crew, "RayBackend", in_process_backend)
+    monkeypatch.setattr(session, "RayBackend", in_process_backend)
     ledger = Ledger(out / "ledger.jsonl")
     (run, *_) = held_out_runs(out)
     target = {"run_id": None, "flops": 1e15, "params": 1e6, "tokens": 1e8, "predicted": 2.0, "interval": [1.0, 3.0]}
     waits = {"sweep": None, "inputs": "i", "level": 0.9, "params_convention": "total", "data": [], "runs": []}
-    ledger.forecast(waits | {"targets": [target], "started_before": []})
+    ledger.register(waits | {"targets": [target], "started_before": []})
     shutil.copytree(run, out / "runs" / "0123456789ab")
     (out / "runs" / "0123456789ab" / "config.json").write_text("{")
     (out / "summary.json").unlink()

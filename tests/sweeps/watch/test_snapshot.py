@@ -92,7 +92,7 @@ def test_forecasts_and_what_was_measured_since(staged):
     sweep = staged()
     ledger = Ledger(sweep.out / "ledger.jsonl")
     target = {"run_id": "a", "flops": 1e12, "params": 5, "tokens": 7, "predicted": 2.0, "interval": [1.9, 2.1]}
-    entry = ledger.forecast({"sweep": "staged", "inputs": "x", "law": "chinchilla", "level": 0.9, "targets": [target]})
+    entry = ledger.register({"sweep": "staged", "inputs": "x", "law": "chinchilla", "level": 0.9, "targets": [target]})
     live = Live(sweep.out)
     (told,) = live.look()["forecasts"]
     assert told["targets"] == [target]

@@ -21,8 +21,8 @@ def test_wherever_the_writer_was_when_it_was_looked_at(tmp_path_factory, cuts):
         with file.open("ab") as writer:
             writer.write(whole[written:cut])
         written = max(written, min(cut, len(whole)))
-        rows, anew = tail.look()
-        assert not anew
+        rows, restarted = tail.look()
+        assert not restarted
         found += rows
     assert found == ROWS == read_rows(epath.Path(file))
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.watch.status import standing, status
+from nextscale.sweeps.watch.status import status, status_of
 from nextscale.sweeps.watch.watcher import Curve, Watcher
 
 _opened = None
@@ -37,7 +37,7 @@ def opened():
 
 def told(watcher):
     """Without what moves with the clock."""
-    found = (watcher if isinstance(watcher, dict) else standing(watcher).to_dict()) | {}
+    found = (watcher if isinstance(watcher, dict) else status_of(watcher).to_dict()) | {}
     found["running"] = [run | {"seconds": None} for run in found["running"]]
     return found
 
@@ -63,7 +63,7 @@ def test_step_by_step_it_tells_what_a_fresh_look_tells(staged):
         assert watcher.look()
         assert told(watcher) == told(status(sweep.out).to_dict())
         assert not watcher.look(), "nothing happened since"
-    found = standing(watcher)
+    found = status_of(watcher)
     assert found.controller == "none"
     assert found.failures == {second.config.run_id: "no luck"}
     assert {state: n for state, n in found.runs.items() if n} == {
@@ -79,7 +79,7 @@ def test_a_finished_sweep_is_told_alike(swept, tmp_path):
     watcher = Watcher(tmp_path / "out")
     watcher.look()
     assert told(watcher) == told(status(tmp_path / "out").to_dict())
-    assert standing(watcher).runs["done"] == 10
+    assert status_of(watcher).runs["done"] == 10
 
 
 def test_of_a_folder_in_which_nothing_happened_the_lease_alone_is_read(staged):
@@ -119,17 +119,17 @@ def test_of_a_curve_what_is_new_is_read(staged):
     sweep.train(run, 0.5)
     watcher = Watcher(sweep.out)
     watcher.look()
-    assert standing(watcher).running[0].share == pytest.approx(0.5, rel=0.01)
+    assert status_of(watcher).running[0].share == pytest.approx(0.5, rel=0.01)
     sweep.train(run, 0.75)
     assert watcher.look()
-    (running,) = standing(watcher).running
+    (running,) = status_of(watcher).running
     assert running.share == pytest.approx(0.75, rel=0.01)
     assert watcher.curves[run.config.run_id].tokens == [
         row["tokens"] for row in sweep.store.run(run.config.run_id).metrics()
     ]
-    sweep.store.run(run.config.run_id).cut(run.tokens // 4)
+    sweep.store.run(run.config.run_id).cut_curves(run.tokens // 4)
     assert watcher.look()
-    assert standing(watcher).running[0].share == pytest.approx(0.25, rel=0.01), "it was resumed from there"
+    assert status_of(watcher).running[0].share == pytest.approx(0.25, rel=0.01), "it was resumed from there"
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_newest_loss(tmp_path):
@@ -165,10 +165,10 @@ def test_what_comes_about_without_a_word_is_seen_in_time(staged):
     patient, impatient = Watcher(sweep.out), Watcher(sweep.out, all_again=0.0)
     for watcher in (patient, impatient):
         watcher.look()
-        assert standing(watcher).runs["done"] == 2
+        assert status_of(watcher).runs["done"] == 2
     shutil.rmtree(sweep.store.root / "runs" / sweep.runs[0].config.run_id)
     assert impatient.look()
-    assert standing(impatient).runs["done"] == 1
+    assert status_of(impatient).runs["done"] == 1
     assert not patient.look()
 
 
@@ -198,11 +198,11 @@ def test_a_controller_that_was_killed_is_seen_to_be_silent(staged):
     (file,) = (sweep.out / "controller" / "leases").glob("*.json")
     watcher = Watcher(sweep.out)
     watcher.look()
-    assert standing(watcher).controller == "at work"
+    assert status_of(watcher).controller == "at work"
     os.utime(file, (time.time() - 60, time.time() - 60))
     assert watcher.look()
-    found = standing(watcher)
+    found = status_of(watcher)
     assert (found.controller, found.running, found.runs["unfinished"]) == ("silent", [], 1)
     sweep.store.run(sweep.runs[0].config.run_id).write_record({"status": "done", "loss": 2.0})
     assert watcher.look(), "its worker may have come to the end all the same"
-    assert standing(watcher).runs["done"] == 1
+    assert status_of(watcher).runs["done"] == 1

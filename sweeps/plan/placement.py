@@ -26,7 +26,7 @@ from nextscale.sweeps.design.planned_run import PlannedRun
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
-def placed(
+def seats_of_runs(
     planned: Sequence[PlannedRun],
     pools: Mapping[str, Pool],
     accelerators: Mapping[str, Accelerator],
@@ -72,8 +72,8 @@ def pools_here(accelerators: Mapping[str, Accelerator]) -> tuple[dict[str, Pool]
 
 def _cards() -> list[str]:
     """Models of the NVIDIA cards here, as their driver calls them, and so does JAX."""
-    told = [file.read_text().splitlines() for file in sorted(_NVIDIA.glob("*/information"))]
-    return [line.partition(":")[2].strip() for lines in told for line in lines if line.startswith("Model:")]
+    files = [file.read_text().splitlines() for file in sorted(_NVIDIA.glob("*/information"))]
+    return [line.partition(":")[2].strip() for lines in files for line in lines if line.startswith("Model:")]
 
 
 def totals(

@@ -1,0 +1,81 @@
+"""The command `backtest`: which law to trust, and how far."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nextscale.sweeps.commands.analysis.options import Source
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.terminal import completion
+from nextscale.sweeps.terminal.console import Json, note, print_json, screen, warn, with_option_groups
+from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
+
+app = typer.Typer()
+
+
+@app.command()
+@with_option_groups
+def backtest(
+    source: Source,
+    laws: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--law",
+            metavar="NAME",
+            help="to try; may be given again \\[default: all that are quickly fitted]",
+            autocompletion=completion.laws,
+        ),
+    ] = None,
+    objectives: Annotated[
+        list[str] | None,
+        typer.Option("--objective", metavar="KIND", help="to try; may be given again \\[default: five]"),
+    ] = None,
+    delta: Annotated[float | None, typer.Option(min=1e-12, help="of the --objective, in log loss")] = None,
+    cuts: Annotated[int, typer.Option(min=1, max=50, help="in compute, below which laws are fitted")] = 5,
+    cut: Annotated[
+        list[float] | None, typer.Option(min=1, metavar="FLOPS", help="a cut of your own; may be given again")
+    ] = None,
+    json_: Json = False,
+    plot: PlotFile = None,
+) -> None:
+    """Tells which law to trust, and how far: each is fitted to the smaller runs and scored on the larger."""
+    from nextscale.fit import plot as draw
+    from nextscale.fit.laws.loss import Loss
+    from nextscale.fit.trust.choice import LOSSES, candidates_for, choose
+    from nextscale.sweeps.show.formats import percent, text
+    from nextscale.sweeps.show.tables import table_of
+
+    if delta is not None and objectives is None:
+        raise SpecError("--delta: is that of an --objective; name one")
+    runs = source.read_all()
+    losses = LOSSES if objectives is None else [Loss.of(kind, delta or 1e-3) for kind in objectives]
+    choice = choose(runs, candidates_for(runs, laws, losses), cuts=cut or cuts)
+    if plot is not None:
+        with axes_at(plot) as axes:
+            draw.backtest(axes, choice)
+    if json_:
+        print_json(choice.to_dict())
+        return
+    shown = []
+    for band, ranked in choice.summary.groupby("reach", sort=False):
+        # Of each law the objective that served it best; and where it matters how far, the best law alone.
+        best = ranked.drop_duplicates("law").to_dict("records")
+        shown += [*best, *choice.baselines.to_dict("records")] if band == "all" else best[:1]
+    rows = [
+        row | {"mark": "trust" if row["chosen"] else "", "within": f"{row['error']:.2%} ± {row['se']:.2%}"}
+        for row in shown
+    ]
+    columns = (
+        ("beyond the fitted runs", "reach", lambda reach: "any" if reach == "all" else f"{reach} times"),
+        ("law", "law", text),
+        ("objective", "loss", text),
+        ("mean |error|", "within", text),
+        ("bias", "bias", percent),
+        ("cuts", "cuts", text),
+        ("", "mark", text),
+    )
+    screen.print(table_of("Laws fitted below a cut, scored on the runs above it", rows, *columns).rich())
+    note(choice.notes)
+    warn(choice.warnings)

@@ -1,0 +1,59 @@
+"""The command `frontier`: the compute-optimal size at each budget."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from nextscale.sweeps.commands.analysis.options import Estimator, Source
+from nextscale.sweeps.terminal.console import Json, note, print_json, screen, warn, with_option_groups
+from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
+
+app = typer.Typer()
+
+Targets = Annotated[list[float], typer.Option(min=1, max=1e40, help="training compute; may be given again")]
+
+
+@app.command()
+@with_option_groups
+def frontier(source: Source, estimator: Estimator, flops: Targets, json_: Json = False, plot: PlotFile = None) -> None:
+    """Finds the compute-optimal size by approaches 1, 2 and 3 of Hoffmann et al. 2022, side by side."""
+    from nextscale.fit import plot as draw
+    from nextscale.fit.estimate.fit import fit as fit_runs
+    from nextscale.fit.optimum.approaches import approaches
+    from nextscale.sweeps.show.formats import count, interval_between, loss, number, params_label, text, three_digits
+    from nextscale.sweeps.show.tables import table_of
+
+    estimator.check_variables(("N", "D"))
+    found = fit_runs(source.read(estimator.variables), estimator.law, **estimator.options)
+    table = approaches(found.runs, found, flops)
+    rows = [
+        row | {"range": interval_between(row["params_low"], row["params_high"], count)}
+        for row in table.to_dict("records")
+    ]
+    if plot is not None:
+        with axes_at(plot) as axes:
+            draw.approaches(axes, table)
+    if json_:
+        print_json({"level": found.level, "params_convention": found.runs.convention, "rows": table.to_dict("records")})
+        return
+    columns = (
+        ("FLOPs", "flops", three_digits),
+        ("approach", "approach", text),
+        (params_label(found.runs.convention), "params", count),
+        (f"{found.level:.0%} interval", "range", text),
+        ("tokens", "tokens", count),
+        ("tokens/param", "tokens_per_param", three_digits),
+        ("loss", "loss", loss),
+        ("exponent", "exponent", three_digits),
+        ("budgets", "budgets", text),
+        *((("", "problem", text),) if any(row["problem"] for row in rows) else ()),
+    )
+    screen.print(table_of("The compute-optimal size, by approach", rows, *columns).rich())
+    for row in table.drop_duplicates("flops").to_dict("records"):
+        if row["disagreement"]:
+            apart = f"a factor of {row['disagreement']:.3g}"
+            screen.print(f"at {number(row['flops'], 3)} FLOPs the approaches lie {apart} apart in size")
+    note(found.runs.notes)
+    warn(found.warnings)

@@ -1,0 +1,48 @@
+"""Numbers as people write them: nothing that is read back is off by more than the digits shown."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nextscale.sweeps.show.formats import count, duration, interval, interval_between, number, percent
+from nextscale.sweeps.show.tables import table_of
+
+UNITS = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+
+
+@given(st.floats(1, 9e14))
+def test_a_count_is_read_back_to_three_digits(value):
+    text = count(value)
+    read = float(text[:-1]) * UNITS[text[-1]] if text[-1] in UNITS else float(text)
+    assert math.isclose(read, value, rel_tol=0.0051)
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [(28_700, "28.7k"), (3.53e6, "3.53M"), (70e9, "70B"), (1.4e12, "1.4T"), (999.6, "1k"), (999_999, "1M"), (12, "12")],
+)
+def test_counts_are_in_the_unit_that_people_use(value, text):
+    assert count(value) == text
+
+
+@given(st.floats(1e-30, 1e40))
+def test_a_number_is_read_back_to_its_digits(value):
+    assert math.isclose(float(number(value)), value, rel_tol=0.0051)
+
+
+@pytest.mark.parametrize("seconds, text", [(42, "42 s"), (450, "7.5 min"), (11_520, "3.2 h"), (12 * 86400, "12 d")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_what_is_missing_is_a_dash_and_an_end_that_is_missing_is_open():
+    assert count(None) == number(None) == percent(None) == interval(None) == interval_between(None, None) == "-"
+    assert interval_between(None, 2.5) == "[open, 2.5000]"
+    assert interval((1e9, 2e9), count) == "[1B, 2B]"
+
+
+def test_a_table_has_a_row_for_each_record_and_a_column_for_each_name():
+    table = table_of("runs", [{"n": 1e6, "more": 1}, {"n": 2e9}], ("size", "n", count))
+    assert (table.columns, table.rows) == (["size"], [["1M"], ["2B"]])
