@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nextscale.fit.errors import InputError
     from nextscale.fit.estimate.fit import Fit, fit
-    from nextscale.fit.estimate.uncertainty import profiled, seed_noise
+    from nextscale.fit.estimate.bootstrap import profiled, seed_noise
     from nextscale.fit.laws.catalogue import LAWS
     from nextscale.fit.laws.formula import Formula
     from nextscale.fit.laws.law import Law, Shape

@@ -10,7 +10,7 @@ import numpy as np
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.solve import Init
-from nextscale.fit.estimate.uncertainty import Bootstrap
+from nextscale.fit.estimate.bootstrap import Bootstrap
 from nextscale.fit.laws.catalogue import LAWS
 from nextscale.fit.laws.law import ALIKE, Law
 from nextscale.fit.laws.sum_of_powers import SumOfPowers

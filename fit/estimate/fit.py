@@ -12,8 +12,8 @@ import pandas as pd
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.checks import check_choices, checked_pins, checked_variables, correlation_of
 from nextscale.fit.estimate.solve import Init, Minimum, grid_starts, minimise, minimise_resamples
-from nextscale.fit.estimate.uncertainty import Bootstrap, unidentified
-from nextscale.fit.estimate.uncertainty import resamples as drawn_resamples
+from nextscale.fit.estimate.bootstrap import Bootstrap, unidentified
+from nextscale.fit.estimate.bootstrap import resamples as drawn_resamples
 from nextscale.fit.laws.catalogue import law_named
 from nextscale.fit.laws.law import Law, Problem
 from nextscale.fit.laws.loss import Loss

@@ -12,7 +12,7 @@ import pandas as pd
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import FAR_BELOW, Fit, fit
-from nextscale.fit.estimate.uncertainty import profiled
+from nextscale.fit.estimate.bootstrap import profiled
 from nextscale.fit.jsonable import jsonable
 
 _GROUPS = 12

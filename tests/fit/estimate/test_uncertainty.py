@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nextscale.fit import Formula, InputError, Shape, fit
-from nextscale.fit.estimate.uncertainty import (
+from nextscale.fit.estimate.bootstrap import (
     covariance,
     delta_interval,
     profile,
