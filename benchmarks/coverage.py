@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nextscale.fit import fit
-from nextscale.fit.estimate.bootstrap import delta_interval
+from nextscale.fit.estimate.covariance import delta_interval
 
 NOISE, LEVEL, RESAMPLES = 0.003, 0.9, 300
 LAW = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nextscale.fit.errors import InputError
     from nextscale.fit.estimate.fit import Fit, fit
-    from nextscale.fit.estimate.bootstrap import profiled, seed_noise
+    from nextscale.fit.estimate.profile import profiled
+    from nextscale.fit.estimate.seed_noise import seed_noise
     from nextscale.fit.laws.catalogue import LAWS
     from nextscale.fit.laws.formula import Formula
     from nextscale.fit.laws.law import Law, Shape
@@ -49,7 +50,8 @@ _HOMES = {
     "table.columns": ["Columns"],
     "table.reading": ["read_table"],
     "table.runs": ["Runs", "as_runs"],
-    "estimate.uncertainty": ["profiled", "seed_noise"],
+    "estimate.profile": ["profiled"],
+    "estimate.seed_noise": ["seed_noise"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

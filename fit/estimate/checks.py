@@ -1,4 +1,4 @@
-"""What cannot be fitted: refused before anything is searched, in one line that says how to mend it."""
+"""Checks of what a fit is given: options, fixed parameters and runs; each error says in one line how to mend it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from typing import get_args
 import numpy as np
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.estimate.solve import Init
 from nextscale.fit.estimate.bootstrap import Bootstrap
+from nextscale.fit.estimate.solve import Init
 from nextscale.fit.laws.catalogue import LAWS
-from nextscale.fit.laws.law import ALIKE, Law
+from nextscale.fit.laws.law import COLLINEAR, Law
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.table.columns import column_of
 from nextscale.fit.table.runs import Runs
 
 
-def check_choices(bootstrap: str, init: str, level: float, resamples: int) -> None:
-    """The options of a fit that are words or shares."""
+def check_options(bootstrap: str, init: str, level: float, resamples: int) -> None:
+    """Checks the options of a fit that are words or shares.
+
+    Raises:
+        InputError: one is not known, or out of range.
+    """
     for name, value, kind in (("bootstrap", bootstrap, Bootstrap), ("init", init, Init)):
         if value not in get_args(kind):
             raise InputError(f"{name}: '{value}' is not one of {', '.join(get_args(kind))}")
@@ -29,8 +33,12 @@ def check_choices(bootstrap: str, init: str, level: float, resamples: int) -> No
         raise InputError(f"resamples: an interval at {level:g} needs {least} or more; got {resamples}")
 
 
-def checked_pins(law: Law, fixed: Mapping[str, float]) -> dict[str, float]:
-    """Parameters that are given, by name."""
+def checked_fixed(law: Law, fixed: Mapping[str, float]) -> dict[str, float]:
+    """Parameters that are given and not fitted, by name.
+
+    Raises:
+        InputError: the law has none of that name, or it cannot have that value.
+    """
     for name, value in fixed.items():
         if name not in law.parameters:
             raise InputError(f"fixed: {law.name} has no parameter '{name}'; it has {', '.join(law.parameters)}")
@@ -42,12 +50,16 @@ def checked_pins(law: Law, fixed: Mapping[str, float]) -> dict[str, float]:
 
 
 def checked_variables(law: Law, runs: Runs, fixed: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """What a law varies in, of every run; where these runs can fix its parameters."""
+    """What a law varies in, of every run.
+
+    Raises:
+        InputError: these runs cannot determine the law's parameters.
+    """
     free = len(law.parameters) - len(fixed)
     if len(runs) <= free:
         raise InputError(
             f"{runs.source}: {law.name} has {free} parameters and needs {free + 1} runs or more; got {len(runs)}; "
-            f"add runs{_simpler(law, len(runs))}"
+            f"add runs{_suggestion(law, len(runs))}"
         )
     if missing := [name for name in law.variables if column_of(name) not in runs.table]:
         names = ", ".join(map(column_of, missing))
@@ -65,16 +77,16 @@ def checked_variables(law: Law, runs: Runs, fixed: Mapping[str, float]) -> dict[
             raise InputError(
                 f"{runs.source}: {column_of(name)} is the same in every run, so its term cannot be seen; vary it"
             )
-    _separable(law, variables, fixed, runs.source)
+    _check_separable(law, variables, fixed, runs.source)
     return variables
 
 
 def correlation_of(variables: Mapping[str, np.ndarray]) -> float:
-    """Of log N and log D."""
+    """The correlation of log N and log D."""
     return float(np.corrcoef(np.log(variables["N"]), np.log(variables["D"]))[0, 1])
 
 
-def _simpler(law: Law, runs: int) -> str:
+def _suggestion(law: Law, runs: int) -> str:
     """Which law so few runs are enough for, of those that say the same of compute, in words; nothing where none is."""
     able = [
         other
@@ -86,11 +98,11 @@ def _simpler(law: Law, runs: int) -> str:
     return f", or fit a law of fewer parameters: --law {max(able, key=lambda other: len(other.parameters)).name}"
 
 
-def _separable(law: Law, variables: Mapping[str, np.ndarray], fixed: Mapping[str, float], source: str) -> None:
+def _check_separable(law: Law, variables: Mapping[str, np.ndarray], fixed: Mapping[str, float], source: str) -> None:
     """Refuses runs in which one variable is a power of another: what each does to the loss cannot be told apart."""
     if {"N", "D"} <= variables.keys() and not fixed.keys() & law.shapes.keys():
         correlation = correlation_of(variables)
-        if abs(correlation) > ALIKE:
+        if abs(correlation) > COLLINEAR:
             raise InputError(
                 f"{source}: tokens are one power of params in every run (correlation of their logs {correlation:.6f}), "
                 f"so {law.name} cannot separate the exponent of N from that of D (alpha from beta); add runs of other "

@@ -1,4 +1,4 @@
-"""`fit(runs)`: a table of runs becomes a law with intervals."""
+"""`fit`, which fits a scaling law to a table of runs, and `Fit`, the law with its intervals that comes of it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.estimate.checks import check_choices, checked_pins, checked_variables, correlation_of
+from nextscale.fit.estimate.bootstrap import Bootstrap, draw_resamples
+from nextscale.fit.estimate.checks import check_options, checked_fixed, checked_variables
+from nextscale.fit.estimate.fit_warnings import warnings_of
+from nextscale.fit.estimate.profile import unidentified
 from nextscale.fit.estimate.solve import Init, Minimum, grid_starts, minimise, minimise_resamples
-from nextscale.fit.estimate.bootstrap import Bootstrap, unidentified
-from nextscale.fit.estimate.bootstrap import resamples as drawn_resamples
 from nextscale.fit.laws.catalogue import law_named
 from nextscale.fit.laws.law import Law, Problem
 from nextscale.fit.laws.loss import Loss
@@ -24,13 +25,13 @@ from nextscale.fit.table.runs import Runs, as_runs
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FAR_BELOW = 0.5
-"""An irreducible loss below this share of the smallest measured is said to be far below what was seen."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
     """A law fitted to runs, and everything needed to say how sure it is.
+
+    `frontier` and `plot` are here for convenience, and call rooms above this one: the one exception to the rule that
+    rooms import only from those below. They import when called, and nothing else here does so.
 
     Attributes:
         theta: the law's parameter vector (see `Law.natural`).
@@ -38,7 +39,7 @@ class Fit:
         loss: of a run's residual.
         level: of the intervals that are given by default.
         minimum: what the search found, and how its starts agreed.
-        fixed: parameters that were given.
+        fixed: parameters that were given, not fitted.
         extrapolation_error: relative error per e-fold of scale beyond the runs that a backtest found on top of
             what the resamples allow for, or that was stated (see `backtest.py`); widens intervals beyond the fitted
             scale.
@@ -72,7 +73,7 @@ class Fit:
         Raises:
             InputError: the law has no such parameter.
         """
-        self.check_name(name)
+        self.check_parameter(name)
         if len(self.resamples) < 2:
             return (np.nan, np.nan)
         if name in self.open_intervals:
@@ -80,7 +81,11 @@ class Fit:
         values = self.law.natural(self.resamples)[:, self.law.parameters.index(name)]
         return _percentiles(values, level or self.level)
 
-    def check_name(self, name: str) -> None:
+    def check_parameter(self, name: str) -> None:
+        """
+        Raises:
+            InputError: the law has no such parameter.
+        """
         if name not in self.law.parameters:
             raise InputError(f"{self.law.name} has no parameter '{name}'; it has {', '.join(self.law.parameters)}")
 
@@ -152,15 +157,15 @@ class Fit:
         and the extrapolation error that a backtest has shown. FLOPs are 6ND where none are given."""
         at = _at(params, tokens, flops, others)
         losses = np.exp(self.log_losses(self.resamples, at))
-        scatter, surprise = self.chance(losses.shape[1], seed=seed)
+        scatter, surprise = self.error_draws(losses.shape[1], seed=seed)
         if "flops" not in at and {"params", "tokens"} <= at.keys():
             at["flops"] = 6 * at["params"] * at["tokens"]
         scale = at.get(self.runs.scale_name)
         reach = 0.0 if scale is None else np.maximum(np.log(scale / self.runs.scale.max()), 0)
         return losses * np.exp(scatter + surprise * self.extrapolation_error * reach)
 
-    def chance(self, points: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """What `predictive` leaves to chance: by how much the log loss of a run scatters about the law, R x points; and
+    def error_draws(self, points: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The random errors of `predictive`: by how much the log loss of a run scatters about the law, R x points; and
         how the law errs beyond its runs, R x 1, in units of `extrapolation_error` per e-fold."""
         rng = np.random.default_rng(seed)
         residuals = self.residuals - np.median(self.residuals)
@@ -239,8 +244,8 @@ class Fit:
                 name: f"{text} [{self.interval(name)[0]:.4g}, {self.interval(name)[1]:.4g}]"
                 for name, text in numbers.items()
             }
-        told = f"{self.level:.0%} intervals" if known else "no intervals"
-        return f"Fit({self.law.formula}; {', '.join(numbers.values())}; {told}; {len(self.runs)} runs)"
+        intervals = f"{self.level:.0%} intervals" if known else "no intervals"
+        return f"Fit({self.law.formula}; {', '.join(numbers.values())}; {intervals}; {len(self.runs)} runs)"
 
 
 def fit(
@@ -261,7 +266,7 @@ def fit(
     """Fits a law to a table of runs.
 
     The objective is the sum over runs of a loss of log predicted - log measured loss: Huber's, unless another is asked
-    for (Hoffmann et al. 2022, sec. 3.3). Intervals come from a bootstrap (see `uncertainty.py`), each resample with a
+    for (Hoffmann et al. 2022, sec. 3.3). Intervals come from a bootstrap (see `bootstrap.py`), each resample with a
     search of its own. `columns.weight` weighs the runs: by 1/variance where the noise of each is known.
 
     Args:
@@ -285,8 +290,8 @@ def fit(
     """
     law = law_named(law)
     cost = loss if isinstance(loss, Loss) else Loss.of(loss, delta)
-    fixed = checked_pins(law, fixed or {})
-    check_choices(bootstrap, init, level, resamples)
+    fixed = checked_fixed(law, fixed or {})
+    check_options(bootstrap, init, level, resamples)
     if isinstance(runs, pd.DataFrame):
         runs = as_runs(runs, columns=columns, convention=params, variables=law.variables)
     variables = checked_variables(law, runs, fixed)
@@ -299,7 +304,7 @@ def fit(
     if resamples:
         fitted = problem.values(minimum.theta[None])[0]
         freedom = len(runs) - len(law.parameters) + len(fixed)
-        again = drawn_resamples(runs, bootstrap, resamples, fitted, freedom, seed)
+        again = draw_resamples(runs, bootstrap, resamples, fitted, freedom, seed)
         drawn = minimise_resamples(problem, again.weights * weights, minimum.starts, targets=again.targets)
     found = Fit(
         law=law,
@@ -313,11 +318,11 @@ def fit(
         bootstrap=bootstrap,
         seed=seed,
     )
-    warnings = _warnings(found, variables)
+    warnings = warnings_of(found, variables)
     if resamples:
         loose = unidentified(found)
-        warnings += [one.warning for one in loose if one.warning]
-        found = dataclasses.replace(found, open_intervals={one.name: one.interval for one in loose})
+        warnings += [each.warning for each in loose if each.warning]
+        found = dataclasses.replace(found, open_intervals={each.name: each.interval for each in loose})
     return dataclasses.replace(found, warnings=tuple(warnings))
 
 
@@ -332,44 +337,6 @@ def _usual_grid(law: Law, problem: Problem) -> np.ndarray:
 def _at(params: Any, tokens: Any, flops: Any, others: Mapping[str, Any]) -> dict[str, np.ndarray]:
     given = {"params": params, "tokens": tokens, "flops": flops, **others}
     return {name: np.atleast_1d(np.asarray(v, float)) for name, v in given.items() if v is not None}
-
-
-def _warnings(found: Fit, variables: dict[str, np.ndarray]) -> list[str]:
-    """What the fit alone shows to be wrong with itself."""
-    warnings = []
-    values = found.parameters
-    if "N" in variables and "D" in variables:
-        correlation = correlation_of(variables)
-        if abs(correlation) > 0.995:
-            warnings.append(
-                f"N and D {'rise together' if correlation > 0 else 'trade off one for the other, as at one budget'} "
-                f"(correlation of their logs {correlation:.3f}): these runs cannot tell the "
-                "exponent of N from that of D; add runs of other tokens per parameter"
-            )
-    if "E" in values and "E" not in found.fixed:
-        smallest = found.runs.table["loss"].min()
-        if values["E"] < 1e-3 * smallest:
-            warnings.append(
-                "E is at zero: these runs do not show an irreducible loss; forecasts far out are unreliable"
-            )
-        elif values["E"] < FAR_BELOW * smallest:
-            warnings.append(
-                f"E = {values['E']:.3g} is {values['E'] / smallest:.0%} of the smallest loss measured: the irreducible "
-                "loss lies far below anything seen, and a forecast far out leans on it"
-            )
-        low, high = found.interval("E")
-        if high - low > 0.5 * smallest:
-            warnings.append(f"E is hardly known: its {found.level:.0%} interval runs from {low:.3g} to {high:.3g}")
-    if found.minimum.agreement < 0.5:
-        warnings.append(
-            f"only {found.minimum.agreement:.0%} of the starts end at the best minimum: the data leave several answers"
-        )
-    for name, shape in found.law.shapes.items():
-        if name not in found.fixed and not shape.low < values[name] < shape.high:
-            warnings.append(
-                f"{name} = {values[name]:.3g} is outside its plausible range {shape.low:g} to {shape.high:g}"
-            )
-    return warnings
 
 
 def _bounds(draws: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:

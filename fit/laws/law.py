@@ -33,7 +33,7 @@ class Shape:
 
 EXPONENT = Shape(0.03, 2.5)
 """The range of an exponent of a power law."""
-ALIKE = 0.9999
+COLLINEAR = 0.9999
 """A correlation of log N and log D from which they are one variable, and no law can tell them apart."""
 
 

@@ -56,7 +56,7 @@ class Minima:
 
 def approaches(
     runs: Runs,
-    found: Fit,
+    fit: Fit,
     flops: Sequence[float],
     cost: TokenCost | None = None,
     *,
@@ -69,7 +69,7 @@ def approaches(
 
     Args:
         runs: those that the minima are read off.
-        found: the law of approach 3.
+        fit: the law of approach 3.
         flops: training FLOPs.
         cost: FLOPs per token of a size; read off the runs unless given.
         level: of the intervals; that of the fit unless given.
@@ -82,11 +82,11 @@ def approaches(
         `high`, `budgets` (used; runs for approach 3), `problem` (why there is nothing, or less than there could be)
         and `disagreement`, the largest N* of any approach at this budget / the smallest. None where there is none.
     """
-    level = level or found.level
+    level = level or fit.level
     cost = cost or TokenCost.of_runs(runs)
     minima = [kind(runs, noise=noise, draws=draws) for kind in (envelope, parabola, akima)]
     rows = [row for each in minima for row in _by_minima(each, flops, cost, level)]
-    rows += _by_law(found, flops, cost, level)
+    rows += _by_law(fit, flops, cost, level)
     table = pd.DataFrame(rows).sort_values("flops", kind="stable").reset_index(drop=True)
     known = table["params"].astype(float).groupby(table["flops"])
     table["disagreement"] = known.transform("max") / known.transform("min")
@@ -229,20 +229,20 @@ def _losses(minima: Minima, flops: Sequence[float]) -> list[float] | list[None]:
         return [None] * len(flops)
 
 
-def _by_law(found: Fit, flops: Sequence[float], cost: TokenCost, level: float) -> list[dict[str, Any]]:
-    table = frontier(dataclasses.replace(found, level=level), flops, cost)
-    around = frontier(dataclasses.replace(found, resamples=found.theta[None]), _around(flops), cost)["params"]
+def _by_law(fit: Fit, flops: Sequence[float], cost: TokenCost, level: float) -> list[dict[str, Any]]:
+    table = frontier(dataclasses.replace(fit, level=level), flops, cost)
+    around = frontier(dataclasses.replace(fit, resamples=fit.theta[None]), _around(flops), cost)["params"]
     slopes = np.diff(np.log(around).to_numpy().reshape(-1, 2), axis=1)[:, 0] / np.log(4)
     try:
         # Of a law with a closed form; the resamples of another would each need an optimum either side.
-        exact = closed_form_exponents(found)
+        exact = closed_form_exponents(fit)
         bounds = np.array(_bounds(exact, level)) - np.median(exact)
     except InputError:
         bounds = np.array([np.nan, np.nan])
     rows = []
     for i, row in enumerate(table.to_dict("records")):
         told = {name: row[name] for name in ("flops", *_NUMBERS) if name in row} | {"approach": "parametric"}
-        told |= {"exponent": slopes[i], "budgets": len(found.runs.budgets), "problem": None}
+        told |= {"exponent": slopes[i], "budgets": len(fit.runs.budgets), "problem": None}
         told |= {"exponent_low": slopes[i] + bounds[0], "exponent_high": slopes[i] + bounds[1]}
         if not row["interior"]:
             told |= dict.fromkeys(_NUMBERS) | {"problem": "the loss falls to the end of the sizes searched"}

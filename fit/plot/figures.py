@@ -278,11 +278,11 @@ def backtest(ax: Axes, choice: Choice) -> Axes:
     return ax
 
 
-def trend(ax: Axes, found: Fit, told: Trend) -> Axes:
+def trend(ax: Axes, fit: Fit, told: Trend) -> Axes:
     """How far each run lies from the law, and each new run from its prediction, with the interval of the latter."""
-    name = found.runs.scale_name
+    name = fit.runs.scale_name
     ax.axhline(0, color=GREY, linewidth=1)
-    ax.plot(found.runs.scale, np.expm1(found.residuals), "o", color=GREY, markersize=3, label="fitted runs")
+    ax.plot(fit.runs.scale, np.expm1(fit.residuals), "o", color=GREY, markersize=3, label="fitted runs")
     if not told.runs.empty:
         new = told.runs
         centre = np.zeros(len(new))

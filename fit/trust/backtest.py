@@ -126,24 +126,24 @@ def fit_backtested(
     return dataclasses.replace(found, warnings=(*found.warnings, *misfit_warnings(found))), scores
 
 
-def extrapolating(found: Fit) -> Fit:
+def extrapolating(fit: Fit) -> Fit:
     """The same fit, its intervals widened by what its law missed when the largest budget was forecast from all others
     (see `Fit.extrapolation_error`): by nothing where there are too few runs for that."""
-    how: dict[str, Any] = {"loss": found.loss, "fixed": found.fixed, "bootstrap": found.bootstrap, "seed": found.seed}
-    scores = backtest(found.runs, (found.law,), starts=1, level=found.level, **how)
-    return dataclasses.replace(found, extrapolation_error=scores[0].excess if scores else 0.0)
+    how: dict[str, Any] = {"loss": fit.loss, "fixed": fit.fixed, "bootstrap": fit.bootstrap, "seed": fit.seed}
+    scores = backtest(fit.runs, (fit.law,), starts=1, level=fit.level, **how)
+    return dataclasses.replace(fit, extrapolation_error=scores[0].excess if scores else 0.0)
 
 
-def misfit_warnings(found: Fit) -> list[str]:
+def misfit_warnings(fit: Fit) -> list[str]:
     """Signs that the law is not the one that the runs follow, in words."""
     warnings = []
-    misfit, noise = _misfit(found)
+    misfit, noise = _misfit(fit)
     if misfit > _MISFIT:
         warnings.append(
-            f"the law misses its own runs by {found.noise:.2%}, {misfit:.1f} times the {noise:.2%} by "
+            f"the law misses its own runs by {fit.noise:.2%}, {misfit:.1f} times the {noise:.2%} by "
             "which runs of one budget scatter: it is misspecified here, and a forecast may be off by more than it says"
         )
-    newest = found.residuals[(found.runs.table["budget"] == found.runs.budgets[-1]).to_numpy()]
+    newest = fit.residuals[(fit.runs.table["budget"] == fit.runs.budgets[-1]).to_numpy()]
     # Three land on one side by chance one time in four: by less than twice the error of their mean it says nothing.
     beyond = np.abs(newest.mean()) > 2 * noise / np.sqrt(len(newest))
     if len(newest) >= 3 and (np.all(newest > 0) or np.all(newest < 0)) and beyond:
@@ -155,27 +155,27 @@ def misfit_warnings(found: Fit) -> list[str]:
     return warnings
 
 
-def _score(found: Fit, target: Runs) -> Backtest:
+def _score(fit: Fit, target: Runs) -> Backtest:
     table = target.table
-    error = np.log(table["loss"].to_numpy()) - found.log_losses(found.theta[None], table)[0]
-    at: dict[str, Any] = {name: table[name] for name in {*map(column_of, found.law.variables), target.scale_name}}
-    draws = np.log(found.predictive(**at))
+    error = np.log(table["loss"].to_numpy()) - fit.log_losses(fit.theta[None], table)[0]
+    at: dict[str, Any] = {name: table[name] for name in {*map(column_of, fit.law.variables), target.scale_name}}
+    draws = np.log(fit.predictive(**at))
     square, expected = float(np.mean(np.square(error))), float(draws.var(axis=0).mean())
-    reach = np.log(target.scale.max() / found.runs.scale.max())
+    reach = np.log(target.scale.max() / fit.runs.scale.max())
     return Backtest(
-        law=found.law.name,
-        first_flops=float(found.runs.scale.min()),
+        law=fit.law.name,
+        first_flops=float(fit.runs.scale.min()),
         error=float(np.median(np.abs(error))),
         bias=float(error.mean()),
-        misfit=_misfit(found)[0],
+        misfit=_misfit(fit)[0],
         excess=float(np.sqrt(max(0.0, square - expected)) / reach),
     )
 
 
-def _misfit(found: Fit) -> tuple[float, float]:
+def _misfit(fit: Fit) -> tuple[float, float]:
     """How many times the scatter of runs around their own budget's curve the law misses them by, and that scatter."""
-    noise = scatter(isoflops(found.runs)) if {"params", "tokens"} <= {*found.runs.table} else None
-    return (1.0, found.noise) if noise is None else (found.noise / noise if noise else np.inf, noise)
+    noise = scatter(isoflops(fit.runs)) if {"params", "tokens"} <= {*fit.runs.table} else None
+    return (1.0, fit.noise) if noise is None else (fit.noise / noise if noise else np.inf, noise)
 
 
 def _as_runs(runs: pd.DataFrame | Runs, options: dict[str, Any]) -> Runs:

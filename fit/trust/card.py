@@ -1,4 +1,4 @@
-"""The fit card: what a reader needs to judge a fit, or to repeat it, in one record for machines."""
+"""The fit card: a record of all that a reader needs to judge a fit, or to repeat it."""
 
 from __future__ import annotations
 
@@ -11,83 +11,84 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.estimate.fit import FAR_BELOW, Fit, fit
-from nextscale.fit.estimate.bootstrap import profiled
+from nextscale.fit.estimate.fit import Fit, fit
+from nextscale.fit.estimate.fit_warnings import LOW_E_SHARE
+from nextscale.fit.estimate.profile import Profiled, profiled
 from nextscale.fit.jsonable import jsonable
 
 _GROUPS = 12
 """Budgets and sizes at most, in the tables of residuals; neighbours are joined."""
 
 
-def card(found: Fit, *, profiles: Sequence[str] | None = None) -> dict[str, Any]:
+def card(fit: Fit, *, profiles: Sequence[str] | None = None) -> dict[str, Any]:
     """What the checklist of Li et al. 2025, "(Mis)Fitting: A Survey of Scaling Laws", app. B, asks to be reported.
 
     Args:
-        profiles: parameters whose profile likelihood is told; the law's shapes unless named.
+        profiles: parameters whose profile likelihood is reported; the law's shapes unless named.
 
     Returns:
         strings, numbers, lists and dicts alone: what is unknown, infinite or not a number is None.
     """
-    names = [name for name in found.law.shapes if name not in found.fixed] if profiles is None else profiles
+    names = [name for name in fit.law.shapes if name not in fit.fixed] if profiles is None else profiles
     record = {
         "law": {
-            "name": found.law.name,
-            "formula": found.law.formula,
-            "source": found.law.source,
-            "variables": found.law.variables,
-            "parameters": len(found.law.parameters),
-            "fixed": found.fixed,
+            "name": fit.law.name,
+            "formula": fit.law.formula,
+            "source": fit.law.source,
+            "variables": fit.law.variables,
+            "parameters": len(fit.law.parameters),
+            "fixed": fit.fixed,
         },
-        "data": _data(found),
+        "data": _data(fit),
         "objective": {
-            "value": found.objective,
+            "value": fit.objective,
             "of": "sum over runs of the loss of log predicted - log measured loss (nats per token)",
-            "loss": found.loss.name,
-            "delta": found.loss.delta,
-            "tilt": found.loss.tilt,
-            "weights": _range(found.runs.weights) if "weight" in found.runs.table else "equal",
+            "loss": fit.loss.name,
+            "delta": fit.loss.delta,
+            "tilt": fit.loss.tilt,
+            "weights": _range(fit.runs.weights) if "weight" in fit.runs.table else "equal",
         },
         "optimiser": {
             "method": "projected starts, Levenberg-Marquardt with exact derivatives, double precision",
-            "starts": len(found.minimum.starts) - 1,
-            "starts_followed": found.minimum.polished,
-            "start_agreement": found.minimum.agreement,
-            "second_basin_objective": found.minimum.second_basin,
-            "gradient_norm": found.minimum.gradient_norm,
-            "condition": found.minimum.condition,
-            "at_a_bound": at_a_bound(found),
+            "starts": len(fit.minimum.starts) - 1,
+            "starts_followed": fit.minimum.polished,
+            "start_agreement": fit.minimum.agreement,
+            "second_basin_objective": fit.minimum.second_basin,
+            "gradient_norm": fit.minimum.gradient_norm,
+            "condition": fit.minimum.condition,
+            "at_a_bound": at_a_bound(fit),
         },
         "parameters": {
-            name: {"value": value, "interval": None if len(found.resamples) < 2 else found.interval(name)}
-            for name, value in found.parameters.items()
+            name: {"value": value, "interval": None if len(fit.resamples) < 2 else fit.interval(name)}
+            for name, value in fit.parameters.items()
         },
-        "profiles": {one.name: _told(one) for one in (profiled(found, name) for name in names)},
+        "profiles": {name: _profile(profiled(fit, name)) for name in names},
         "intervals": {
-            "level": found.level,
-            "bootstrap": found.bootstrap if len(found.resamples) > 1 else None,
-            "resamples": len(found.resamples) if len(found.resamples) > 1 else 0,
-            "seed": found.seed,
-            "extrapolation_error": found.extrapolation_error,
+            "level": fit.level,
+            "bootstrap": fit.bootstrap if len(fit.resamples) > 1 else None,
+            "resamples": len(fit.resamples) if len(fit.resamples) > 1 else 0,
+            "seed": fit.seed,
+            "extrapolation_error": fit.extrapolation_error,
         },
         "residuals": {
-            "noise": found.noise,
-            "by_budget": residuals_by(found, "budget"),
-            "by_size": residuals_by(found, "params") if "params" in found.runs.table else None,
+            "noise": fit.noise,
+            "by_budget": residuals_by(fit, "budget"),
+            "by_size": residuals_by(fit, "params") if "params" in fit.runs.table else None,
         },
-        "irreducible_loss": _irreducible(found),
-        "dropped": _dropped(found),
-        "warnings": found.warnings,
+        "irreducible_loss": _irreducible(fit),
+        "dropped": _dropped(fit),
+        "warnings": fit.warnings,
         "version": {"nextscale": importlib.metadata.version("nextscale"), "numpy": np.__version__},
     }
     return jsonable(record)
 
 
-def residuals_by(found: Fit, column: str) -> list[dict[str, float]]:
+def residuals_by(fit: Fit, column: str) -> list[dict[str, float]]:
     """Of runs grouped by a column, by rising value: its `low` and `high`, their count `n`, and of log measured - log
     predicted loss the `mean` and root mean square `rms`."""
-    values = found.runs.table[column]
+    values = fit.runs.table[column]
     groups = values if values.nunique() <= _GROUPS else pd.qcut(values, _GROUPS, duplicates="drop", labels=False)
-    residuals = pd.Series(found.residuals, index=values.index)
+    residuals = pd.Series(fit.residuals, index=values.index)
     return [
         {
             "low": float(values[rows].min()),
@@ -100,55 +101,60 @@ def residuals_by(found: Fit, column: str) -> list[dict[str, float]]:
     ]
 
 
-def at_a_bound(found: Fit) -> list[str]:
+def at_a_bound(fit: Fit) -> list[str]:
     """Free parameters that ended at zero, or at or beyond an end of their plausible range."""
-    smallest = 1e-6 * float(found.runs.table["loss"].min())
-    values = {name: value for name, value in found.parameters.items() if name not in found.fixed}
-    zero = [name for name in found.law.coefficients if name in values and values[name] < smallest]
-    shapes = [(name, shape) for name, shape in found.law.shapes.items() if name in values]
+    smallest = 1e-6 * float(fit.runs.table["loss"].min())
+    values = {name: value for name, value in fit.parameters.items() if name not in fit.fixed}
+    zero = [name for name in fit.law.coefficients if name in values and values[name] < smallest]
+    shapes = [(name, shape) for name, shape in fit.law.shapes.items() if name in values]
     return zero + [name for name, s in shapes if not s.low * (1 + 1e-6) < values[name] < s.high * (1 - 1e-6)]
 
 
-def _data(found: Fit) -> dict[str, Any]:
-    table = found.runs.table
+def _data(fit: Fit) -> dict[str, Any]:
+    table = fit.runs.table
     numbers = [name for name in table.select_dtypes("number") if name not in ("budget", "weight")]
     return {
-        "n": len(found.runs),
-        "params_convention": found.runs.convention,
+        "n": len(fit.runs),
+        "params_convention": fit.runs.convention,
         "ranges": {name: _range(table[name]) for name in numbers},
-        "budgets": len(found.runs.budgets),
-        "notes": found.runs.notes,
+        "budgets": len(fit.runs.budgets),
+        "notes": fit.runs.notes,
     }
 
 
-def _irreducible(found: Fit) -> dict[str, Any] | None:
-    if "E" not in found.parameters:
+def _irreducible(fit: Fit) -> dict[str, Any] | None:
+    if "E" not in fit.parameters:
         return None
-    value, smallest = found.parameters["E"], float(found.runs.table["loss"].min())
-    return {"E": value, "smallest_loss": smallest, "share": value / smallest, "far_below": value < FAR_BELOW * smallest}
+    value, smallest = fit.parameters["E"], float(fit.runs.table["loss"].min())
+    return {
+        "E": value,
+        "smallest_loss": smallest,
+        "share": value / smallest,
+        "far_below": value < LOW_E_SHARE * smallest,
+    }
 
 
-def _dropped(found: Fit) -> dict[str, Any]:
+def _dropped(fitted: Fit) -> dict[str, Any]:
     """The runs left out on purpose, and the fit with them back in."""
-    dropped = found.runs.dropped
+    dropped = fitted.runs.dropped
     if dropped.empty:
         return {"n": 0}
-    told = {"n": len(dropped), "losses": _range(dropped["loss"])}
-    table = pd.concat([found.runs.table, dropped], ignore_index=True)
+    record = {"n": len(dropped), "losses": _range(dropped["loss"])}
+    table = pd.concat([fitted.runs.table, dropped], ignore_index=True)
     try:
-        whole = dataclasses.replace(found.runs, table=table, dropped=dropped.iloc[:0])
-        again = fit(whole, found.law, loss=found.loss, fixed=found.fixed, resamples=0)
+        whole = dataclasses.replace(fitted.runs, table=table, dropped=dropped.iloc[:0])
+        again = fit(whole, fitted.law, loss=fitted.loss, fixed=fitted.fixed, resamples=0)
     except InputError as error:
-        return {**told, "with_them": str(error)}
-    change = {name: again.parameters[name] / value - 1 for name, value in found.parameters.items() if value}
+        return {**record, "with_them": str(error)}
+    change = {name: again.parameters[name] / value - 1 for name, value in fitted.parameters.items() if value}
     return {
-        **told,
+        **record,
         "with_them": {"objective": again.objective, "parameters": again.parameters, "relative_change": change},
     }
 
 
-def _told(one: Any) -> dict[str, Any]:
-    return {"interval": one.interval, "identified": one.identified, "flat_within_half_a_percent": one.flat}
+def _profile(found: Profiled) -> dict[str, Any]:
+    return {"interval": found.interval, "identified": found.identified, "flat_within_half_a_percent": found.flat}
 
 
 def _range(values: Any) -> list[float]:

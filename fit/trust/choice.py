@@ -303,9 +303,9 @@ def _scores(
     return rows
 
 
-def _inside(found: Fit, above: Runs) -> np.ndarray:
-    at: dict[str, Any] = {name: above.table[name] for name in {*map(column_of, found.law.variables), above.scale_name}}
-    low, high = found.predict_interval(**at)
+def _inside(fit: Fit, above: Runs) -> np.ndarray:
+    at: dict[str, Any] = {name: above.table[name] for name in {*map(column_of, fit.law.variables), above.scale_name}}
+    low, high = fit.predict_interval(**at)
     return (low <= above.table["loss"].to_numpy()) & (above.table["loss"].to_numpy() <= high)
 
 

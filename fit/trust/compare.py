@@ -269,7 +269,7 @@ def _stacked(a: Runs, b: Runs, base: SumOfPowers) -> Runs:
 
 
 def _multipliers(
-    found: Fit,
+    fit: Fit,
     base: SumOfPowers,
     tables: tuple[Runs, Runs],
     costs: tuple[TokenCost | None, TokenCost | None],
@@ -277,12 +277,12 @@ def _multipliers(
 ) -> np.ndarray:
     """The compute at which A has B's loss / B's; the best fit first, then each resample, (1 + R) x budgets; infinite
     where A does not get there."""
-    thetas = np.concatenate([found.theta[None], found.resamples])
+    thetas = np.concatenate([fit.theta[None], fit.resamples])
     wide = np.geomspace(flops[0] / _BEYOND, flops[-1] * _BEYOND, 3 * _STEPS)
 
     def losses(is_b: float, at: np.ndarray) -> np.ndarray:
         runs, cost = tables[int(is_b)], costs[int(is_b)]
-        return best_losses(found.law, thetas, runs, at.tolist(), cost, _as_recipe(is_b))
+        return best_losses(fit.law, thetas, runs, at.tolist(), cost, _as_recipe(is_b))
 
     of_a, of_b = losses(0.0, wide), losses(1.0, flops)
     needed = [flops_at(curve, wide, row) for curve, row in zip(of_a, of_b, strict=True)]
@@ -345,19 +345,19 @@ def _verdict(interval: tuple[float, float]) -> str:
     return "better" if low > 1 else "worse" if high < 1 else "not distinguishable"
 
 
-def _ratios(found: Fit, base: SumOfPowers) -> dict[str, tuple[float, tuple[float, float]]]:
+def _ratios(fit: Fit, base: SumOfPowers) -> dict[str, tuple[float, tuple[float, float]]]:
     ratios = {}
     for name in (f"ratio_{term.coefficient}" for term in base.terms if term.powers):
-        low, high = found.interval(name)
+        low, high = fit.interval(name)
         ratios[name.removeprefix("ratio_")] = (
-            float(np.exp(found.parameters[name])),
+            float(np.exp(fit.parameters[name])),
             (float(np.exp(low)), float(np.exp(high))),
         )
     return ratios
 
 
-def _warnings(found: Fit, freer: Fit | None, base: SumOfPowers, stacked: Runs, whole: int) -> list[str]:
-    warnings = list(found.warnings)
+def _warnings(fit: Fit, freer: Fit | None, base: SumOfPowers, stacked: Runs, whole: int) -> list[str]:
+    warnings = list(fit.warnings)
     if base.variables == ("C",):
         warnings.append(
             f"{base.name} knows compute alone: where the runs of a recipe are not of its best size, that counts "
@@ -368,10 +368,10 @@ def _warnings(found: Fit, freer: Fit | None, base: SumOfPowers, stacked: Runs, w
     scales = [stacked.scale[stacked.table["recipe"] == recipe] for recipe in stacked.table["recipe"].unique()]
     if max(scale.min() for scale in scales) >= min(scale.max() for scale in scales):
         warnings.append("the tables have no compute in common: the comparison rests on the law alone")
-    if freer is not None and freer is not found:
-        more = len(freer.law.parameters) - len(found.law.parameters)
+    if freer is not None and freer is not fit:
+        more = len(freer.law.parameters) - len(fit.law.parameters)
         freedom = max(len(stacked) - len(freer.law.parameters), 1)
-        tight, loose = (float(np.square(each.residuals).sum()) for each in (found, freer))
+        tight, loose = (float(np.square(each.residuals).sum()) for each in (fit, freer))
         doubt = float(f_distribution.sf((tight - loose) / more / (loose / freedom), more, freedom))
         if doubt < _DOUBT:
             told = ", ".join(f"{k.removeprefix('more_')} {v:+.3f}" for k, v in freer.parameters.items() if "more_" in k)

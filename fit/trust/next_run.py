@@ -61,7 +61,7 @@ class NextRuns:
 
 
 def next_runs(
-    found: Fit,
+    fit: Fit,
     target_flops: float,
     candidates: pd.DataFrame | None = None,
     *,
@@ -94,25 +94,25 @@ def next_runs(
     Raises:
         InputError: the law takes neither C nor N and D, or no candidate is within the budget, or worth its cost.
     """
-    names = [column_of(name) for name in found.law.variables]
-    if set(found.law.variables) not in ({"C"}, {"N", "D"}):
-        raise InputError(f"{found.law.name}: the next run needs a law in N and D, or in C")
-    if "flops" not in found.runs.table:
+    names = [column_of(name) for name in fit.law.variables]
+    if set(fit.law.variables) not in ({"C"}, {"N", "D"}):
+        raise InputError(f"{fit.law.name}: the next run needs a law in N and D, or in C")
+    if "flops" not in fit.runs.table:
         raise InputError("runs: the next run needs the flops of those before it")
     sized = "params" in names
-    cost = (cost or TokenCost.of_runs(found.runs)) if sized else None
-    target = _best(found, target_flops, cost) if sized else {"flops": float(target_flops)}
-    offered = _candidates(found, target_flops, budget, cost) if candidates is None else _priced(candidates, names, cost)
+    cost = (cost or TokenCost.of_runs(fit.runs)) if sized else None
+    target = _best(fit, target_flops, cost) if sized else {"flops": float(target_flops)}
+    offered = _candidates(fit, target_flops, budget, cost) if candidates is None else _priced(candidates, names, cost)
     offered["candidate"] = range(len(offered))
     if budget is not None:
         offered = offered[offered["flops"] <= budget].reset_index(drop=True)
     if offered.empty:
         raise InputError("candidates: none is within the budget")
-    at = pd.concat([found.runs.table[[*dict.fromkeys((*names, "flops"))]], offered, pd.DataFrame([target])])
-    slopes = _slopes(found, at)
-    known, choices, g = np.split(slopes, [len(found.runs), len(slopes) - 1])
-    noise = max(found.noise, 1e-12)
-    covariance = _covariance(found, known, noise)
+    at = pd.concat([fit.runs.table[[*dict.fromkeys((*names, "flops"))]], offered, pd.DataFrame([target])])
+    slopes = _slopes(fit, at)
+    known, choices, g = np.split(slopes, [len(fit.runs), len(slopes) - 1])
+    noise = max(fit.noise, 1e-12)
+    covariance = _covariance(fit, known, noise)
     variance = float(g[0] @ covariance @ g[0])
     removed = _removed(covariance, choices, g[0], noise)
     costs = offered["flops"].to_numpy(float)
@@ -121,14 +121,14 @@ def next_runs(
         spread_after=after, narrowing=1 - after / np.sqrt(variance), per_flop=removed / costs / (removed / costs).max()
     )
     return NextRuns(
-        law=found.law.name,
+        law=fit.law.name,
         flops=float(target_flops),
         params=target.get("params"),
         tokens=target.get("tokens"),
         spread=float(np.sqrt(variance)),
         candidates=ranked.sort_values("per_flop", ascending=False).reset_index(drop=True),
         sequence=_sequence(offered, covariance, choices, g[0], noise, budget, enough, runs),
-        warnings=tuple(found.warnings),
+        warnings=tuple(fit.warnings),
     )
 
 
@@ -215,12 +215,12 @@ class _State:
         return shares
 
 
-def near_optimum(found: Fit, table: pd.DataFrame, cost: TokenCost) -> np.ndarray:
+def near_optimum(fit: Fit, table: pd.DataFrame, cost: TokenCost) -> np.ndarray:
     """Which rows of `params` and `flops` lie as near the best size of their cost as the runs fitted do: so far the law
     has been seen."""
-    known = found.runs.table["flops"]
-    away = _off_optimum(found, table, (known.min(), known.max(), *table["flops"].agg(["min", "max"])), cost)
-    return np.abs(away) <= np.log(_away(found, cost)) + 1e-9
+    known = fit.runs.table["flops"]
+    away = _off_optimum(fit, table, (known.min(), known.max(), *table["flops"].agg(["min", "max"])), cost)
+    return np.abs(away) <= np.log(_away(fit, cost)) + 1e-9
 
 
 def _removed(covariance: np.ndarray, slopes: np.ndarray, g: np.ndarray, noise: float) -> np.ndarray:
@@ -235,16 +235,16 @@ def _with_run(covariance: np.ndarray, slope: np.ndarray, noise: float) -> np.nda
     return covariance - np.outer(towards, towards) / (noise**2 + slope @ towards)
 
 
-def _slopes(found: Fit, at: pd.DataFrame) -> np.ndarray:
+def _slopes(fit: Fit, at: pd.DataFrame) -> np.ndarray:
     """Of log L by each free parameter, and by each step of the discrepancy, in every row; the target is the last.
 
     A step of the discrepancy is a stretch of log compute: what lies between a run and the target adds to it, in units
     of what one e-fold does. The square root makes of their sum a Brownian motion (Kennedy & O'Hagan allow any process).
     """
-    variables = {name: at[column_of(name)].to_numpy(float) for name in found.law.variables}
-    losses = np.exp(found.log_losses(found.theta[None], at)[0])
-    problem = found.law.problem(variables, losses, found.loss, found.fixed)
-    slope = problem.expand(problem.centred(found.theta[None])).slope[0][problem.free]
+    variables = {name: at[column_of(name)].to_numpy(float) for name in fit.law.variables}
+    losses = np.exp(fit.log_losses(fit.theta[None], at)[0])
+    problem = fit.law.problem(variables, losses, fit.loss, fit.fixed)
+    slope = problem.expand(problem.centred(fit.theta[None])).slope[0][problem.free]
     cost = np.log(at["flops"].to_numpy(float))[:, None]
     edges = np.linspace(cost.min(), cost[-1, 0], _STEPS + 1)
     step = edges[1] - edges[0]
@@ -252,25 +252,25 @@ def _slopes(found: Fit, at: pd.DataFrame) -> np.ndarray:
     return np.hstack([slope.T, between])
 
 
-def _covariance(found: Fit, slopes: np.ndarray, noise: float) -> np.ndarray:
+def _covariance(fit: Fit, slopes: np.ndarray, noise: float) -> np.ndarray:
     """Of the free parameters and the steps of the discrepancy, given the runs fitted."""
-    law = found.law
+    law = fit.law
     scale = [_COEFFICIENT] * (len(law.coefficients) + len(law.log_linear)) + [_EXPONENT] * len(law.shapes)
-    free = np.array([name not in found.fixed for name in law.parameters])
-    prior = np.append(np.array(scale)[free], np.full(_STEPS, max(found.extrapolation_error, 1e-9)))
-    counted = np.sqrt(found.runs.weights)[:, None] * slopes / noise
+    free = np.array([name not in fit.fixed for name in law.parameters])
+    prior = np.append(np.array(scale)[free], np.full(_STEPS, max(fit.extrapolation_error, 1e-9)))
+    counted = np.sqrt(fit.runs.weights)[:, None] * slopes / noise
     # In units of the prior, so that the matrix is well conditioned.
     information = np.eye(len(prior)) + (counted * prior).T @ (counted * prior)
     return prior[:, None] * np.linalg.inv(information) * prior
 
 
-def _best(found: Fit, flops: float, cost: TokenCost | None) -> dict[str, float]:
-    row = frontier(dataclasses.replace(found, resamples=found.theta[None]), [flops], cost).iloc[0]
+def _best(fit: Fit, flops: float, cost: TokenCost | None) -> dict[str, float]:
+    row = frontier(dataclasses.replace(fit, resamples=fit.theta[None]), [flops], cost).iloc[0]
     return {name: float(row[name]) for name in ("params", "tokens", "flops")}
 
 
-def _candidates(found: Fit, target: float, budget: float | None, cost: TokenCost | None) -> pd.DataFrame:
-    dearest = float(found.runs.table["flops"].max())
+def _candidates(fit: Fit, target: float, budget: float | None, cost: TokenCost | None) -> pd.DataFrame:
+    dearest = float(fit.runs.table["flops"].max())
     last = min(_DEAREST * dearest, target, budget or np.inf)
     if last < _CHEAPEST * dearest:
         which = f"the budget, {last:.3g} FLOPs," if budget == last else f"the target, {last:.3g} FLOPs,"
@@ -281,24 +281,24 @@ def _candidates(found: Fit, target: float, budget: float | None, cost: TokenCost
     costs = np.geomspace(_CHEAPEST * dearest, last, _COSTS)
     if cost is None:
         return pd.DataFrame({"flops": costs})
-    rows, away = [], _away(found, cost)
+    rows, away = [], _away(fit, cost)
     for flops in costs:
-        for params in _best(found, flops, cost)["params"] * np.geomspace(1 / away, away, _SIZES):
+        for params in _best(fit, flops, cost)["params"] * np.geomspace(1 / away, away, _SIZES):
             rows.append({"params": params, "tokens": flops / float(cost(np.array([params]))[0]), "flops": flops})
     return pd.DataFrame(rows)
 
 
-def _away(found: Fit, cost: TokenCost) -> float:
+def _away(fit: Fit, cost: TokenCost) -> float:
     """How many times smaller or larger than the best size of its cost a run fitted is; a tenth of them are more."""
-    table = found.runs.table
-    apart = _off_optimum(found, table, table["flops"], cost)
+    table = fit.runs.table
+    apart = _off_optimum(fit, table, table["flops"], cost)
     return float(np.clip(np.exp(np.quantile(np.abs(apart), 0.9)), *_AWAY))
 
 
-def _off_optimum(found: Fit, table: pd.DataFrame, flops: Collection[float], cost: TokenCost) -> np.ndarray:
+def _off_optimum(fit: Fit, table: pd.DataFrame, flops: Collection[float], cost: TokenCost) -> np.ndarray:
     """log(params / the best size of its cost), of each row; the best sizes are found on a grid over these costs."""
     costs = np.geomspace(min(flops), max(flops), _COSTS)
-    best = [_best(found, one, cost)["params"] for one in costs]
+    best = [_best(fit, one, cost)["params"] for one in costs]
     return np.log(table["params"].to_numpy(float)) - np.interp(np.log(table["flops"]), np.log(costs), np.log(best))
 
 

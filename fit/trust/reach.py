@@ -90,19 +90,19 @@ def narrow_warnings(tested: Reach, fit: Fit, targets: Mapping[str, Mapping[str, 
     ]
 
 
-def backtested_reach(found: Fit, choice: Choice | None = None) -> Reach:
+def backtested_reach(fit: Fit, choice: Choice | None = None) -> Reach:
     """The law of a fit, fitted anew below rising cuts in scale and scored on the runs above each.
 
     Args:
         choice: where that was done already: of this law and its loss alone.
     """
-    if found.fixed:
+    if fit.fixed:
         return Reach(problem="no backtest by reach: parameters of the law are pinned")
     try:
-        choice = choice or choose(found.runs, [Candidate(found.law, found.loss)])
+        choice = choice or choose(fit.runs, [Candidate(fit.law, fit.loss)])
     except InputError as error:
         return Reach(problem=f"no backtest by reach: {error}")
     rows = choice.summary[choice.summary["reach"] != "all"]
     bands = rows[["reach", "error", "se", "bias", "cuts"]].to_dict("records")
-    furthest = float(choice.table.loc[choice.table["law"] == found.law.name, "furthest"].max())
+    furthest = float(choice.table.loc[choice.table["law"] == fit.law.name, "furthest"].max())
     return Reach(tuple({str(key): value for key, value in row.items()} for row in bands), furthest)

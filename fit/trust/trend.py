@@ -122,7 +122,7 @@ class Trend:
 
 
 def trend(
-    found: Fit,
+    fit: Fit,
     new_runs: pd.DataFrame | Runs | None = None,
     *,
     newest: int = 1,
@@ -140,7 +140,7 @@ def trend(
     2.0 % were said to flatten or steepen: the wide intervals of few budgets err on the careful side.
 
     Args:
-        found: a law with resamples, fitted without the new runs.
+        fit: a law with resamples, fitted without the new runs.
         new_runs: with columns as `as_runs` wants them; None to test the newest budgets alone.
         newest: how many budgets, the largest, are tested for flattening.
         alarm: false-alarm rate of each verdict.
@@ -149,37 +149,37 @@ def trend(
     Raises:
         InputError: the fit has no resamples, or the new runs lack what its law varies in.
     """
-    if len(found.resamples) < 100:
+    if len(fit.resamples) < 100:
         raise InputError("trend: needs a fit with 100 resamples or more, to know how sure its forecast is")
     if not 0 < alarm < 1:
         raise InputError(f"alarm: should lie between 0 and 1, not {alarm}")
-    everything, warnings = found.runs, []
+    everything, warnings = fit.runs, []
     rows: list[dict[str, Any]] = []
     shift: float | None = None
     z: float | None = None
     p: float | None = None
     if new_runs is not None:
-        new = new_runs if isinstance(new_runs, Runs) else _as_runs(new_runs, found)
+        new = new_runs if isinstance(new_runs, Runs) else _as_runs(new_runs, fit)
         # A run that the law has seen cannot surprise it.
-        seen = _seen(new, found)
+        seen = _seen(new, fit)
         if seen.all():
             raise InputError("new runs: the law was fitted to every one of them")
         if seen.any():
             warnings.append(f"{seen.sum()} of the new runs left out: the law was fitted to them")
             new = new.where(~seen)
-        rows = _surprises(found, new, alarm, seed)
-        shift, z, p, _ = _mean_surprise(found, new, seed)
-        everything = _pooled(found.runs, new)
-    older, late = _split(found, everything, newest)
-    again = None if older is None else _refitted(found, older, seed)
+        rows = _surprises(fit, new, alarm, seed)
+        shift, z, p, _ = _mean_surprise(fit, new, seed)
+        everything = _pooled(fit.runs, new)
+    older, late = _split(fit, everything, newest)
+    again = None if older is None else _refitted(fit, older, seed)
     flattening, outlook = None, None
     if again is not None and older is not None:
         flattening = _flattening(again, older, late, alarm, seed)
-        outlook = _outlook(again, _refitted(found, everything, seed), flops or _BEYOND * float(everything.scale.max()))
+        outlook = _outlook(again, _refitted(fit, everything, seed), flops or _BEYOND * float(everything.scale.max()))
     else:
         warnings.append(f"too few runs below the newest {newest} budgets to forecast them: no test for flattening")
     return Trend(
-        found.law.name,
+        fit.law.name,
         pd.DataFrame(rows),
         shift,
         z,
@@ -187,33 +187,33 @@ def trend(
         flattening,
         alarm,
         tuple(warnings),
-        found.runs.scale_name,
+        fit.runs.scale_name,
         outlook,
     )
 
 
-def _seen(new: Runs, found: Fit) -> pd.Series:
+def _seen(new: Runs, fit: Fit) -> pd.Series:
     """Which runs the law was fitted to: those of a name that it knows, or of the very same numbers."""
-    named = new.table["run_id"].isin(found.runs.table["run_id"]) & ~new.table["run_id"].str.startswith("row ")
-    numbers = ["loss", *_columns(found)]
-    known = set(found.runs.table[numbers].itertuples(index=False, name=None))
+    named = new.table["run_id"].isin(fit.runs.table["run_id"]) & ~new.table["run_id"].str.startswith("row ")
+    numbers = ["loss", *_columns(fit)]
+    known = set(fit.runs.table[numbers].itertuples(index=False, name=None))
     same = [row in known for row in new.table[numbers].itertuples(index=False, name=None)]
     return named | pd.Series(same, index=named.index)
 
 
-def _surprises(found: Fit, new: Runs, alarm: float, seed: int) -> list[dict[str, Any]]:
-    draws = _log_draws(found, new, seed)
+def _surprises(fit: Fit, new: Runs, alarm: float, seed: int) -> list[dict[str, Any]]:
+    draws = _log_draws(fit, new, seed)
     measured = np.log(new.table["loss"].to_numpy(float))
-    predicted = found.log_losses(found.theta[None], new.table)[0]
+    predicted = fit.log_losses(fit.theta[None], new.table)[0]
     spread = _spread(draws)
-    reach = t_distribution.isf(alarm / 2, found.freedom)
+    reach = t_distribution.isf(alarm / 2, fit.freedom)
     rows = []
     for i, row in enumerate(new.table.to_dict("records")):
         z = float((measured[i] - predicted[i]) / spread[i])
-        p = _two_sided(found, z)
+        p = _two_sided(fit, z)
         rows.append(
             {
-                **{name: row[name] for name in ("run_id", *dict.fromkeys(("flops", *_columns(found)))) if name in row},
+                **{name: row[name] for name in ("run_id", *dict.fromkeys(("flops", *_columns(fit)))) if name in row},
                 "loss": row["loss"],
                 "predicted": float(np.exp(predicted[i])),
                 "low": float(np.exp(predicted[i] - reach * spread[i])),
@@ -226,34 +226,34 @@ def _surprises(found: Fit, new: Runs, alarm: float, seed: int) -> list[dict[str,
     return rows
 
 
-def _mean_surprise(found: Fit, new: Runs, seed: int) -> tuple[float, float, float, float]:
+def _mean_surprise(fit: Fit, new: Runs, seed: int) -> tuple[float, float, float, float]:
     """Mean distance of the runs from the law, relative; in standard deviations; its p; and that standard deviation, of
     log losses."""
-    draws = _log_draws(found, new, seed).mean(axis=1, keepdims=True)
-    predicted = found.log_losses(found.theta[None], new.table)[0]
+    draws = _log_draws(fit, new, seed).mean(axis=1, keepdims=True)
+    predicted = fit.log_losses(fit.theta[None], new.table)[0]
     shift = float(np.mean(np.log(new.table["loss"].to_numpy(float)) - predicted))
     spread = float(_spread(draws)[0])
     z = shift / spread
-    return float(np.expm1(shift)), z, _two_sided(found, z), spread
+    return float(np.expm1(shift)), z, _two_sided(fit, z), spread
 
 
-def _split(found: Fit, runs: Runs, newest: int) -> tuple[Runs | None, Runs]:
+def _split(fit: Fit, runs: Runs, newest: int) -> tuple[Runs | None, Runs]:
     """The runs below the newest budgets, None where they are too few to forecast them, and those."""
     budgets = runs.budgets
     if not 0 < newest < len(budgets):
         return None, runs
     above = runs.table["budget"] >= budgets[-newest]
     older, late = runs.where(~above), runs.where(above)
-    enough = len(older) >= _SPARE * (len(found.law.parameters) - len(found.fixed))
+    enough = len(older) >= _SPARE * (len(fit.law.parameters) - len(fit.fixed))
     return older if enough else None, late
 
 
-def _refitted(found: Fit, runs: Runs, seed: int) -> Fit | None:
+def _refitted(fitted: Fit, runs: Runs, seed: int) -> Fit | None:
     """The same law of other runs; without the error that a backtest has shown, which was measured on the newest budgets
     and would excuse them in a test of these."""
-    how: dict[str, Any] = {"loss": found.loss, "fixed": found.fixed, "bootstrap": found.bootstrap, "seed": seed}
+    how: dict[str, Any] = {"loss": fitted.loss, "fixed": fitted.fixed, "bootstrap": fitted.bootstrap, "seed": seed}
     try:
-        return fit(runs, found.law, resamples=_RESAMPLES, level=found.level, **how)
+        return fit(runs, fitted.law, resamples=_RESAMPLES, level=fitted.level, **how)
     except InputError:
         return None
 
@@ -284,10 +284,10 @@ def _outlook(without: Fit, following: Fit | None, flops: float) -> Outlook | Non
     return Outlook(flops, told[0], told[1], without.level)
 
 
-def _log_draws(found: Fit, new: Runs, seed: int) -> np.ndarray:
+def _log_draws(fit: Fit, new: Runs, seed: int) -> np.ndarray:
     """log loss that each new run would measure, draws x runs."""
-    at = {name: new.table[name].to_numpy(float) for name in {*_columns(found), found.runs.scale_name} & {*new.table}}
-    return np.log(found.predictive(**at, seed=seed))
+    at = {name: new.table[name].to_numpy(float) for name in {*_columns(fit), fit.runs.scale_name} & {*new.table}}
+    return np.log(fit.predictive(**at, seed=seed))
 
 
 def _spread(draws: np.ndarray) -> np.ndarray:
@@ -296,18 +296,18 @@ def _spread(draws: np.ndarray) -> np.ndarray:
     return (high - low) / (2 * 1.6449)
 
 
-def _two_sided(found: Fit, z: float) -> float:
-    return float(2 * t_distribution.sf(abs(z), found.freedom))
+def _two_sided(fit: Fit, z: float) -> float:
+    return float(2 * t_distribution.sf(abs(z), fit.freedom))
 
 
-def _columns(found: Fit) -> list[str]:
-    return [column_of(name) for name in found.law.variables]
+def _columns(fit: Fit) -> list[str]:
+    return [column_of(name) for name in fit.law.variables]
 
 
-def _as_runs(table: pd.DataFrame, found: Fit) -> Runs:
-    convention = found.runs.convention
+def _as_runs(table: pd.DataFrame, fit: Fit) -> Runs:
+    convention = fit.runs.convention
     known = convention in ("total", "non_embedding", "active")
-    return as_runs(table, convention=convention if known else "total", variables=found.law.variables, where="new runs")
+    return as_runs(table, convention=convention if known else "total", variables=fit.law.variables, where="new runs")
 
 
 def _pooled(runs: Runs, new: Runs) -> Runs:

@@ -12,7 +12,7 @@ import numpy as np
 
 from nextscale.fit.estimate.solve import minimise, polish
 from nextscale.fit.laws.catalogue import CHINCHILLA
-from nextscale.fit.laws.law import ALIKE, Law
+from nextscale.fit.laws.law import COLLINEAR, Law
 from nextscale.fit.laws.loss import Loss
 from nextscale.sweeps.design.expand import PlannedRun
 from nextscale.sweeps.design.prior import Prior
@@ -108,7 +108,7 @@ def _unfit(design: np.ndarray, law: Law) -> str | None:
     if len(design) <= len(law.parameters):
         return f"{len(design)} runs cannot fix the {len(law.parameters)} parameters of {law.name}; add runs"
     logs = np.log(design[:, :2]).T
-    if "N" in law.variables and (np.ptp(logs, axis=1).min() < 1e-9 or abs(np.corrcoef(logs)[0, 1]) > ALIKE):
+    if "N" in law.variables and (np.ptp(logs, axis=1).min() < 1e-9 or abs(np.corrcoef(logs)[0, 1]) > COLLINEAR):
         return "one of N and D is a power of the other in every run, so no law can tell them apart; vary their ratio"
     return None
 

@@ -104,7 +104,7 @@ class TestKnownLaw:
 
     @pytest.mark.slow
     def test_coverage_is_what_the_level_says(self, isoflop_grid):
-        """Of the case bootstrap; `test_uncertainty.py` has the stratified one."""
+        """Of the case bootstrap; `test_covariance.py` has the stratified one."""
         assert 0.85 <= coverage(isoflop_grid, repeats=300) <= 0.97
 
 
