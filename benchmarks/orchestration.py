@@ -66,7 +66,7 @@ def job(root: Path, seed: int) -> Job:
     return Job(config.run_id, config, str(root / config.run_id), flops=1.0, steps=5, shape="one", final=False)
 
 
-def trained(job: Job) -> None:
+def train_job(job: Job) -> None:
     from nextscale.model.training.train import train
 
     policy = CheckpointPolicy(job.every_seconds, job.keep, job.final, job.pinned)
@@ -78,10 +78,10 @@ def bare(root: Path, n: int) -> float:
     from nextscale.model.training.train import enable_compilation_cache
 
     enable_compilation_cache()
-    trained(job(root, FIRST))
+    train_job(job(root, FIRST))
     start = time.perf_counter()
     for seed in range(n):
-        trained(job(root, seed))
+        train_job(job(root, seed))
     return time.perf_counter() - start
 
 
@@ -99,7 +99,7 @@ def warm(root: Path, n: int) -> float:
     return seconds
 
 
-def tuned(root: Path, n: int, *, reuse_actors: bool) -> float:
+def ray_tune(root: Path, n: int, *, reuse_actors: bool) -> float:
     """Seconds of n trials of Ray Tune, one at a time, from the start of the second on."""
     import ray
     from ray import tune
@@ -108,7 +108,7 @@ def tuned(root: Path, n: int, *, reuse_actors: bool) -> float:
         from nextscale.model.training.train import enable_compilation_cache
 
         enable_compilation_cache()
-        trained(job(root, config["seed"]))
+        train_job(job(root, config["seed"]))
         tune.report({"at": time.time()})
 
     ray.init(address="local", num_cpus=1, log_to_driver=False, include_dashboard=False)
@@ -164,13 +164,13 @@ def measure(way: str, n: int) -> float:
         root = Path(folder)
         if way == "bare":
             return bare(root, n)
-        return warm(root, n) if way == "warm" else tuned(root, n, reuse_actors=way == "reused")
+        return warm(root, n) if way == "warm" else ray_tune(root, n, reuse_actors=way == "reused")
 
 
-def measured(way: str, n: int) -> float:
+def measure_in_process(way: str, n: int) -> float:
     """The same in a process of its own."""
-    told = subprocess.check_output([sys.executable, __file__, "--measure", way, str(n)], text=True)
-    return float(json.loads(told.splitlines()[-1]))
+    output = subprocess.check_output([sys.executable, __file__, "--measure", way, str(n)], text=True)
+    return float(json.loads(output.splitlines()[-1]))
 
 
 def rows(n: int, sizes: Sequence[int]) -> list[list[str]]:
@@ -179,7 +179,7 @@ def rows(n: int, sizes: Sequence[int]) -> list[list[str]]:
     if find_spec("ray.tune") and find_spec("tensorboardX"):
         ways |= {"tune": "Ray Tune", "reused": "Ray Tune, reuse_actors"}
     counts = {way: n if way in ("bare", "warm") else max(n // 10, 1) for way in ways}
-    seconds = {way: measured(way, count) / count for way, count in counts.items()}
+    seconds = {way: measure_in_process(way, count) / count for way, count in counts.items()}
     over = {way: seconds[way] - seconds["bare"] for way in ways}
     found = []
     for way, name in ways.items():
@@ -190,7 +190,7 @@ def rows(n: int, sizes: Sequence[int]) -> list[list[str]]:
             [name, f"{count:,}", f"{seconds[way] * count:.2f}", f"{seconds[way] * 1e3:.2f}", overhead, times, ""]
         )
     for size in sizes:
-        took, mib = measured("simulated", size), measured("traced", size)
+        took, mib = measure_in_process("simulated", size), measure_in_process("traced", size)
         found.append(["simulated", f"{size:,}", f"{took:.2f}", f"{took / size * 1e3:.2f}", "", "", f"{mib:.1f}"])
     return found
 

@@ -140,15 +140,8 @@ class Accounts:
         cost, seat = Amount.of(reservation.seat, seconds, kept + lost), reservation.seat
         used = None if peak is None or seconds <= 0 else (kept + lost) / (seconds * seat.chips * peak)
         self._add(
-            {
-                "kind": "settled",
-                "attempt": reservation.attempt,
-                "run_id": reservation.run_id,
-                "pool": seat.pool,
-                "accelerator": reservation.accelerator,
-                "slot": reservation.slot,
-                "chips": seat.chips,
-                "recompute": seat.recompute,
+            _common("settled", reservation)
+            | {
                 "started": reservation.started,
                 "seconds": seconds,
                 "device_us": cost.device_us,
@@ -277,10 +270,11 @@ def _turn(directory: Path, on_wait: Callable[[str], None]) -> Lease:
         time.sleep(0.5)
 
 
-def _as_row(reservation: Reservation) -> Row:
-    seat, amount = reservation.seat, reservation.amount
+def _common(kind: str, reservation: Reservation) -> Row:
+    """What rows of both kinds begin with."""
+    seat = reservation.seat
     return {
-        "kind": "reserved",
+        "kind": kind,
         "attempt": reservation.attempt,
         "run_id": reservation.run_id,
         "pool": seat.pool,
@@ -288,7 +282,13 @@ def _as_row(reservation: Reservation) -> Row:
         "slot": reservation.slot,
         "chips": seat.chips,
         "recompute": seat.recompute,
-        "usd_per_hour": seat.usd_per_hour,
+    }
+
+
+def _as_row(reservation: Reservation) -> Row:
+    amount = reservation.amount
+    return _common("reserved", reservation) | {
+        "usd_per_hour": reservation.seat.usd_per_hour,
         "started": reservation.started,
         "position": reservation.position,
         "mark": reservation.mark,

@@ -1,4 +1,4 @@
-"""What the controller reads of the runs themselves: their directories, the only lasting truth about them."""
+"""State of the runs as the controller reads it from their directories, the only lasting truth about them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class RunDirectories:
             return False
 
     def saved(self, job: Job) -> int:
-        return max(RunDirectory(epath.Path(job.directory)).saved, default=0)
+        return max(RunDirectory(epath.Path(job.directory)).checkpoint_positions, default=0)
 
     def progress(self, job: Job) -> Progress:
         try:

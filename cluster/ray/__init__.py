@@ -1,1 +1,1 @@
-"""All that knows Ray: a cluster as the controller sees it, warm workers, gangs over slices, jobs."""
+"""Ray: the cluster as the controller's backend, warm workers, gangs over slices, jobs. Nothing else imports Ray."""

@@ -1,28 +1,25 @@
-"""The gang lane: a run over all hosts of a slice, or of several; one fresh process on each host.
-
-Here alone are placement groups and `ray.util.tpu`, whose face is alpha.
-"""
+"""Gang: the processes of one run on all hosts of a slice, or of several; one fresh process on each host."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.util import placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
-from nextscale.cluster.ray.hosts import Host, hosts_of, resource_of, slices_of, whole
+from nextscale.cluster.ray.hosts import resource_of
 from nextscale.cluster.ray.rank import Rank
+from nextscale.cluster.ray.slices import HostReservation
+from nextscale.cluster.ray.worker import first_line
 
 SIBLINGS = 10.0
 """Seconds that the others of a gang have to show how they fare, once one of them ended."""
@@ -30,8 +27,6 @@ _ANSWER = 5.0
 """Seconds in which a process that lives says so."""
 _START = 300.0
 """Seconds for the processes to come up."""
-_VERSIONS = {"tpu-v5e": "v5litepod"}
-"""TPUs that go by another name in Ray."""
 _PEER = (
     *("gloo", "peer", "connection", "heartbeat", "coordination service", "unavailable", "deadline exceeded"),
     *("aborted", "cancelled", "nccl", "barrier", "socket closed", "shutdown"),
@@ -39,165 +34,10 @@ _PEER = (
 """Words of an error that tells of another process, not of its own."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Reservation:
-    """The hosts of a slot, in the order of its processes, held until they are released.
-
-    Attributes:
-        bundles: the index of each host's bundle in the group.
-        slices: by name, of TPUs of several hosts.
-    """
-
-    group: Any
-    hosts: tuple[Host, ...]
-    bundles: tuple[int, ...]
-    slices: tuple[str, ...] = ()
-    undo: Callable[[], None] = lambda: None
-
-
-class Ledger:
-    """Which TPU slices are ours: none is reserved twice, whatever Ray may say is free."""
-
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
-        self._lock = threading.Lock()
-
-    def take(self, n: int, free: Sequence[str]) -> tuple[str, ...]:
-        """The first n that are not taken, now ours; none where there are fewer."""
-        with self._lock:
-            found = tuple(name for name in free if name not in self._taken)[:n]
-            if len(found) < n:
-                return ()
-            self._taken.update(found)
-            return found
-
-    def give_back(self, names: Sequence[str]) -> None:
-        with self._lock:
-            self._taken.difference_update(names)
-
-
-def reserve(
-    pool: Pool, kind: str | None, hosts: Sequence[Host], ledger: Ledger, timeout: float, *, unseen: bool
-) -> Reservation | None:
-    """Reserves what one run of a pool takes; blocks until it is ours, or for about `timeout` seconds.
-
-    Args:
-        kind: of the pool's accelerators, as Ray says it.
-        hosts: of the cluster.
-        unseen: whether to ask for slices also where no whole one is free: what an autoscaler waits for.
-
-    Returns:
-        None where there is nothing to be had.
-    """
-    if resource_of(pool.accelerator) == "TPU" and pool.hosts > 1:
-        return _reserve_slices(pool, kind, hosts, ledger, timeout, unseen=unseen)
-    bundle = {resource_of(pool.accelerator): float(pool.chips)} | ({f"accelerator_type:{kind}": 0.001} if kind else {})
-    group = placement_group([bundle] * pool.hosts * pool.slices_per_run, strategy="STRICT_SPREAD")
-    return _held(group, timeout, lambda: remove_placement_group(group))
-
-
-def _reserve_slices(
-    pool: Pool, kind: str | None, hosts: Sequence[Host], ledger: Ledger, timeout: float, *, unseen: bool
-) -> Reservation | None:
-    from ray.util.tpu import slice_placement_group
-
-    def fits(members: list[Host]) -> bool:
-        first = members[0]
-        alike = len(members) == pool.hosts and first.count("TPU") == pool.chips and kind in (None, first.kind)
-        return alike and whole(members) and not any(host.draining for host in members)
-
-    known = {name: members for name, members in slices_of(hosts).items() if fits(members)}
-    names = ledger.take(pool.slices_per_run, list(known))
-    if not names and not unseen:
-        return None
-    heads: list[Any] = []
-    handle: Any = None
-
-    def undo() -> None:
-        if handle is not None:
-            handle.shutdown()
-        for head in heads:
-            remove_placement_group(head)
-        ledger.give_back(names)
-
-    # A head belongs to whoever holds its slice, and is held as long: by it other drivers know that the slice is busy.
-    # Ray reserves it by itself, on any slice that has one; where whole slices are known it is to be of one of them.
-    try:
-        for name in names:
-            head = next((r for r in known[name][0].resources if r.startswith("TPU-") and r.endswith("-head")), None)
-            if head is not None:
-                heads.append(placement_group([{head: 1}], bundle_label_selector=[{"ray.io/tpu-slice-name": name}]))
-        if heads and len(ray.wait([head.ready() for head in heads], num_returns=len(heads), timeout=timeout)[1]):
-            undo()
-            return None
-        topology = known[names[0]][0].labels.get("ray.io/tpu-topology") if names else None
-        handle = slice_placement_group(
-            topology or pool.topology or topology_of(pool),
-            (kind or _VERSIONS.get(pool.accelerator, pool.accelerator)).lower().removeprefix("tpu-"),
-            num_slices=pool.slices_per_run,
-            chips_per_vm=pool.chips,
-            head_reservation_timeout_s=timeout,
-            bundle_label_selector=[{"ray.io/tpu-slice-name": name} for name in names for _ in range(pool.hosts)]
-            or None,
-        )
-        reservation = _held(handle.placement_group, timeout, undo)
-    except TimeoutError:
-        undo()
-        return None
-    except BaseException:
-        undo()
-        raise
-    if reservation is None or names:
-        return reservation and dataclasses.replace(reservation, slices=names)
-    names = tuple(dict.fromkeys(host.slice_name or "" for host in reservation.hosts))
-    if ledger.take(len(names), names) != names:  # Ray gave us what we have
-        names = ()
-        undo()
-        return None
-    return dataclasses.replace(reservation, slices=names)
-
-
-def _held(group: Any, timeout: float, undo: Callable[[], None]) -> Reservation | None:
-    """A group once Ray has placed it; undone where it has not in time."""
-    ready, _ = ray.wait([group.ready()], timeout=timeout)
-    try:
-        if not ready:
-            undo()
-            return None
-        ray.get(ready)
-    except RayError:
-        undo()
-        return None
-    placed: Mapping[int, str] = placement_group_table(group)["bundles_to_node_id"]
-    by_node = {host.node: host for host in hosts_of(ray.nodes())}
-    if not set(placed.values()) <= by_node.keys():
-        undo()
-        return None
-    # The index of a bundle says nothing of the worker that it came to lie on.
-    order = sorted(placed, key=lambda i: (by_node[placed[i]].slice_name or "", by_node[placed[i]].worker, int(i)))
-    hosts = tuple(by_node[placed[i]] for i in order)
-    return Reservation(group, hosts, tuple(map(int, order)), undo=undo)
-
-
-def topology_of(pool: Pool) -> str:
-    """The usual topology of a slice: of 16 chips 4x4, or 2x2x4 where chips have neighbours in three dimensions.
-
-    Raises:
-        ValueError: there is none of so many chips.
-    """
-    sides = [2, 2, 1] if pool.accelerator in ("tpu-v4", "tpu-v5p", "tpu-v7x") else [2, 2]
-    while math.prod(sides) < pool.hosts * pool.chips:
-        smallest = max(i for i, side in enumerate(sides) if side == min(sides))
-        sides[smallest] *= 2
-    if math.prod(sides) != pool.hosts * pool.chips:
-        raise ValueError(f"there is no slice of {pool.hosts} hosts of {pool.chips} chips, unless you name its topology")
-    return "x".join(map(str, sides))
-
-
 class Gang:
     """The processes of one run on the hosts of a reservation. `run` blocks; other threads may `stop` and `kill`."""
 
-    def __init__(self, reservation: Reservation, pool: Pool, environment: Mapping[str, str]):
+    def __init__(self, reservation: HostReservation, pool: Pool, environment: Mapping[str, str]):
         self._hosts, self._pool = reservation.hosts, pool
         self._killed = threading.Event()
         resource = resource_of(pool.accelerator)
@@ -284,8 +124,7 @@ class Gang:
         try:
             return ray.get(reference)
         except RayTaskError as error:  # the process lives, and raised this
-            cause = getattr(error, "cause", None) or error
-            return Outcome("error", f"{type(cause).__name__}: {(str(cause).splitlines() or [''])[0]}")
+            return Outcome("error", first_line(getattr(error, "cause", None) or error))
         except RayError as error:
             return self._lost(i, type(error).__name__)
 
@@ -324,11 +163,11 @@ class Gang:
 
     def _mute(self, indices: Sequence[int]) -> list[int]:
         """Which processes do not even answer."""
-        asked = [self._ranks[i].free_port.remote() for i in indices]
-        ready, _ = ray.wait(asked, num_returns=len(asked), timeout=_ANSWER)
+        answers = [self._ranks[i].free_port.remote() for i in indices]
+        ready, _ = ray.wait(answers, num_returns=len(answers), timeout=_ANSWER)
         alive = set()
         for reference in ready:
             with contextlib.suppress(RayActorError, RayError):
                 ray.get(reference)
                 alive.add(reference)
-        return [i for i, reference in zip(indices, asked, strict=True) if reference not in alive]
+        return [i for i, reference in zip(indices, answers, strict=True) if reference not in alive]

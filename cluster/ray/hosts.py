@@ -1,4 +1,4 @@
-"""A cluster's hosts, and the pools that they make: what `pools: auto` stands for. Ray's words go in, ours come out."""
+"""Hosts of a Ray cluster, in our words, and the pools that they make: what `pools: auto` stands for."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def hosts_of(nodes: Iterable[Mapping[str, Any]], draining: Container[str] = ()) 
     for node in nodes:
         if node["Alive"]:
             resources, labels = node["Resources"], node.get("Labels") or {}
-            told = (name.partition(":")[2] for name in resources if name.startswith("accelerator_type:"))
+            types = (name.partition(":")[2] for name in resources if name.startswith("accelerator_type:"))
             address, id_ = node["NodeManagerAddress"], node["NodeID"]
-            kind = labels.get(_KIND) or next(told, None)
+            kind = labels.get(_KIND) or next(types, None)
             found.append(Host(f"{address}-{id_[:6]}", id_, address, resources, labels, kind, id_ in draining))
     return found
 
@@ -98,11 +98,11 @@ def slices_of(hosts: Iterable[Host]) -> dict[str, list[Host]]:
     return {
         name: sorted(members, key=lambda host: host.worker)
         for name, members in slices.items()
-        if len(members) > 1 or not whole(members)
+        if len(members) > 1 or not is_whole(members)
     }
 
 
-def whole(members: Sequence[Host]) -> bool:
+def is_whole(members: Sequence[Host]) -> bool:
     """Whether these are all hosts of their slice, as far as its topology tells."""
     topology = members[0].labels.get(_TOPOLOGY)
     return topology is None or chips_of(topology) <= sum(host.count("TPU") for host in members)
@@ -122,7 +122,7 @@ def pools_of(hosts: Sequence[Host]) -> dict[str, Pool]:
     in_slice = {host.node for members in slices.values() for host in members}
     alike: dict[Kind, int] = defaultdict(int)
     for members in slices.values():
-        if whole(members):
+        if is_whole(members):
             first = members[0]
             alike[accelerator_of(first.kind), len(members), first.count("TPU"), first.labels.get(_TOPOLOGY)] += 1
     for host in hosts:
@@ -130,10 +130,10 @@ def pools_of(hosts: Sequence[Host]) -> dict[str, Pool]:
             alike[accelerator_of(host.kind), 1, host.count("GPU"), None] += 1
         elif host.count("TPU") and host.node not in in_slice:
             alike[accelerator_of(host.kind or "tpu"), 1, host.count("TPU"), host.labels.get(_TOPOLOGY)] += 1
-    return _named(alike) or cores_of(hosts)
+    return _named(alike) or cpu_pools_of(hosts)
 
 
-def cores_of(hosts: Iterable[Host]) -> dict[str, Pool]:
+def cpu_pools_of(hosts: Iterable[Host]) -> dict[str, Pool]:
     """Pools of CPU cores, one for each number of cores that hosts have."""
     alike: dict[Kind, int] = defaultdict(int)
     for host in hosts:

@@ -1,4 +1,4 @@
-"""What happens in one process of a gang: it joins the others, and trains its part of one run."""
+"""Rank: one process of a gang, which joins the others and trains its part of one run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.controller.lease import Lease
 from nextscale.cluster.hardware.seat import Seat
-from nextscale.cluster.ray.worker import Worker, attempt, lease_of, note, place
+from nextscale.cluster.ray.worker import Worker, add_attempt, attempt_row, take_lease, train_attempt
 from nextscale.model.record import Row
 
 _JOINING = 120
@@ -26,7 +26,7 @@ class Rank(Worker):
 
     def begin(self, job: Job) -> Outcome | bool:
         """Takes the run, in the first process alone: True when it is ours to train."""
-        lease = lease_of(job)
+        lease = take_lease(job)
         if isinstance(lease, Outcome):
             return lease
         self._lease = lease
@@ -47,7 +47,7 @@ class Rank(Worker):
         """
         import jax
 
-        from nextscale.model.network.sharding import join
+        from nextscale.model.network.processes import join
 
         if processes > 1:
             # Unless told not to look, it would under Slurm take each host's first GPU alone for ours.
@@ -57,8 +57,8 @@ class Rank(Worker):
             return Outcome(
                 "input", f"JAX cannot use the accelerators of {socket.gethostname()}; is its extra installed?"
             )
-        self._row = place(seat)
-        return attempt(job, seat, self._lease, lambda: 0 in self._stopped, self._row)
+        self._row = attempt_row(seat)
+        return train_attempt(job, seat, self._lease, lambda: 0 in self._stopped, self._row)
 
     def end(self, job: Job, outcome: Outcome, hosts: tuple[str, ...]) -> None:
         """Writes down how the gang's attempt ended and gives the run back, in the first process, which may be stuck."""
@@ -66,5 +66,5 @@ class Rank(Worker):
             return
         if outcome.status != "held" and not (outcome.status == "finished" and "status" not in self._row):
             ended = {"seconds": time.time() - self._row["started"], "status": outcome.status}
-            note(job, self._row | ended | {"message": outcome.message, "hosts": hosts})
+            add_attempt(job, self._row | ended | {"message": outcome.message, "hosts": hosts})
         self._lease.close()

@@ -1,4 +1,4 @@
-"""A Ray cluster as the controller sees it: slots of all its pools, of both lanes, as they come and go."""
+"""Ray cluster as a backend of the controller: slots of all its pools, of both lanes, as they come and go."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from nextscale.cluster.controller.backend import Ended, Slot
 from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
-from nextscale.cluster.ray.hosts import Host, cores_of, hosts_of, kind_of, pools_of, resource_of
+from nextscale.cluster.ray.hosts import Host, cpu_pools_of, hosts_of, kind_of, pools_of, resource_of
 from nextscale.model.errors import InputError
 
 if TYPE_CHECKING:
-    from nextscale.cluster.ray.warm_slot import GangSlot, WarmSlot
+    from nextscale.cluster.ray.gang_slot import GangSlot
+    from nextscale.cluster.ray.warm_slot import WarmSlot
 
 _REFRESH = 2.0
 """Seconds between two looks at which hosts there are."""
@@ -52,10 +53,10 @@ class RayBackend:
             os.environ.setdefault(name, value)
         import ray
 
-        from nextscale.cluster.ray.gang import Ledger
+        from nextscale.cluster.ray.slices import SliceLedger
 
         self._ray = ray
-        self.ledger = Ledger()
+        self.ledger = SliceLedger()
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._counter = itertools.count()
@@ -82,7 +83,7 @@ class RayBackend:
 
     def slots(self) -> list[Slot]:
         idle_first = sorted(self._slots.values(), key=lambda slot: slot.idle_since or float("inf"))
-        return [shown for slot in idle_first if (shown := slot.shown()) is not None]
+        return [shown for slot in idle_first if (shown := slot.as_slot()) is not None]
 
     def start(self, slot: str, job: Job, seat: Seat) -> None:
         self._slots[slot].start(job, seat)
@@ -133,19 +134,19 @@ class RayBackend:
         self._slots.clear()
         self._ray.shutdown()
 
-    # What slots need (see `lane.Hub`).
+    # What slots need (see `hub.Hub`).
 
-    def then(self, call: Callable[[], None]) -> None:
+    def call_soon(self, call: Callable[[], None]) -> None:
         self._calls.put(call)
 
-    def later(self, seconds: float, call: Callable[[], None]) -> None:
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
         heapq.heappush(self._later, (time.monotonic() + seconds, next(self._counter), call))
 
-    def when(self, reference: Any, call: Callable[[Any, Exception | None], None]) -> None:
+    def on_result(self, reference: Any, call: Callable[[Any, Exception | None], None]) -> None:
         def answered(future: Any) -> None:
             error = future.exception()
             result = None if error else future.result()
-            self.then(lambda: call(result, error))
+            self.call_soon(lambda: call(result, error))
 
         reference.future().add_done_callback(answered)
 
@@ -159,10 +160,10 @@ class RayBackend:
         return self._hosts
 
     @property
-    def growing(self) -> bool:
+    def may_grow(self) -> bool:
         return not self._auto
 
-    def unusable(self, slot: str) -> None:
+    def drop_unusable(self, slot: str) -> None:
         left_out = self._slots.pop(slot)
         left_out.close()
         self._left_out.add(slot)
@@ -174,7 +175,7 @@ class RayBackend:
         if not self._slots and self._auto:
             self.notice(f"no {resource} is left: training on the CPU cores")
             self._pools.clear()
-            self._add(cores_of(self._hosts.values()))
+            self._add(cpu_pools_of(self._hosts.values()))
 
     def _connect(self) -> None:
         address = self._address
@@ -223,7 +224,7 @@ class RayBackend:
             found = pools_of(list(self._hosts.values()))
             self._add({self._name(n, pool): pool for n, pool in found.items() if pool.accelerator != "cpu"})
         elif self._auto and not self._left_out:
-            self._add(cores_of(self._hosts.values()))
+            self._add(cpu_pools_of(self._hosts.values()))
         for slot in list(self._slots.values()):
             # What is idle on a host that is gone, or going, moves on; what runs there is the controller's to stop.
             if slot.idle_since is not None and slot.leaving:
@@ -238,7 +239,8 @@ class RayBackend:
 
     def _add(self, pools: Mapping[str, Pool]) -> None:
         """Slots for pools, or for what they have grown by; a slot whose host is gone waits for another."""
-        from nextscale.cluster.ray.warm_slot import GangSlot, WarmSlot
+        from nextscale.cluster.ray.gang_slot import GangSlot
+        from nextscale.cluster.ray.warm_slot import WarmSlot
 
         for name, pool in pools.items():
             known = self._pools.get(name)

@@ -1,4 +1,4 @@
-"""A command left at work on a Ray cluster, as a job of its dashboard."""
+"""Submission of a command to a Ray cluster, as a job of its dashboard."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def submit(address: str, command: str, name: str, metadata: Mapping[str, str]) -
         try:
             return client.submit_job(entrypoint=command, submission_id=name, metadata=dict(metadata))
         except (OSError, RuntimeError) as error:
-            said = str(error)
-        if _YOUNG not in said or time.monotonic() > deadline:
-            raise InputError(f"--address {address}: the dashboard there did not take the job ({said.splitlines()[0]})")
+            answer = str(error)
+        if _YOUNG not in answer or time.monotonic() > deadline:
+            raise InputError(
+                f"--address {address}: the dashboard there did not take the job ({answer.splitlines()[0]})"
+            )
         time.sleep(_PAUSE)

@@ -1,4 +1,4 @@
-"""What happens on a worker: one run at a time, under a lease, each attempt written down."""
+"""Worker: trains one run at a time in its process, under a lease, and records each attempt."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Worker:
         with contextlib.suppress(OSError):  # without a cache it compiles more, and trains the same
             enable_compilation_cache()
 
-    def ready(self) -> str:
+    def platform(self) -> str:
         """The platform that JAX trains on here; an answer at all means that the worker is up."""
         import jax
 
@@ -44,14 +44,14 @@ class Worker:
         Args:
             number: of the attempt, for `stop`.
         """
-        lease = lease_of(job)
+        lease = take_lease(job)
         if isinstance(lease, Outcome):
             return lease
         with lease:
-            row = place(seat)
-            outcome = attempt(job, seat, lease, lambda: number in self._stopped, row)
+            row = attempt_row(seat)
+            outcome = train_attempt(job, seat, lease, lambda: number in self._stopped, row)
             if "status" in row:
-                note(job, row)
+                add_attempt(job, row)
         return outcome
 
     def stop(self, number: int) -> None:
@@ -59,7 +59,7 @@ class Worker:
         self._stopped.add(number)
 
 
-def lease_of(job: Job) -> Lease | Outcome:
+def take_lease(job: Job) -> Lease | Outcome:
     """The right to train a run, or why there is none to be had."""
     try:
         lease = Lease(Path(job.directory), silent=job.silent)
@@ -68,11 +68,11 @@ def lease_of(job: Job) -> Lease | Outcome:
     except OSError as error:
         return Outcome("input", f"{job.directory}: {error.strerror}; make room or name another --out")
     if lease.replaced is not None and not Path(job.directory, "record.json").exists():
-        note(job, lease.replaced | {"status": "lost", "message": "the process died or fell silent"})
+        add_attempt(job, lease.replaced | {"status": "lost", "message": "the process died or fell silent"})
     return lease
 
 
-def place(seat: Seat) -> Row:
+def attempt_row(seat: Seat) -> Row:
     """Where an attempt is made, and on what."""
     import jax
 
@@ -80,7 +80,7 @@ def place(seat: Seat) -> Row:
     return row | ({"pool": seat.pool, "layout": seat.layout, "processes": jax.process_count()} if seat.pool else {})
 
 
-def attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], bool], row: Row) -> Outcome:
+def train_attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], bool], row: Row) -> Outcome:
     """Trains a run, alone or as one process of many.
 
     Args:
@@ -90,8 +90,8 @@ def attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], bool],
     from nextscale.model.errors import InputError, Stopped, TooLarge
     from nextscale.model.network.sharding import Layout
     from nextscale.model.training.checkpoint import CheckpointPolicy
-    from nextscale.model.training.memory import ran_out
-    from nextscale.model.training.step import Saving
+    from nextscale.model.training.memory import is_out_of_memory
+    from nextscale.model.training.step import MemorySaving
     from nextscale.model.training.train import train
 
     directory = _directory(job)
@@ -104,7 +104,7 @@ def attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], bool],
             checkpoint=CheckpointPolicy(job.every_seconds, job.keep, job.final, job.pinned),
             trunk=job.start,
             layout=Layout.parse(seat.layout),
-            least=Saving(seat.micro_batches, seat.recompute),
+            memory_saving=MemorySaving(seat.micro_batches, seat.recompute),
             on_progress=lambda tokens: None if lease is None else lease.check(),
             stop=stop,
         )
@@ -121,19 +121,19 @@ def attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], bool],
         outcome = Outcome("error", f"{error.filename or job.directory}: {error.strerror or error}")
     except Exception as error:  # a run that fails must not take its worker, or the sweep, with it
         row["traceback"] = traceback.format_exc()
-        outcome = Outcome("memory" if ran_out(error) else "error", in_one_line(error))
+        outcome = Outcome("memory" if is_out_of_memory(error) else "error", first_line(error))
     row |= {"seconds": time.time() - row["started"], "status": outcome.status, "message": outcome.message}
     return outcome
 
 
-def note(job: Job, row: Row) -> None:
+def add_attempt(job: Job, row: Row) -> None:
     """Adds to the attempts of a run."""
     with contextlib.suppress(OSError):  # a full disk must not hide how the attempt ended
         _directory(job).add_attempt(row)
 
 
-def in_one_line(error: BaseException) -> str:
-    """What an exception says first."""
+def first_line(error: BaseException) -> str:
+    """The type of an exception and the first line of its message."""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 

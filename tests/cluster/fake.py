@@ -1,4 +1,4 @@
-"""A cluster and its disk in virtual time: deterministic, scripted or at random, and keeping books of its own.
+"""A cluster and its disk in virtual time: deterministic, scripted or at random, with accounts of its own.
 
 `World` is what lasts: the clock, the hosts, what is on disk, what was truly spent. `FakeBackend` and `FakeRuns` are
 its faces that a controller sees; one that dies leaves the world as it is, and the next gets faces of its own.

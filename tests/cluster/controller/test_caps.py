@@ -9,7 +9,7 @@ from fractions import Fraction
 import pytest
 from pydantic import ValidationError
 
-from nextscale.cluster.controller import accounts as books
+from nextscale.cluster.controller import accounts as accounts_module
 from nextscale.cluster.controller.accounts import Accounts, open_accounts
 from nextscale.cluster.controller.caps import Amount, Caps
 from nextscale.cluster.controller.controller import run_all
@@ -289,7 +289,7 @@ class TestAccounts:
         seat, told = Seat("p"), []
         with open_accounts(tmp_path) as first:
             first.reserve("r", "s", seat, "h100", 0, "", 10.0, 5)
-            monkeypatch.setattr(books, "TIME_TO_LIVE", 0.0)  # it is taken for dead
+            monkeypatch.setattr(accounts_module, "TIME_TO_LIVE", 0.0)  # it is taken for dead
             with open_accounts(tmp_path, on_wait=told.append) as second:
                 assert list(second.open) == [1]
                 with pytest.raises(LeaseLost):

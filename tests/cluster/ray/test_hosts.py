@@ -4,7 +4,8 @@ import pytest
 
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.ray.hosts import accelerator_of, hosts_of, kind_of, pools_of, slices_of
-from nextscale.cluster.ray.warm_slot import environment_of, options_of
+from nextscale.cluster.ray.hub import environment_of
+from nextscale.cluster.ray.warm_slot import options_of
 
 
 def node(number, *, alive=True, labels=None, **resources):

@@ -6,8 +6,9 @@ import pytest
 
 from nextscale.cluster.controller.job import Outcome
 from nextscale.cluster.hardware.pool import Pool
-from nextscale.cluster.ray.gang import Gang, Ledger, topology_of
+from nextscale.cluster.ray.gang import Gang
 from nextscale.cluster.ray.hosts import Host
+from nextscale.cluster.ray.slices import SliceLedger, topology_of
 
 GONE = Outcome("lost", "process 1 is gone", hosts=("b",))
 PEER = Outcome("error", "JaxRuntimeError: UNKNOWN: Gloo all-reduce failed: Connection reset by peer")
@@ -58,7 +59,7 @@ def test_one_that_is_killed_is_lost(gang):
 
 
 def test_a_slice_is_taken_once():
-    ledger = Ledger()
+    ledger = SliceLedger()
     assert ledger.take(1, ["x", "y"]) == ("x",)
     assert ledger.take(2, ["x", "y"]) == ()
     assert ledger.take(1, ["x", "y"]) == ("y",)

@@ -24,7 +24,7 @@ def worker(monkeypatch):
 
 def test_a_worker_does_without_a_compilation_cache(monkeypatch):
     monkeypatch.setattr(training, "enable_compilation_cache", full)
-    assert Worker().ready() in ("cpu", "gpu", "tpu")
+    assert Worker().platform() in ("cpu", "gpu", "tpu")
 
 
 def test_a_full_disk_is_named_although_nothing_can_be_written_down(worker, job, monkeypatch):
