@@ -24,7 +24,8 @@ from nextscale.model.config.data import TextData
 from nextscale.model.config.run import ModelFamily, RunConfig
 from nextscale.model.data import text
 from nextscale.model.data.sources import open_source, resolve
-from nextscale.sweeps.show.tables import Table, count
+from nextscale.sweeps.show.formats import count
+from nextscale.sweeps.show.tables import Table
 
 TOKENS, VOCAB = 100_000_000, 50_257
 READ_TOKENS, REPEATS = 1 << 20, 9

@@ -23,7 +23,8 @@ from nextscale.cluster.controller.job import Job
 from nextscale.cluster.controller.lease import Lease
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.record import append_row
-from nextscale.sweeps.design.expand import PlannedRun, planned_runs
+from nextscale.sweeps.design.expand import planned_runs
+from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.run.journal import Journal
 from nextscale.sweeps.show.tables import Table
 from nextscale.sweeps.store.store import Store

@@ -17,7 +17,8 @@ from typing import Any
 
 from rich.console import Console
 
-from nextscale.sweeps.show.tables import Table, duration, percent
+from nextscale.sweeps.show.formats import duration, percent
+from nextscale.sweeps.show.tables import Table
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 SPEC = """\

@@ -23,14 +23,14 @@ from nextscale.model.record import append_row
 from nextscale.sweeps.design.expand import planned_runs
 from nextscale.sweeps.show.tables import Table
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
-from nextscale.sweeps.store.run_rows import described
+from nextscale.sweeps.store.run_rows import config_columns
 from nextscale.sweeps.store.store import Store
 
 RUNS = 10_000
 _LOAD = """
 import sys, time, json
 from nextscale.sweeps import load
-import nextscale.sweeps.index
+import nextscale.sweeps.store.index
 began = time.perf_counter()
 table = load(sys.argv[1])
 print(json.dumps([time.perf_counter() - began, len(table), float(table.loss.sum())]))
@@ -57,7 +57,7 @@ def spec_of(runs: int) -> SweepSpec:
 
 def leave_behind(store: Store, config: RunConfig, accounts: Accounts) -> None:
     """What a run leaves, but for its checkpoints."""
-    run, told = store.run(config.run_id), described(config)
+    run, told = store.run(config.run_id), config_columns(config)
     run.path.mkdir()
     (run.path / "config.json").write_text(config.model_dump_json(indent=1))
     curve = [{"tokens": config.tokens * i // 64, "gradient_norm": 0.5, "loss": 2.3} for i in range(1, 65)]

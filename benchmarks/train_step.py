@@ -28,11 +28,12 @@ from nextscale.model.accounting import flops_per_token, parameters, steps_per_ro
 from nextscale.model.config.data import MarkovData
 from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
 from nextscale.model.network.sharding import Layout
+from nextscale.model.network.transformer import transformer_of
 from nextscale.model.training import step, train
-from nextscale.model.training.evaluate import merged
-from nextscale.model.training.memory import needed
-from nextscale.model.training.step import Saving
-from nextscale.sweeps.show.tables import Table, count
+from nextscale.model.training.memory import bytes_needed
+from nextscale.model.training.step import MemorySaving
+from nextscale.sweeps.show.formats import count
+from nextscale.sweeps.show.tables import Table
 
 LADDER = {
     # name: width, depth, heads, context, sequences in a batch
@@ -92,19 +93,19 @@ def measured(rung, dtype):
     run = config_of(rung, dtype)
     K, M, B, T = steps_per_row(run), step.stretches_per_call(run), run.batch_sequences, run.model.context
     batches = np.random.default_rng(0).integers(0, VOCAB, (M * K, B, T + 1), np.int32)
-    given = step.Given(batches, np.ones(M * K, np.float32), np.full(M, K, np.int32), np.full(M, True))
+    inputs = step.Inputs(batches, np.ones(M * K, np.float32), np.full(M, K, np.int32), np.full(M, True))
     numbers, program = step.numbers_of(run), step.program_of(run)
     state = step.initial_state(program)(jax.random.key(0), numbers)
 
     def dispatch():
         nonlocal state
-        state, _ = step.made(step.Call(program, state, given, numbers))
+        state, _ = step.execute(step.Call(program, state, inputs, numbers))
         return state
 
     first = timed(dispatch)
     best = best_of(lambda: timed(dispatch))
     statistics = jax.local_devices()[0].memory_stats() or {}
-    memory = statistics.get("peak_bytes_in_use") or needed(run, Layout(), Saving())
+    memory = statistics.get("peak_bytes_in_use") or bytes_needed(run, Layout(), MemorySaving())
     return {"compile": first - best, "step": best / (M * K), "peak": peak(), "memory": memory}
 
 
@@ -141,7 +142,7 @@ def check_it_is_the_same_model(torch_model):
     tokens = rng.integers(0, VOCAB, (2, run.model.context))
     with torch.no_grad():
         found = theirs(torch.tensor(tokens, device=torch_model.DEVICE)).cpu().numpy()
-    ours = merged(run.network, "float32", params)(jnp.asarray(tokens))
+    ours = transformer_of(run.network, "float32", params)(jnp.asarray(tokens))
     tolerance = 1e-4 if torch_model.DEVICE == "cpu" else 0.05  # a GPU rounds float32 products to TF32
     np.testing.assert_allclose(found, ours, atol=tolerance * float(jnp.abs(ours).max()))
 

@@ -1,4 +1,4 @@
-"""What a user can mend: one line that says what, where and how."""
+"""Errors for the user: one line that says what is wrong, where, and how to mend it."""
 
 import re
 from pathlib import Path
@@ -22,11 +22,11 @@ class SpecError(ValueError):
         self.key = key
 
 
-MENDABLE = (SpecError, FitInputError, ModelInputError)
+USER_ERRORS = (SpecError, FitInputError, ModelInputError)
 """Everything whose message is for the user, with exit code 2 and no traceback."""
 
 
-def damaged(file: Path) -> SpecError:
+def damaged_file_error(file: Path) -> SpecError:
     """Of the config or the record of a run, which cannot be read."""
     if file.name == "config.json":
         return SpecError(f"{file}: is damaged; delete {file.parent} to have this run made again")

@@ -1,4 +1,4 @@
-"""Forecasts, written down before the runs they are about, and scored after; and who approved a sweep, and why.
+"""The ledger: forecasts registered before their runs are trained, their scores, and approvals of sweeps.
 
 Entries are only ever appended, and each carries the hash of the one before: one that was changed, removed or moved is
 noticed. The newest hash is noted in a file beside it, `ledger.head`, so that entries cut off the end are missed too;
@@ -45,17 +45,17 @@ class Ledger:
             text = b""
         return self._whole(_verified(_whole_lines(text), self.path), noted)
 
-    def forecasts(self, entry: Entry) -> list[Entry]:
+    def forecasts_of(self, entry: Entry) -> list[Entry]:
         """Those that were registered for the targets of an entry, the first in front."""
         return [e for e in self.entries() if e["kind"] == "forecast" and _about(e) == _about(entry)]
 
-    def standing(self, entry: Entry) -> Entry | None:
+    def registered(self, entry: Entry) -> Entry | None:
         """The forecast that was registered for the targets of an entry: from the same inputs, or else the first."""
-        found = self.forecasts(entry)
+        found = self.forecasts_of(entry)
         same = [e for e in found if e["inputs"] == entry["inputs"]]
         return next(iter(same + found), None)
 
-    def forecast(self, entry: Entry) -> Entry:
+    def register(self, entry: Entry) -> Entry:
         """Registers a forecast, or returns the one registered before from the same inputs for the same targets.
 
         Args:
@@ -120,7 +120,7 @@ class Ledger:
         )
 
 
-def scored(target: Entry, measured: float | None) -> Entry:
+def score_of(target: Entry, measured: float | None) -> Entry:
     """How what was foretold of a run came out; None of all where the run diverged."""
     if measured is None:
         return {"measured": None, "error": None, "inside": None}

@@ -11,10 +11,10 @@ from nextscale.cluster.controller.job import Job
 from nextscale.cluster.controller.lease import Lease
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.record import append_row
-from nextscale.sweeps.design.expand import planned_runs, resolved
+from nextscale.sweeps.design.expand import planned_runs, resolve_spec
 from nextscale.sweeps.run.journal import Journal
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
-from nextscale.sweeps.store.run_rows import described
+from nextscale.sweeps.store.run_rows import config_columns
 from nextscale.sweeps.store.store import Store
 
 SPEC = """\
@@ -33,7 +33,7 @@ class Staged:
     """Runs take a minute each, in slots of pool `here`, at 3.60 dollars an hour."""
 
     def __init__(self, out: Path, **changes):
-        self.spec = resolved(SweepSpec.model_validate(yaml.safe_load(SPEC) | changes))
+        self.spec = resolve_spec(SweepSpec.model_validate(yaml.safe_load(SPEC) | changes))
         self.store = Store.at(out)
         self.out = self.store.root
         self.store.write_spec(self.spec)
@@ -66,7 +66,7 @@ class Staged:
 
     def land(self, run, loss=2.0):
         self.train(run, 1.0)
-        directory, told = self.store.run(run.config.run_id), described(run.config)
+        directory, told = self.store.run(run.config.run_id), config_columns(run.config)
         record = told | {"run_id": run.config.run_id, "status": "done", "reason": None, "loss": loss}
         record |= {"bits_per_byte": None, "evaluation_tokens": 512, "versions": {}, "seconds": SECONDS}
         directory.write_record(record)

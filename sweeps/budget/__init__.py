@@ -1,1 +1,1 @@
-"""Between compute, loss, size, tokens, hours and dollars: a forecast in every direction (`targets.py`)."""
+"""Compute, loss, size, tokens, hours and dollars: a forecast of each from any other (`targets.py`)."""

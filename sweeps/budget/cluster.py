@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SECONDS_PER_HOUR = 3600.0
-LARGE = {"cpu": 1e6, "cuda": 1e8, "tpu": 1e8}
-"""Parameters from which on a model is expected to reach the utilisation that is assumed; see `cluster.placement`."""
+LARGE_MODEL = {"cpu": 1e6, "cuda": 1e8, "tpu": 1e8}
+"""Parameters from which on a model is expected to reach the utilisation that is assumed where none is known."""
 _FAR = 10.0
 """How many times larger a model may be than those that a utilisation was measured of, before that is said."""
 
@@ -132,7 +132,7 @@ class Cluster:
             costs[f"{name}_interval"] = None if unknown else [_of_end(self, measure, end) for end in interval or ()]
         return costs
 
-    def in_words(self) -> list[str]:
+    def assumptions(self) -> list[str]:
         """What its figures rest on."""
         peak, watts = self.accelerator.peak_flops, self.accelerator.watts
         price, energy = "no price is known; state one with --price", "no power is known, and so no energy"
@@ -141,8 +141,8 @@ class Cluster:
         if watts is not None:
             whole = "of the chips alone: no PUE was stated" if self.pue is None else f"with a PUE of {self.pue:g}"
             energy = f"energy at {watts:g} W a chip, {whole}"
-        told = (f"{self.utilisation:.3g} of the peak of {peak:.4g} FLOP/s a chip, {self.basis}", price, energy)
-        return [f"{self.name}: {text}" for text in told]
+        notes = (f"{self.utilisation:.3g} of the peak of {peak:.4g} FLOP/s a chip, {self.basis}", price, energy)
+        return [f"{self.name}: {text}" for text in notes]
 
     def warnings(self, params: float) -> list[str]:
         """What may be wrong with its utilisation for a model of so many parameters."""
@@ -153,7 +153,7 @@ class Cluster:
                 f"{self.name}: its utilisation was measured on models of up to {self.measured_params:.3g} parameters; "
                 f"one of {params:.3g} may well reach another: state it with --utilisation"
             ]
-        if self.basis.startswith("assumed") and params < (large := LARGE[self.accelerator.platform]):
+        if self.basis.startswith("assumed") and params < (large := LARGE_MODEL[self.accelerator.platform]):
             return [
                 f"{self.name}: the utilisation assumed is that of models of {large:.0e} parameters and more; one of "
                 f"{params:.3g} reaches less, and takes longer: state it with --utilisation"
@@ -197,7 +197,7 @@ def _of_end(cluster: Cluster, measure: Callable[[Cluster, float], float | None],
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class MeasuredUtilisation:
     """The utilisation of runs that were trained: of all their FLOPs together.
 
     Attributes:
@@ -209,7 +209,7 @@ class Measured:
     params: float | None
 
 
-def measured_utilisation(table: pd.DataFrame, accelerator: Accelerator) -> Measured | None:
+def measured_utilisation(table: pd.DataFrame, accelerator: Accelerator) -> MeasuredUtilisation | None:
     """What the runs of a table reached on an accelerator; None where none was timed on one.
 
     Args:
@@ -233,10 +233,10 @@ def measured_utilisation(table: pd.DataFrame, accelerator: Accelerator) -> Measu
     if here.empty:
         return None
     params = float(here["params"].max()) if "params" in columns else None
-    return Measured(min(float(flops / used), 1.0), len(here), params)
+    return MeasuredUtilisation(min(float(flops / used), 1.0), len(here), params)
 
 
-def parsed(text: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> tuple[Accelerator, int]:
+def parse_hardware(text: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> tuple[Accelerator, int]:
     """An accelerator and how many, from such as `h100x512`; of a name alone one.
 
     Raises:
@@ -269,7 +269,7 @@ def cluster_of(
     Args:
         accelerators: the catalogue, with what a site says.
         runs: a table of runs, some perhaps trained on one; see `measured_utilisation`.
-        utilisation: as stated; else that of `runs`; else what a large model is expected to reach (`cluster.placement`).
+        utilisation: as stated; else that of `runs`; else what a large model is expected to reach.
         price: dollars per chip-hour; else the list price.
         spot: the list price of what may be taken away.
         pue: see `Cluster`.
@@ -277,7 +277,7 @@ def cluster_of(
     Raises:
         SpecError: a name or a figure cannot be used, or no price is listed for spot.
     """
-    accelerator, chips = parsed(text, accelerators)
+    accelerator, chips = parse_hardware(text, accelerators)
     measured = None
     if utilisation is not None:
         basis = "as stated"

@@ -1,4 +1,4 @@
-"""A forecast in every direction, as a table of pandas."""
+"""`forecast_budget`: what `nextscale forecast` answers, as a pandas DataFrame."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.trust.backtest import fit_backtested
-from nextscale.fit.trust.reach import backtested_reach
+from nextscale.fit.trust.reach import reach_errors
 from nextscale.sweeps.budget.cluster import Cluster
-from nextscale.sweeps.budget.queries import Asked, paired
-from nextscale.sweeps.budget.targets import Data, answers
+from nextscale.sweeps.budget.queries import Query, size_queries
+from nextscale.sweeps.budget.targets import AvailableData, forecast_targets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ def forecast_budget(
     params: Sequence[float] = (),
     tokens: Sequence[float] = (),
     cluster: Cluster | None = None,
-    data: Data | None = None,
+    data: AvailableData | None = None,
     bits_per_nat: float | None = None,
     **options: Any,
 ) -> pd.DataFrame:
@@ -38,9 +38,9 @@ def forecast_budget(
     Args:
         runs: a fit, or runs to fit (see `nextscale.fit.trust.backtest.fit_backtested`).
         flops, loss, usd, device_hours, days, params, tokens: what is asked; see
-            `nextscale.sweeps.budget.targets.answers`. As many sizes as tokens are runs.
+            `nextscale.sweeps.budget.targets.forecast_targets`. As many sizes as tokens are runs.
         cluster: such as `cluster_of("h100x512", utilisation=0.4)`.
-        data, bits_per_nat: see `nextscale.sweeps.budget.targets.answers`.
+        data, bits_per_nat: see `nextscale.sweeps.budget.targets.forecast_targets`.
         options: of the fit.
 
     Returns:
@@ -49,20 +49,22 @@ def forecast_budget(
     """
     import pandas as pd
 
-    found = runs if isinstance(runs, Fit) else fit_backtested(runs, **options)[0]
+    fit = runs if isinstance(runs, Fit) else fit_backtested(runs, **options)[0]
     given = {"flops": flops, "loss": loss, "usd": usd, "device_hours": device_hours, "days": days}
-    asked: list[Asked] = [{name: value} for name, values in given.items() for value in values]
-    asked += paired(params, tokens)
-    told = answers(found, asked, cluster=cluster, data=data, bits_per_nat=bits_per_nat, tested=backtested_reach(found))
-    table = pd.DataFrame([_flat(target) for target in told.pop("targets")])
-    table.attrs.update(told)
+    queries: list[Query] = [{name: value} for name, values in given.items() for value in values]
+    queries += size_queries(params, tokens)
+    forecast = forecast_targets(
+        fit, queries, cluster=cluster, data=data, bits_per_nat=bits_per_nat, backtests=reach_errors(fit)
+    )
+    table = pd.DataFrame([_flat(target) for target in forecast.pop("targets")])
+    table.attrs.update(forecast)
     return table
 
 
-def _flat(told: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def _flat(target: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """One level of keys: intervals as two columns, and what is within another after its key."""
     row: dict[str, Any] = {}
-    for key, value in told.items():
+    for key, value in target.items():
         name = f"{before}{key}"
         if name.endswith("_interval"):
             stem = name.removesuffix("_interval")

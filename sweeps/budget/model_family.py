@@ -1,5 +1,4 @@
-"""A family of models for release together, small to large: each with its share of a budget, or its own loss and what it
-is to serve; of shapes that can be built, with what each costs and how sure that is."""
+"""Families of models, small to large: each gets a share of a budget or a loss, and a shape that can be built."""
 
 from __future__ import annotations
 
@@ -13,13 +12,13 @@ import numpy as np
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.optimum.forecast import reach_warnings
 from nextscale.fit.optimum.frontier import TokenCost
-from nextscale.fit.optimum.isoloss import bounded
+from nextscale.fit.optimum.isoloss import interval_row
 from nextscale.fit.optimum.lifetime import Served, lifetime, ratio_warnings
 from nextscale.fit.optimum.overtrain import overtrained_draws, overtrained_row
 from nextscale.model.accounting import flops_per_token
 from nextscale.model.config.run import ModelConfig
 from nextscale.sweeps.budget.cluster import Cluster
-from nextscale.sweeps.design.expand import count
+from nextscale.sweeps.design.planned_run import count_parameters
 from nextscale.sweeps.design.sizes import friendly_models
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
@@ -29,7 +28,7 @@ _FAR = math.log(2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wish:
+class MemberRequest:
     """What is asked of one member of a family.
 
     Attributes:
@@ -68,7 +67,7 @@ class Shapes:
         if convention not in ("total", "non_embedding"):
             raise SpecError(f"--spec: N counts {convention} parameters, and shapes are found by total or non_embedding")
         models = friendly_models(spec)
-        sizes = np.array([count(model, convention) for model in models], float)
+        sizes = np.array([count_parameters(model, convention) for model in models], float)
         models = [model for model, size in zip(models, sizes, strict=True) if size > 0]
         sizes = sizes[sizes > 0]
         return cls(models, sizes, TokenCost.of(sizes.tolist(), [flops_per_token(model) for model in models]))
@@ -89,7 +88,7 @@ class Shapes:
         return self.models[best], float(self.sizes[best])
 
 
-def wishes(
+def member_requests(
     *,
     flops: float | None = None,
     split: Sequence[float] = (),
@@ -97,7 +96,7 @@ def wishes(
     served: Sequence[float] = (),
     sizes: Sequence[float] = (),
     names: Sequence[str] = (),
-) -> list[Wish]:
+) -> list[MemberRequest]:
     """What is asked of each member: shares of one budget, or a loss each.
 
     Args:
@@ -126,7 +125,7 @@ def wishes(
     named = list(names) or _USUAL.get(members, [f"member {i + 1}" for i in range(members)])
     shares = [None if flops is None else flops * share / sum(split) for share in split] or [None] * members
     return [
-        Wish(
+        MemberRequest(
             name=named[i],
             flops=shares[i],
             loss=losses[i] if losses else None,
@@ -139,7 +138,7 @@ def wishes(
 
 def family(
     fit: Fit,
-    asked: Sequence[Wish],
+    requests: Sequence[MemberRequest],
     *,
     shapes: Shapes | None = None,
     cluster: Cluster | None = None,
@@ -166,18 +165,18 @@ def family(
     """
     cost = shapes.cost if shapes is not None else TokenCost.of_runs(fit.runs)
     members, drawn, warnings = [], [], list(fit.warnings)
-    for wish in asked:
-        member, draws = _member(fit, wish, cost, shapes)
+    for request in requests:
+        member, draws = _member(fit, request, cost, shapes)
         members.append(member)
         drawn.append(draws)
         at = {name: member[name] for name in ("flops", "params", "tokens")}
         warnings += [
-            f"{wish.name}: {text}"
+            f"{request.name}: {text}"
             for text in (*reach_warnings(fit, at), *ratio_warnings(fit, member["tokens_per_param"]))
         ]
     # Of all together draw by draw: they share the law, so ends of intervals do not add up.
     sums = {name: np.sum([draws[name] for draws in drawn], axis=0) for name in ("tokens", "flops")}
-    total = told(bounded(fit.level, **sums), *sums)
+    total = with_intervals(interval_row(fit.level, **sums), *sums)
     total["serving_flops"] = sum(member["serving_flops"] for member in members)
     if cluster is not None:
         parts = _parts([member["flops"] for member in members], cluster, slices)
@@ -188,7 +187,7 @@ def family(
         total |= cluster.costs(total["flops"], total["flops_interval"])
         if slices is not None:
             days = [draws["flops"] * there.days(1.0) for (_, there), draws in zip(parts, drawn, strict=True)]
-            last = told(bounded(fit.level, days=np.max(days, axis=0)), "days")
+            last = with_intervals(interval_row(fit.level, days=np.max(days, axis=0)), "days")
             given = last["days_interval"] == [last["days"]] * 2
             total |= last | ({"days_interval": None} if given else {})
     return {
@@ -198,12 +197,12 @@ def family(
         "cluster": None if cluster is None else cluster.to_dict(),
         "members": members,
         "total": total,
-        "notes": [*fit.runs.notes, *(cluster.in_words() if cluster is not None else ())],
+        "notes": [*fit.runs.notes, *(cluster.assumptions() if cluster is not None else ())],
         "warnings": list(dict.fromkeys(warnings)),
     }
 
 
-def told(row: Mapping[Any, Any], *names: str) -> dict[str, Any]:
+def with_intervals(row: Mapping[Any, Any], *names: str) -> dict[str, Any]:
     """Of a row with `_low` and `_high`, each figure and its `_interval`: None where there are no resamples."""
     found = {}
     for name in names:
@@ -215,35 +214,37 @@ def told(row: Mapping[Any, Any], *names: str) -> dict[str, Any]:
 
 
 def _member(
-    fit: Fit, wish: Wish, cost: TokenCost, shapes: Shapes | None
+    fit: Fit, request: MemberRequest, cost: TokenCost, shapes: Shapes | None
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What is told of it, and its quantities draw by draw."""
-    served = Served.of(wish.served)
+    """A member as `family` returns it, and its quantities draw by draw."""
+    served = Served.of(request.served)
     best: dict[str, Any] = {"best_params": None, "best_params_interval": None}
-    params, flops = wish.params, wish.flops
+    params, flops = request.params, request.flops
     if params is None:
-        target = {"losses": [wish.loss]} if wish.loss is not None else {"budgets": [wish.flops]}
+        target = {"losses": [request.loss]} if request.loss is not None else {"budgets": [request.flops]}
         row = lifetime(fit, served, cost=cost, **target).iloc[0].to_dict()
         if not np.isfinite(row["params"]):
-            raise SpecError(f"{wish.name}: no size comes to a loss of {wish.loss}; ask for a higher one")
+            raise SpecError(f"{request.name}: no size comes to a loss of {request.loss}; ask for a higher one")
         params = row["params"]
-        best = {f"best_{name}": value for name, value in told(row, "params").items()}
+        best = {f"best_{name}": value for name, value in with_intervals(row, "params").items()}
     shape = {}
     if shapes is not None:
-        model, params = shapes.nearest(params, wish.name)
+        model, params = shapes.nearest(params, request.name)
         shape = {"width": model.width, "depth": model.depth, "heads": model.heads}
     serving = float(cost(np.array(params))) * served.idle_tokens()
     if flops is not None:
         if flops <= serving:
-            raise SpecError(f"{wish.name}: serving takes {serving:.3g} FLOPs, all of its {flops:.3g}; give it more")
+            raise SpecError(f"{request.name}: serving takes {serving:.3g} FLOPs, all of its {flops:.3g}; give it more")
         flops -= serving
-    draws = overtrained_draws(fit, params, flops=flops, loss=wish.loss, cost=cost)
-    trained = overtrained_row(fit, params, draws, loss=wish.loss)
+    draws = overtrained_draws(fit, params, flops=flops, loss=request.loss, cost=cost)
+    trained = overtrained_row(fit, params, draws, loss=request.loss)
     if not np.isfinite(trained["tokens"]):
-        raise SpecError(f"{wish.name}: {params:.3g} parameters never come to a loss of {wish.loss}; take more of them")
-    held = told(trained, "tokens", "tokens_per_param", "flops", "loss", "overhead")
-    member = {"name": wish.name, **shape, "params": params, **held}
-    return member | {"served": wish.served, "serving_flops": serving, **best}, draws
+        raise SpecError(
+            f"{request.name}: {params:.3g} parameters never come to a loss of {request.loss}; take more of them"
+        )
+    held = with_intervals(trained, "tokens", "tokens_per_param", "flops", "loss", "overhead")
+    member = {"name": request.name, **shape, "params": params, **held}
+    return member | {"served": request.served, "serving_flops": serving, **best}, draws
 
 
 def _parts(flops: Sequence[float], cluster: Cluster, slices: int | None) -> list[tuple[int | None, Cluster]]:

@@ -1,4 +1,4 @@
-"""The figure of a budget: what loss so much money or time buys."""
+"""Figure of a budget: loss against dollars or device-hours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nextscale.fit.optimum.forecast import best_of_budgets
-from nextscale.fit.plot.figures import BLUE, GREY, ORANGE, budgets
+from nextscale.fit.plot.laws import budgets
+from nextscale.fit.plot.style import BLUE, GREY, ORANGE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,22 +18,22 @@ if TYPE_CHECKING:
     from nextscale.sweeps.budget.cluster import Cluster
 
 
-def loss_against_cost(ax: Axes, found: Fit, cluster: Cluster, targets: Sequence[Mapping[str, Any]] = ()) -> Axes:
+def loss_against_cost(ax: Axes, fit: Fit, cluster: Cluster, targets: Sequence[Mapping[str, Any]] = ()) -> Axes:
     """The loss of the best model with its band against dollars, or device-hours where no price is known; compute along
     the top.
 
     Args:
-        targets: as `nextscale.sweeps.budget.targets.answers` returns them; each is drawn with its interval.
+        targets: as `nextscale.sweeps.budget.targets.forecast_targets` returns them; each is drawn with its interval.
     """
     priced = bool(cluster.usd_per_chip_hour)
     # Both are in proportion to compute, the one by this factor.
     per_flop = (cluster.usd if priced else cluster.device_hours)(1.0) or 0.0
     known = [target for target in targets if target["flops"] is not None]
-    optima = best_of_budgets(found, budgets(found, max((target["flops"] for target in known), default=0) * 1.5))
+    optima = best_of_budgets(fit, budgets(fit, max((target["flops"] for target in known), default=0) * 1.5))
     cost = optima["flops"] * per_flop
-    ax.plot(cost, optima["loss"], color=BLUE, label=f"best model, {found.level:.0%} interval")
+    ax.plot(cost, optima["loss"], color=BLUE, label=f"best model, {fit.level:.0%} interval")
     ax.fill_between(cost, optima["loss_low"], optima["loss_high"], color=BLUE, alpha=0.15, linewidth=0)
-    largest = found.runs.table["flops"].max() * per_flop
+    largest = fit.runs.table["flops"].max() * per_flop
     ax.axvline(largest, color=GREY, linestyle=":", linewidth=1, label="largest run fitted")
     for i, target in enumerate(known):
         at, loss, (low, high) = target["flops"] * per_flop, target["loss"], target["loss_interval"]

@@ -1,4 +1,4 @@
-"""What may be asked of a forecast, and what may not."""
+"""Queries to a forecast: what may be asked, and what is refused."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from nextscale.sweeps.errors import SpecError
 if TYPE_CHECKING:
     from nextscale.fit.laws.law import Law
 
-Asked = Mapping[str, float]
+Query = Mapping[str, float]
 """One thing, by name: `flops`, `loss`, `params`, `tokens`, `usd`, `device_hours` or `days`; or a run of any shape, by
 its `params` and `tokens`."""
 
 _KINDS = ("flops", "loss", "params", "tokens")
 
 
-def check(law: Law, asked: Sequence[Asked], cluster: Cluster | None, data: bool) -> None:
+def check_queries(law: Law, queries: Sequence[Query], cluster: Cluster | None, data: bool) -> None:
     """Refuses what cannot be answered, whatever the fit comes to.
 
     Args:
         data: whether it is asked against the tokens that there are.
 
     Raises:
-        InputError, SpecError: see `nextscale.sweeps.budget.targets.answers`.
+        InputError, SpecError: see `nextscale.sweeps.budget.targets.forecast_targets`.
     """
-    for one in asked:
-        unknown = [kind for kind in one if kind not in (*_KINDS, *BUYS)]
-        if unknown or (len(one) != 1 and {*one} != {"params", "tokens"}):
-            said = ", ".join(one) or "nothing"
-            raise InputError(f"asked: {said}; ask one of {', '.join((*_KINDS, *BUYS))}, or params and tokens")
-        for kind, value in one.items():
+    for query in queries:
+        unknown = [kind for kind in query if kind not in (*_KINDS, *BUYS)]
+        if unknown or (len(query) != 1 and {*query} != {"params", "tokens"}):
+            names = ", ".join(query) or "nothing"
+            raise InputError(f"asked: {names}; ask one of {', '.join((*_KINDS, *BUYS))}, or params and tokens")
+        for kind, value in query.items():
             if not 0 < value < math.inf:
                 raise InputError(f"{kind}: should be greater than 0, not {value}")
-        if len(one) == 1 and law.variables == ("C",) and (sized := {*one} & {"params", "tokens"}):
+        if len(query) == 1 and law.variables == ("C",) and (sized := {*query} & {"params", "tokens"}):
             raise InputError(f"{law.name}: is a law in C, and says nothing of {sized.pop()}; take one in N and D")
-        for kind in {*one} & BUYS.keys():
+        for kind in {*query} & BUYS.keys():
             if cluster is None:
                 raise SpecError(f"--{kind.replace('_', '-')}: say of what hardware, with --on, such as --on h100x512")
-            BUYS[kind](cluster, one[kind])
+            BUYS[kind](cluster, query[kind])
     if data and law.variables == ("C",):
         raise InputError(f"{law.name}: is a law in C, and says nothing of tokens; take one in N and D")
 
 
-def paired(params: Sequence[float], tokens: Sequence[float]) -> list[dict[str, float]]:
+def size_queries(params: Sequence[float], tokens: Sequence[float]) -> list[dict[str, float]]:
     """What sizes and tokens ask for: each alone, or runs of both.
 
     Raises:

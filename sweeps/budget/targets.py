@@ -1,4 +1,4 @@
-"""A forecast in every direction: of what is asked (compute, a loss, a size, dollars), all the rest, with intervals."""
+"""Answers queries to a forecast: from compute, a loss, a size or dollars to all the rest, with intervals."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.optimum.forecast import forecast, forecast_run, reach_warnings
 from nextscale.fit.optimum.frontier import TokenCost
 from nextscale.fit.optimum.inverse import ComputeFor, Frontiers
-from nextscale.fit.optimum.repetition import Worth, best_on, price_of_repeats
-from nextscale.fit.trust.reach import Reach, narrow_warnings
+from nextscale.fit.optimum.repetition import Worth, best_on_limited_data, price_of_repeats
+from nextscale.fit.trust.reach import ReachErrors, narrow_interval_warnings
 from nextscale.sweeps.budget.cluster import BUYS, MEASURES, Cluster
-from nextscale.sweeps.budget.queries import Asked, check
-from nextscale.sweeps.show.forecast_tables import asked as in_words
+from nextscale.sweeps.budget.queries import Query, check_queries
+from nextscale.sweeps.show.forecast_tables import request_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,30 +30,30 @@ _ALIKE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
+class AvailableData:
     """The tokens that there are to be seen once, and what seeing them again is worth."""
 
     available: float
     worth: Worth
 
 
-def answers(
-    found: Fit,
-    asked: Sequence[Asked],
+def forecast_targets(
+    fit: Fit,
+    queries: Sequence[Query],
     *,
     cluster: Cluster | None = None,
-    data: Data | None = None,
+    data: AvailableData | None = None,
     bits_per_nat: float | None = None,
-    tested: Reach | None = None,
+    backtests: ReachErrors | None = None,
 ) -> dict[str, Any]:
     """Everything that a law says of each thing asked.
 
     Args:
-        found: of a law in N and D, or in C.
+        fit: of a law in N and D, or in C.
         cluster: where it would be trained, for dollars, hours, days and energy.
         data: what there is of it, for what repeating it costs.
         bits_per_nat: bits per byte / loss.
-        tested: what a backtest says; none is made without.
+        backtests: of the fit; none are made without.
 
     Returns:
         as `nextscale.fit.optimum.forecast`, with a target for each thing asked. Each has beside what that tells:
@@ -67,36 +67,36 @@ def answers(
         InputError: the fit has no intervals, or the law cannot say what is asked.
         SpecError: dollars, hours or days are asked, and no cluster is given, or no price.
     """
-    check(found.law, asked, cluster, data is not None)
-    if len(found.resamples) < 2:
+    check_queries(fit.law, queries, cluster, data is not None)
+    if len(fit.resamples) < 2:
         raise InputError("a forecast needs intervals, and this fit has none: fit with resamples")
-    law = _Law(found)
-    told = forecast(found, [], law.cost)
-    base = told["warnings"]
+    law = _Law(fit)
+    result = forecast(fit, [], law.cost)
+    base = result["warnings"]
     targets, needed, warnings = [], [], []
-    for one in asked:
-        target, said = law.answer(one, cluster)
+    for one in queries:
+        target, caveats = law.answer(one, cluster)
         needed += [target.pop("needed").to_dict()] if "needed" in target else []
         target |= _bits(target, bits_per_nat) | _costs(target, cluster)
         reach = target["reach"]
-        target["backtest"] = None if tested is None or reach is None else tested.at(reach)
+        target["backtest"] = None if backtests is None or reach is None else backtests.band_of(reach)
         target["data"] = None if data is None or target["tokens"] is None else law.data(target, data)
         warnings += _wasted(target)
-        warnings += [text for text in said if text not in _reached(found, [target])]
+        warnings += [text for text in caveats if text not in _reached(fit, [target])]
         warnings += [] if cluster is None or target["params"] is None else cluster.warnings(target["params"])
         warnings += _unknown(target)
         targets.append(target)
-    notes = list(told["notes"])
-    notes += [] if cluster is None else cluster.in_words()
+    notes = [*result["notes"], *([] if cluster is None else cluster.assumptions())]
     notes += [] if data is None else [f"repeated data: {data.worth.basis}"]
-    notes += [tested.problem] if tested is not None and tested.problem else []
-    narrow = [] if tested is None else narrow_warnings(tested, found, {in_words(one): one for one in targets})
-    return told | {
+    notes += [backtests.problem] if backtests is not None and backtests.problem else []
+    by_text = {request_text(target): target for target in targets}
+    narrow = [] if backtests is None else narrow_interval_warnings(backtests, fit, by_text)
+    return result | {
         "targets": targets,
         "compute_for": needed,
         "cluster": None if cluster is None else cluster.to_dict(),
         "notes": notes,
-        "warnings": [*dict.fromkeys((*narrow, *base, *_reached(found, targets, tested), *warnings))],
+        "warnings": [*dict.fromkeys((*narrow, *base, *_reached(fit, targets, backtests), *warnings))],
     }
 
 
@@ -119,67 +119,68 @@ def bits_per_nat_of(table: pd.DataFrame, loss: str = "loss") -> tuple[float | No
 class _Law:
     """A fit, with what answers to several questions share."""
 
-    def __init__(self, found: Fit):
-        self.found = found
-        self.alone = found.law.variables == ("C",)
-        self.cost = TokenCost.of_runs(found.runs) if {"params", "tokens"} <= {*found.runs.table} else None
+    def __init__(self, fit: Fit):
+        self.fit = fit
+        self.alone = fit.law.variables == ("C",)
+        self.cost = TokenCost.of_runs(fit.runs) if {"params", "tokens"} <= {*fit.runs.table} else None
 
     @functools.cached_property
     def frontiers(self) -> Frontiers:
-        return Frontiers.of(self.found, self.cost)
+        return Frontiers.of(self.fit, self.cost)
 
-    def answer(self, asked: Asked, cluster: Cluster | None) -> tuple[dict[str, Any], list[str]]:
+    def answer(self, query: Query, cluster: Cluster | None) -> tuple[dict[str, Any], list[str]]:
         """What the law says, and its warnings."""
-        if {*asked} == {"params", "tokens"}:
-            return self._run(asked["params"], asked["tokens"])
-        ((kind, value),) = asked.items()
+        if {*query} == {"params", "tokens"}:
+            return self._run(query["params"], query["tokens"])
+        ((kind, value),) = query.items()
         if kind in ("loss", "params", "tokens"):
             return self._needed(self.frontiers.compute_for(**{kind: value}))
         flops = value if cluster is None or kind == "flops" else BUYS[kind](cluster, value)
-        told = forecast(self.found, [flops], self.cost)
-        return {"asked": {kind: value}, **told["targets"][0], "flops_interval": None, "reason": None}, told["warnings"]
+        result = forecast(self.fit, [flops], self.cost)
+        target = {"asked": {kind: value}, **result["targets"][0], "flops_interval": None, "reason": None}
+        return target, result["warnings"]
 
     def _needed(self, needed: ComputeFor) -> tuple[dict[str, Any], list[str]]:
         """The best model of a loss, a size or so many tokens, whose compute is itself a forecast."""
         value = getattr(needed, needed.asked)
-        asked: dict[str, Any] = {"asked": {needed.asked: value}, "needed": needed, "reason": needed.reason}
-        asked["flops_interval"] = list(needed.interval)
+        parts: dict[str, Any] = {"asked": {needed.asked: value}, "needed": needed, "reason": needed.reason}
+        parts["flops_interval"] = list(needed.interval)
         if needed.flops is None:
-            there = forecast(self.found, [float(self.found.runs.table["flops"].max())], self.cost)
-            return dict.fromkeys(there["targets"][0]) | asked, [f"{_told(needed.asked, value)}: {needed.reason}"]
-        told = forecast(self.found, [needed.flops], self.cost)
-        target = told["targets"][0] | asked | {needed.asked: value}
+            there = forecast(self.fit, [float(self.fit.runs.table["flops"].max())], self.cost)
+            return dict.fromkeys(there["targets"][0]) | parts, [f"{_query_text(needed.asked, value)}: {needed.reason}"]
+        best = forecast(self.fit, [needed.flops], self.cost)
+        target = best["targets"][0] | parts | {needed.asked: value}
         if not self.alone:
             for name in ("params", "tokens", "tokens_per_param"):
                 target[f"{name}_interval"] = list(getattr(needed, f"{name}_interval"))
-        return target, told["warnings"]
+        return target, best["warnings"]
 
     def _run(self, params: float, tokens: float) -> tuple[dict[str, Any], list[str]]:
         """A run of any shape, and the best of its compute."""
         if self.cost is None:
-            raise InputError(f"{self.found.law.name}: runs without sizes cannot say what a size costs; give --flops")
+            raise InputError(f"{self.fit.law.name}: runs without sizes cannot say what a size costs; give --flops")
         flops = tokens * float(self.cost(np.array([params]))[0])
-        best = forecast(self.found, [flops], self.cost)["targets"][0]
+        best = forecast(self.fit, [flops], self.cost)["targets"][0]
         shape = {"params": params, "tokens": tokens}
-        run = forecast_run(self.found, **({} if self.alone else shape), flops=flops)
+        run = forecast_run(self.fit, **({} if self.alone else shape), flops=flops)
         given = shape | {"tokens_per_param": tokens / params}
         target = best | given | {f"{name}_interval": [value, value] for name, value in given.items()}
         target |= {"loss": run["loss"], "loss_interval": run["loss_interval"]}
         optimal = None if best["params"] is None else {name: best[name] for name in ("loss", *given)}
         return target | {"asked": shape, "flops_interval": None, "reason": None, "optimal": optimal}, run["warnings"]
 
-    def data(self, target: Mapping[str, Any], data: Data) -> dict[str, Any]:
+    def data(self, target: Mapping[str, Any], data: AvailableData) -> dict[str, Any]:
         """What is needed against what there is."""
         needed, there = target["tokens"], data.available
-        told = {"available": there, "needed": needed, "epochs": max(needed / there, 1.0), "enough": needed <= there}
-        if told["enough"]:
-            return told | dict.fromkeys(("repeats_cost", "repeats_cost_interval", "best"))
+        result = {"available": there, "needed": needed, "epochs": max(needed / there, 1.0), "enough": needed <= there}
+        if result["enough"]:
+            return result | dict.fromkeys(("repeats_cost", "repeats_cost_interval", "best"))
         size = self.frontiers.compute_for(tokens=there).params
         if size is None:
             raise InputError(f"--data-available {there:.3g}: is so little that the law does not say what size suits it")
-        price, ends = price_of_repeats(self.found, target["params"], needed, there, size, data.worth)
-        best = best_on(self.found, target["flops"], there, size, data.worth, self.cost)
-        return told | {"repeats_cost": price, "repeats_cost_interval": list(ends), "best": dataclasses.asdict(best)}
+        price, ends = price_of_repeats(self.fit, target["params"], needed, there, size, data.worth)
+        best = best_on_limited_data(self.fit, target["flops"], there, size, data.worth, self.cost)
+        return result | {"repeats_cost": price, "repeats_cost_interval": list(ends), "best": dataclasses.asdict(best)}
 
 
 def _wasted(target: Mapping[str, Any]) -> list[str]:
@@ -188,21 +189,22 @@ def _wasted(target: Mapping[str, Any]) -> list[str]:
     if best is None or best["flops"] >= target["flops"]:
         return []
     return [
-        f"{in_words(target)}: on {target['data']['available']:.3g} tokens {best['flops']:.3g} of {target['flops']:.3g} "
-        "FLOPs come within 0.1% of the least loss, and the rest buys nothing: the best model on what there is is theirs"
+        f"{request_text(target)}: on {target['data']['available']:.3g} tokens {best['flops']:.3g} of "
+        f"{target['flops']:.3g} FLOPs come within 0.1% of the least loss, and the rest buys nothing: the best model on "
+        "what there is is theirs"
     ]
 
 
-def _reached(found: Fit, targets: Sequence[Mapping[str, Any]], tested: Reach | None = None) -> list[str]:
-    """What is to be said of the compute that lies furthest beyond the runs, on either side: how far a backtest got,
-    where it got less far."""
+def _reached(fit: Fit, targets: Sequence[Mapping[str, Any]], backtests: ReachErrors | None = None) -> list[str]:
+    """Warnings of the compute that lies furthest beyond the runs, on either side: how far a backtest got, where it got
+    less far."""
     flops = [target["flops"] for target in targets if target["flops"] is not None]
-    largest = float(found.runs.table["flops"].max())
-    said = []
+    largest = float(fit.runs.table["flops"].max())
+    warnings = []
     for end in sorted({min(flops), max(flops)}) if flops else ():
-        short = [] if tested is None else tested.warnings(end / largest)
-        said += [f"{end:.3g} FLOPs is {text}" for text in short] or reach_warnings(found, {"flops": end})
-    return said
+        short = [] if backtests is None else backtests.warnings(end / largest)
+        warnings += [f"{end:.3g} FLOPs is {text}" for text in short] or reach_warnings(fit, {"flops": end})
+    return warnings
 
 
 def _bits(target: Mapping[str, Any], factor: float | None) -> dict[str, Any]:
@@ -230,9 +232,9 @@ def _unknown(target: dict[str, Any]) -> list[str]:
         if None in ends and target[name] is not None and name not in MEASURES:
             side = "not known" if ends == [None, None] else "open below" if ends[0] is None else "open above"
             sides.setdefault(side, []).append(name)
-    what = _told(*next(iter(target["asked"].items())))
+    what = _query_text(*next(iter(target["asked"].items())))
     return [f"{what}: the interval of {', '.join(names)} is {side}" for side, names in sides.items()]
 
 
-def _told(kind: str, value: float) -> str:
+def _query_text(kind: str, value: float) -> str:
     return f"{kind} {value:.6g}"

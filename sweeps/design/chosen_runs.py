@@ -1,4 +1,4 @@
-"""The runs that a sequential design has chosen so far, as `OUT/sequence.jsonl` keeps them."""
+"""The runs that a sequential design has chosen so far, kept in `OUT/sequence.jsonl`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from etils import epath
 
 from nextscale.model.record import Row, append_row, read_rows
-from nextscale.sweeps.design.expand import PlannedRun, planned_runs, run_of
+from nextscale.sweeps.design.expand import planned_runs, run_of
+from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.ledger import digest_of
 from nextscale.sweeps.spec.designs import SequentialDesign
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
@@ -21,7 +22,7 @@ _BOUNDS = {"flops", "until", "at_once"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Standing:
+class Progress:
     """How far a sequence has come.
 
     Attributes:
@@ -35,7 +36,7 @@ class Standing:
     ended: str | None
 
 
-class Choices:
+class ChosenRuns:
     """The choices of a spec, in order.
 
     Each is written down before it starts: a restart goes on with it, and never chooses in its place.
@@ -61,23 +62,23 @@ class Choices:
         """Why no further run is chosen; None again where the design has been given more compute, or a narrower goal."""
         return next((row["ended"] for row in self.rows() if "ended" in row and row.get("under") == self._bounds), None)
 
-    def add(self, runs: Sequence[PlannedRun], stands: Standing) -> None:
+    def add(self, runs: Sequence[PlannedRun], progress: Progress) -> None:
         """Writes runs down before they start."""
         for run in runs:
             chosen = {"run_id": run.config.run_id, "width": run.config.model.width}
-            self._note(stands, chosen | {"budget": run.budget, "seed": run.config.seed})
+            self._note(progress, chosen | {"budget": run.budget, "seed": run.config.seed})
 
-    def end(self, stands: Standing) -> None:
+    def end(self, progress: Progress) -> None:
         """Writes down why it is over."""
-        self._note(stands, {"ended": stands.ended, "under": self._bounds})
+        self._note(progress, {"ended": progress.ended, "under": self._bounds})
 
     @property
     def _bounds(self) -> Row:
         assert isinstance(self._spec.design, SequentialDesign)
         return self._spec.design.model_dump(include=_BOUNDS)
 
-    def _note(self, stands: Standing, row: Row) -> None:
-        known = {"of": self._of, "time": time.time(), "half_width": stands.half_width, "spent": stands.spent}
+    def _note(self, progress: Progress, row: Row) -> None:
+        known = {"of": self._of, "time": time.time(), "half_width": progress.half_width, "spent": progress.spent}
         append_row(self._file, known | row)
 
 
@@ -91,7 +92,7 @@ def all_runs(root: Path, spec: SweepSpec) -> list[PlannedRun]:
     if not isinstance(spec.design, SequentialDesign):
         return planned
     known = {run.config.run_id for run in planned}
-    return planned + [run for run in Choices(root, spec).runs() if run.config.run_id not in known]
+    return planned + [run for run in ChosenRuns(root, spec).runs() if run.config.run_id not in known]
 
 
 def _meaning(spec: SweepSpec) -> str:

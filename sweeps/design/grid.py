@@ -1,4 +1,4 @@
-"""The cells of a grid: every combination of the axes' values, as a spec of its own."""
+"""Runs of a grid: every combination of the values of its axes; and the recipes among them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from nextscale.fit.errors import InputError
 from nextscale.model.accounting import flops_per_token, parameters
 from nextscale.model.config.run import ModelConfig
+from nextscale.model.data.sources import resolve
 from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.design.sizes import nearest_widths
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.spec.designs import GridDesign, Range, values_of
+from nextscale.sweeps.spec.designs import Design, GridDesign, Range, values_of
 from nextscale.sweeps.spec.documents import Key, dotted
 from nextscale.sweeps.spec.run_config import config_of, model_of, training_of
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
@@ -21,17 +23,17 @@ from nextscale.sweeps.spec.sweep_spec import SweepSpec
 _AXES: Key = ("design", "axes")
 
 
-class Chosen(NamedTuple):
+class AxisValue(NamedTuple):
     """A value of an axis, and the key where it stands."""
 
     value: Any
     key: Key
 
 
-Cell = dict[str, Chosen]
+Cell = dict[str, AxisValue]
 
 
-def cell_count(design: GridDesign) -> int:
+def grid_count(design: GridDesign) -> int:
     """Of combinations, those excluded too."""
     alone = set(design.axes) - {name for group in design.zip for name in group}
     lengths = [len(values_of(design.axes[name])) for name in alone]
@@ -64,12 +66,50 @@ def grid_runs(spec: SweepSpec, design: GridDesign) -> Iterator[PlannedRun]:
         raise SpecError("design.exclude: leaves no run", ("design", "exclude"))
 
 
-def data_choices(spec: SweepSpec, design: GridDesign) -> dict[str, Any]:
-    """The data of each choice of the axes below it, by that choice; none where there is no such axis."""
-    specs = _Specs(spec, design)
+def grid_resolved(spec: SweepSpec, design: GridDesign) -> GridDesign:
+    """The same design with the data of each choice of the axes below it, where there are such axes."""
     if not any(_section(name) == "data" for name in design.axes):
-        return {}
-    return {_name(chosen): specs.at(cell).data for cell in cells(design) for chosen in [_assigned(cell, "data")]}
+        return design.model_copy(update={"datasets": {}})
+    specs = _Specs(spec, design)
+    choices = {_name(values): specs.at(cell).data for cell in cells(design) for values in [_assigned(cell, "data")]}
+    datasets = {name: resolve(data) for name, data in choices.items()}
+    return design.model_copy(update={"datasets": datasets})
+
+
+def recipe_axes(design: Design) -> dict[str, list[Any]]:
+    """The axes below `training` that go along together, each with its values: one of each makes a recipe.
+
+    Raises:
+        InputError: the design is no grid with such axes.
+    """
+    if not isinstance(design, GridDesign) or not any(name.startswith("training.") for name in design.axes):
+        raise InputError("corrections: needs a grid with axes below training, which `zip` puts together to recipes")
+    axes = {name: values_of(axis) for name, axis in design.axes.items() if name.startswith("training.")}
+    if len({len(values) for values in axes.values()}) > 1 or (
+        len(axes) > 1 and sorted(axes) not in map(sorted, design.zip)
+    ):
+        raise InputError(f"corrections: {', '.join(axes)} are to go along together; name them in design.zip")
+    return axes
+
+
+def recipes(spec: SweepSpec) -> Iterator[tuple[str, set[str]]]:
+    """Each recipe: what it changes of the one before, and the runs of it.
+
+    Raises:
+        InputError: see `recipe_axes`.
+    """
+    design, axes = spec.design, recipe_axes(spec.design)
+    assert isinstance(design, GridDesign)
+    before: dict[str, Any] = {}
+    for i in range(len(next(iter(axes.values())))):
+        now = {name: values[i] for name, values in axes.items()}
+        alone = design.model_copy(update={"axes": design.axes | {name: [value] for name, value in now.items()}})
+        changed = {name: value for name, value in now.items() if before.get(name, "") != value}
+        yield (
+            ", ".join(f"{name.partition('.')[2]} {_shown(value)}" for name, value in changed.items()),
+            {run.config.run_id for run in grid_runs(spec.model_copy(update={"design": alone}), alone)},
+        )
+        before = now
 
 
 def cells(design: GridDesign) -> Iterator[Cell]:
@@ -81,7 +121,7 @@ def cells(design: GridDesign) -> Iterator[Cell]:
     if "seed" in design.axes and design.seeds != [0]:
         raise SpecError("design.seeds: is there, and an axis seed too; leave one out", ("design", "seeds"))
     axes = {
-        name: [Chosen(value, (*_AXES, name, i)) for i, value in enumerate(values_of(axis))]
+        name: [AxisValue(value, (*_AXES, name, i)) for i, value in enumerate(values_of(axis))]
         for name, axis in design.axes.items()
     }
     groups = [[name] for name in axes if not any(name in group for group in design.zip)]
@@ -108,8 +148,8 @@ def _check_zip(design: GridDesign, i: int, group: list[str]) -> None:
             raise SpecError(f"{dotted(key)}: {name} is there twice; an axis goes along with one group", key)
     lengths = {name: len(values_of(design.axes[name])) for name in group}
     if len(set(lengths.values())) != 1:
-        told = " and ".join(f"{name} has {length}" for name, length in lengths.items()) or "it names no axis"
-        raise SpecError(f"{dotted(key)}: needs axes of as many values each: {told}", key)
+        counts = " and ".join(f"{name} has {length}" for name, length in lengths.items()) or "it names no axis"
+        raise SpecError(f"{dotted(key)}: needs axes of as many values each: {counts}", key)
 
 
 def _check_exclude(design: GridDesign, i: int, pattern: Mapping[str, Any]) -> None:
@@ -138,7 +178,7 @@ class _Specs:
                 update[section] = self._section(section, assigned)
         return self.spec.model_copy(update=update) if update else self.spec
 
-    def _section(self, section: str, assigned: dict[str, Chosen]) -> Any:
+    def _section(self, section: str, assigned: dict[str, AxisValue]) -> Any:
         name = _name(assigned)
         if section == "data" and name in self.design.datasets:
             return self.design.datasets[name]
@@ -146,7 +186,7 @@ class _Specs:
             self.made[section, name] = self._build(section, assigned)
         return self.made[section, name]
 
-    def _build(self, section: str, assigned: dict[str, Chosen]) -> Any:
+    def _build(self, section: str, assigned: dict[str, AxisValue]) -> Any:
         content = {section: getattr(self.spec, section).model_dump(mode="json", exclude_unset=True)}
         if section == "data":
             content = _unresolved(content)
@@ -169,6 +209,12 @@ class _Specs:
             raise SpecError(f"{dotted(assigned[axis].key)}: {what}", assigned[axis].key) from None
 
 
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"by {value.get('rule')}"
+    return "by default" if value is None else str(value)
+
+
 def _of_axis(error: SpecError, cell: Cell) -> SpecError:
     """What is wrong with a key of the spec, told of the axis that gives it, if one does."""
     at = dotted(error.key)
@@ -188,11 +234,11 @@ def _section(axis: str) -> str:
     return "" if axis == "model.width" else axis.partition(".")[0]
 
 
-def _assigned(cell: Cell, section: str) -> dict[str, Chosen]:
+def _assigned(cell: Cell, section: str) -> dict[str, AxisValue]:
     return {axis: chosen for axis, chosen in cell.items() if _section(axis) == section}
 
 
-def _name(assigned: Mapping[str, Chosen]) -> str:
+def _name(assigned: Mapping[str, AxisValue]) -> str:
     return json.dumps({axis: chosen.value for axis, chosen in assigned.items()}, sort_keys=True)
 
 
@@ -202,17 +248,17 @@ def _widths(spec: SweepSpec, design: GridDesign) -> dict[Key, int]:
     values = values_of(design.axes[name])
     keys: list[Key] = [(*_AXES, name, i) for i in range(len(values))]
     if name == "params":
-        numbers = [_number(Chosen(value, key)) for value, key in zip(values, keys, strict=True)]
+        numbers = [_number(AxisValue(value, key)) for value, key in zip(values, keys, strict=True)]
         return dict(zip(keys, nearest_widths(spec, numbers, (*_AXES, name)), strict=True))
     if isinstance(design.axes[name], Range):
         raise SpecError(
             f"{dotted((*_AXES, name))}: a range is of no multiples of heads; list widths, or give a range of params",
             (*_AXES, name),
         )
-    return {key: _whole(Chosen(value, key), 1, 2**20) for value, key in zip(values, keys, strict=True)}
+    return {key: _whole(AxisValue(value, key), 1, 2**20) for value, key in zip(values, keys, strict=True)}
 
 
-def _budget(model: ModelConfig, axis: str, length: Chosen) -> float:
+def _budget(model: ModelConfig, axis: str, length: AxisValue) -> float:
     number = _number(length)
     if axis == "flops":
         return number
@@ -220,7 +266,7 @@ def _budget(model: ModelConfig, axis: str, length: Chosen) -> float:
     return flops_per_token(model) * tokens
 
 
-def _number(chosen: Chosen) -> float:
+def _number(chosen: AxisValue) -> float:
     value = chosen.value
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e40:
         raise SpecError(
@@ -229,7 +275,7 @@ def _number(chosen: Chosen) -> float:
     return float(value)
 
 
-def _whole(chosen: Chosen, least: int, most: int) -> int:
+def _whole(chosen: AxisValue, least: int, most: int) -> int:
     value = chosen.value
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise SpecError(

@@ -1,4 +1,4 @@
-"""A run of a sweep, and what it is for."""
+"""`PlannedRun`: the config of a run of a sweep, and whether it is fitted or held out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNTS = {"total": parameters, "non_embedding": non_embedding_parameters}
 """How a model's N is counted, by those of `nextscale.fit.conventions.CONVENTIONS` that a sweep may be fitted by."""
 
 
-def count(model: ModelConfig, convention: str) -> int:
+def count_parameters(model: ModelConfig, convention: str) -> int:
     """The parameters of a model, under one of `COUNTS`."""
     return COUNTS[convention](model)
 
@@ -46,7 +46,7 @@ class PlannedRun:
 
     def size(self, convention: str) -> int:
         """N as the fit counts it."""
-        return count(self.config.model, convention)
+        return count_parameters(self.config.model, convention)
 
     @property
     def tokens(self) -> int:
@@ -75,7 +75,7 @@ class PlannedRun:
         return None if self.trunk is None else Parent(run_id=self.trunk.run_id, tokens=self.branches_at)
 
 
-def standing(planned: Iterable[PlannedRun], root: Path) -> list[PlannedRun]:
+def without_lost_trunks(planned: Iterable[PlannedRun], root: Path) -> list[PlannedRun]:
     """The same as an output folder leaves them to be trained: a branch has no trunk any more where that is done and the
     state to begin from is gone, so that all of it is trained."""
     return [dataclasses.replace(run, trunk=None) if _uprooted(run, root) else run for run in planned]
@@ -87,4 +87,4 @@ def _uprooted(run: PlannedRun, root: Path) -> bool:
     own, trunk = (RunDirectory(epath.Path(root / "runs" / config.run_id)) for config in (run.config, run.trunk))
     if own.done or not trunk.done or trunk.checkpoint(run.branches_at).exists():
         return False
-    return all(position < run.branches_at for position in own.saved)
+    return all(position < run.branches_at for position in own.checkpoint_positions)

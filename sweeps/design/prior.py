@@ -1,4 +1,4 @@
-"""What is taken for true of the loss before a run is trained: the law of earlier runs, or a published one."""
+"""The law that is assumed before a run is trained: that of earlier runs, or a published one."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Prior:
 
     Attributes:
         noise: relative standard deviation of a run about it.
-        told: which law it is, in words.
-        seen: whether it is of runs of this data and family, not of others'.
+        description: which law it is, in words.
+        from_own_runs: whether it is of runs of this data and family, not of others'.
     """
 
     parameters: Mapping[str, float]
     noise: float
-    told: str
-    seen: bool = False
+    description: str
+    from_own_runs: bool = False
 
     def log_losses(self, params: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         theta = CHINCHILLA.theta(self.parameters)
@@ -78,7 +78,7 @@ class Cost:
         return np.exp(np.interp(at, x, y) + beyond)
 
 
-def published(params: np.ndarray, tokens: np.ndarray, noise: float = NOISE) -> Prior:
+def published_prior(params: np.ndarray, tokens: np.ndarray, noise: float = NOISE) -> Prior:
     """The published law where runs are as large as those it was fitted to; below, its exponents alone.
 
     Of small models, small vocabularies and other data its coefficients say nothing: at 3000 parameters they make the
@@ -86,8 +86,8 @@ def published(params: np.ndarray, tokens: np.ndarray, noise: float = NOISE) -> P
     lowest at about 20 tokens per parameter, and a fifth of it reducible, in the middle of the design.
     """
     if np.median(params) >= _LARGE:
-        told = "the published Chinchilla law (Besiroglu et al. 2024, on the runs of Hoffmann et al. 2022)"
-        return Prior(PUBLISHED, noise, told)
+        description = "the published Chinchilla law (Besiroglu et al. 2024, on the runs of Hoffmann et al. 2022)"
+        return Prior(PUBLISHED, noise, description)
     middle = np.exp(np.mean(np.log(params) + np.log(tokens)))
     size = np.sqrt(middle / TOKENS_PER_PARAM)
     alpha, beta = PUBLISHED["alpha"], PUBLISHED["beta"]
@@ -98,15 +98,15 @@ def published(params: np.ndarray, tokens: np.ndarray, noise: float = NOISE) -> P
         "alpha": alpha,
         "beta": beta,
     }
-    told = (
+    description = (
         f"a Chinchilla law with the published exponents ({alpha:.2f} of N, {beta:.2f} of D; Besiroglu et al. 2024) and "
         f"{REDUCIBLE:.0%} of the loss reducible in the middle of the design, at {TOKENS_PER_PARAM:.0f} tokens per "
         "parameter, for published coefficients say nothing of models so small"
     )
-    return Prior(law, noise, told)
+    return Prior(law, noise, description)
 
 
-def of_runs(records: Sequence[Mapping[str, Any]], size: str, noise: float | None = None) -> Prior | None:
+def prior_of_runs(records: Sequence[Mapping[str, Any]], size: str, noise: float | None = None) -> Prior | None:
     """The law of runs that are done; None where they are too few to show one.
 
     Args:
@@ -128,34 +128,34 @@ def of_runs(records: Sequence[Mapping[str, Any]], size: str, noise: float | None
     residuals = problem.values(found.theta[None])[0] - problem.target
     scatter = float(np.sqrt(np.square(residuals).sum() / (len(table) - len(CHINCHILLA.parameters))))
     law = dict(zip(CHINCHILLA.parameters, CHINCHILLA.natural(problem.uncentred(found.theta)).tolist(), strict=True))
-    told = (
+    description = (
         f"the law of the {len(table)} runs of this data and family in the store: L = {law['E']:.3g} + {law['A']:.3g}/"
         f"N^{law['alpha']:.2f} + {law['B']:.3g}/D^{law['beta']:.2f}"
     )
-    return Prior(law, max(scatter, _QUIET) if noise is None else noise, told, seen=True)
+    return Prior(law, max(scatter, _QUIET) if noise is None else noise, description, from_own_runs=True)
 
 
-def of_store(store: Path, like: RunConfig, size: str, noise: float | None = None) -> Prior | None:
+def prior_of_store(store: Path, like: RunConfig, size: str, noise: float | None = None) -> Prior | None:
     """The law of the runs in an output folder that differ from one in size, length, rates and seed alone."""
     records, ours = [], _family(like.semantic())
     alike: dict[str, bool] = {}  # by what a file says of its run's family: to make a config of it takes far longer
     for file in (store / "runs").glob("*/record.json"):
         try:
-            asked = (file.parent / "config.json").read_text()
-            written = json.dumps(_family(json.loads(asked)))
+            config = (file.parent / "config.json").read_text()
+            written = json.dumps(_family(json.loads(config)))
             if written not in alike:
-                alike[written] = _family(RunConfig.model_validate_json(asked).semantic()) == ours
+                alike[written] = _family(RunConfig.model_validate_json(config).semantic()) == ours
             if alike[written]:
                 records.append(json.loads(file.read_text()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # of another version, or damaged
             continue
-    return of_runs(records, size, noise)
+    return prior_of_runs(records, size, noise)
 
 
-def _family(told: Mapping[str, Any]) -> dict[str, Any]:
+def _family(config: Mapping[str, Any]) -> dict[str, Any]:
     """Of the fields of a config those that are the same for all sizes and lengths."""
     left = {"model": _SIZED, "training": _TUNED}
     return {
-        part: {name: value for name, value in told[part].items() if name not in left.get(part, ())}
+        part: {name: value for name, value in config[part].items() if name not in left.get(part, ())}
         for part in ("data", "model", "training")
     }

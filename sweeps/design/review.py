@@ -1,5 +1,4 @@
-"""What is wrong with a design, in plain words and with a way to mend it: one function for each fault, runs in,
-sentences out. What cannot be told is not warned of."""
+"""Reviews a design: each fault that would spoil its forecast, in plain words and with a way to mend it."""
 
 from __future__ import annotations
 
@@ -7,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nextscale.model.config.data import DataConfig, DatasetData, MarkovData, parts
-from nextscale.sweeps.design.expand import PlannedRun
+from nextscale.model.config.data import DataConfig, DatasetData, MarkovData, single_sources
+from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.design.prior import Cost, Prior
 from nextscale.sweeps.spec.designs import TOKENS_PER_PARAM
 
@@ -38,26 +37,26 @@ def review(planned: Sequence[PlannedRun], prior: Prior, convention: str = "total
     fitted = [run for run in planned if run.role == "fit"]
     held_out = [run for run in planned if run.role == "holdout"]
     return [
-        *short(planned),
+        *short_runs(planned),
         *few_sizes(fitted),
         *few_budgets(fitted),
         *off_centre(fitted, prior, convention),
         *collinear(fitted, convention),
-        *repeated(planned),
+        *repeated_data(planned),
         *no_replicates(fitted),
         *many_recipes(fitted),
-        *reach(fitted, held_out),
+        *holdout_reach(fitted, held_out),
         *missed_budgets(planned),
-        *one_rate(fitted),
+        *one_learning_rate(fitted),
     ]
 
 
 def review_runs(planned: Sequence[PlannedRun]) -> list[str]:
     """Of runs that no law, or no law alone, is fitted to: the start of a sequential design, or a grid of recipes."""
-    return [*short(planned), *repeated(planned), *missed_budgets(planned), *one_rate(planned)]
+    return [*short_runs(planned), *repeated_data(planned), *missed_budgets(planned), *one_learning_rate(planned)]
 
 
-def short(planned: Sequence[PlannedRun]) -> list[str]:
+def short_runs(planned: Sequence[PlannedRun]) -> list[str]:
     """Runs of too few steps."""
     few = [run.config.training.steps for run in planned if run.config.training.steps < FEW_STEPS]
     if not few:
@@ -107,7 +106,7 @@ def off_centre(fitted: Sequence[PlannedRun], prior: Prior, convention: str = "to
         low, high = sizes.min(), sizes.max()
         if low == high:
             continue
-        if prior.seen:
+        if prior.from_own_runs:
             best = prior.best_size(budget, cost)
             place = np.log(best / low) / np.log(high / low)
         else:
@@ -121,20 +120,20 @@ def off_centre(fitted: Sequence[PlannedRun], prior: Prior, convention: str = "to
             found["small"].append(budget)
         elif not _EDGE <= place <= 1 - _EDGE:
             found["edge"].append(budget)
-    by = "the runs in the store" if prior.seen else f"the usual {TOKENS_PER_PARAM:.0f} tokens per parameter"
-    told = []
+    by = "the runs in the store" if prior.from_own_runs else f"the usual {TOKENS_PER_PARAM:.0f} tokens per parameter"
+    warnings = []
     for side, word, other in (("small", "below", "larger"), ("large", "above", "smaller")):
         if budgets := found[side]:
-            told.append(
+            warnings.append(
                 f"all sizes at {_listed(budgets)} FLOPs lie {word} the best one by {by}: no minimum will show; add "
                 f"{other} widths there"
             )
     if budgets := found["edge"]:
-        told.append(
+        warnings.append(
             f"the best size at {_listed(budgets)} FLOPs, by {by}, is at the end of the sizes there: move these, or the "
             "minimum will have one side"
         )
-    return told
+    return warnings
 
 
 def collinear(fitted: Sequence[PlannedRun], convention: str = "total") -> list[str]:
@@ -156,7 +155,7 @@ def collinear(fitted: Sequence[PlannedRun], convention: str = "total") -> list[s
     ]
 
 
-def repeated(planned: Sequence[PlannedRun]) -> list[str]:
+def repeated_data(planned: Sequence[PlannedRun]) -> list[str]:
     """Data that is read so often that more of it would be worth more; only where its size is known."""
     most = max(planned, key=lambda run: run.tokens)
     unique = unique_tokens(most.config.data, most)
@@ -197,7 +196,7 @@ def many_recipes(fitted: Sequence[PlannedRun]) -> list[str]:
     ]
 
 
-def reach(fitted: Sequence[PlannedRun], held_out: Sequence[PlannedRun]) -> list[str]:
+def holdout_reach(fitted: Sequence[PlannedRun], held_out: Sequence[PlannedRun]) -> list[str]:
     """A held-out scale that tests nothing, or more than these runs can say."""
     if not held_out or not fitted:
         return []
@@ -220,7 +219,7 @@ def missed_budgets(planned: Sequence[PlannedRun]) -> list[str]:
     return [f"whole steps miss a budget by up to {off:.1%}: take smaller training.batch_tokens"]
 
 
-def one_rate(fitted: Sequence[PlannedRun]) -> list[str]:
+def one_learning_rate(fitted: Sequence[PlannedRun]) -> list[str]:
     """One learning rate for widths far apart, where nothing else scales it."""
     trainings = [run.config.training for run in fitted]
     widths = [run.config.model.width for run in fitted]
@@ -239,7 +238,7 @@ def cost_of(runs: Sequence[PlannedRun], convention: str) -> Cost:
 
 def unique_tokens(data: DataConfig, run: PlannedRun) -> int | None:
     """How much different data a run reads at most; None where it is without end or only its author knows."""
-    if any(isinstance(part, MarkovData | DatasetData) for part in parts(data).values()):
+    if any(isinstance(part, MarkovData | DatasetData) for part in single_sources(data).values()):
         return None
     from nextscale.model.data.sources import open_source
 

@@ -1,5 +1,4 @@
-"""A budget and a target instead of a grid: what has finished says which run to do next, until the forecast is narrow
-enough or the compute is spent."""
+"""Chooses the next runs of a sequential design: those that narrow the forecast at the target most per FLOP."""
 
 from __future__ import annotations
 
@@ -14,8 +13,9 @@ import pandas as pd
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.optimum.frontier import TokenCost, frontier
 from nextscale.fit.trust.next_run import near_optimum, next_runs
-from nextscale.sweeps.design.chosen_runs import Standing
-from nextscale.sweeps.design.expand import PlannedRun, count, run_of
+from nextscale.sweeps.design.chosen_runs import Progress
+from nextscale.sweeps.design.expand import run_of
+from nextscale.sweeps.design.planned_run import PlannedRun, count_parameters
 from nextscale.sweeps.design.review import FEW_STEPS
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.designs import SequentialDesign
@@ -29,9 +29,9 @@ _LOOKAHEAD = 100
 """A run is chosen as the first of as many as the compute left would pay for."""
 
 
-def step(
-    spec: SweepSpec, found: Fit, cost: TokenCost, runs: Sequence[PlannedRun], *, backtested: bool
-) -> tuple[Standing, list[PlannedRun]]:
+def choose_next(
+    spec: SweepSpec, fit: Fit, cost: TokenCost, runs: Sequence[PlannedRun], *, backtested: bool
+) -> tuple[Progress, list[PlannedRun]]:
     """How far a sequence has come, and the next runs: `design.at_once` of those that narrow the forecast at the target
     most per FLOP; none when it is over.
 
@@ -40,34 +40,36 @@ def step(
     seed of it.
 
     Args:
-        found: the law, fitted to what has finished.
+        fit: the law, fitted to what has finished.
         cost: FLOPs per token of a size.
         runs: all so far.
         backtested: whether they were enough to forecast some of them from the others. Before, an interval is believed
             to be narrow only if `forecast.drift` says by how much the runs may leave the law: it would not know.
     """
     design = _design(spec)
-    half_width = uncertainty(found, target_of(spec), cost)
-    stands = Standing(half_width, float(sum(run.own_flops for run in runs)), None)
+    half_width = relative_half_width(fit, target_of(spec), cost)
+    progress = Progress(half_width, float(sum(run.own_flops for run in runs)), None)
     if half_width <= design.until and (backtested or spec.forecast.drift):
-        told = f"the interval at the target, ±{half_width:.2%}, is as narrow as design.until asks"
-        return dataclasses.replace(stands, ended=told), []
-    left = design.flops - stands.spent
-    chosen = _chosen(spec, found, cost, runs, left, min(1.0, design.until / half_width))
+        reason = f"the interval at the target, ±{half_width:.2%}, is as narrow as design.until asks"
+        return dataclasses.replace(progress, ended=reason), []
+    left = design.flops - progress.spent
+    chosen = _chosen(spec, fit, cost, runs, left, min(1.0, design.until / half_width))
     if not chosen:
-        told = f"what is left of design.flops, {left:.3g}, pays for no further run (the interval is ±{half_width:.2%})"
-        stands = dataclasses.replace(stands, ended=told)
-    return stands, chosen
+        reason = (
+            f"what is left of design.flops, {left:.3g}, pays for no further run (the interval is ±{half_width:.2%})"
+        )
+        progress = dataclasses.replace(progress, ended=reason)
+    return progress, chosen
 
 
-def uncertainty(found: Fit, flops: float, cost: TokenCost) -> float:
+def relative_half_width(fit: Fit, flops: float, cost: TokenCost) -> float:
     """Half the interval of the best loss at a budget / that loss."""
-    row = frontier(found, [flops], cost).iloc[0]
+    row = frontier(fit, [flops], cost).iloc[0]
     return float((row["loss_high"] - row["loss_low"]) / 2 / row["loss"])
 
 
 def _chosen(
-    spec: SweepSpec, found: Fit, cost: TokenCost, runs: Sequence[PlannedRun], left: float, enough: float
+    spec: SweepSpec, fit: Fit, cost: TokenCost, runs: Sequence[PlannedRun], left: float, enough: float
 ) -> list[PlannedRun]:
     seeds = collections.Counter((run.config.model.width, run.budget) for run in runs)
     offered = [
@@ -75,16 +77,16 @@ def _chosen(
     ]
     if not offered:
         return []
-    sizes = [count(run.config.model, spec.forecast.params) for run in offered]
+    sizes = [count_parameters(run.config.model, spec.forecast.params) for run in offered]
     table = pd.DataFrame({"params": sizes, "tokens": [run.tokens for run in offered]}).astype(float)
     table["flops"] = [run.flops for run in offered]
-    near = near_optimum(found, table, cost)
+    near = near_optimum(fit, table, cost)
     if not near.any():
         return []
-    told = next_runs(found, target_of(spec), table[near], budget=left, enough=enough, runs=_LOOKAHEAD, cost=cost)
+    candidates = next_runs(fit, target_of(spec), table[near], budget=left, enough=enough, runs=_LOOKAHEAD, cost=cost)
     offered = [run for run, kept in zip(offered, near, strict=True) if kept]
     chosen: list[PlannedRun] = []
-    for i in told.sequence["candidate"]:
+    for i in candidates.sequence["candidate"]:
         width, budget = offered[i].config.model.width, offered[i].budget
         if len(chosen) < _design(spec).at_once and seeds[width, budget] < _REPEATS:
             chosen.append(run_of(spec, width, budget, seeds[width, budget]))

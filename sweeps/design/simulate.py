@@ -1,4 +1,4 @@
-"""How sure a forecast will be, before a run is trained: the design is simulated on a law that is taken for true."""
+"""Simulates a design before a run is trained: how wide the interval of its forecast will be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nextscale.fit.estimate.solve import minimise, polish
 from nextscale.fit.laws.catalogue import CHINCHILLA
 from nextscale.fit.laws.law import COLLINEAR, Law
 from nextscale.fit.laws.loss import Loss
-from nextscale.sweeps.design.expand import PlannedRun
+from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.design.prior import Prior
 
 _SIMULATIONS, _FEWEST = 400, 80
@@ -27,7 +27,7 @@ _BEYOND = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Expected:
+class ExpectedInterval:
     """The interval that a design will give its forecast.
 
     Attributes:
@@ -56,7 +56,7 @@ class Expected:
         return dataclasses.asdict(self)
 
 
-def expected(
+def expected_interval(
     planned: Sequence[PlannedRun],
     law: Law,
     prior: Prior,
@@ -65,7 +65,7 @@ def expected(
     convention: str = "total",
     drift: float = 0.0,
     seed: int = 0,
-) -> Expected:
+) -> ExpectedInterval:
     """Simulates a design: losses by the prior with the scatter of a run, the law fitted to them as `fit` does, the
     held-out run forecast, its interval held against what that run measures.
 
@@ -78,14 +78,14 @@ def expected(
     fitted = [run for run in planned if run.role == "fit"]
     design = np.array([[run.size(convention), run.tokens, run.flops] for run in fitted], float)
     target = _target(planned, prior, convention)
-    told = Expected(target, level, None, None, 0, prior.noise, prior.told)
+    result = ExpectedInterval(target, level, None, None, 0, prior.noise, prior.description)
     if problem := _unfit(design, law):
-        return dataclasses.replace(told, problem=problem)
+        return dataclasses.replace(result, problem=problem)
     at = np.array([[target["params"], target["tokens"], target["flops"]]])
     lines = _Lines.of(law, design, at, prior)
     if lines.leans_on_nothing:
         return dataclasses.replace(
-            told,
+            result,
             problem=f"the runs do not fix {law.formula}: what it says of the target is hardly less open with them than "
             "without; spread sizes and tokens wider, or add budgets",
         )
@@ -98,7 +98,7 @@ def expected(
         {"what": what, "flops": float(rows[:, 2].sum()), "half_width": half * lines.spread(rows) / now}
         for what, rows in more
     ]
-    return dataclasses.replace(told, half_width=half, coverage=coverage, simulations=count, improvements=improvements)
+    return dataclasses.replace(result, half_width=half, coverage=coverage, simulations=count, improvements=improvements)
 
 
 def _unfit(design: np.ndarray, law: Law) -> str | None:
@@ -169,8 +169,8 @@ class _Lines:
 
     def _of_law(self, slopes: np.ndarray, looser: float) -> float:
         beforehand = looser * self.beforehand
-        told = slopes * beforehand / self.noise
-        covariance = np.linalg.inv(np.eye(len(beforehand)) + told.T @ told)
+        scaled = slopes * beforehand / self.noise
+        covariance = np.linalg.inv(np.eye(len(beforehand)) + scaled.T @ scaled)
         towards = self.towards * beforehand
         return math.sqrt(max(float(towards @ covariance @ towards), 0.0))
 

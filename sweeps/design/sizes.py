@@ -1,4 +1,4 @@
-"""Sizes that a design leaves open: about the optimum expected at each budget, or of so many parameters."""
+"""Chooses the widths that a design leaves open: about the expected optimum, or near a number of parameters."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def _law(path: str) -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], Cal
     try:
         card = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
         name, convention = card["law"]["name"], card["data"]["params_convention"]
-        values = {key: float(told["value"]) for key, told in card["parameters"].items()}
+        values = {key: float(entry["value"]) for key, entry in card["parameters"].items()}
     except OSError as error:
         raise refuse(f"cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -1,7 +1,8 @@
-"""What the runs of a sweep are asked at its end, beside the law: one module per question.
+"""Findings: what the runs of a sweep show beside the law, such as the best learning rate by size.
 
-Each has a function `find(runs, spec)`. It takes the table of finished runs (see `runs_table.py`) and the spec, and raises an
-InputError where the runs cannot answer.
+A finding is one module here and its name in `nextscale.sweeps.spec.findings.FindingName`, and nothing else. The module
+has a function `find(runs, spec)`, which takes the table of finished runs (see `runs_table.py`) and the spec, returns a
+`Finding`, and raises an InputError where the runs cannot answer.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from nextscale.sweeps.errors import MENDABLE
+from nextscale.sweeps.errors import USER_ERRORS
 from nextscale.sweeps.show.tables import Table
 
 if TYPE_CHECKING:
@@ -20,32 +21,20 @@ if TYPE_CHECKING:
 
     from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
-FindingName = Literal[
-    "approaches",
-    "corrections",
-    "horizons",
-    "hyperparameters",
-    "induction",
-    "over-training",
-    "power-laws",
-    "repetition",
-    "transfer",
-]
-
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """An answer.
+    """What one module found.
 
     Attributes:
         tables: to be read.
-        told: the same for machines, plain JSON.
+        result: the same for machines, plain JSON.
         panels: each draws on the Axes that it is given.
         notes: what a reader must know, in words.
     """
 
     tables: list[Table]
-    told: dict[str, Any]
+    result: dict[str, Any]
     panels: tuple[Callable[[Axes], Any], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -60,23 +49,23 @@ def findings(runs: pd.DataFrame, spec: SweepSpec) -> dict[str, Finding]:
         module = importlib.import_module(f"nextscale.sweeps.findings.{name.replace('-', '_')}")
         try:
             found[name] = module.find(runs, spec)
-        except MENDABLE as error:
+        except USER_ERRORS as error:
             found[name] = Finding([], {}, notes=(f"{name}: not found: {error}",))
         except Exception as error:
-            told = f"{name}: not found: it broke on these runs ({type(error).__name__}: {error})"
-            found[name] = Finding([], {}, notes=(" ".join(told.split()),))
+            note = f"{name}: not found: it broke on these runs ({type(error).__name__}: {error})"
+            found[name] = Finding([], {}, notes=(" ".join(note.split()),))
     return found
 
 
-def summary_of(found: dict[str, Finding]) -> dict[str, Any]:
-    """What is told of findings, for `summary.json`."""
+def summary_of(results: dict[str, Finding]) -> dict[str, Any]:
+    """Findings as `summary.json` has them."""
     from nextscale.fit.jsonable import jsonable
 
     return {
         name: {
-            "told": jsonable(one.told),
+            "told": jsonable(one.result),
             "tables": [dataclasses.asdict(table) for table in one.tables],
             "notes": one.notes,
         }
-        for name, one in found.items()
+        for name, one in results.items()
     }

@@ -10,8 +10,9 @@ from nextscale.fit.optimum.isoflop import isoflops
 from nextscale.fit.table.runs import as_runs
 from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.runs_table import fitted, law_of
-from nextscale.sweeps.show.tables import count, interval, number, table_of, text, three
+from nextscale.sweeps.findings.runs_table import fitted_runs, law_name
+from nextscale.sweeps.show.formats import count, interval, number, text, three_digits
+from nextscale.sweeps.show.tables import table_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,14 +29,14 @@ _NAMES = {
 
 def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     """Exponents of N* ∝ C^a and D* ∝ C^b, and N* at the largest budget and, where there is a holdout, at its own."""
-    table = as_runs(fitted(runs), convention=spec.forecast.params, where=f"sweep {spec.name}")
+    table = as_runs(fitted_runs(runs), convention=spec.forecast.params, where=f"sweep {spec.name}")
     how = spec.forecast.model_dump(include={"level", "resamples", "bootstrap", "delta", "drift"})
-    found, _ = fit_backtested(table, (law_of(spec),), **how)
+    fit, _ = fit_backtested(table, (law_name(spec),), **how)
     held_out = runs.loc[runs["role"] == "holdout", "budget"]
     # Held-out runs by tokens per parameter are of several budgets, and of no isoFLOP curve.
     budgets = [*table.budgets, *([held_out.iloc[0]] if held_out.nunique() == 1 else [])]
-    told = approaches(table, found, budgets)
-    last = told[told["flops"] == budgets[-1]]
+    optima = approaches(table, fit, budgets)
+    last = optima[optima["flops"] == budgets[-1]]
     rows = [
         row
         | {
@@ -48,24 +49,24 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     ]
     shown = table_of(
         f"Compute-optimal models by each approach, N* ∝ C^a, D* ∝ C^b; at {number(budgets[-1], 3)} FLOPs "
-        f"({found.level:.0%} intervals)",
+        f"({fit.level:.0%} intervals)",
         rows,
         ("approach", "name", text),
         ("a", "a", text),
-        ("b", "b", three),
+        ("b", "b", three_digits),
         ("N*", "there", text),
-        ("tokens/param", "tokens_per_param", three),
+        ("tokens/param", "tokens_per_param", three_digits),
         ("", "problem", text),
     )
     return Finding(
         [shown],
-        {"approaches": told.to_dict("records"), "level": found.level},
-        (lambda ax: plot.isoflop_curves(ax, isoflops(table)), lambda ax: plot.approaches(ax, told)),
+        {"approaches": optima.to_dict("records"), "level": fit.level},
+        (lambda ax: plot.isoflop_curves(ax, isoflops(table)), lambda ax: plot.approaches(ax, optima)),
     )
 
 
 def _with_interval(row: dict, name: str) -> str:
-    form = three if name == "exponent" else count
+    form = three_digits if name == "exponent" else count
     if row[name] is None:
         return "-"
     bounds = row[f"{name}_low"], row[f"{name}_high"]

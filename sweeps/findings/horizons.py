@@ -1,4 +1,4 @@
-"""Loss by size and length, and what the next rung of the ladder was forecast to reach (Bhagia et al. 2024)."""
+"""Loss by size and length, and how well the next rung of a ladder is forecast (Bhagia et al. 2024)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.table.runs import as_runs
 from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.runs_table import fitted, law_of
-from nextscale.sweeps.show.tables import Table, count, interval, loss, percent, sizes, table_of
+from nextscale.sweeps.findings.runs_table import fitted_runs, law_name
+from nextscale.sweeps.show.formats import count, interval, loss, params_label, percent
+from nextscale.sweeps.show.tables import Table, table_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,10 +30,10 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     """The loss of each size at each length, and the next rung by the law of the smaller ones, with its error."""
     options = spec.forecast
     size = CONVENTIONS[options.params]
-    table = fitted(runs)
+    table = fitted_runs(runs)
     how = options.model_dump(include={"level", "resamples", "bootstrap", "delta", "drift"})
     ready = as_runs(table, convention=options.params, where=f"sweep {spec.name}")
-    found, _ = fit_backtested(ready, (law_of(spec),), **how)
+    fit, _ = fit_backtested(ready, (law_name(spec),), **how)
     lengths = _lengths(table["tokens"])
     place = lengths[np.abs(np.log(table["tokens"].to_numpy()[:, None] / lengths)).argmin(axis=1)]
     grid = table.assign(length=place).pivot_table(index=size, columns="length", values="loss")
@@ -43,20 +44,20 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     tables = [
         Table(
             "Loss by size and length (nats/token)",
-            [sizes(options.params), *(count(float(D)) for D in grid.columns)],
+            [params_label(options.params), *(count(float(D)) for D in grid.columns)],
             rows,
         )
     ]
-    next_rung = _next(found, runs[(runs["role"] == "holdout") & runs["loss"].notna()], size)
+    next_rung = _next(fit, runs[(runs["role"] == "holdout") & runs["loss"].notna()], size)
     if next_rung:
         tables.append(
             table_of(
-                f"The next rung, by the {len(found.runs)} runs below it",
+                f"The next rung, by the {len(fit.runs)} runs below it",
                 next_rung,
-                (sizes(options.params), "params", count),
+                (params_label(options.params), "params", count),
                 ("tokens", "tokens", count),
                 ("predicted", "predicted", loss),
-                (f"{found.level:.0%} interval", "interval", interval),
+                (f"{fit.level:.0%} interval", "interval", interval),
                 ("measured", "measured", loss),
                 ("error", "error", percent),
             )
@@ -66,7 +67,7 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
         for N, losses in zip(grid.index, grid.to_numpy(), strict=True)
         for D, L in zip(grid.columns, losses, strict=True)
     ]
-    return Finding(tables, {"losses": cells, "next": next_rung}, (lambda ax: _draw(ax, table, found, next_rung, size),))
+    return Finding(tables, {"losses": cells, "next": next_rung}, (lambda ax: _draw(ax, table, fit, next_rung, size),))
 
 
 def _lengths(tokens: pd.Series) -> np.ndarray:
@@ -75,11 +76,11 @@ def _lengths(tokens: pd.Series) -> np.ndarray:
     return values[new]
 
 
-def _next(found: Fit, held_out: pd.DataFrame, size: str) -> list[dict[str, Any]]:
+def _next(fit: Fit, held_out: pd.DataFrame, size: str) -> list[dict[str, Any]]:
     if held_out.empty:
         return []
     at = held_out[size], held_out["tokens"], held_out["flops"]
-    predicted, (low, high) = found.predict(*at), found.predict_interval(*at)
+    predicted, (low, high) = fit.predict(*at), fit.predict_interval(*at)
     return [
         {
             "params": row[size],
@@ -93,13 +94,13 @@ def _next(found: Fit, held_out: pd.DataFrame, size: str) -> list[dict[str, Any]]
     ]
 
 
-def _draw(ax: Axes, table: pd.DataFrame, found: Fit, next_rung: list[dict[str, Any]], size: str) -> None:
+def _draw(ax: Axes, table: pd.DataFrame, fit: Fit, next_rung: list[dict[str, Any]], size: str) -> None:
     groups: list[tuple[Any, pd.DataFrame]] = list(table.groupby(size))
     reach = max([table["tokens"].max(), *(row["tokens"] for row in next_rung)])
     tokens = np.geomspace(table["tokens"].min(), reach, 60)
     for (N, rows), colour in zip(groups, plot.shades(len(groups)), strict=True):
         ax.plot(rows["tokens"], rows["loss"], "o", color=colour, markersize=4, label=f"N {count(N)}")
-        ax.plot(tokens, found.predict(np.full_like(tokens, N), tokens), color=colour, linewidth=1)
+        ax.plot(tokens, fit.predict(np.full_like(tokens, N), tokens), color=colour, linewidth=1)
     for i, row in enumerate(next_rung):
         spread = np.abs(np.array(row["interval"])[:, None] - row["predicted"])
         ax.errorbar(
@@ -111,7 +112,7 @@ def _draw(ax: Axes, table: pd.DataFrame, found: Fit, next_rung: list[dict[str, A
             capsize=4,
             label=None if i else "forecast",
         )
-        told = None if i else "measured"
-        ax.plot(row["tokens"], row["measured"], "s", color=plot.ORANGE, label=told)
-    ax.set(xscale="log", xlabel="tokens D", ylabel="loss (nats/token)", title=found.law.formula)
+        label = None if i else "measured"
+        ax.plot(row["tokens"], row["measured"], "s", color=plot.ORANGE, label=label)
+    ax.set(xscale="log", xlabel="tokens D", ylabel="loss (nats/token)", title=fit.law.formula)
     ax.legend(fontsize="small")

@@ -1,4 +1,4 @@
-"""The best learning rate and batch of each size and length, and the power laws through them (Li et al. 2025, eq. 1)."""
+"""The best learning rate and batch by size and length, and power laws through them (Li et al. 2025, eq. 1)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 from nextscale.fit import plot
 from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.errors import InputError
-from nextscale.fit.tuning import hyperparameters
-from nextscale.fit.tuning.hyperparameters import Rule, optima
+from nextscale.fit.tuning.hyperparameters import Rule, cell_optima, fit_rule
 from nextscale.fit.tuning.transfer import best_rates
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.runs_table import fitted
-from nextscale.sweeps.show.tables import Table, count, interval, loss, number, sizes, table_of, text, three
+from nextscale.sweeps.findings.runs_table import fitted_runs
+from nextscale.sweeps.show.formats import count, interval, loss, number, params_label, text, three_digits
+from nextscale.sweeps.show.tables import Table, table_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,22 +39,24 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     And lr = k N^a D^b batch^c, through the best rate at each batch.
     """
     size = CONVENTIONS[spec.forecast.params]
-    table = fitted(runs)
-    found = optima(table, (size, "tokens")).rename(columns={size: "params"})
+    table = fitted_runs(runs)
+    best_settings = cell_optima(table, (size, "tokens")).rename(columns={size: "params"})
     lowest = table.loc[table.groupby([size, "tokens"])["loss"].idxmin()]
     # Cells come in one order from both.
-    found = found.assign(lowest_lr=lowest["lr"].to_numpy(), lowest_batch=lowest["batch_tokens"].to_numpy())
-    found = found.astype(object).where(found.notna(), None)
+    best_settings = best_settings.assign(
+        lowest_lr=lowest["lr"].to_numpy(), lowest_batch=lowest["batch_tokens"].to_numpy()
+    )
+    best_settings = best_settings.astype(object).where(best_settings.notna(), None)
     tables = [
         table_of(
             "The best learning rate and batch of each size and length",
-            found.to_dict("records"),
-            (sizes(spec.forecast.params), "params", count),
+            best_settings.to_dict("records"),
+            (params_label(spec.forecast.params), "params", count),
             ("tokens", "tokens", count),
-            ("learning rate", "lr", three),
+            ("learning rate", "lr", three_digits),
             ("batch (tokens)", "batch", count),
             ("loss", "loss", loss),
-            ("lowest run: rate", "lowest_lr", three),
+            ("lowest run: rate", "lowest_lr", three_digits),
             ("batch", "lowest_batch", count),
             ("", "problem", text),
         )
@@ -65,20 +67,26 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     valley = best_rates(table, (size, "tokens", "batch_tokens")).rename(columns={size: "params"})
     for of, among, variables in (
         ("lr_at_batch", valley, ("params", "tokens", "batch_tokens")),
-        ("lr", found, ("params", "tokens")),
-        ("batch", found, ("tokens",)),
+        ("lr", best_settings, ("params", "tokens")),
+        ("batch", best_settings, ("tokens",)),
     ):
         try:
             quantity = "lr" if of == "lr_at_batch" else of
-            rules[of] = hyperparameters.rule(among, quantity, variables, level=spec.forecast.level)
+            rules[of] = fit_rule(among, quantity, variables, level=spec.forecast.level)
         except InputError as error:
             notes.append(f"{_HEADINGS[of]}: no power law: {error}")
     if rules:
         tables.append(_rules(rules))
     return Finding(
         tables,
-        {"optima": found.to_dict("records"), "rules": {of: dataclasses.asdict(one) for of, one in rules.items()}},
-        tuple(functools.partial(_draw, table=table, found=found, of=of, size=size) for of in ("lr", "batch")),
+        {
+            "optima": best_settings.to_dict("records"),
+            "rules": {of: dataclasses.asdict(one) for of, one in rules.items()},
+        },
+        tuple(
+            functools.partial(_draw, table=table, best_settings=best_settings, of=of, size=size)
+            for of in ("lr", "batch")
+        ),
         tuple(notes),
     )
 
@@ -90,12 +98,19 @@ def _rules(rules: dict[str, Rule]) -> Table:
             what = "factor" if name == "scale" else f"exponent of {_SYMBOLS[name]}"
             value = one.scale if name == "scale" else one.exponents[name]
             published = number(_PUBLISHED.get(of, {}).get(name), 3)
-            rows.append([f"{_HEADINGS[of]}, {what}", three(value), interval(one.intervals[name], three), published])
+            rows.append(
+                [
+                    f"{_HEADINGS[of]}, {what}",
+                    three_digits(value),
+                    interval(one.intervals[name], three_digits),
+                    published,
+                ]
+            )
     level = next(iter(rules.values())).level
     return Table("Their power laws", ["", "found", f"{level:.0%} interval", "Li et al. 2025"], rows)
 
 
-def _draw(ax: Axes, table: pd.DataFrame, found: pd.DataFrame, of: str, size: str) -> None:
+def _draw(ax: Axes, table: pd.DataFrame, best_settings: pd.DataFrame, of: str, size: str) -> None:
     """The lowest loss at each value tried, in each cell, and the optimum."""
     column, label = {"lr": ("lr", "peak learning rate"), "batch": ("batch_tokens", "batch (tokens)")}[of]
     cells: list[tuple[Any, Any]] = list(table.groupby([size, "tokens"]))
@@ -103,7 +118,9 @@ def _draw(ax: Axes, table: pd.DataFrame, found: pd.DataFrame, of: str, size: str
         lowest = cell.groupby(column)["loss"].min()
         name = f"N {count(key[0])}, D {count(key[1])}"
         ax.plot(lowest.index, lowest, "o-", color=colour, markersize=3, linewidth=1, label=name)
-        best = found[(found["params"] == key[0]) & (found["tokens"] == key[1]) & found["problem"].isna()]
+        best = best_settings[
+            (best_settings["params"] == key[0]) & (best_settings["tokens"] == key[1]) & best_settings["problem"].isna()
+        ]
         if len(best):
             ax.plot(np.array(best[of], float), np.array(best["loss"], float), "*", color=colour, markersize=11)
     ax.set(

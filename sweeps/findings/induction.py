@@ -10,8 +10,9 @@ from nextscale.fit import plot
 from nextscale.fit.curves.emergence import steepest_fall
 from nextscale.fit.errors import InputError
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.runs_table import fitted
-from nextscale.sweeps.show.tables import Table, count, loss, number
+from nextscale.sweeps.findings.runs_table import fitted_runs
+from nextscale.sweeps.show.formats import count, loss, number
+from nextscale.sweeps.show.tables import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 
 def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     """Of each run its loss, its in-context-learning score, and when that fell most within a doubling of tokens."""
-    table = fitted(runs).sort_values(["depth", "width", "seed", "tokens"])
-    rows, told = [], []
+    table = fitted_runs(runs).sort_values(["depth", "width", "seed", "tokens"])
+    rows, results = [], []
     for row in table.to_dict("records"):
         one = {key: row[key] for key in ("run_id", "depth", "width", "seed", "tokens", "loss", "in_context_learning")}
         one |= {"fall": None, "problem": None}
@@ -33,7 +34,7 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
             one["fall"] = {"tokens": fall.tokens, "share": fall.share, "whole": fall.whole}
         except InputError as error:
             one["problem"] = str(error)
-        told.append(one)
+        results.append(one)
         where = ["-", "-"] if one["fall"] is None else [count(one["fall"]["tokens"]), f"{one['fall']['share']:.0%}"]
         names = [str(row["depth"]), str(row["width"]), str(row["seed"]), count(row["tokens"])]
         rows.append([*names, loss(row["loss"]), number(row["in_context_learning"], 3), *where])
@@ -48,13 +49,13 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
         "of its fall, in a doubling",
     ]
     shown = Table("Learning in context by depth: loss late in the context less loss early (nats/token)", head, rows)
-    notes = tuple(dict.fromkeys(one["problem"] for one in told if one["problem"]))
+    notes = tuple(dict.fromkeys(one["problem"] for one in results if one["problem"]))
     panels = (
         lambda ax: _draw_curves(ax, table, "in_context_learning", "in-context score (nats/token)"),
         lambda ax: _draw_curves(ax, table, "loss", "loss (nats/token)"),
         lambda ax: _draw_positions(ax, table),
     )
-    return Finding([shown], {"runs": told}, panels, notes)
+    return Finding([shown], {"runs": results}, panels, notes)
 
 
 def _draw_curves(ax: Axes, table: pd.DataFrame, key: str, label: str) -> None:

@@ -14,8 +14,9 @@ from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.table.columns import column_of
 from nextscale.fit.table.runs import as_runs
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.runs_table import fitted
-from nextscale.sweeps.show.tables import Table, interval, number, sizes, three
+from nextscale.sweeps.findings.runs_table import fitted_runs
+from nextscale.sweeps.show.formats import interval, number, params_label, three_digits
+from nextscale.sweeps.show.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,43 +29,45 @@ _PUBLISHED = {"N": 0.076, "D": 0.095, "C": 0.050}
 def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     """The exponent of each law where the other two are no bottleneck, with and without an irreducible loss."""
     options = spec.forecast
-    table = fitted(runs)
+    table = fitted_runs(runs)
     ready = as_runs(table, convention=options.params, where=f"sweep {spec.name}").table
     how = options.model_dump(include={"level", "resamples"})
     laws: dict[str, Fit] = {}
-    rows, notes, told = [], [], {}
+    rows, notes, results = [], [], {}
     for variable, part in limits(ready).items():
         try:
-            found = fit(part, f"kaplan-{variable.lower()}", **how)
+            law_fit = fit(part, f"kaplan-{variable.lower()}", **how)
         except InputError as error:
             notes.append(f"L({variable}): {error}")
             continue
-        laws[variable] = found
-        alpha, bounds = found.parameters["alpha"], found.interval("alpha")
-        scale = found.parameters["K"] ** (1 / alpha)
-        heading = {"N": sizes(options.params), "D": "tokens", "C": "FLOPs"}[variable]
+        laws[variable] = law_fit
+        alpha, bounds = law_fit.parameters["alpha"], law_fit.interval("alpha")
+        scale = law_fit.parameters["K"] ** (1 / alpha)
+        heading = {"N": params_label(options.params), "D": "tokens", "C": "FLOPs"}[variable]
         rows.append(
             [
                 f"L({variable}) = ({variable}c/{variable})^α, {heading}",
                 str(len(part)),
-                three(alpha),
-                interval(bounds, three),
+                three_digits(alpha),
+                interval(bounds, three_digits),
                 f"{_PUBLISHED[variable]:.3f}",
                 number(scale, 3),
-                f"{found.noise:.2%}",
+                f"{law_fit.noise:.2%}",
             ]
         )
-        told[variable] = {
+        results[variable] = {
             "alpha": alpha,
             "interval": list(bounds),
             "scale": scale,
-            "noise": found.noise,
+            "noise": law_fit.noise,
             "runs": len(part),
         }
     head = ["law", "runs", "α", f"{options.level:.0%} interval", "Kaplan et al.", "constant", "scatter"]
-    panels = tuple(functools.partial(_draw, table=ready, found=found, variable=name) for name, found in laws.items())
+    panels = tuple(
+        functools.partial(_draw, table=ready, law_fit=law_fit, variable=name) for name, law_fit in laws.items()
+    )
     shown = Table("Power laws, each where the other two are no bottleneck", head, rows)
-    return Finding([shown], {"laws": told}, panels, tuple(notes))
+    return Finding([shown], {"laws": results}, panels, tuple(notes))
 
 
 def limits(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -80,13 +83,16 @@ def limits(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     }
 
 
-def _draw(ax: Axes, table: pd.DataFrame, found: Fit, variable: str) -> None:
+def _draw(ax: Axes, table: pd.DataFrame, law_fit: Fit, variable: str) -> None:
     column = column_of(variable)
     there: Any = np.geomspace(table[column].min(), table[column].max() * 2, 50)
     ax.plot(table[column], table["loss"], "o", color=plot.GREY, alpha=0.4, markersize=3, label="all runs")
-    ax.plot(found.runs.table[column], found.runs.table["loss"], "o", color=plot.BLUE, markersize=5, label="fitted")
+    ax.plot(law_fit.runs.table[column], law_fit.runs.table["loss"], "o", color=plot.BLUE, markersize=5, label="fitted")
     ax.plot(
-        there, found.predict(**{column: there}), color=plot.BLUE, label=f"$\\alpha$ = {found.parameters['alpha']:.3f}"
+        there,
+        law_fit.predict(**{column: there}),
+        color=plot.BLUE,
+        label=f"$\\alpha$ = {law_fit.parameters['alpha']:.3f}",
     )
     label = {"N": "parameters N", "D": "tokens D", "C": "compute C (FLOPs)"}[variable]
     ax.set(xscale="log", yscale="log", xlabel=label, ylabel="loss (nats/token)", title=f"L({variable})")

@@ -10,8 +10,9 @@ from nextscale.fit import plot
 from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.optimum.repetition import Repetition, repetition
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.runs_table import fitted
-from nextscale.sweeps.show.tables import Table, count, interval, number, percent, sizes
+from nextscale.sweeps.findings.runs_table import fitted_runs
+from nextscale.sweeps.show.formats import count, interval, number, params_label, percent
+from nextscale.sweeps.show.tables import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,10 +27,10 @@ _EPOCHS = (2, 4, 8, 16, 32)
 def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     """R_D* and R_N* of the staged fit, what so many epochs are worth by it, and how far repeating raised each loss."""
     options = spec.forecast
-    table = fitted(runs)
+    table = fitted_runs(runs)
     how = options.model_dump(include={"level", "resamples", "delta"})
-    found = repetition(table, convention=options.params, **how)
-    law = found.law
+    fit = repetition(table, convention=options.params, **how)
+    law = fit.law
     rows = [
         [
             name,
@@ -40,18 +41,18 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
         for name in ("R_D", "R_N")
     ]
     head = ["", "found", f"{law.level:.0%} interval", "Muennighoff et al."]
-    worth = [[str(epochs), f"{value:.2f}"] for epochs, value in zip(_EPOCHS, found.worth(_EPOCHS), strict=True)]
+    worth = [[str(epochs), f"{value:.2f}"] for epochs, value in zip(_EPOCHS, fit.worth(_EPOCHS), strict=True)]
     harm = _harm(table, CONVENTIONS[options.params])
     tables = [
         Table("How fast repeated tokens lose their worth", head, rows),
         Table("What epochs are worth, in epochs of fresh data", ["epochs", "worth"], worth),
-        _harm_table(harm, sizes(options.params)),
+        _harm_table(harm, params_label(options.params)),
     ]
-    told = {"fresh": found.fresh.to_dict(), "law": law.to_dict(), "harm": harm}
-    told["worth"] = dict(zip(map(str, _EPOCHS), found.worth(_EPOCHS).tolist(), strict=True))
+    result = {"fresh": fit.fresh.to_dict(), "law": law.to_dict(), "harm": harm}
+    result["worth"] = dict(zip(map(str, _EPOCHS), fit.worth(_EPOCHS).tolist(), strict=True))
     notes = tuple(f"repeated data: {warning}" for warning in law.warnings)
-    panels = (lambda ax: _draw_losses(ax, table, CONVENTIONS[options.params]), lambda ax: _draw_worth(ax, found))
-    return Finding(tables, told, panels, notes)
+    panels = (lambda ax: _draw_losses(ax, table, CONVENTIONS[options.params]), lambda ax: _draw_worth(ax, fit))
+    return Finding(tables, result, panels, notes)
 
 
 def _harm(table: pd.DataFrame, size: str) -> list[dict[str, Any]]:
@@ -92,10 +93,10 @@ def _draw_losses(ax: Axes, table: pd.DataFrame, size: str) -> None:
     ax.legend(fontsize="small")
 
 
-def _draw_worth(ax: Axes, found: Repetition) -> None:
+def _draw_worth(ax: Axes, fit: Repetition) -> None:
     epochs = np.geomspace(1, 100, 100)
     ax.plot(epochs, epochs, "--", color=plot.GREY, label="if all were fresh")
-    ax.plot(epochs, found.worth(epochs), color=plot.BLUE, label=f"R_D* = {found.law.parameters['R_D']:.3g}")
+    ax.plot(epochs, fit.worth(epochs), color=plot.BLUE, label=f"R_D* = {fit.law.parameters['R_D']:.3g}")
     title = "what repeating is worth"
     ax.set(xscale="log", yscale="log", xlabel="epochs", ylabel="worth (epochs of fresh data)", title=title)
     ax.legend(fontsize="small")

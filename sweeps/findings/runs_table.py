@@ -1,4 +1,4 @@
-"""The table that findings read."""
+"""The table of finished runs that findings read."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def runs_of(study: Study) -> pd.DataFrame:
     for run in study.planned:
         record = study.store.record(run.config.run_id)
         if record is not None:
-            rows.append(record | asked_of(run) | {"curve": study.store.run(run.config.run_id).evaluations()})
+            rows.append(record | config_columns(run) | {"curve": study.store.run(run.config.run_id).evaluations()})
     return pd.DataFrame(rows)
 
 
-def asked_of(run: PlannedRun) -> dict[str, Any]:
+def config_columns(run: PlannedRun) -> dict[str, Any]:
     """What a run's record does not say of what was asked."""
     training = run.config.training
     return {
@@ -43,12 +43,12 @@ def asked_of(run: PlannedRun) -> dict[str, Any]:
     }
 
 
-def law_of(spec: SweepSpec) -> str:
+def law_name(spec: SweepSpec) -> str:
     """The law in N and D for findings that need one."""
     return "chinchilla" if spec.forecast.law in ("auto", "none") else spec.forecast.law
 
 
-def fitted(runs: pd.DataFrame) -> pd.DataFrame:
+def fitted_runs(runs: pd.DataFrame) -> pd.DataFrame:
     """The runs to learn from that came to a loss.
 
     Raises:

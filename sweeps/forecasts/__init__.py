@@ -1,1 +1,1 @@
-"""Forecasts of runs without a name yet, written to the ledger before and scored after; and how all came out."""
+"""Registered forecasts of runs that are yet to be trained: their scores, and calibration over all of them."""

@@ -1,4 +1,4 @@
-"""How forecasts came out, over all that were made: hits, misses, bias, and whether intervals hold what they claim."""
+"""Calibration of forecasts: hits, misses, bias, and whether intervals hold as often as they claim."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nextscale.sweeps.ledger import Ledger
-from nextscale.sweeps.show import tables
+from nextscale.sweeps.show import formats, tables
 
 CONFIDENCE = 0.95
 """Of the intervals around what is counted here."""
@@ -40,13 +40,13 @@ def outcomes(ledgers: Sequence[Ledger]) -> pd.DataFrame:
         for entry in entries:
             if entry["kind"] != "forecast":
                 continue
-            told = scores.get(entry["hash"], [None] * len(entry["targets"]))
-            for target, score in zip(entry["targets"], told, strict=True):
-                said = {name: entry.get(name) for name in ("time", "sweep", "law", "level")}
-                said |= {name: target.get(name) for name in ("flops", "params", "tokens", "reach", "predicted")}
+            scored = scores.get(entry["hash"], [None] * len(entry["targets"]))
+            for target, score in zip(entry["targets"], scored, strict=True):
+                common = {name: entry.get(name) for name in ("time", "sweep", "law", "level")}
+                common |= {name: target.get(name) for name in ("flops", "params", "tokens", "reach", "predicted")}
                 low, high = target["interval"]
                 rows.append(
-                    said
+                    common
                     | {"ledger": str(ledger.path), "forecast": entry["hash"], "low": low, "high": high}
                     | {"run_id": target["run_id"] if score is None else score["run_id"]}
                     | {name: None if score is None else score[name] for name in ("measured", "error")}
@@ -84,7 +84,7 @@ def calibration(table: pd.DataFrame) -> dict[str, Any]:
             "forecast miss together: the intervals here are too narrow"
         )
     bands = pd.cut(scored["reach"], [0, *_BANDS, np.inf], labels=_labels())
-    told = bands.astype(object).where(bands.notna(), "not recorded")
+    reach = bands.astype(object).where(bands.notna(), "not recorded")
     order = [*_labels(), "not recorded"]
     return {
         "verdicts": {name: int(count) for name, count in table["verdict"].value_counts(sort=False).items()},
@@ -93,17 +93,17 @@ def calibration(table: pd.DataFrame) -> dict[str, Any]:
         "confidence": CONFIDENCE,
         "all": _summed(scored),
         "levels": [{"level": level} | _summed(rows) for level, rows in scored.groupby("level")],
-        "reach": [{"reach": name} | _summed(scored[told == name]) for name in order if (told == name).any()],
+        "reach": [{"reach": name} | _summed(scored[reach == name]) for name in order if (reach == name).any()],
         "notes": notes,
     }
 
 
-def calibration_tables(table: pd.DataFrame, told: dict[str, Any]) -> list[tables.Table]:
+def calibration_tables(table: pd.DataFrame, summary: dict[str, Any]) -> list[tables.Table]:
     """Every run foretold, and what came of them together.
 
     Args:
         table: as `outcomes` returns it.
-        told: as `calibration` does.
+        summary: as `calibration` does.
     """
     shown = [
         row
@@ -111,34 +111,34 @@ def calibration_tables(table: pd.DataFrame, told: dict[str, Any]) -> list[tables
         for row in table.astype(object).where(table.notna(), None).to_dict("records")
     ]
     columns = (
-        ("made (UTC)", "made", tables.text),
+        ("made (UTC)", "made", formats.text),
         ("forecast", "forecast", lambda text: text[:8]),
-        ("sweep", "of", tables.text),
-        ("run", "run_id", tables.text),
-        ("FLOPs", "flops", tables.three),
-        ("reach", "reach", tables.three),
-        ("predicted", "predicted", tables.loss),
+        ("sweep", "of", formats.text),
+        ("run", "run_id", formats.text),
+        ("FLOPs", "flops", formats.three_digits),
+        ("reach", "reach", formats.three_digits),
+        ("predicted", "predicted", formats.loss),
         ("level", "level", lambda level: f"{level:.0%}"),
-        ("interval", "interval", tables.interval),
-        ("measured", "measured", tables.loss),
-        ("error", "error", tables.percent),
-        ("", "verdict", tables.text),
+        ("interval", "interval", formats.interval),
+        ("measured", "measured", formats.loss),
+        ("error", "error", formats.percent),
+        ("", "verdict", formats.text),
     )
     foretold = tables.table_of(f"{len(shown)} runs foretold (nats/token)", shown, *columns)
-    if not told["scored"]:
+    if not summary["scored"]:
         return [foretold]
-    sums = [{"of": f"{one['level']:.0%} intervals"} | one for one in told["levels"]]
-    sums += [{"of": f"reach {one['reach']}"} | one for one in told["reach"]]
-    sums += [{"of": "all"} | told["all"]]
+    sums = [{"of": f"{one['level']:.0%} intervals"} | one for one in summary["levels"]]
+    sums += [{"of": f"reach {one['reach']}"} | one for one in summary["reach"]]
+    sums += [{"of": "all"} | summary["all"]]
     wide = f"{CONFIDENCE:.0%} interval"
     summed = (
-        ("", "of", tables.text),
-        ("scored", "n", tables.text),
-        ("inside", "inside", tables.text),
+        ("", "of", formats.text),
+        ("scored", "n", formats.text),
+        ("inside", "inside", formats.text),
         ("share", "share", lambda share: f"{share:.0%}"),
-        (wide, "share_interval", lambda ends: tables.interval(ends, lambda end: f"{end:.0%}")),
-        ("mean error", "error", tables.percent),
-        (wide, "error_interval", lambda ends: tables.interval(ends, tables.percent)),
+        (wide, "share_interval", lambda ends: formats.interval(ends, lambda end: f"{end:.0%}")),
+        ("mean error", "error", formats.percent),
+        (wide, "error_interval", lambda ends: formats.interval(ends, formats.percent)),
         ("mean |error|", "absolute_error", lambda error: f"{error:.2%}"),
     )
     return [foretold, tables.table_of("What came of them", sums, *summed)]

@@ -1,4 +1,4 @@
-"""Forecasts of runs that have no name yet: `nextscale forecast --register`, and how they come out.
+"""Registers forecasts of runs that have no run_id yet (`nextscale forecast --register`), and scores them.
 
 Such a forecast is of a size and a number of tokens. Of the runs of its folder it is of the first that was begun after
 it, on the same data, whose size and tokens lie within `TOLERANCE` of those; a run from elsewhere is scored by hand.
@@ -16,7 +16,7 @@ from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.table.runs import Runs
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.ledger import Entry, Ledger, digest_of, scored
+from nextscale.sweeps.ledger import Entry, Ledger, digest_of, score_of
 from nextscale.sweeps.store.store import Store, load
 
 TOLERANCE = 0.05
@@ -32,7 +32,7 @@ def ledger_of(runs: Path, file: Path | None = None) -> Ledger:
 
 
 def register(
-    ledger: Ledger, source: Path, runs: Runs, found: Fit, told: Mapping[str, Any], options: Mapping[str, Any]
+    ledger: Ledger, source: Path, runs: Runs, fit: Fit, forecast: Mapping[str, Any], options: Mapping[str, Any]
 ) -> list[Entry]:
     """Writes one entry per target, or returns those that stand from the same inputs.
 
@@ -42,7 +42,7 @@ def register(
     Args:
         source: where the runs were read from; if it is a folder, runs in it are looked for.
         runs: all that the forecast rests on, those that the law's window leaves out too.
-        told: what `nextscale.fit.optimum.forecast.forecast` returned.
+        forecast: what `nextscale.fit.optimum.forecast.forecast` returned.
         options: of the fit.
 
     Raises:
@@ -52,9 +52,9 @@ def register(
     fitted = set(runs.table["run_id"])
     data = None if known is None else sorted(known.loc[known["run_id"].isin(fitted), "data"].unique())
     rows = runs.table[[name for name in ("run_id", "params", "tokens", "flops", "loss") if name in runs.table]]
-    inputs = digest_of([rows.to_dict("records"), found.law.name, runs.convention, dict(options)])
+    inputs = digest_of([rows.to_dict("records"), fit.law.name, runs.convention, dict(options)])
     entries = []
-    for target in told["targets"]:
+    for target in forecast["targets"]:
         foretold = {
             "run_id": None,
             **{name: target[name] for name in ("flops", "params", "tokens", "reach")},
@@ -67,12 +67,12 @@ def register(
             "inputs": inputs,
             "runs": sorted(fitted),
             "data": data,
-            "law": found.law.name,
-            "parameters": found.parameters,
+            "law": fit.law.name,
+            "parameters": fit.parameters,
             "params_convention": runs.convention,
-            "level": found.level,
+            "level": fit.level,
             "targets": [foretold],
-            "warnings": list(told["warnings"]),
+            "warnings": list(forecast["warnings"]),
         }
         there = [] if known is None else [row["run_id"] for row in _landed(entry, known.to_dict("records"))]
         entries.append(_registered(ledger, entry | {"started_before": there}))
@@ -82,12 +82,12 @@ def register(
 def _registered(ledger: Ledger, entry: Entry) -> Entry:
     late = entry["started_before"]
     try:
-        if late and (earlier := ledger.standing(entry)) is not None:
+        if late and (earlier := ledger.registered(entry)) is not None:
             return earlier
         if late:
-            said = f"run {late[0]} of this size was there when this was computed: it is no forecast"
-            entry = entry | {"warnings": [*entry["warnings"], said]}
-        return ledger.forecast(entry)
+            warning = f"run {late[0]} of this size was there when this was computed: it is no forecast"
+            entry = entry | {"warnings": [*entry["warnings"], warning]}
+        return ledger.register(entry)
     except OSError as error:
         raise SpecError(f"{ledger.path}: cannot be written to ({error.strerror}); name another with --ledger") from None
 
@@ -100,10 +100,10 @@ def score_landed(store: Store, ledger: Ledger) -> list[Entry]:
     done = [row for row in load(store.root).to_dict("records") if row["status"] in ("done", "diverged")]
     scores = []
     for forecast in waiting:
-        made = datetime.datetime.fromisoformat(forecast["time"]).timestamp()
+        registered = datetime.datetime.fromisoformat(forecast["time"]).timestamp()
         begun = [(_begun(store, row["run_id"]), row["run_id"], row) for row in _landed(forecast, done)]
         if not forecast["started_before"]:  # what was there before is no test of a forecast
-            begun = [one for one in begun if one[0] > made]
+            begun = [one for one in begun if one[0] > registered]
         if begun:
             _, run_id, row = min(begun, key=lambda one: one[:2])
             loss = None if row["status"] == "diverged" else row["loss"]
@@ -164,8 +164,8 @@ def _score(
 ) -> Entry:
     target = forecast["targets"][0]
     column = "params" if by_hand else CONVENTIONS.get(forecast["params_convention"], "params")
-    said = {"run_id": run_id, "params": row[column], "tokens": row["tokens"], "by_hand": by_hand}
-    return ledger.score(forecast, [said | scored(target, loss)])
+    run = {"run_id": run_id, "params": row[column], "tokens": row["tokens"], "by_hand": by_hand}
+    return ledger.score(forecast, [run | score_of(target, loss)])
 
 
 def _waiting(entries: Sequence[Entry]) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""What an exporter asks of a logger."""
+"""Interfaces of loggers: `Logger`, a service or folder that runs are shown in, and `Sink`, one run there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nextscale.sweeps.loggers.curve import Point, numbers
 
 
 @dataclasses.dataclass(frozen=True)
-class Followed:
+class LoggedRun:
     """A run of a sweep, and where it leaves its files."""
 
     sweep: str
@@ -61,7 +61,7 @@ class Logger(Protocol):
     place: str
     folder: Path
 
-    def open(self, run: Followed) -> Sink:
+    def open(self, run: LoggedRun) -> Sink:
         """A run in it, made or found again."""
 
 

@@ -1,4 +1,4 @@
-"""The curve of a run, as it grows: training and evaluations together, one point a position, in order.
+"""The curve of a run as it grows: training and evaluations together, one point per position, in order.
 
 A point is told once nothing can be added to it. Workers write an evaluation at some position before the first row of
 training beyond it; so whatever lies before the newest row of training is complete, and with the record all is.

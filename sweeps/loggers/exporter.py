@@ -1,4 +1,4 @@
-"""Follows the files of runs and gives what is new in them to a logger, from a thread of its own.
+"""`Exporter`: follows the files of runs and passes what is new to a logger, from a thread of its own.
 
 Whatever goes wrong there is noted once and tried again, ever more seldom: training does not wait for it, nor does it
 know. What was exported of each run is kept beside it, so that a restart goes on from there; where a service can say
@@ -22,7 +22,7 @@ from etils import epath
 
 from nextscale.cluster.controller.lease import TIME_TO_LIVE, Heartbeat, Lease, LeaseHeld, LeaseLost, holder
 from nextscale.model.record import write_atomically
-from nextscale.sweeps.loggers.base import Followed, Logger, Sink
+from nextscale.sweeps.loggers.base import LoggedRun, Logger, Sink
 from nextscale.sweeps.loggers.curve import Curve, Point, digests
 
 _EVERY, _SELDOM = 2.0, 300.0
@@ -34,32 +34,32 @@ class Exporter:
 
     Args:
         out: the output folder of the runs.
-        say: told in words, once, of each trouble. It is called from a thread.
+        notify: called with each trouble in words, once, from a thread.
     """
 
-    def __init__(self, logger: Logger, out: Path, say: Callable[[str], None], every: float = _EVERY):
-        self._logger, self._out, self._say, self._every = logger, out, say, every
+    def __init__(self, logger: Logger, out: Path, notify: Callable[[str], None], every: float = _EVERY):
+        self._logger, self._out, self._notify, self._every = logger, out, notify, every
         self._folder = logger.folder / "-".join(filter(None, (".exported", _name_of(logger.place))))
-        self._asked: queue.SimpleQueue[Followed] = queue.SimpleQueue()
+        self._new_runs: queue.SimpleQueue[LoggedRun] = queue.SimpleQueue()
         self._following: dict[tuple[str, str], _Following] = {}
         self._ending = threading.Event()
-        self._said: set[str] = set()
+        self._notified: set[str] = set()
         self._left = False
         self._thread = threading.Thread(target=self._follow, daemon=True, name=f"export to {logger.kind}")
 
     def start(self) -> None:
         self._thread.start()
 
-    def follow(self, run: Followed) -> None:
+    def follow(self, run: LoggedRun) -> None:
         """From now on, until it has been exported to its end."""
-        self._asked.put(run)
+        self._new_runs.put(run)
 
-    def close(self, patience: float) -> None:
+    def close(self, timeout: float) -> None:
         """Exports what is new, for so many seconds at most. What is then left, the next exporter will find."""
         self._ending.set()
-        self._thread.join(patience)
+        self._thread.join(timeout)
         if self._thread.is_alive():
-            self._warn(f"had not taken everything {patience:.0f} s after the end")
+            self._warn(f"had not taken everything {timeout:.0f} s after the end")
             self._left = True
 
     def export(self) -> int:
@@ -122,8 +122,8 @@ class Exporter:
                 lease.close()
 
     def _take_up(self) -> None:
-        while not self._asked.empty():
-            run = self._asked.get()
+        while not self._new_runs.empty():
+            run = self._new_runs.get()
             self._following.setdefault((run.sweep, run.run_id), _Following(self._logger, run, self._folder))
 
     def _advance(self, key: tuple[str, str], lease: Lease) -> None:
@@ -145,10 +145,10 @@ class Exporter:
                 self._warn(str(error))
 
     def _warn(self, trouble: str) -> None:
-        if trouble not in self._said and not self._left:
-            self._said.add(trouble)
+        if trouble not in self._notified and not self._left:
+            self._notified.add(trouble)
             again = f"nextscale export {self._out} --to {self._logger.kind}"
-            self._say(f"{self._logger.kind}: {trouble}; no run is affected, and `{again}` catches up")
+            self._notify(f"{self._logger.kind}: {trouble}; no run is affected, and `{again}` catches up")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ class _Exported:
 class _Following:
     """One run on its way to one logger."""
 
-    def __init__(self, logger: Logger, run: Followed, folder: Path):
+    def __init__(self, logger: Logger, run: LoggedRun, folder: Path):
         self._logger, self._run, self._curve = logger, run, Curve(run.directory)
         self._file = epath.Path(folder / run.sweep / f"{run.run_id}.json")
         self._exported: _Exported | None = None

@@ -13,7 +13,7 @@ from typing import Any
 
 from nextscale.model.record import Row
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.loggers.base import Followed, hparams, results
+from nextscale.sweeps.loggers.base import LoggedRun, hparams, results
 from nextscale.sweeps.loggers.curve import Point
 from nextscale.sweeps.spec.loggers import MlFlow
 
@@ -30,6 +30,7 @@ class MlFlowLogger:
     """
 
     kind = "mlflow"
+    client = "mlflow"
 
     def __init__(self, config: MlFlow, out: Path):
         uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
@@ -43,7 +44,7 @@ class MlFlowLogger:
         self.place = f"{uri} {config.experiment or ''}"
         self.folder = out / "mlflow"
 
-    def open(self, run: Followed) -> _MlflowRun:
+    def open(self, run: LoggedRun) -> _MlflowRun:
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(tracking_uri=self._uri)
@@ -57,13 +58,13 @@ class MlFlowLogger:
 
 
 class _MlflowRun:
-    def __init__(self, client: Any, found: Any, run: Followed):
+    def __init__(self, client: Any, found: Any, run: LoggedRun):
         from mlflow.entities import Param
 
         self._client, self._id = client, found.info.run_id
         self.ended = found.info.status != "RUNNING"
-        told = [name for name in found.data.metrics if not name.startswith("result/")]
-        steps = (one.step for name in told for one in client.get_metric_history(self._id, name))
+        names = [name for name in found.data.metrics if not name.startswith("result/")]
+        steps = (one.step for name in names for one in client.get_metric_history(self._id, name))
         self.last: int | None = max(steps, default=-1)
         params = [Param(name, str(value)) for name, value in hparams(run.config()).items()]
         for i in range(0, len(params), _PARAMS):
@@ -79,8 +80,8 @@ class _MlflowRun:
             self.last = some[-1].tokens
 
     def end(self, record: Row) -> None:
-        told = {(name, record["tokens"]): value for name, value in results(record).items()}
-        self._tell(told, int(1000 * time.time()))
+        metrics = {(name, record["tokens"]): value for name, value in results(record).items()}
+        self._tell(metrics, int(1000 * time.time()))
         self._client.set_tag(self._id, "nextscale.status", record["status"])
         self._client.set_terminated(self._id, "FINISHED" if record["status"] == "done" else "FAILED")
         self.ended = True
@@ -88,10 +89,10 @@ class _MlflowRun:
     def close(self) -> None:
         pass
 
-    def _tell(self, told: dict[tuple[str, int], float], now: int) -> None:
+    def _tell(self, metrics: dict[tuple[str, int], float], now: int) -> None:
         from mlflow.entities import Metric
 
-        self._client.log_batch(self._id, [Metric(name, value, now, step) for (name, step), value in told.items()])
+        self._client.log_batch(self._id, [Metric(name, value, now, step) for (name, step), value in metrics.items()])
 
 
 def _batches(points: Sequence[Point]) -> Iterator[list[Point]]:

@@ -1,4 +1,4 @@
-"""The loggers of a sweep: beside it while it runs, or over a folder of runs afterwards."""
+"""Exports the runs of a sweep to its loggers: while it runs, or those of a folder afterwards."""
 
 from __future__ import annotations
 
@@ -6,49 +6,56 @@ import contextlib
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from nextscale.cluster.controller.events import Event
 from nextscale.cluster.controller.lease import LeaseHeld
 from nextscale.sweeps.design.chosen_runs import all_runs
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.loggers.base import Followed, Logger
+from nextscale.sweeps.loggers.base import LoggedRun, Logger
 from nextscale.sweeps.loggers.exporter import Exporter
 from nextscale.sweeps.loggers.mlflow import MlFlowLogger
 from nextscale.sweeps.loggers.tensorboard import TensorBoardLogger
 from nextscale.sweeps.loggers.weights_and_biases import WeightsAndBiasesLogger
-from nextscale.sweeps.spec.loggers import LoggerChoice, LoggerConfig, MlFlow, WeightsAndBiases, config_of
+from nextscale.sweeps.spec.loggers import LoggerChoice, LoggerConfig, logger_config
 from nextscale.sweeps.store.store import Store
 
 _PATIENCE, _HASTE = 30.0, 5.0
 """Seconds that a sweep waits for its loggers at its end; and when it ends by an error, or is interrupted."""
 NO_SWEEP = "runs"
 """What runs that belong to no sweep of a folder are put under."""
+LOGGERS: dict[str, type[Any]] = {
+    logger.kind: logger for logger in (TensorBoardLogger, WeightsAndBiasesLogger, MlFlowLogger)
+}
+"""By the name that a spec gives them; each is made of its options and the output folder, and has as `client` the
+package that it needs, or None."""
 
 
 def logger_of(config: LoggerConfig, out: Path) -> Logger:
-    """
+    """The logger of an output folder.
+
     Raises:
         SpecError: what it needs is not installed, or it is not said where it is.
     """
-    if not isinstance(config, WeightsAndBiases | MlFlow):
-        return TensorBoardLogger(out)
-    if importlib.util.find_spec(config.kind) is None:
+    kind = LOGGERS[config.kind]
+    if kind.client is not None and importlib.util.find_spec(kind.client) is None:
         raise SpecError(
             f"{config.kind}: is not installed; pip install 'nextscale[{config.kind}]', or take it out of loggers",
             ("loggers",),
         )
-    return WeightsAndBiasesLogger(config, out) if isinstance(config, WeightsAndBiases) else MlFlowLogger(config, out)
+    logger: Logger = kind(config, out)
+    return logger
 
 
 @contextlib.contextmanager
-def following(
-    choices: Sequence[LoggerChoice], sweep: str, store: Store, run_ids: Iterable[str], say: Callable[[str], None]
+def exporting(
+    choices: Sequence[LoggerChoice], sweep: str, store: Store, run_ids: Iterable[str], notify: Callable[[str], None]
 ) -> Iterator[Callable[[Event], None]]:
     """Shows the runs of a sweep in its loggers while they are trained.
 
     Args:
         run_ids: of runs that may have been trained before, or in part.
-        say: told in words of what goes wrong; called from other threads.
+        notify: called with what goes wrong, in words, from other threads.
 
     Yields:
         what wants to hear of each event.
@@ -56,27 +63,27 @@ def following(
     Raises:
         SpecError: a logger cannot be used.
     """
-    exporters = [Exporter(logger_of(config_of(choice), store.root), store.root, say) for choice in choices]
+    exporters = [Exporter(logger_of(logger_config(choice), store.root), store.root, notify) for choice in choices]
 
     def follow(run_id: str) -> None:
         for exporter in exporters:
-            exporter.follow(Followed(sweep, run_id, store.run(run_id)))
+            exporter.follow(LoggedRun(sweep, run_id, store.run(run_id)))
 
     for run_id in run_ids if exporters else ():
         if store.run(run_id).started:
             follow(run_id)
     for exporter in exporters:
         exporter.start()
-    patience = _HASTE
+    timeout = _HASTE
     try:
         yield lambda event: None if event.job is None else follow(event.job.run_id)
-        patience = _PATIENCE
+        timeout = _PATIENCE
     finally:
         for exporter in exporters:
-            exporter.close(patience)
+            exporter.close(timeout)
 
 
-def export(store: Store, config: LoggerConfig) -> dict[str, int]:
+def export_folder(store: Store, config: LoggerConfig) -> dict[str, int]:
     """Gives a logger what it has not yet of the runs in a folder.
 
     Returns:
@@ -85,14 +92,14 @@ def export(store: Store, config: LoggerConfig) -> dict[str, int]:
     Raises:
         SpecError: it cannot be used, another process exports to it, or it does not take them.
     """
-    exporter = Exporter(logger_of(config, store.root), store.root, say=lambda message: None)
+    exporter = Exporter(logger_of(config, store.root), store.root, notify=lambda message: None)
     planned = [(spec.name, run.config.run_id) for spec in store.specs() for run in all_runs(store.root, spec)]
     of_sweeps = {run_id for _, run_id in planned}
     folders = sorted(folder.name for folder in (store.root / "runs").iterdir())
     alone = [(NO_SWEEP, run_id) for run_id in folders if run_id not in of_sweeps]
     started = [pair for pair in dict.fromkeys([*planned, *alone]) if store.run(pair[1]).started]
     for name, run_id in started:
-        exporter.follow(Followed(name, run_id, store.run(run_id)))
+        exporter.follow(LoggedRun(name, run_id, store.run(run_id)))
     try:
         done = exporter.export()
     except LeaseHeld as held:

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nextscale.model.record import Row
-from nextscale.sweeps.loggers.base import Followed, hparams, results
+from nextscale.sweeps.loggers.base import LoggedRun, hparams, results
 from nextscale.sweeps.loggers.curve import Point
+from nextscale.sweeps.spec.loggers import TensorBoard
 from nextscale.sweeps.store import event_files
 
 FOLDER = "tensorboard"
@@ -23,17 +24,18 @@ class TensorBoardLogger:
     """Event files in a folder."""
 
     kind = "tensorboard"
+    client = None
     place = ""
 
-    def __init__(self, out: Path):
+    def __init__(self, config: TensorBoard, out: Path):
         self.folder = out / FOLDER
 
-    def open(self, run: Followed) -> _EventFile:
+    def open(self, run: LoggedRun) -> _EventFile:
         return _EventFile(self.folder / run.sweep / run.run_id / _NAME, run)
 
 
 class _EventFile:
-    def __init__(self, path: Path, run: Followed):
+    def __init__(self, path: Path, run: LoggedRun):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._run = path, run
         self.last: int | None = -1
@@ -43,24 +45,24 @@ class _EventFile:
             for end, _ in event_files.events(path):
                 whole, empty = end, False
             os.truncate(path, whole)
-            told = event_files.told([path])
-            steps = [pairs[-1][0] for tag, pairs in told.scalars.items() if not tag.startswith("result/")]
-            self.last, self.ended = max(steps, default=-1), told.ended
+            written = event_files.read_run([path])
+            steps = [pairs[-1][0] for tag, pairs in written.scalars.items() if not tag.startswith("result/")]
+            self.last, self.ended = max(steps, default=-1), written.ended
         if empty:
-            self._add([event_files.record(event_files.first())])
+            self._add([event_files.encoded(event_files.version_event())])
 
     def rewind(self, tokens: int) -> bool:
-        self._add([event_files.record(event_files.restart(tokens + 1))])
+        self._add([event_files.encoded(event_files.restart_event(tokens + 1))])
         self.last, self.ended = tokens, False
         return True
 
     def write(self, points: Sequence[Point]) -> None:
-        self._add([event_files.record(event_files.scalars(point.tokens, point.values)) for point in points])
+        self._add([event_files.encoded(event_files.scalars_event(point.tokens, point.values)) for point in points])
         self.last = points[-1].tokens
 
     def end(self, record: Row) -> None:
         given = hparams(self._run.config()) | {"run_id": self._run.run_id, "status": record["status"]}
-        self._add([event_files.record(event_files.result(record["tokens"], given, results(record)))])
+        self._add([event_files.encoded(event_files.result_event(record["tokens"], given, results(record)))])
         self.ended = True
 
     def close(self) -> None:

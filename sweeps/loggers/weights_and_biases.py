@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from nextscale.model.record import Row
-from nextscale.sweeps.loggers.base import Followed, hparams, results
+from nextscale.sweeps.loggers.base import LoggedRun, hparams, results
 from nextscale.sweeps.loggers.curve import Point
 from nextscale.sweeps.spec.loggers import WeightsAndBiases
-from nextscale.sweeps.store.wandb_files import MARK, told
+from nextscale.sweeps.store.wandb_files import SUFFIX, read_runs
 
 _PATIENCE = 20.0
 """Seconds that a run may take to be made; a service that is down is asked again later."""
@@ -26,13 +26,14 @@ class WeightsAndBiasesLogger:
     """A project."""
 
     kind = "wandb"
+    client = "wandb"
 
     def __init__(self, config: WeightsAndBiases, out: Path):
         self._config, self._out = config, out
         self.place = f"{config.entity or ''}/{config.project}"
         self.folder = out / "wandb"
 
-    def open(self, run: Followed) -> _WandbRun:
+    def open(self, run: LoggedRun) -> _WandbRun:
         import wandb
 
         settings = wandb.Settings(
@@ -53,10 +54,10 @@ class WeightsAndBiasesLogger:
         )
         return _WandbRun(begun, self._kept(run) if begun.offline else begun.step - 1)
 
-    def _kept(self, run: Followed) -> int | None:
+    def _kept(self, run: LoggedRun) -> int | None:
         """The last step that is in the files of sessions before; None without any."""
-        files = sorted(self.folder.glob(f"offline-run-*-{run.run_id}/*{MARK}"))
-        steps = [row["_step"] for one in told(files) if one.project == self._config.project for row in one.history]
+        files = sorted(self.folder.glob(f"offline-run-*-{run.run_id}/*{SUFFIX}"))
+        steps = [row["_step"] for one in read_runs(files) if one.project == self._config.project for row in one.history]
         return max(steps, default=None)
 
 

@@ -1,1 +1,1 @@
-"""Tables as people read them: in the terminal, on the page and in a spreadsheet."""
+"""Tables for the terminal, the pages and spreadsheets, and how numbers are written in them."""

@@ -1,36 +1,33 @@
-"""The tables of a forecast, as people read them."""
+"""Tables of a forecast: losses, costs, reach and data, with intervals."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from nextscale.sweeps.show.tables import Table, count, interval, loss, percent, sizes, three
-
-Form = Callable[[Any], str]
-Column = tuple[str, str, Form]
-"""Its heading, the key that it shows, and how that is written."""
+from nextscale.sweeps.show.formats import Format, count, dollars, interval, loss, params_label, percent, three_digits
+from nextscale.sweeps.show.tables import Column, Table
 
 
-def forecast_tables(told: Mapping[str, Any]) -> list[Table]:
-    """What `nextscale.sweeps.budget.targets.answers` returns."""
-    targets, level = told["targets"], f"{told['level']:.0%} intervals"
+def forecast_tables(forecast: Mapping[str, Any]) -> list[Table]:
+    """What `nextscale.sweeps.budget.targets.forecast_targets` returns."""
+    targets, level = forecast["targets"], f"{forecast['level']:.0%} intervals"
     sized = any(target["params"] is not None for target in targets)
     best: list[Column] = [("loss (nats/token)", "loss", loss)]
     if any(target["bits_per_byte"] is not None for target in targets):
         best += [("bits/byte", "bits_per_byte", loss)]
     if sized:
-        best += [(sizes(told["params_convention"]), "params", count), ("tokens", "tokens", count)]
-        best += [("tokens/param", "tokens_per_param", three)]
+        best += [(params_label(forecast["params_convention"]), "params", count), ("tokens", "tokens", count)]
+        best += [("tokens/param", "tokens_per_param", three_digits)]
     title = "The best model at each budget" if sized else "The loss at each budget"
     if any("optimal" in target for target in targets):
         title = "What was asked"
     found = [_table(f"{title}, with {level}", targets, best)]
-    if told["cluster"] is not None:
-        cost: list[Column] = [("device-hours", "device_hours", count), ("days", "days", three)]
+    if forecast["cluster"] is not None:
+        cost: list[Column] = [("device-hours", "device_hours", count), ("days", "days", three_digits)]
         cost += [("dollars", "usd", dollars), ("kWh", "kwh", count)]
-        found.append(_table(f"What that takes on {told['cluster']['name']}", targets, cost))
+        found.append(_table(f"What that takes on {forecast['cluster']['name']}", targets, cost))
     if any(target["reach"] is not None for target in targets):
         found.append(_reach(targets, sized))
     if any(target["data"] is not None for target in targets):
@@ -38,15 +35,11 @@ def forecast_tables(told: Mapping[str, Any]) -> list[Table]:
     return found
 
 
-def dollars(value: float | None) -> str:
-    return "-" if value is None else f"${count(value)}"
-
-
-def asked(target: Mapping[str, Any]) -> str:
+def request_text(target: Mapping[str, Any]) -> str:
     """What was asked, in words."""
-    said = target["asked"]
-    forms: dict[str, Form] = {
-        "flops": lambda value: f"{three(value)} FLOPs",
+    request = target["asked"]
+    forms: dict[str, Format] = {
+        "flops": lambda value: f"{three_digits(value)} FLOPs",
         "loss": lambda value: f"loss {value:g}",
         "usd": dollars,
         "device_hours": lambda value: f"{count(value)} device-hours",
@@ -54,7 +47,7 @@ def asked(target: Mapping[str, Any]) -> str:
         "params": lambda value: f"{count(value)} parameters",
         "tokens": lambda value: f"{count(value)} tokens",
     }
-    return " on ".join(forms[kind](value) for kind, value in said.items())
+    return " on ".join(forms[kind](value) for kind, value in request.items())
 
 
 def _table(title: str, targets: list[dict[str, Any]], columns: list[Column]) -> Table:
@@ -62,15 +55,15 @@ def _table(title: str, targets: list[dict[str, Any]], columns: list[Column]) -> 
     plain = all("flops" in target["asked"] for target in targets)
     heads = ["FLOPs"] if plain else ["asked", "FLOPs"]
     rows = [
-        ([] if plain else [asked(target)])
-        + [_cell(target, "flops", three)]
+        ([] if plain else [request_text(target)])
+        + [_cell(target, "flops", three_digits)]
         + [_cell(target, key, form) for _, key, form in columns]
         for target in targets
     ]
     return Table(title, [*heads, *(heading for heading, _, _ in columns)], rows)
 
 
-def _cell(target: Mapping[str, Any], key: str, form: Form) -> str:
+def _cell(target: Mapping[str, Any], key: str, form: Format) -> str:
     """A figure with its interval; without, where it was given or follows from what was."""
     value, ends = target[key], target.get(f"{key}_interval")
     if value is None:
@@ -89,7 +82,7 @@ def _reach(targets: list[dict[str, Any]], sized: bool) -> Table:
         if band is not None:
             spread = f" ± {band['se']:.2%}" if math.isfinite(band["se"]) else ""
             missed = f"{band['error']:.2%}{spread} ({band['reach']} times; cuts: {band['cuts']})"
-        row = [asked(target), "-" if reach is None else f"{three(reach)} times", missed]
+        row = [request_text(target), "-" if reach is None else f"{three_digits(reach)} times", missed]
         if sized:
             row.append(interval(target["near_optimal_params"], count))
         if runs:
@@ -108,13 +101,17 @@ def _data(targets: list[dict[str, Any]]) -> Table:
         if data is None:
             continue
         best = data["best"]
-        row = [asked(target), f"{count(data['needed'])} of {count(data['available'])}", three(data["epochs"])]
+        row = [
+            request_text(target),
+            f"{count(data['needed'])} of {count(data['available'])}",
+            three_digits(data["epochs"]),
+        ]
         if best is None:
             rows.append([*row, "-", "as above", "-", "-", "-"])
             continue
         row.append(f"{loss(data['repeats_cost'])} {interval(data['repeats_cost_interval'])}")
         row += [f"{form(best[key])} {interval(best[f'{key}_interval'], form)}" for key, form in (("params", count),)]
-        row += [f"{count(best['tokens'])} {interval(best['tokens_interval'], count)}", three(best["epochs"])]
+        row += [f"{count(best['tokens'])} {interval(best['tokens_interval'], count)}", three_digits(best["epochs"])]
         rows.append([*row, f"{loss(best['loss'])} {interval(best['loss_interval'])}"])
     heads = ["asked", "tokens needed", "epochs", "repeats cost (nats/token)"]
     return Table(

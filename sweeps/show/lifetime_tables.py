@@ -1,28 +1,26 @@
-"""The tables of the commands on what comes after training, as people read them."""
+"""Tables of models for their lifetime, of overtrained models, and of model families."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nextscale.sweeps.show.forecast_tables import dollars
-from nextscale.sweeps.show.tables import Table, count, interval, loss, sizes, three
-
-Form = Callable[[Any], str]
+from nextscale.sweeps.show.formats import Format, count, dollars, interval, loss, params_label, three_digits
+from nextscale.sweeps.show.tables import Column, Table
 
 
 def lifetime_tables(
     rows: Sequence[Mapping[str, Any]], served: float, level: float, convention: str, unit: str
 ) -> list[Table]:
     """What `nextscale.fit.optimum.lifetime.lifetime` returns, a row of each target, with costs in `unit`."""
-    money = dollars if unit == "dollars" else three
-    columns: list[tuple[str, str, Form]] = [("loss (nats/token)", "loss", loss), (sizes(convention), "params", count)]
-    columns += [("tokens", "tokens", count), ("tokens/param", "tokens_per_param", three)]
-    costs: list[tuple[str, str, Form]] = [("loss (nats/token)", "loss", loss), ("training", "training", money)]
+    money = dollars if unit == "dollars" else three_digits
+    columns: list[Column] = [("loss (nats/token)", "loss", loss), (params_label(convention), "params", count)]
+    columns += [("tokens", "tokens", count), ("tokens/param", "tokens_per_param", three_digits)]
+    costs: list[Column] = [("loss (nats/token)", "loss", loss), ("training", "training", money)]
     costs += [("serving", "serving", money), ("both", "total", money)]
-    optimal: list[tuple[str, str, Form]] = [("loss (nats/token)", "loss", loss)]
-    optimal += [(sizes(convention), "optimal_params", count), ("tokens", "optimal_tokens", count)]
+    optimal: list[Column] = [("loss (nats/token)", "loss", loss)]
+    optimal += [(params_label(convention), "optimal_params", count), ("tokens", "optimal_tokens", count)]
     optimal += [("both", "optimal_total", money), ("saved against it", "saving", _share)]
     return [
         _table(f"Cheapest to train and to serve {count(served)} tokens{_sure(rows[0], level)}", rows, columns),
@@ -36,51 +34,51 @@ def overtrain_tables(
 ) -> list[Table]:
     """A model of a given size beside the compute-optimal of its loss, and smaller ones of that loss."""
     cost = [("dollars", "usd", dollars)] if "optimal_usd" in model else []
-    quantities: list[tuple[str, str, Form]] = [(sizes(convention), "params", count), ("tokens", "tokens", count)]
-    quantities += [("training FLOPs", "flops", three), *cost]
+    quantities: list[Column] = [(params_label(convention), "params", count), ("tokens", "tokens", count)]
+    quantities += [("training FLOPs", "flops", three_digits), *cost]
     rows = [
         [heading, _cell(model, name, form), _cell(model, f"optimal_{name}", form)] for heading, name, form in quantities
     ]
-    rows.insert(2, ["tokens/param", _cell(model, "tokens_per_param", three), ""])
+    rows.insert(2, ["tokens/param", _cell(model, "tokens_per_param", three_digits), ""])
     rows.append(["loss (nats/token)", _cell(model, "loss", loss), "the same"])
     rows.append(["more compute", _cell(model, "overhead", _share), ""])
     heads = ["", "this model", "compute-optimal"]
-    columns: list[tuple[str, str, Form]] = [("more compute", "overhead", _share), (sizes(convention), "params", count)]
+    columns: list[Column] = [("more compute", "overhead", _share), (params_label(convention), "params", count)]
     columns += [("of the optimal", "share", _percent), ("tokens", "tokens", count)]
-    columns += [("tokens/param", "tokens_per_param", three), ("FLOPs", "flops", three), *cost]
+    columns += [("tokens/param", "tokens_per_param", three_digits), ("FLOPs", "flops", three_digits), *cost]
     return [
         Table(f"Of one loss{_sure(model, level)}", heads, rows),
         _table(f"How small a model of loss {loss(model['loss'])} can be", lesser, columns),
     ]
 
 
-def family_tables(told: Mapping[str, Any]) -> list[Table]:
+def family_tables(family: Mapping[str, Any]) -> list[Table]:
     """What `nextscale.sweeps.budget.model_family.family` returns."""
-    members, convention = told["members"], told["params_convention"]
-    columns: list[tuple[str, str, Form]] = [("", "name", str)]
+    members, convention = family["members"], family["params_convention"]
+    columns: list[Column] = [("", "name", str)]
     if "width" in members[0]:
         columns += [("width", "width", str), ("depth", "depth", str), ("heads", "heads", str)]
-    columns += [(sizes(convention), "params", count)]
+    columns += [(params_label(convention), "params", count)]
     if any(member["best_params"] is not None for member in members):
         columns += [("best by the law", "best_params", count)]
-    columns += [("tokens", "tokens", count), ("tokens/param", "tokens_per_param", three)]
+    columns += [("tokens", "tokens", count), ("tokens/param", "tokens_per_param", three_digits)]
     columns += [("loss (nats/token)", "loss", loss)]
     # What is given has no interval, and what follows from it none either.
     given = all(member["flops_interval"] == [member["flops"]] * 2 for member in members)
     training = "training FLOPs, as given" if given else "training FLOPs"
-    cost: list[tuple[str, str, Form]] = [("", "name", str), (training, "flops", three)]
+    cost: list[Column] = [("", "name", str), (training, "flops", three_digits)]
     if any(member["served"] for member in members):
-        cost += [("serving FLOPs", "serving_flops", three)]
+        cost += [("serving FLOPs", "serving_flops", three_digits)]
     cost += [("more compute than its loss takes", "overhead", _share)]
     where = ""
-    if told["cluster"] is not None:
-        where = f" on {told['cluster']['name']}"
+    if family["cluster"] is not None:
+        where = f" on {family['cluster']['name']}"
         if members[0]["slices"] is not None:
             cost += [("slices", "slices", str), ("chips", "chips", str)]
-        cost += [("device-hours", "device_hours", count), ("days", "days", three)]
+        cost += [("device-hours", "device_hours", count), ("days", "days", three_digits)]
         cost += [("dollars", "usd", dollars), ("kWh", "kwh", count)]
-    everything = {"name": "all", "slices": _sum(members, "slices"), "chips": _sum(members, "chips"), **told["total"]}
-    sure = _sure(members[0], told["level"])
+    everything = {"name": "all", "slices": _sum(members, "slices"), "chips": _sum(members, "chips"), **family["total"]}
+    sure = _sure(members[0], family["level"])
     return [
         _table(f"A family of {len(members)}{sure}", members, columns),
         _table(f"What it costs{where}{sure}", [*members, everything], cost),
@@ -94,7 +92,7 @@ def _sure(row: Mapping[str, Any], level: float) -> str:
     return f", with {level:.0%} intervals" if known else ""
 
 
-def _table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[tuple[str, str, Form]]) -> Table:
+def _table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> Table:
     return Table(
         title,
         [heading for heading, _, _ in columns],
@@ -102,15 +100,15 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[tupl
     )
 
 
-def _cell(row: Mapping[str, Any], key: str, form: Form) -> str:
+def _cell(row: Mapping[str, Any], key: str, form: Format) -> str:
     """A figure with its interval, where it is not given or follows from what is."""
     value, ends = row.get(key), row.get(f"{key}_interval")
     if value is None:
         return "-" if key in row else ""
-    told = form(value) if isinstance(value, str) or math.isfinite(value) else "-"
+    shown = form(value) if isinstance(value, str) or math.isfinite(value) else "-"
     if ends is None or all(math.isclose(end, value, rel_tol=1e-9) for end in ends):
-        return told
-    return f"{told} {interval([_ended(end) for end in ends], form)}"
+        return shown
+    return f"{shown} {interval([_ended(end) for end in ends], form)}"
 
 
 def _ended(end: float) -> float | None:

@@ -1,1 +1,1 @@
-"""What a user may write: the spec of a sweep (`sweep_spec.py`), in layers of YAML, with the line of every mistake."""
+"""Specs of sweeps: what a user may write in YAML (`sweep_spec.py`), in layers, with the line of every mistake."""

@@ -1,4 +1,4 @@
-"""What a spec may ask for under `design` and `holdout`: which runs to learn from, and which to forecast."""
+"""Designs and holdouts that a spec may ask for: which runs to fit, and which to forecast."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def values_of(several: Sequence[Any] | Range) -> list[Any]:
     return several.values if isinstance(several, Range) else list(several)
 
 
-def one_of(model: Config, *names: str) -> str:
+def exactly_one(model: Config, *names: str) -> str:
     """The one of these fields that is given.
 
     Raises:
@@ -120,7 +120,7 @@ class Centre(Config):
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:
-        form = one_of(self, "tokens_per_param", "law", "params")
+        form = exactly_one(self, "tokens_per_param", "law", "params")
         if (self.flops is None) == (form == "params"):
             raise ValueError("params and flops belong together: the optimal size, and at which budget it is that")
         return self
@@ -149,7 +149,7 @@ class IsoFlopDesign(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if one_of(self, "widths", "sizes") == "widths":
+        if exactly_one(self, "widths", "sizes") == "widths":
             assert self.widths is not None
             if len(self.widths) != len(self.budgets):
                 raise ValueError(
@@ -174,7 +174,7 @@ class LadderDesign(Config):
 
     @model_validator(mode="after")
     def _has_sizes(self) -> Self:
-        one_of(self, "widths", "params")
+        exactly_one(self, "widths", "params")
         return self
 
 
@@ -281,5 +281,5 @@ class Holdout(Config):
 
     @model_validator(mode="after")
     def _says_how_long(self) -> Self:
-        one_of(self, "flops", "tokens_per_param")
+        exactly_one(self, "flops", "tokens_per_param")
         return self

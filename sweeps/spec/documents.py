@@ -1,4 +1,4 @@
-"""YAML with the line of every key, numbers as people write them, and no key twice."""
+"""YAML documents with the line of every key, numbers as people write them, and no key twice."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Document:
             key = key[:-1]
         return self.places.get(key, self.name)
 
-    def placed(self, error: SpecError) -> SpecError:
+    def with_place(self, error: SpecError) -> SpecError:
         """The same error, beginning with the place of its key."""
         return SpecError(f"{self.place(error.key)}: {error}", error.key)
 

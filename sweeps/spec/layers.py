@@ -1,4 +1,4 @@
-"""A spec from its layers: the specs that it extends, the scale that is chosen, `--set`, and the environment.
+"""Reads a spec from its layers: the specs it extends, the chosen scale, `--set`, and environment variables.
 
 None of them is part of what a run means: a spec is what they come to.
 """

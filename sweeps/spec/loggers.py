@@ -1,4 +1,4 @@
-"""The loggers that a spec may name, and what each needs to know."""
+"""The loggers that a spec may name, and their options."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, TypeAdapter, ValidationError
 from nextscale.model.config.identity import Config
 from nextscale.sweeps.errors import SpecError
 
-Kind = Literal["tensorboard", "wandb", "mlflow"]
+LoggerKind = Literal["tensorboard", "wandb", "mlflow"]
 
 
 class TensorBoard(Config):
@@ -47,7 +47,7 @@ def _form(logger: Any) -> str:
 
 LoggerConfig = Annotated[TensorBoard | WeightsAndBiases | MlFlow, Field(discriminator="kind")]
 LoggerChoice = Annotated[
-    Annotated[Kind, Tag("name")] | Annotated[LoggerConfig, Tag("options")],
+    Annotated[LoggerKind, Tag("name")] | Annotated[LoggerConfig, Tag("options")],
     Discriminator(_form),
 ]
 """A logger by its name, or with options."""
@@ -59,11 +59,11 @@ _BY_NAME: dict[str, type[TensorBoard | WeightsAndBiases | MlFlow]] = {
 }
 
 
-def config_of(choice: LoggerChoice) -> LoggerConfig:
+def logger_config(choice: LoggerChoice) -> LoggerConfig:
     return _BY_NAME[choice]() if isinstance(choice, str) else choice
 
 
-def parsed(kind: str, options: Sequence[str]) -> LoggerConfig:
+def parse_logger(kind: str, options: Sequence[str]) -> LoggerConfig:
     """A logger as a command names it, with options as KEY=VALUE.
 
     Raises:

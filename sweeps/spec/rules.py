@@ -1,4 +1,4 @@
-"""Learning rate, batch and weight decay as a spec gives them: a number, or a rule for one.
+"""Rules for learning rate, batch and weight decay, which a spec may give in place of a number.
 
 Rules that others published are in `nextscale.model.rules`, with their sources.
 """

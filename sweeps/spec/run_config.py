@@ -1,4 +1,4 @@
-"""One run of a spec: its model, how long it is and how it is trained, and the key at fault where it cannot be."""
+"""The config of one run of a spec: its model, length and training; or an error that names the key at fault."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model_of(spec: SweepSpec, width: int, key: Key) -> ModelConfig:
     try:
         return spec.model.at(width, spec.data.vocab)
     except ValueError as error:
-        raise SpecError(f"{dotted(key)}: {message(error)}", key) from None
+        raise SpecError(f"{dotted(key)}: {error_text(error)}", key) from None
 
 
 def training_of(spec: SweepSpec, model: ModelConfig, budget: float, key: Key) -> TrainingConfig:
@@ -37,7 +37,7 @@ def training_of(spec: SweepSpec, model: ModelConfig, budget: float, key: Key) ->
     try:
         return spec.training.at(model, steps, batch_tokens)
     except ValidationError as error:
-        raise SpecError(f"training.{message(error)}", ("training",)) from None
+        raise SpecError(f"training.{error_text(error)}", ("training",)) from None
 
 
 def steps_of(model: ModelConfig, budget: float, batch_tokens: int, key: Key) -> int:
@@ -71,10 +71,10 @@ def config_of(spec: SweepSpec, model: ModelConfig, training: TrainingConfig, see
     try:
         return RunConfig(data=spec.data, model=model, training=training, evaluation=spec.evaluation, seed=seed)
     except ValidationError as error:
-        raise SpecError(message(error), ("training", "batch_tokens")) from None
+        raise SpecError(error_text(error), ("training", "batch_tokens")) from None
 
 
-def message(error: ValueError) -> str:
+def error_text(error: ValueError) -> str:
     """What is wrong, in words; and of which field, where it is of one."""
     if not isinstance(error, ValidationError):
         return str(error)

@@ -1,4 +1,4 @@
-"""The site file, from where it lies."""
+"""Loads the site file, and looks up the pools of a spec in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`SweepSpec`: what a user writes to say what they want to know."""
+"""`SweepSpec`: everything that a spec may say, with its defaults."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from nextscale.cluster.hardware.pool import Pool
 from nextscale.model.config.data import DataConfig
 from nextscale.model.config.identity import Config
 from nextscale.model.config.run import WEIGHT_DECAY, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig
-from nextscale.sweeps.findings import FindingName
 from nextscale.sweeps.spec.designs import Design, Holdout
+from nextscale.sweeps.spec.findings import FindingName
 from nextscale.sweeps.spec.loggers import LoggerChoice
 from nextscale.sweeps.spec.rules import (
     Batch,
@@ -25,7 +25,7 @@ from nextscale.sweeps.spec.rules import (
     WeightDecay,
 )
 from nextscale.sweeps.spec.sweep_model import SweepModel
-from nextscale.sweeps.spec.validation_errors import explained
+from nextscale.sweeps.spec.validation_errors import spec_error_of
 
 
 class SweepTraining(OptimizerConfig):
@@ -144,4 +144,4 @@ class SweepSpec(Config):
         try:
             super().__init__(**given)
         except ValidationError as error:
-            raise explained(error, given, SweepSpec, "spec") from None
+            raise spec_error_of(error, given, SweepSpec, "spec") from None

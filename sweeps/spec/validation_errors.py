@@ -1,4 +1,4 @@
-"""What a schema finds wrong, in one line: the key, what it is, and how to mend it."""
+"""Validation errors of pydantic in one line: the key, what is wrong with it, and how to mend it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nextscale.sweeps.spec.documents import Key, dotted
 _LONGEST = 100
 
 
-def explained(error: ValidationError, content: Any, model: type[BaseModel], whole: str) -> SpecError:
+def spec_error_of(error: ValidationError, content: Any, model: type[BaseModel], whole: str) -> SpecError:
     """The first problem, with its key and a way out; and how many more there are.
 
     Args:

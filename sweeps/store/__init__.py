@@ -1,1 +1,1 @@
-"""What runs leave behind, as tables: read, kept in an index, checked, cleared away; and what other tools left."""
+"""Runs of an output folder as tables, indexed, verified and garbage-collected; and imports from other tools."""

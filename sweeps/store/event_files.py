@@ -20,7 +20,7 @@ _START, _END = "_hparams_/session_start_info", "_hparams_/session_end_info"
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class RunEvents:
     """What the event files of a run say.
 
     Attributes:
@@ -34,7 +34,7 @@ class Told:
     ended: bool
 
 
-def record(event: Any) -> bytes:
+def encoded(event: Any) -> bytes:
     """An event as it stands in a file."""
     from tensorboardX.record_writer import masked_crc32c
 
@@ -43,34 +43,34 @@ def record(event: Any) -> bytes:
     return length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
 
 
-def first() -> Any:
+def version_event() -> Any:
     """The event that a file begins with."""
     from tensorboardX.proto.event_pb2 import Event
 
     return Event(wall_time=time.time(), file_version="brain.Event:2")
 
 
-def scalars(step: int, values: Mapping[str, float]) -> Any:
+def scalars_event(step: int, values: Mapping[str, float]) -> Any:
     """The values at one step, as one event."""
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.proto.summary_pb2 import Summary
 
-    told = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-    return Event(wall_time=time.time(), step=step, summary=told)
+    summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+    return Event(wall_time=time.time(), step=step, summary=summary)
 
 
-def restart(step: int) -> Any:
+def restart_event(step: int) -> Any:
     """Takes back whatever was told from that step on."""
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     return Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START))
 
 
-def result(step: int, hparams: Mapping[str, Any], values: Mapping[str, float]) -> Any:
+def result_event(step: int, hparams: Mapping[str, Any], values: Mapping[str, float]) -> Any:
     """What a run was run with and what came of it, as one event: it is there, or it is not."""
     from tensorboardX.summary import hparams as summaries
 
-    event = scalars(step, values)
+    event = scalars_event(step, values)
     for part in summaries(dict(hparams), dict(values)):
         event.summary.MergeFrom(part)
     return event
@@ -92,7 +92,7 @@ def events(path: Path) -> Iterator[tuple[int, Any]]:
             yield file.tell(), Event.FromString(data)
 
 
-def told(paths: Iterable[Path]) -> Told:
+def read_run(paths: Iterable[Path]) -> RunEvents:
     """What the event files of one run say together, the older first."""
     found: dict[str, dict[int, float]] = {}
     hparams: dict[str, float | str | bool] = {}
@@ -109,7 +109,7 @@ def told(paths: Iterable[Path]) -> Told:
                     ended = True
                 elif (number := _number(value)) is not None:
                     found.setdefault(value.tag, {})[event.step] = number
-    return Told({tag: sorted(of.items()) for tag, of in found.items() if of}, hparams, ended)
+    return RunEvents({tag: sorted(of.items()) for tag, of in found.items() if of}, hparams, ended)
 
 
 def _number(value: Any) -> float | None:

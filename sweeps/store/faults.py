@@ -1,4 +1,4 @@
-"""What `nextscale verify` finds."""
+"""`Fault`: what `nextscale verify` finds wrong."""
 
 from __future__ import annotations
 

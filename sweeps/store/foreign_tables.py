@@ -1,4 +1,4 @@
-"""Tables of runs out of what others leave behind: Weights & Biases, TensorBoard."""
+"""Reads tables of runs from other tools: Weights & Biases, TensorBoard, CSV, JSON and Parquet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nextscale.sweeps.errors import SpecError
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["csv", "tsv", "json", "jsonl", "parquet", "wandb", "tensorboard"]
+TableKind = Literal["csv", "tsv", "json", "jsonl", "parquet", "wandb", "tensorboard"]
 Take = Literal["last", "min"]
 _STATES = {"finished", "crashed", "failed", "killed", "running", "pending", "preempted", "preempting"}
 """Of a run of Weights & Biases."""
@@ -21,7 +21,7 @@ _SCALAR = ["Wall time", "Step", "Value"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Foreign:
+class ForeignTable:
     """Runs from elsewhere, one row each.
 
     Attributes:
@@ -31,13 +31,13 @@ class Foreign:
         notes: what was left out, in words.
     """
 
-    kind: Kind
+    kind: TableKind
     digest: str
     table: pd.DataFrame
     notes: tuple[str, ...] = ()
 
 
-def read_foreign(path: Path, kind: Kind | None = None, take: Take = "last") -> Foreign:
+def read_foreign(path: Path, kind: TableKind | None = None, take: Take = "last") -> ForeignTable:
     """Runs from a table, an export of Weights & Biases or one of TensorBoard.
 
     Args:
@@ -69,18 +69,18 @@ def read_foreign(path: Path, kind: Kind | None = None, take: Take = "last") -> F
         return _wandb_table(path, digest, table, take)
     if kind == "tensorboard":
         return _scalar(path, digest, table, take)
-    return Foreign(kind or _kind_of(path), digest, table)
+    return ForeignTable(kind or _kind_of(path), digest, table)
 
 
-def _looks(table: pd.DataFrame) -> Kind | None:
+def _looks(table: pd.DataFrame) -> TableKind | None:
     if list(table.columns) == _SCALAR:
         return "tensorboard"
     states = {str(state).lower() for state in table.get("State", ())}
     return "wandb" if "Name" in table and states and states <= _STATES else None
 
 
-def _kind_of(path: Path) -> Kind:
-    kinds: dict[str, Kind] = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".parquet": "parquet"}
+def _kind_of(path: Path) -> TableKind:
+    kinds: dict[str, TableKind] = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".parquet": "parquet"}
     return kinds.get(path.suffix.lower(), "jsonl")
 
 
@@ -94,7 +94,7 @@ def _digest(paths: list[Path]) -> str:
     return whole.hexdigest()
 
 
-def _wandb_table(path: Path, digest: str, table: pd.DataFrame, take: Take) -> Foreign:
+def _wandb_table(path: Path, digest: str, table: pd.DataFrame, take: Take) -> ForeignTable:
     """The CSV of a table of runs, of which those count that are finished; or that of a chart."""
     state = next((name for name in ("State", "state") if name in table), None)
     if state is None:
@@ -102,10 +102,10 @@ def _wandb_table(path: Path, digest: str, table: pd.DataFrame, take: Take) -> Fo
     finished = table[state].astype(str).str.lower() == "finished"
     left = table.loc[~finished, state].astype(str).str.lower().value_counts()
     notes = [f"{count} runs left out: {name} at Weights & Biases" for name, count in left.items()]
-    return Foreign("wandb", digest, table[finished], tuple(notes))
+    return ForeignTable("wandb", digest, table[finished], tuple(notes))
 
 
-def _wandb_chart(path: Path, digest: str, table: pd.DataFrame, take: Take) -> Foreign:
+def _wandb_chart(path: Path, digest: str, table: pd.DataFrame, take: Take) -> ForeignTable:
     """Columns are an axis and, of each run, `NAME - METRIC` with its __MIN and __MAX."""
     import pandas as pd
 
@@ -125,18 +125,18 @@ def _wandb_chart(path: Path, digest: str, table: pd.DataFrame, take: Take) -> Fo
             "columns 'RUN - METRIC'; show State in the table and export it again, or read it with --from csv"
         )
     note = "a chart does not say which runs are finished: all are taken"
-    return Foreign("wandb", digest, pd.DataFrame(rows.values()), (note,))
+    return ForeignTable("wandb", digest, pd.DataFrame(rows.values()), (note,))
 
 
-def _wandb_folders(path: Path, take: Take) -> Foreign:
+def _wandb_folders(path: Path, take: Take) -> ForeignTable:
     """Folders of runs as the client leaves them, such as `wandb/offline-run-...`; those count that ended well."""
     import pandas as pd
 
-    from nextscale.sweeps.store.wandb_files import MARK, told
+    from nextscale.sweeps.store.wandb_files import SUFFIX, read_runs
 
-    files = sorted(path.glob(f"**/*{MARK}"))
+    files = sorted(path.glob(f"**/*{SUFFIX}"))
     rows, unfinished = [], 0
-    for run in told(files):
+    for run in read_runs(files):
         if run.exit_code != 0:
             unfinished += 1
             continue
@@ -148,16 +148,16 @@ def _wandb_folders(path: Path, take: Take) -> Foreign:
         values |= {"_step": max((row["_step"] for row in run.history if "_step" in row), default=None)}
         rows.append({"run": run.run_id} | _flat(run.config, "config.") | _flat(values, ""))
     if not files:
-        raise SpecError(f"{path}: holds no run of Weights & Biases (there is no file *{MARK} in it)")
+        raise SpecError(f"{path}: holds no run of Weights & Biases (there is no file *{SUFFIX} in it)")
     told_of = [f"{unfinished} runs left out: they did not end, or by an error"] if unfinished else []
-    return Foreign("wandb", _digest(files), pd.DataFrame(rows), tuple(told_of))
+    return ForeignTable("wandb", _digest(files), pd.DataFrame(rows), tuple(told_of))
 
 
-def _event_files(path: Path, take: Take) -> Foreign:
+def _event_files(path: Path, take: Take) -> ForeignTable:
     """One row per folder with event files: its last step, a value of every scalar, its hparams."""
     import pandas as pd
 
-    from nextscale.sweeps.store.event_files import MARK, told
+    from nextscale.sweeps.store.event_files import MARK, read_run
 
     files = [path] if path.is_file() else sorted(file for file in path.glob("**/*") if MARK in file.name)
     folders: dict[Path, list[Path]] = {}
@@ -165,7 +165,7 @@ def _event_files(path: Path, take: Take) -> Foreign:
         folders.setdefault(file.parent, []).append(file)
     rows = []
     for folder, inside in folders.items():
-        found = told(inside)
+        found = read_run(inside)
         if not found.scalars:
             continue
         name = folder.name if path.is_file() or folder == path else folder.relative_to(path).as_posix()
@@ -177,10 +177,10 @@ def _event_files(path: Path, take: Take) -> Foreign:
         rows.append(row | {f"hparams.{key}": value for key, value in found.hparams.items()} | values)
     if not rows:
         raise SpecError(f"{path}: holds no scalars in event files of TensorBoard (files with {MARK} in their name)")
-    return Foreign("tensorboard", _digest(files), pd.DataFrame(rows))
+    return ForeignTable("tensorboard", _digest(files), pd.DataFrame(rows))
 
 
-def _scalar(path: Path, digest: str, table: pd.DataFrame, take: Take) -> Foreign:
+def _scalar(path: Path, digest: str, table: pd.DataFrame, take: Take) -> ForeignTable:
     """One run, of which one scalar was downloaded."""
     import pandas as pd
 
@@ -188,7 +188,7 @@ def _scalar(path: Path, digest: str, table: pd.DataFrame, take: Take) -> Foreign
         raise SpecError(f"{path}: is no scalar downloaded from TensorBoard: its columns are not {', '.join(_SCALAR)}")
     curve = table.sort_values("Step")
     value = curve["Value"].min() if take == "min" else curve["Value"].iloc[-1]
-    return Foreign(
+    return ForeignTable(
         "tensorboard", digest, pd.DataFrame([{"run": path.stem, "step": curve["Step"].iloc[-1], "value": value}])
     )
 

@@ -1,4 +1,4 @@
-"""Checkpoints that nothing needs any more, and how much room they take.
+"""Garbage collection: checkpoints that nothing needs any more, and how much room they take.
 
 Of a run that has its result nothing is needed but its trained model, if its sweep keeps those (`checkpoint.final`) or
 it is of no sweep, and the states that branches without a result begin from. Of a run without a result all is kept: it
@@ -88,7 +88,7 @@ def _needed(store: Store, *, finals: bool) -> dict[str, set[int]]:
     """The positions that are needed of runs that have a result."""
     needed: dict[str, set[int]] = {}
     kept: set[str] = set()
-    asked: set[str] = set()
+    planned_ids: set[str] = set()
     for path in _specs(store):
         try:
             spec = SweepSpec.model_validate_json(path.read_text())
@@ -101,7 +101,7 @@ def _needed(store: Store, *, finals: bool) -> dict[str, set[int]]:
                 "move it away if they need nothing"
             ) from None
         for run in planned:
-            asked.add(run.config.run_id)
+            planned_ids.add(run.config.run_id)
             if spec.checkpoint.final:
                 kept.add(run.config.run_id)
             for start in (run.start, run.config.parent):
@@ -112,7 +112,7 @@ def _needed(store: Store, *, finals: bool) -> dict[str, set[int]]:
             config = store.config(directory.name)
             if config.parent is not None and not _has_result(store, directory.name):
                 needed.setdefault(config.parent.run_id, set()).add(config.parent.tokens)
-            if not finals and (directory.name in kept or directory.name not in asked):
+            if not finals and (directory.name in kept or directory.name not in planned_ids):
                 needed.setdefault(directory.name, set()).add(config.tokens)
     return needed
 

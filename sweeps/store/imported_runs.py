@@ -1,4 +1,4 @@
-"""Runs that were trained elsewhere, beside a folder's own: where they come from stays with them.
+"""Imported runs, kept beside a folder's own together with where they come from.
 
 OUT/imports/<digest>.json holds what one file gave: the file and its sha256, when it was read, what its columns were
 taken for, what was left out, and each run with its row as it was found. To delete it is to take the import back.
@@ -21,7 +21,7 @@ from nextscale.fit.jsonable import jsonable
 from nextscale.fit.table.runs import Runs
 from nextscale.model.record import Row, write_atomically
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.store.foreign_tables import Foreign
+from nextscale.sweeps.store.foreign_tables import ForeignTable
 
 FOLDER = "imports"
 STATUS = "imported"
@@ -31,7 +31,7 @@ _OURS = ("params", "tokens", "flops", "loss", "run_id", "status", "reason", "att
 
 
 @dataclasses.dataclass(frozen=True)
-class Imported:
+class ImportResult:
     """What came of reading a file.
 
     Attributes:
@@ -50,7 +50,9 @@ class Imported:
     notes: tuple[str, ...]
 
 
-def keep(out: Path, path: Path, foreign: Foreign, runs: Runs, meaning: Mapping[str, Any], data: str | None) -> Imported:
+def write_import(
+    out: Path, path: Path, foreign: ForeignTable, runs: Runs, meaning: Mapping[str, Any], data: str | None
+) -> ImportResult:
     """Writes the runs of a file down, in place of what the same file gave before.
 
     Args:
@@ -87,7 +89,7 @@ def keep(out: Path, path: Path, foreign: Foreign, runs: Runs, meaning: Mapping[s
     if change != "same":
         file.parent.mkdir(exist_ok=True)
         write_atomically(epath.Path(file), json.dumps(content, indent=1, allow_nan=False) + "\n")
-    return Imported(source, _data(content), len(once), len(known & once.keys()), change, tuple(notes))
+    return ImportResult(source, _data(content), len(once), len(known & once.keys()), change, tuple(notes))
 
 
 def imported_rows(root: Path) -> list[Row]:

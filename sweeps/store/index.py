@@ -1,4 +1,4 @@
-"""`OUT/index.parquet`: the table of a folder's runs, kept so that it need not be read from ten thousand directories.
+"""`OUT/index.parquet`: the table of runs as it was last read, so that not every directory is read again.
 
 It is never the truth. A row is used as long as the files that it was read from are those files still, by inode, size
 and time, and read again else; the same holds for the runs that a spec asks for. So it may be deleted, damaged, old, or
@@ -25,32 +25,32 @@ from etils import epath
 from nextscale.model.config.identity import SCHEMA_VERSION
 from nextscale.model.record import Row, RunDirectory
 from nextscale.sweeps.design.chosen_runs import SEQUENCE, all_runs
-from nextscale.sweeps.errors import damaged
+from nextscale.sweeps.errors import damaged_file_error
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
-from nextscale.sweeps.store.run_rows import COLUMNS, frame_of, row_of, tidy
+from nextscale.sweeps.store.run_rows import COLUMNS, run_row, untyped_table, with_standard_columns
 
-NAME = "index.parquet"
+INDEX_FILE = "index.parquet"
 _FORMAT = f"1 {SCHEMA_VERSION} {importlib.metadata.version('nextscale')}"
 """Its first number is raised when a row, or what is kept of a plan, is made in another way."""
 _FILES = ("config.json", "record.json", "attempts.jsonl", "metrics.jsonl")
 _STAMP, _PLANS = "stamp", "plans"
 
-Plan = dict[str, Any]
+SweepPlan = dict[str, Any]
 """`sweep`, a name, and `runs`, of each `[run_id, role, budget, trunk]`."""
 
 
-def read(root: Path) -> tuple[pd.DataFrame, list[Plan]]:
+def read(root: Path) -> tuple[pd.DataFrame, list[SweepPlan]]:
     """The runs of an output folder, one row each, and what its sweeps want them for, by when those were last run.
 
     Raises:
         SpecError: a run's config or record is damaged.
     """
-    known, known_plans = _read(root / NAME)
-    plans = {stamp: known_plans.get(stamp) or _plan(path) for path, stamp in specs(root / "sweeps")}
+    known, known_plans = _read(root / INDEX_FILE)
+    plans = {stamp: known_plans.get(stamp) or _plan(path) for path, stamp in spec_files(root / "sweeps")}
     table = _table(root / "runs", known)
     if table is not known or plans != known_plans:
         with contextlib.suppress(OSError):  # a folder that is not ours to write to is read all the same
-            _write(root / NAME, table, plans)
+            _write(root / INDEX_FILE, table, plans)
     return table.drop(columns=_STAMP), list(plans.values())
 
 
@@ -62,30 +62,30 @@ def _table(runs: Path, known: pd.DataFrame) -> pd.DataFrame:
         return known
     kept, fresh = known[np.array(still, dtype=bool)].drop(columns=_STAMP), []
     for run_id in sorted(stamps.keys() - set(kept["run_id"])):
-        row = row_in(runs / run_id)
+        row = read_row(runs / run_id)
         if row is not None:
             fresh.append(row)
-    return _stamped(tidy(joined([kept, frame_of(fresh)])), stamps)
+    return _stamped(with_standard_columns(concatenated([kept, untyped_table(fresh)])), stamps)
 
 
-def row_in(run: Path) -> Row | None:
+def read_row(run: Path) -> Row | None:
     """The row of a run's directory; None where there is no run.
 
     Raises:
         SpecError: its config or its record is damaged.
     """
     try:
-        return row_of(RunDirectory(epath.Path(run)))
+        return run_row(RunDirectory(epath.Path(run)))
     except FileNotFoundError:
         return None
     except ValueError:
-        raise damaged(_unreadable(run)) from None
+        raise damaged_file_error(_unreadable(run)) from None
 
 
-def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Tables below each other, as they come: `tidy` gives each column its kind."""
+def concatenated(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables below each other, as they come: `with_standard_columns` gives each column its kind."""
     filled = [table.astype(object) for table in tables if len(table)]
-    return pd.concat(filled, ignore_index=True) if filled else tidy(frame_of([]))
+    return pd.concat(filled, ignore_index=True) if filled else with_standard_columns(untyped_table([]))
 
 
 def _stamped(table: pd.DataFrame, stamps: dict[str, str]) -> pd.DataFrame:
@@ -107,18 +107,18 @@ def _stamps(runs: Path) -> Iterator[tuple[str, str]]:
     """Of each run that was begun its stamp."""
     with os.scandir(runs) as entries:
         for entry in entries:
-            stamp = stamp_of(entry.path)
+            stamp = run_stamp(entry.path)
             if stamp is not None:
                 yield entry.name, stamp
 
 
-def stamp_of(run: str) -> str | None:
+def run_stamp(run: str) -> str | None:
     """What changes whenever a file does that a run's row is read from; None where it was not begun."""
-    marks = [mark(f"{run}/{name}") for name in _FILES]
+    marks = [file_stamp(f"{run}/{name}") for name in _FILES]
     return " ".join(marks) if marks[0] else None
 
 
-def mark(path: str) -> str:
+def file_stamp(path: str) -> str:
     """What changes whenever a file does; nothing where there is none."""
     try:
         stat = os.stat(path)  # noqa: PTH116 (a Path takes longer than the question)
@@ -127,17 +127,17 @@ def mark(path: str) -> str:
     return f"{stat.st_ino}.{stat.st_size}.{stat.st_mtime_ns}"
 
 
-def specs(folder: Path) -> list[tuple[Path, str]]:
+def spec_files(folder: Path) -> list[tuple[Path, str]]:
     """The specs of a folder, the one that was run last the last, each with what changes whenever it does."""
     found = []
     for path in folder.glob("*.json"):
         with contextlib.suppress(OSError):
             found.append((path.stat().st_mtime_ns, path))
-    chosen = mark(str(folder.parent / SEQUENCE))
-    return [(path, f"{path.name} {mark(str(path))} {chosen}") for _, path in sorted(found)]
+    chosen = file_stamp(str(folder.parent / SEQUENCE))
+    return [(path, f"{path.name} {file_stamp(str(path))} {chosen}") for _, path in sorted(found)]
 
 
-def _plan(path: Path) -> Plan:
+def _plan(path: Path) -> SweepPlan:
     """What a spec asks for; nothing where this version cannot read it."""
     try:
         spec = SweepSpec.model_validate_json(path.read_text())
@@ -150,28 +150,28 @@ def _plan(path: Path) -> Plan:
     return {"sweep": spec.name, "runs": runs}
 
 
-def _read(path: Path) -> tuple[pd.DataFrame, dict[str, Plan]]:
+def _read(path: Path) -> tuple[pd.DataFrame, dict[str, SweepPlan]]:
     """The table and the plans as they were left; none where they cannot be used."""
     try:
         table = pq.read_table(path)
-        told = table.schema.metadata or {}
-        if told.get(b"format") != _FORMAT.encode():
+        metadata = table.schema.metadata or {}
+        if metadata.get(b"format") != _FORMAT.encode():
             raise ValueError("of another version")
-        plans: dict[str, Plan] = json.loads(told[_PLANS.encode()])
+        plans: dict[str, SweepPlan] = json.loads(metadata[_PLANS.encode()])
         rows = pd.DataFrame({name: _column(table[name]) for name in table.column_names})
         return rows[[*COLUMNS, *(name for name in rows if name not in COLUMNS)]].copy(), plans
     except Exception:  # whatever is wrong with it, it is no truth
-        return _stamped(tidy(frame_of([])), {}), {}
+        return _stamped(with_standard_columns(untyped_table([])), {}), {}
 
 
 def _column(values: pa.ChunkedArray) -> pd.Series:
-    """As `tidy` leaves a column."""
+    """As `with_standard_columns` leaves a column."""
     if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
         return pd.Series(values.to_numpy())
     return pd.Series(values.to_pylist(), dtype=object)
 
 
-def _write(path: Path, rows: pd.DataFrame, plans: dict[str, Plan]) -> None:
+def _write(path: Path, rows: pd.DataFrame, plans: dict[str, SweepPlan]) -> None:
     columns = {name: pa.array(rows[name].to_numpy(), from_pandas=False) for name in rows}
     table = pa.table(columns).replace_schema_metadata({"format": _FORMAT, _PLANS: json.dumps(plans)})
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")

@@ -1,4 +1,4 @@
-"""A run as one row of the table: what was asked, what came of it, what it cost.
+"""A run as one row of the table: its config, its result and its cost.
 
 Which columns there are, and of what kind, does not depend on the runs: `COLUMNS` always, and a column for each
 validation set and each source of a mixture. Text, and what is true or false, is in columns of objects, None where it
@@ -58,7 +58,7 @@ _LARGEST = 2**53
 """Beyond it a float is not every whole number."""
 
 
-def described(config: RunConfig) -> Row:
+def config_columns(config: RunConfig) -> Row:
     """What follows of a run from what was asked."""
     model, training = config.model, config.training
     others = [convention for convention in typing.get_args(Convention) if convention != "exact"]
@@ -79,14 +79,14 @@ def described(config: RunConfig) -> Row:
     }
 
 
-def row_of(run: RunDirectory) -> Row:
+def run_row(run: RunDirectory) -> Row:
     """All that a run's own directory says of it.
 
     Raises:
         ValueError: its config or its record is damaged.
         FileNotFoundError: it has no config.
     """
-    row = {"run_id": run.path.name} | described(run.config())
+    row = {"run_id": run.path.name} | config_columns(run.config())
     record, attempts = run.record(), run.attempts()
     if record is None:
         failed = bool(attempts) and attempts[-1]["status"] not in ("lost", "stopped")
@@ -102,7 +102,7 @@ def row_of(run: RunDirectory) -> Row:
     return row | {"run_id": run.path.name, "attempts": len(attempts)}
 
 
-def costs(accounts: Path) -> dict[str, Row]:
+def run_costs(accounts: Path) -> dict[str, Row]:
     """What the attempts at each run have cost together, by `accounts.jsonl`; those that have not ended are not in it.
 
     Wasted is of an attempt that left nothing all of it, else the share of its FLOPs that were lost; of one that
@@ -127,8 +127,8 @@ def costs(accounts: Path) -> dict[str, Row]:
 def _add_cost(found: dict[str, Row], row: Row) -> None:
     sums = ("device_hours", "device_hours_wasted", "usd", "usd_wasted", "flops_kept", "flops_lost", "timed", "used")
     cost = found.setdefault(row["run_id"], dict.fromkeys(sums, 0))
-    made, hours = row["flops_kept"] + row["flops_lost"], row["device_us"] / 3.6e9
-    wasted = row["flops_lost"] / made if made else float(row["outcome"] != "finished")
+    flops, hours = row["flops_kept"] + row["flops_lost"], row["device_us"] / 3.6e9
+    wasted = row["flops_lost"] / flops if flops else float(row["outcome"] != "finished")
     cost["device_hours"] += hours
     cost["device_hours_wasted"] += hours * wasted
     cost["usd"] += row["usd"]
@@ -141,7 +141,7 @@ def _add_cost(found: dict[str, Row], row: Row) -> None:
     cost |= {"pool": row["pool"], "accelerator": row["accelerator"]}
 
 
-def tidy(table: pd.DataFrame) -> pd.DataFrame:
+def with_standard_columns(table: pd.DataFrame) -> pd.DataFrame:
     """The same rows with the columns that every table has, each of its kind; others follow by name, unless empty."""
     others = sorted(name for name in table.columns if name not in COLUMNS and table[name].notna().any())
     missing = pd.Series([None] * len(table), index=table.index, dtype=object)
@@ -149,8 +149,8 @@ def tidy(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, index=table.index)
 
 
-def frame_of(rows: Sequence[Row]) -> pd.DataFrame:
-    """Rows as a table, as they come: `tidy` gives each column its kind."""
+def untyped_table(rows: Sequence[Row]) -> pd.DataFrame:
+    """Rows as a table, as they come: `with_standard_columns` gives each column its kind."""
     names = dict.fromkeys(name for row in rows for name in row)
     return pd.DataFrame({name: pd.Series([row.get(name) for row in rows], dtype=object) for name in names})
 

@@ -1,4 +1,4 @@
-"""The directory of a sweep's runs, as one tidy table. Files are the only truth; reading them is all a restart takes.
+"""`Store`: an output folder; `load`: its runs as one table. Files are the only truth: a restart reads them, no more.
 
 OUT/runs/<run_id>/      see `nextscale.model.record`
 OUT/sweeps/<name>-<digest>.json  the spec of each sweep, as it was run
@@ -22,13 +22,13 @@ from etils import epath
 
 from nextscale.model.config.run import RunConfig
 from nextscale.model.record import Row, RunDirectory, read_curve, write_atomically
-from nextscale.sweeps.errors import SpecError, damaged
+from nextscale.sweeps.errors import SpecError, damaged_file_error
 from nextscale.sweeps.ledger import digest_of
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.store import index
 from nextscale.sweeps.store.imported_runs import STATUS as IMPORTED
 from nextscale.sweeps.store.imported_runs import imported_rows
-from nextscale.sweeps.store.run_rows import costs, frame_of, tidy
+from nextscale.sweeps.store.run_rows import run_costs, untyped_table, with_standard_columns
 
 _CURVES = {"evaluation": "evaluations.jsonl", "training": "metrics.jsonl"}
 
@@ -82,7 +82,7 @@ class Store:
         try:
             return self.run(run_id).record()
         except ValueError:
-            raise damaged(self.root / "runs" / run_id / "record.json") from None
+            raise damaged_file_error(self.root / "runs" / run_id / "record.json") from None
 
     def config(self, run_id: str) -> RunConfig:
         """What a run was asked to be.
@@ -93,7 +93,7 @@ class Store:
         try:
             return self.run(run_id).config()
         except ValueError:
-            raise damaged(self.root / "runs" / run_id / "config.json") from None
+            raise damaged_file_error(self.root / "runs" / run_id / "config.json") from None
 
     def write_spec(self, spec: SweepSpec) -> Path:
         """Keeps a spec as it is run; tells where."""
@@ -160,10 +160,10 @@ def load(*roots: str | Path, sweep: str | None = None) -> pd.DataFrame:
     for root in roots:
         store = Store.existing(root)
         rows, its = index.read(store.root)
-        tables.append(_with(rows, costs(store.root / "accounts.jsonl")).assign(folder=str(root)))
-        tables.append(frame_of(imported_rows(store.root)).assign(folder=str(root)))
+        tables.append(_with(rows, run_costs(store.root / "accounts.jsonl")).assign(folder=str(root)))
+        tables.append(untyped_table(imported_rows(store.root)).assign(folder=str(root)))
         plans += its
-    table = index.joined(tables)
+    table = index.concatenated(tables)
     if len(roots) > 1 and len(table):
         without = ~table["status"].isin(["done", "diverged", IMPORTED])
         table = table.loc[without.sort_values(kind="stable").index].drop_duplicates("run_id", ignore_index=True)
@@ -173,7 +173,7 @@ def load(*roots: str | Path, sweep: str | None = None) -> pd.DataFrame:
     table = _with(table, _wanted([plan for plan in plans if sweep in (None, plan["sweep"])]))
     if sweep is not None:
         table = table[table["sweep"].notna()]
-    return tidy(table).sort_values(["flops", "params", "run_id"], ignore_index=True)
+    return with_standard_columns(table).sort_values(["flops", "params", "run_id"], ignore_index=True)
 
 
 def load_curves(*roots: str | Path, of: Literal["evaluation", "training"] = "evaluation") -> pd.DataFrame:
@@ -210,7 +210,7 @@ def load_curves(*roots: str | Path, of: Literal["evaluation", "training"] = "eva
     return pd.DataFrame([row for rows in curves.values() for row in rows])
 
 
-def _wanted(plans: list[index.Plan]) -> dict[str, dict[str, Any]]:
+def _wanted(plans: list[index.SweepPlan]) -> dict[str, dict[str, Any]]:
     """What sweeps want runs for, by run_id: the last of them says."""
     found: dict[str, dict[str, Any]] = {}
     for plan in plans:
@@ -221,9 +221,9 @@ def _wanted(plans: list[index.Plan]) -> dict[str, dict[str, Any]]:
     return {run_id: one | {"sweeps": ", ".join(one["sweeps"])} for run_id, one in found.items()}
 
 
-def _with(table: pd.DataFrame, told: dict[str, dict[str, Any]]) -> pd.DataFrame:
+def _with(table: pd.DataFrame, columns_of: dict[str, dict[str, Any]]) -> pd.DataFrame:
     """A table with what is told of its runs, by run_id."""
-    names = dict.fromkeys(name for one in told.values() for name in one)
-    of_runs = [told.get(run_id, {}) for run_id in table["run_id"]] if told else []
+    names = dict.fromkeys(name for one in columns_of.values() for name in one)
+    of_runs = [columns_of.get(run_id, {}) for run_id in table["run_id"]] if columns_of else []
     columns = {name: pd.Series([one.get(name) for one in of_runs], dtype=object, index=table.index) for name in names}
     return table.assign(**columns)

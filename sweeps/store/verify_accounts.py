@@ -1,4 +1,4 @@
-"""Whether the accounts of a folder add up: every attempt there, settled once, and at its price."""
+"""Verifies the accounts of a folder: every attempt is there, settled once, and at its price."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def account_faults(root: Path, runs: Sequence[RunDirectory]) -> Iterator[Fault]:
 
 def _flops_faults(where: str, row: Row, reserved: float) -> Iterator[Fault]:
     """What finished its run made all that was left of it, and no attempt makes more."""
-    made = row["flops_kept"] + row["flops_lost"]
-    if made > reserved or (row.get("outcome") == "finished" and made != reserved):
-        yield Fault(where, f"made {made:.4g} FLOPs of {reserved:.4g} and is {row.get('outcome')}", RESTORE)
+    flops = row["flops_kept"] + row["flops_lost"]
+    if flops > reserved or (row.get("outcome") == "finished" and flops != reserved):
+        yield Fault(where, f"made {flops:.4g} FLOPs of {reserved:.4g} and is {row.get('outcome')}", RESTORE)

@@ -1,4 +1,4 @@
-"""The files in which the client of Weights & Biases keeps a run before it sends it: `run-ID.wandb`.
+"""Reads the local files of Weights & Biases, `run-ID.wandb`, in which its client keeps a run before sending it.
 
 A file is a LevelDB log: after 7 bytes of its own, blocks of 32 KiB of records, each `checksum (4 bytes), length (2),
 kind (1), data`; kinds are whole, first, middle and last part of a message. Messages are the client's protocol buffers.
@@ -17,13 +17,13 @@ from typing import Any
 
 from nextscale.sweeps.errors import SpecError
 
-MARK = ".wandb"
+SUFFIX = ".wandb"
 _HEAD, _BLOCK, _ENTRY = 7, 2**15, struct.Struct("<IHB")
 _WHOLE, _LAST = 1, 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class WandbRun:
     """What the files of one run say.
 
     Attributes:
@@ -40,7 +40,7 @@ class Told:
     exit_code: int | None
 
 
-def told(paths: Iterable[Path]) -> list[Told]:
+def read_runs(paths: Iterable[Path]) -> list[WandbRun]:
     """Each run of some files, the older files first: one that was resumed has several.
 
     Raises:
@@ -50,7 +50,7 @@ def told(paths: Iterable[Path]) -> list[Told]:
         raise SpecError("wandb: reading its folders needs its client; pip install 'nextscale[wandb]'")
     from wandb.proto.wandb_internal_pb2 import Record
 
-    runs: dict[str, Told] = {}
+    runs: dict[str, WandbRun] = {}
     for path in paths:
         run_id = ""
         for message in _messages(path.read_bytes()):
@@ -58,7 +58,7 @@ def told(paths: Iterable[Path]) -> list[Told]:
             kind = record.WhichOneof("record_type")
             if kind == "run":
                 run_id = record.run.run_id
-                known = runs.get(run_id) or Told(run_id, record.run.project, {}, [], {}, None)
+                known = runs.get(run_id) or WandbRun(run_id, record.run.project, {}, [], {}, None)
                 config = known.config | _values(record.run.config.update)
                 runs[run_id] = dataclasses.replace(known, config=config, exit_code=None)
             elif kind == "history":

@@ -7,7 +7,7 @@ import pytest
 
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.forecasts.calibration import calibration, outcomes
-from nextscale.sweeps.ledger import Ledger, digest_of, scored
+from nextscale.sweeps.ledger import Ledger, digest_of, score_of
 
 
 def forecast(inputs="i", run_id="r", predicted=2.0):
@@ -20,15 +20,15 @@ def ledger(tmp_path):
 
 
 def test_a_forecast_is_registered_once_and_stands_as_first_written(ledger):
-    first = ledger.forecast(forecast(predicted=2.0))
-    assert ledger.forecast(forecast(predicted=2.1)) == first
-    other = ledger.forecast(forecast(inputs="j"))
+    first = ledger.register(forecast(predicted=2.0))
+    assert ledger.register(forecast(predicted=2.1)) == first
+    other = ledger.register(forecast(inputs="j"))
     assert [e["hash"] for e in ledger.entries()] == [first["hash"], other["hash"]]
     assert other["previous"] == first["hash"]
 
 
 def test_a_score_belongs_to_its_forecast(ledger):
-    entry = ledger.forecast(forecast())
+    entry = ledger.register(forecast())
     scored = ledger.score(entry, [{"run_id": "r", "measured": 2.1}])
     assert scored["forecast"] == entry["hash"]
     assert ledger.score(entry, [{"run_id": "r", "measured": 2.1}]) == scored
@@ -38,7 +38,7 @@ def test_a_score_belongs_to_its_forecast(ledger):
 @pytest.mark.parametrize("tamper", ["change", "remove", "reorder", "garble"])
 def test_a_changed_ledger_is_noticed(ledger, tamper):
     for i in range(3):
-        ledger.forecast(forecast(inputs=str(i)))
+        ledger.register(forecast(inputs=str(i)))
     lines = ledger.path.read_text().splitlines(keepends=True)
     if tamper == "change":
         entry = json.loads(lines[1])
@@ -54,19 +54,19 @@ def test_a_changed_ledger_is_noticed(ledger, tamper):
     with pytest.raises(SpecError, match=r"ledger\.jsonl:\d: this entry, or one before it, is not as it was written"):
         ledger.entries()
     with pytest.raises(SpecError):
-        ledger.forecast(forecast(inputs="new"))
+        ledger.register(forecast(inputs="new"))
 
 
 def test_a_last_line_cut_short_by_a_crash_was_never_an_entry(ledger):
-    first = ledger.forecast(forecast(inputs="0"))
+    first = ledger.register(forecast(inputs="0"))
     whole = ledger.path.read_text()
     head = ledger.head.read_text()
-    second = ledger.forecast(forecast(inputs="1"))
+    second = ledger.register(forecast(inputs="1"))
     ledger.head.write_text(head)  # noted when the entry is whole
     cut = ledger.path.read_text()[: len(whole) + 40]
     ledger.path.write_text(cut)
     assert ledger.entries() == [first]
-    again = ledger.forecast(forecast(inputs="1"))
+    again = ledger.register(forecast(inputs="1"))
     assert {k: v for k, v in again.items() if k not in ("time", "hash")} == {
         k: v for k, v in second.items() if k not in ("time", "hash")
     }
@@ -76,22 +76,22 @@ def test_a_last_line_cut_short_by_a_crash_was_never_an_entry(ledger):
 @pytest.mark.parametrize("kept", [0, 1, 2])
 def test_entries_cut_off_the_end_are_missed(ledger, kept):
     for i in range(3):
-        ledger.forecast(forecast(inputs=str(i)))
+        ledger.register(forecast(inputs=str(i)))
     whole = ledger.path.read_text().splitlines(keepends=True)
     ledger.path.write_text("".join(whole[:kept]))
     with pytest.raises(SpecError, match="entries were cut off"):
         ledger.entries()
     with pytest.raises(SpecError, match="entries were cut off"):
-        ledger.forecast(forecast(inputs="new"))
+        ledger.register(forecast(inputs="new"))
     ledger.path.write_text("".join(whole))
     assert len(ledger.entries()) == 3
 
 
 def test_a_note_of_an_older_entry_is_no_fault(ledger):
     """A crash comes between an entry and its note."""
-    ledger.forecast(forecast(inputs="0"))
+    ledger.register(forecast(inputs="0"))
     head = ledger.head.read_text()
-    ledger.forecast(forecast(inputs="1"))
+    ledger.register(forecast(inputs="1"))
     ledger.head.write_text(head)
     assert len(ledger.entries()) == 2
     ledger.head.unlink()
@@ -116,13 +116,13 @@ def test_a_ledger_of_an_earlier_version_is_read_and_gone_on_with(ledger):
     ledger.path.write_text(OLD)
     first, score = ledger.entries()
     again = {key: first[key] for key in ("sweep", "inputs", "targets")}
-    assert ledger.forecast(again) == first, "the same inputs and targets are the same forecast"
-    assert ledger.standing(again | {"inputs": "other"}) == first
+    assert ledger.register(again) == first, "the same inputs and targets are the same forecast"
+    assert ledger.registered(again | {"inputs": "other"}) == first
     assert ledger.score(first, score["targets"]) == score
     table = outcomes([ledger])
     assert table["verdict"].tolist() == ["hit", "miss"]
     assert calibration(table)["reach"][0]["reach"] == "not recorded"
-    ledger.forecast(forecast())
+    ledger.register(forecast())
     assert ledger.path.read_text().startswith(OLD)
     assert ledger.entries()[2]["previous"] == score["hash"]
 
@@ -133,23 +133,23 @@ def foretold(ledger, n, inside, *, level=0.9, reach=3.0, error=0.0, late=False):
         target = {"run_id": f"{level}-{reach}-{i}-{late}", "flops": 1e20, "reach": reach, "predicted": 2.0}
         target["interval"] = [1.9, 2.1] if i < inside else [1.0, 1.1]
         entry = {"sweep": "s", "inputs": f"{level}{reach}{i}{late}", "level": level, "law": "chinchilla"}
-        entry = ledger.forecast(entry | {"targets": [target], "started_before": ["r"] if late else []})
+        entry = ledger.register(entry | {"targets": [target], "started_before": ["r"] if late else []})
         measured = 2.0 / (1 + error * (1 if i % 2 else 3))
-        ledger.score(entry, [{"run_id": target["run_id"]} | scored(target, measured)])
+        ledger.score(entry, [{"run_id": target["run_id"]} | score_of(target, measured)])
 
 
 def test_calibration_counts_what_was_foretold_and_nothing_else(ledger):
     foretold(ledger, 20, 17, level=0.9, reach=3.0, error=0.01)
     foretold(ledger, 10, 2, level=0.5, reach=8.0, error=0.01)
     foretold(ledger, 5, 5, level=0.9, late=True)
-    ledger.forecast(
+    ledger.register(
         forecast(run_id="waiting")
         | {"level": 0.9, "targets": [{"run_id": "w", "predicted": 1.0} | {"interval": [0, 2]}]}
     )
-    diverged = ledger.forecast(
+    diverged = ledger.register(
         forecast(inputs="d") | {"level": 0.9, "targets": [{"run_id": "d", "predicted": 1.0} | {"interval": [0, 2]}]}
     )
-    ledger.score(diverged, [{"run_id": "d"} | scored({}, None)])
+    ledger.score(diverged, [{"run_id": "d"} | score_of({}, None)])
     told = calibration(outcomes([ledger]))
     assert told["verdicts"] == {"hit": 19, "miss": 11, "late": 5, "waiting": 1, "diverged": 1}
     half, most = told["levels"]
@@ -177,8 +177,8 @@ def test_no_forecasts_are_no_error(ledger):
 def register(path, name):
     ledger = Ledger(path)
     for i in range(20):
-        ledger.forecast(forecast(inputs=f"{name}-{i}"))
-        ledger.forecast(forecast(inputs=f"shared-{i}"))
+        ledger.register(forecast(inputs=f"{name}-{i}"))
+        ledger.register(forecast(inputs=f"shared-{i}"))
 
 
 def test_many_processes_write_one_sound_ledger(ledger):

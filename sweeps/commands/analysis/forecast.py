@@ -102,7 +102,7 @@ def forecast(
     """
     from nextscale.fit.laws.catalogue import law_named
     from nextscale.fit.trust.backtest import fit_backtested
-    from nextscale.fit.trust.reach import backtested_reach
+    from nextscale.fit.trust.reach import reach_errors
     from nextscale.sweeps.budget.queries import check_queries
     from nextscale.sweeps.budget.targets import forecast_targets
     from nextscale.sweeps.show.forecast_tables import forecast_tables
@@ -120,7 +120,7 @@ def forecast(
     factor, without = _bits_per_nat(source, rows, text.bytes_per_token)
     found, _ = fit_backtested(runs, (estimator.law,), **estimator.options)
     result = forecast_targets(
-        found, asked, cluster=cluster, data=data, bits_per_nat=factor, backtested_reach=backtested_reach(found)
+        found, asked, cluster=cluster, data=data, bits_per_nat=factor, backtests=reach_errors(found)
     )
     result["notes"] += [without] if without else []
     if plot is not None:
@@ -155,17 +155,17 @@ def _runs(
     source: Source, chosen: LawChoice, rows: pd.DataFrame, available: float | None
 ) -> tuple[Runs, AvailableData | None]:
     """The runs to fit, and what there is of data: where some runs repeat theirs, these say what that is worth."""
-    from nextscale.fit.optimum.repetition import FRESH, PUBLISHED, repetition_worth
+    from nextscale.fit.optimum.repetition import FRESH_EPOCHS, PUBLISHED_WORTH, repetition_worth
     from nextscale.sweeps.budget.targets import AvailableData
 
     if available is None:
         return source.of_rows(rows, chosen.variables), None
     if source.columns.others.get("unique_tokens", source.columns.others.get("U", "unique_tokens")) not in rows:
-        return source.of_rows(rows, chosen.variables), AvailableData(available, PUBLISHED)
+        return source.of_rows(rows, chosen.variables), AvailableData(available, PUBLISHED_WORTH)
     runs = source.of_rows(rows, (*chosen.variables, "U"))
-    fresh = runs.table["tokens"] <= FRESH * runs.table["unique_tokens"]
+    fresh = runs.table["tokens"] <= FRESH_EPOCHS * runs.table["unique_tokens"]
     if fresh.all():
-        return runs, AvailableData(available, PUBLISHED)
+        return runs, AvailableData(available, PUBLISHED_WORTH)
     note = f"{(~fresh).sum()} runs that repeat their data say what that is worth; the law is fitted to the others"
     kept = dataclasses.replace(runs.where(fresh), notes=(*runs.notes, note))
     return kept, AvailableData(available, repetition_worth(runs))

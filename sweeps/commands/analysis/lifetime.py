@@ -113,7 +113,7 @@ def overtrain(
     """
     from nextscale.fit.optimum.forecast import reach_warnings
     from nextscale.fit.optimum.lifetime import ratio_warnings
-    from nextscale.fit.optimum.overtrain import overtrained, smaller
+    from nextscale.fit.optimum.overtrain import overtrained, smallest_sizes
 
     if sum(value is not None for value in (tokens, flops, loss)) != 1:
         raise SpecError("overtrain: say for how long, with one of --tokens, --flops and --loss")
@@ -122,7 +122,7 @@ def overtrain(
     row = overtrained(found, size, tokens=tokens, flops=flops, loss=loss)
     reached = row["tokens"] < float("inf")
     overheads = more or [0.1, 0.2, 0.5, 1.0]
-    table = smaller(found, row["loss"], overheads)
+    table = smallest_sizes(found, row["loss"], overheads)
     if plot is not None:
         from nextscale.fit.plot.lifetime import overheads as draw
 

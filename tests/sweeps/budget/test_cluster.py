@@ -59,7 +59,7 @@ class TestCluster:
         assert endless["usd_interval"] == [pytest.approx(endless["usd"] / 2), None]
 
     def test_list_prices_bear_their_date(self):
-        told = " ".join(cluster_of("h100x8", utilisation=0.4).in_words())
+        told = " ".join(cluster_of("h100x8", utilisation=0.4).assumptions())
         assert "$6.88 per chip-hour" in told
         assert "2026-11-23" in told
 
@@ -71,10 +71,10 @@ class TestCluster:
     def test_what_nobody_publishes_is_no_number(self):
         cluster = cluster_of("tpu-v5ex256", utilisation=0.4)
         assert cluster.kwh(1e22) is None
-        assert "no power is known" in " ".join(cluster.in_words())
+        assert "no power is known" in " ".join(cluster.assumptions())
         unpriced = dataclasses.replace(cluster, usd_per_chip_hour=None)
         assert unpriced.costs(1e22)["usd"] is None
-        assert "no price is known" in " ".join(unpriced.in_words())
+        assert "no price is known" in " ".join(unpriced.assumptions())
 
     @pytest.mark.parametrize(
         "arguments, says",

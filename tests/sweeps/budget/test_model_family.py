@@ -13,7 +13,7 @@ from nextscale.fit.optimum.frontier import frontier
 from nextscale.fit.optimum.overtrain import overtrained, overtrained_draws
 from nextscale.model.accounting import flops_per_token, parameters
 from nextscale.sweeps.budget.cluster import Cluster
-from nextscale.sweeps.budget.model_family import Shapes, family, wishes
+from nextscale.sweeps.budget.model_family import Shapes, family, member_requests
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.show.lifetime_tables import family_tables
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
@@ -48,7 +48,7 @@ def cluster():
 
 class TestWishes:
     def test_shares_add_up(self):
-        asked = wishes(flops=1e24, split=[1, 3, 6])
+        asked = member_requests(flops=1e24, split=[1, 3, 6])
         assert [wish.name for wish in asked] == ["small", "medium", "large"]
         assert [wish.flops for wish in asked] == pytest.approx([1e23, 3e23, 6e23])
 
@@ -65,12 +65,12 @@ class TestWishes:
     )
     def test_what_cannot_be_meant(self, given, says):
         with pytest.raises(SpecError, match=says):
-            wishes(**given)
+            member_requests(**given)
 
 
 class TestFamily:
     def test_each_is_the_best_of_its_share(self, law):
-        told = family(law, wishes(flops=1e23, split=[0.1, 0.9]))
+        told = family(law, member_requests(flops=1e23, split=[0.1, 0.9]))
         for member in told["members"]:
             best = frontier(law, [member["flops"]]).iloc[0]
             assert member["params"] == pytest.approx(best["params"], rel=1e-3)
@@ -79,7 +79,7 @@ class TestFamily:
         assert told["total"]["flops"] == pytest.approx(1e23)
 
     def test_shapes_are_buildable_and_cost_what_they_cost(self, law, shapes):
-        told = family(law, wishes(flops=1e23, split=[0.05, 0.25, 0.7]), shapes=shapes)
+        told = family(law, member_requests(flops=1e23, split=[0.05, 0.25, 0.7]), shapes=shapes)
         widths = [member["width"] for member in told["members"]]
         assert sorted(set(widths)) == widths
         for member in told["members"]:
@@ -92,7 +92,7 @@ class TestFamily:
         assert told["total"]["flops"] == pytest.approx(1e23)
 
     def test_what_it_costs_adds_up(self, law, cluster):
-        asked = wishes(flops=1e23, split=[0.1, 0.3, 0.6])
+        asked = member_requests(flops=1e23, split=[0.1, 0.3, 0.6])
         in_turn, at_once = family(law, asked, cluster=cluster), family(law, asked, cluster=cluster, slices=16)
         for told in (in_turn, at_once):
             for name in ("device_hours", "usd", "kwh", "flops", "tokens"):
@@ -105,7 +105,7 @@ class TestFamily:
         assert at_once["total"]["days"] == max(days) < 1.1 * in_turn["total"]["days"]
 
     def test_a_loss_each_and_what_it_serves(self, law):
-        told = family(law, wishes(losses=[2.2, 2.05], served=[1e13, 1e11]))
+        told = family(law, member_requests(losses=[2.2, 2.05], served=[1e13, 1e11]))
         small, large = told["members"]
         plain = [overtrained(law, 1e9, loss=loss)["optimal_params"] for loss in (2.2, 2.05)]
         # What serves much is made much smaller than its optimum; what serves little hardly.
@@ -115,11 +115,11 @@ class TestFamily:
             assert member["serving_flops"] == pytest.approx(2 * member["params"] * member["served"])
 
     def test_a_budget_with_what_is_served_is_for_both(self, law):
-        told = family(law, wishes(flops=1e23, split=[0.4, 0.6], served=[1e12, 1e12]))
+        told = family(law, member_requests(flops=1e23, split=[0.4, 0.6], served=[1e12, 1e12]))
         assert told["total"]["flops"] + told["total"]["serving_flops"] == pytest.approx(1e23, rel=1e-6)
 
     def test_sizes_that_are_given_are_kept(self, law):
-        told = family(law, wishes(flops=1e24, split=[1, 1], sizes=[8e9, 70e9]))
+        told = family(law, member_requests(flops=1e24, split=[1, 1], sizes=[8e9, 70e9]))
         assert [member["params"] for member in told["members"]] == [8e9, 70e9]
         assert [member["flops"] for member in told["members"]] == pytest.approx([5e23, 5e23])
         assert told["members"][0]["overhead"] > told["members"][1]["overhead"]
@@ -127,17 +127,17 @@ class TestFamily:
         assert any("tokens per parameter" in warning for warning in told["warnings"])
 
     def test_what_cannot_be(self, law, cluster, shapes):
-        asked = wishes(flops=1e23, split=[0.1, 0.3, 0.6])
+        asked = member_requests(flops=1e23, split=[0.1, 0.3, 0.6])
         with pytest.raises(SpecError, match="fewer than the 3 models"):
             family(law, asked, cluster=cluster, slices=2)
         with pytest.raises(SpecError, match="does not divide the 512 chips"):
             family(law, asked, cluster=cluster, slices=7)
         with pytest.raises(SpecError, match=r"no size comes to a loss of 1\.8"):
-            family(law, wishes(losses=[1.8]))
+            family(law, member_requests(losses=[1.8]))
         with pytest.raises(SpecError, match=r"serving takes .* all of its"):
-            family(law, wishes(flops=1e20, split=[1], served=[1e12], sizes=[1e9]))
+            family(law, member_requests(flops=1e20, split=[1], served=[1e12], sizes=[1e9]))
         with pytest.raises(SpecError, match=r"the model nearest to 1e\+03 parameters"):
-            family(law, wishes(flops=1e23, split=[1], sizes=[1e3]), shapes=shapes)
+            family(law, member_requests(flops=1e23, split=[1], sizes=[1e3]), shapes=shapes)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ class TestIntervals:
 
     @pytest.mark.parametrize("slices", [None, 16])
     def test_what_a_loss_costs_is_as_unsure_as_its_compute(self, resampled, cluster, slices):
-        told = family(resampled, wishes(losses=[2.4, 2.3, 2.25]), cluster=cluster, slices=slices)
+        told = family(resampled, member_requests(losses=[2.4, 2.3, 2.25]), cluster=cluster, slices=slices)
         for one in (*told["members"], told["total"]):
             ends = np.array(one["flops_interval"]) / one["flops"]
             assert ends[0] < 1 < ends[1]
@@ -167,7 +167,7 @@ class TestIntervals:
 
     def test_a_total_is_of_each_resample(self, resampled, cluster):
         """Members share the law and its error, so ends of their intervals do not add up."""
-        asked = wishes(losses=[2.4, 2.2])
+        asked = member_requests(losses=[2.4, 2.2])
         told = family(resampled, asked, cluster=cluster, slices=4)
         flops = [
             overtrained_draws(resampled, member["params"], loss=wish.loss)["flops"][1:]
@@ -180,7 +180,7 @@ class TestIntervals:
             assert told["total"][f"{name}_interval"] == pytest.approx(ends), name
 
     def test_what_is_given_costs_what_it_costs(self, resampled, cluster):
-        told = family(resampled, wishes(flops=1e22, split=[0.3, 0.7]), cluster=cluster, slices=4)
+        told = family(resampled, member_requests(flops=1e22, split=[0.3, 0.7]), cluster=cluster, slices=4)
         for one in (*told["members"], told["total"]):
             assert one["flops_interval"] == [one["flops"]] * 2
             assert all(one[f"{name}_interval"] is None for name in self.COSTS)
@@ -189,7 +189,7 @@ class TestIntervals:
         assert "training FLOPs, as given" in cost.columns
 
     def test_a_family_without_resamples_has_none_and_says_so(self, law, cluster):
-        told = family(law, wishes(losses=[2.2, 2.1]), cluster=cluster, slices=4)
+        told = family(law, member_requests(losses=[2.2, 2.1]), cluster=cluster, slices=4)
         assert told["total"]["usd_interval"] is None is told["total"]["days_interval"]
         assert any("there is no interval" in text for text in told["warnings"])
         (_, cost) = family_tables(told)
@@ -198,6 +198,6 @@ class TestIntervals:
 
 def test_no_number_without_its_interval(law):
     """Constants have none, and say so; runs do."""
-    member = family(law, wishes(flops=1e23, split=[1]))["members"][0]
+    member = family(law, member_requests(flops=1e23, split=[1]))["members"][0]
     for name in ("tokens", "loss", "overhead", "best_params"):
         assert member[f"{name}_interval"] is None or np.ptp(member[f"{name}_interval"]) == 0

@@ -12,54 +12,25 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import fit
 from nextscale.fit.optimum.frontier import closed_form
 from nextscale.fit.optimum.inverse import Frontiers, compute_for
-from nextscale.fit.optimum.repetition import PUBLISHED
+from nextscale.fit.optimum.repetition import PUBLISHED_WORTH
 from nextscale.fit.trust.backtest import fit_backtested
-from nextscale.fit.trust.reach import Reach, backtested_reach
+from nextscale.fit.trust.reach import ReachErrors, reach_errors
 from nextscale.sweeps.budget.cluster import cluster_of
 from nextscale.sweeps.budget.frame import forecast_budget
 from nextscale.sweeps.budget.plot import loss_against_cost
-from nextscale.sweeps.budget.queries import paired
-from nextscale.sweeps.budget.targets import Data, answers, bits_per_nat_of
+from nextscale.sweeps.budget.queries import size_queries
+from nextscale.sweeps.budget.targets import AvailableData, bits_per_nat_of, forecast_targets
 from nextscale.sweeps.errors import SpecError
 
-LAW = {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}
 FAST = ("--resamples", "100")
-ON = ("--on", "h100x64", "--utilisation", ".4")
-
-
-def simulated(seed=0, noise=0.002):
-    """Runs of a known law: five budgets, five sizes each."""
-    rng = np.random.default_rng(seed)
-    flops = np.repeat([1e19, 3e19, 1e20, 3e20, 1e21], 5)
-    params = np.sqrt(flops / 120) * np.tile(np.geomspace(1 / 3, 3, 5), 5)
-    tokens = flops / 6 / params
-    loss = (1.8 + 480 / params**0.35 + 2100 / tokens**0.37) * np.exp(noise * rng.standard_normal(25))
-    return pd.DataFrame({"params": params, "tokens": tokens, "flops": flops, "loss": loss})
-
-
-@pytest.fixture(scope="module")
-def found():
-    return fit_backtested(simulated(), resamples=100)[0]
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    return cluster_of("h100x64", utilisation=0.4)
-
-
-@pytest.fixture
-def csv(tmp_path):
-    path = tmp_path / "runs.csv"
-    simulated().to_csv(path, index=False)
-    return path
 
 
 class TestDirections:
     @pytest.mark.parametrize("back", ["loss", "params", "tokens", "usd", "device_hours", "days"])
     @pytest.mark.parametrize("flops", [2e20, 7.7e21])
     def test_each_is_the_others_turned_round(self, found, cluster, flops, back):
-        (there,) = answers(found, [{"flops": flops}], cluster=cluster)["targets"]
-        (again,) = answers(found, [{back: there[back]}], cluster=cluster)["targets"]
+        (there,) = forecast_targets(found, [{"flops": flops}], cluster=cluster)["targets"]
+        (again,) = forecast_targets(found, [{back: there[back]}], cluster=cluster)["targets"]
         for name in ("loss", "usd", "device_hours", "days", "kwh"):
             assert again[name] == pytest.approx(there[name], rel=1e-9 if name == "loss" else 2e-9), name
         assert again["flops"] == pytest.approx(flops, rel=1e-9)
@@ -69,7 +40,7 @@ class TestDirections:
 
     def test_they_agree_with_the_fit_itself(self, found, cluster):
         """To four digits, as all that is printed; the optimum by Hoffmann et al. 2022, eq. 4."""
-        for one in answers(found, [{"flops": 5e21}, {"usd": 2e4}, {"loss": 2.05}], cluster=cluster)["targets"]:
+        for one in forecast_targets(found, [{"flops": 5e21}, {"usd": 2e4}, {"loss": 2.05}], cluster=cluster)["targets"]:
             exact = closed_form(found, [one["flops"]]).iloc[0]
             for name in ("params", "tokens", "tokens_per_param", "loss"):
                 assert one[name] == pytest.approx(exact[name], rel=1e-5), name
@@ -79,7 +50,7 @@ class TestDirections:
             assert one["usd"] == pytest.approx(one["flops"] / (989.4e12 * 0.4 * 3600) * 6.88, rel=1e-9)
 
     def test_a_run_of_any_shape(self, found):
-        (told,) = answers(found, [{"params": 3e9, "tokens": 1e11}])["targets"]
+        (told,) = forecast_targets(found, [{"params": 3e9, "tokens": 1e11}])["targets"]
         assert told["flops"] == pytest.approx(6 * 3e9 * 1e11)
         assert told["loss"] == pytest.approx(found.predict([3e9], [1e11])[0], rel=1e-9)
         assert told["optimal"]["loss"] < told["loss"]
@@ -87,7 +58,9 @@ class TestDirections:
         assert (told["params_interval"], told["tokens_per_param"]) == ([3e9, 3e9], pytest.approx(100 / 3))
 
     def test_what_is_asked_backwards_is_as_unsure_as_its_compute(self, found, cluster):
-        for one in answers(found, [{"loss": 2.05}, {"params": 3e9}, {"tokens": 1e11}], cluster=cluster)["targets"]:
+        for one in forecast_targets(found, [{"loss": 2.05}, {"params": 3e9}, {"tokens": 1e11}], cluster=cluster)[
+            "targets"
+        ]:
             for name in ("flops", "usd", "device_hours", "days", "kwh"):
                 low, high = one[f"{name}_interval"]
                 assert low < one[name] < high
@@ -95,7 +68,9 @@ class TestDirections:
 
     def test_every_figure_has_its_interval(self, found, cluster):
         asked = [{"flops": 1e22}, {"loss": 2.0}, {"usd": 1e4}, {"params": 3e9}, {"params": 3e9, "tokens": 1e11}]
-        told = answers(found, asked, cluster=cluster, data=Data(1e10, PUBLISHED), bits_per_nat=0.35)
+        told = forecast_targets(
+            found, asked, cluster=cluster, data=AvailableData(1e10, PUBLISHED_WORTH), bits_per_nat=0.35
+        )
         for one in told["targets"]:
             for name in ("loss", "bits_per_byte", "params", "tokens", "tokens_per_param"):
                 low, high = one[f"{name}_interval"]
@@ -103,12 +78,12 @@ class TestDirections:
             best = one["data"]["best"]
             assert all(best[f"{n}_interval"][0] <= best[n] <= best[f"{n}_interval"][1] for n in ("loss", "params"))
 
-    def test_without_intervals_there_is_no_forecast(self):
+    def test_without_intervals_there_is_no_forecast(self, simulated):
         with pytest.raises(InputError, match="needs intervals"):
-            answers(fit(simulated(), resamples=0), [{"flops": 1e22}])
+            forecast_targets(fit(simulated(), resamples=0), [{"flops": 1e22}])
 
     def test_what_is_not_reached_has_an_open_interval_and_a_reason(self, found, cluster):
-        told = answers(found, [{"loss": 1.2}, {"loss": 1.84}], cluster=cluster)
+        told = forecast_targets(found, [{"loss": 1.2}, {"loss": 1.84}], cluster=cluster)
         never, far = told["targets"]
         assert (never["flops"], never["usd"], never["flops_interval"]) == (None, None, [None, None])
         assert "irreducible loss" in never["reason"]
@@ -116,7 +91,7 @@ class TestDirections:
         assert any("loss 1.84: the interval of" in text and "open above" in text for text in told["warnings"])
         assert any(text.startswith("loss 1.2: it is below") for text in told["warnings"])
 
-    def test_no_optimum_is_no_compute(self):
+    def test_no_optimum_is_no_compute(self, simulated):
         """Of a law in which larger is always better: at no compute is a size the best."""
         found = fit(simulated(), resamples=100, fixed={"B": 1e-9, "beta": 0.37})
         for asked in ({"params": 1e9}, {"loss": 2.1}):
@@ -125,10 +100,10 @@ class TestDirections:
             assert told.reason
 
     @pytest.mark.slow
-    def test_intervals_of_the_compute_cover(self):
+    def test_intervals_of_the_compute_cover(self, simulated):
         """90 % of them hold the truth: of 60 sweeps of a known law, within three standard errors."""
         flops = 8e21
-        truth = answers(fit(simulated(noise=1e-7), resamples=100), [{"flops": flops}])["targets"][0]
+        truth = forecast_targets(fit(simulated(noise=1e-7), resamples=100), [{"flops": flops}])["targets"][0]
         inside = dict.fromkeys(("loss", "params", "tokens"), 0)
         for seed in range(60):
             frontiers = Frontiers.of(fit_backtested(simulated(seed), resamples=100)[0])
@@ -140,12 +115,12 @@ class TestDirections:
 
 class TestData:
     def test_enough_is_said_and_nothing_else(self, found):
-        (told,) = answers(found, [{"flops": 1e22}], data=Data(1e13, PUBLISHED))["targets"]
+        (told,) = forecast_targets(found, [{"flops": 1e22}], data=AvailableData(1e13, PUBLISHED_WORTH))["targets"]
         assert (told["data"]["enough"], told["data"]["epochs"], told["data"]["best"]) == (True, 1.0, None)
 
     def test_short_data_costs_loss_and_favours_smaller_models_less_than_epochs(self, found):
         """Muennighoff et al. 2023, fig. 1: with repeats, more epochs are the better use of compute than parameters."""
-        (told,) = answers(found, [{"flops": 1e22}], data=Data(1e10, PUBLISHED))["targets"]
+        (told,) = forecast_targets(found, [{"flops": 1e22}], data=AvailableData(1e10, PUBLISHED_WORTH))["targets"]
         data, fresh = told["data"], told
         assert data["epochs"] == pytest.approx(fresh["tokens"] / 1e10)
         assert 0 < data["repeats_cost_interval"][0] < data["repeats_cost"] < data["repeats_cost_interval"][1]
@@ -153,15 +128,19 @@ class TestData:
         assert data["best"]["epochs"] > data["epochs"]
 
     def test_compute_that_buys_nothing_on_so_little_data_is_told(self, found):
-        told = answers(found, [{"flops": 1e24}, {"flops": 3e20}], data=Data(1e9, PUBLISHED))
+        told = forecast_targets(found, [{"flops": 1e24}, {"flops": 3e20}], data=AvailableData(1e9, PUBLISHED_WORTH))
         wasted, spent = (one["data"]["best"]["flops"] for one in told["targets"])
         assert wasted < 0.5e24 and spent == 3e20
         (line,) = [text for text in told["warnings"] if "the rest buys nothing" in text]
         assert line.startswith(f"1.00e+24 FLOPs: on 1e+09 tokens {wasted:.3g} of 1e+24 FLOPs come within 0.1%")
 
-    def test_a_law_in_compute_alone_knows_no_tokens(self):
+    def test_a_law_in_compute_alone_knows_no_tokens(self, simulated):
         with pytest.raises(InputError, match="says nothing of tokens"):
-            answers(fit(simulated(), "saturating", resamples=100), [{"flops": 1e22}], data=Data(1e10, PUBLISHED))
+            forecast_targets(
+                fit(simulated(), "saturating", resamples=100),
+                [{"flops": 1e22}],
+                data=AvailableData(1e10, PUBLISHED_WORTH),
+            )
 
     @pytest.mark.slow
     def test_runs_that_repeat_their_data_say_what_that_is_worth(self, called, tmp_path):
@@ -183,33 +162,33 @@ class TestData:
 
 class TestReach:
     def test_a_backtest_of_such_a_reach_is_told(self, found):
-        told = backtested_reach(found)
-        assert told.at(0.5) is None
-        assert told.at(2)["reach"] == "1-3"
-        assert 0 < told.at(5)["error"] < 0.02
-        assert told.at(1e4) is None
+        told = reach_errors(found)
+        assert told.band_of(0.5) is None
+        assert told.band_of(2)["reach"] == "1-3"
+        assert 0 < told.band_of(5)["error"] < 0.02
+        assert told.band_of(1e4) is None
         assert "tests no more than" in told.warnings(1e4)[0]
         assert told.warnings(2) == []
 
     @pytest.mark.parametrize("times", [20, 40, 1e4])
     def test_how_far_a_compute_lies_is_said_once(self, found, times):
         flops = times * float(found.runs.table["flops"].max())
-        said = answers(found, [{"flops": flops}], tested=backtested_reach(found))["warnings"]
+        said = forecast_targets(found, [{"flops": flops}], backtests=reach_errors(found))["warnings"]
         (far,) = [text for text in said if "times the largest run fitted" in text]
         assert far.startswith(f"{flops:.3g} FLOPs is {times:.3g} times")
-        assert ("a backtest" in far) == (backtested_reach(found).at(times) is None)
+        assert ("a backtest" in far) == (reach_errors(found).band_of(times) is None)
 
-    def test_a_pinned_law_is_not_backtested_without_its_pins(self):
-        told = backtested_reach(fit(simulated(), resamples=100, fixed={"alpha": 0.35}))
+    def test_a_pinned_law_is_not_backtested_without_its_pins(self, simulated):
+        told = reach_errors(fit(simulated(), resamples=100, fixed={"alpha": 0.35}))
         assert "pinned" in told.problem
-        assert Reach(problem="x").warnings(100) == []
+        assert ReachErrors(problem="x").warnings(100) == []
 
 
 class TestNarrowIntervals:
     """What a backtest of such a reach missed by is held against the interval."""
 
     def missed(self, error):
-        return Reach(({"reach": "10-100", "error": error, "se": 0.001, "bias": 0.0, "cuts": 3},), furthest=40.0)
+        return ReachErrors(({"reach": "10-100", "error": error, "se": 0.001, "bias": 0.0, "cuts": 3},), furthest=40.0)
 
     def half(self, target):
         low, high = target["loss_interval"]
@@ -218,8 +197,8 @@ class TestNarrowIntervals:
     @pytest.mark.parametrize("times, warned", [(0.99, False), (1.01, True)])
     def test_a_larger_error_is_the_first_warning(self, found, times, warned):
         asked = [{"flops": 2e22}]
-        (target,) = answers(found, asked)["targets"]
-        told = answers(found, asked, tested=self.missed(times * self.half(target)))
+        (target,) = forecast_targets(found, asked)["targets"]
+        told = forecast_targets(found, asked, backtests=self.missed(times * self.half(target)))
         first = (
             f"2.00e+22 FLOPs: backtests of such a reach missed the loss by {times * self.half(target):.2%} on average"
         )
@@ -228,23 +207,23 @@ class TestNarrowIntervals:
         assert any("nothing here tested" in text for text in told["warnings"])
 
     def test_so_is_that_of_a_shorter_reach_where_none_is_as_long(self, found):
-        first = answers(found, [{"flops": 1e24}], tested=self.missed(0.3))["warnings"][0]
+        first = forecast_targets(found, [{"flops": 1e24}], backtests=self.missed(0.3))["warnings"][0]
         assert "backtests of 10 to 40 times, a shorter reach, missed the loss by 30.00%" in first
 
     def test_inside_the_runs_there_is_nothing_to_warn_of(self, found):
-        told = answers(found, [{"flops": 2e20}], tested=self.missed(0.3))
+        told = forecast_targets(found, [{"flops": 2e20}], backtests=self.missed(0.3))
         assert not any("backtests" in text for text in told["warnings"])
 
     @pytest.mark.parametrize("error, says", [(0.0, "allows for the resamples"), (1e-3, "is widened already")])
     def test_what_the_interval_holds_already_is_told_truly(self, found, error, says):
         widened = dataclasses.replace(found, extrapolation_error=error)
-        assert says in answers(widened, [{"flops": 2e22}], tested=self.missed(0.3))["warnings"][0]
+        assert says in forecast_targets(widened, [{"flops": 2e22}], backtests=self.missed(0.3))["warnings"][0]
 
     def test_forecasts_of_one_reach_share_a_line(self, found):
-        told = answers(found, [{"flops": 2e22}, {"flops": 3e22}], tested=self.missed(0.3))
+        told = forecast_targets(found, [{"flops": 2e22}, {"flops": 3e22}], backtests=self.missed(0.3))
         assert told["warnings"][0].startswith("2.00e+22 FLOPs, 3.00e+22 FLOPs: backtests")
 
-    def test_the_command_says_it(self, called, csv):
+    def test_the_command_says_it(self, called, csv, simulated):
         """Of a curve that bends: the law of the smallest runs misses what lies beyond by more than that of all says."""
         table = simulated(noise=1e-4)
         table.assign(loss=table.loss * (1 + 0.03 * np.sqrt(1e19 / table.flops))).to_csv(csv, index=False)
@@ -283,12 +262,12 @@ class TestBitsPerByte:
 )
 def test_what_cannot_be_asked(found, asked, says):
     with pytest.raises(InputError, match=says):
-        answers(found, [asked])
+        forecast_targets(found, [asked])
 
 
 def test_a_frame_has_a_row_for_each_thing_asked(found, cluster):
     table = forecast_budget(
-        found, flops=[1e22], usd=[1e4, 1e5], params=[3e9], cluster=cluster, data=Data(1e11, PUBLISHED)
+        found, flops=[1e22], usd=[1e4, 1e5], params=[3e9], cluster=cluster, data=AvailableData(1e11, PUBLISHED_WORTH)
     )
     assert len(table) == 4
     assert table["asked_usd"].dropna().tolist() == [1e4, 1e5]
@@ -298,7 +277,7 @@ def test_a_frame_has_a_row_for_each_thing_asked(found, cluster):
 
 
 def test_the_figure_is_of_dollars_or_hours(found, cluster):
-    told = answers(found, [{"usd": 1e4}, {"loss": 2.0}], cluster=cluster)
+    told = forecast_targets(found, [{"usd": 1e4}, {"loss": 2.0}], cluster=cluster)
     axes = loss_against_cost(Figure().subplots(), found, cluster, told["targets"])
     assert axes.get_xlabel() == "dollars on h100"
     free = cluster_of("h100x64", utilisation=0.4, price=0.0)
@@ -306,99 +285,8 @@ def test_the_figure_is_of_dollars_or_hours(found, cluster):
 
 
 def test_sizes_and_tokens_pair():
-    assert paired([1.0, 2.0], [3.0, 4.0]) == [{"params": 1.0, "tokens": 3.0}, {"params": 2.0, "tokens": 4.0}]
-    assert paired([1.0], []) == [{"params": 1.0}]
-    assert paired([], [2.0]) == [{"tokens": 2.0}]
+    assert size_queries([1.0, 2.0], [3.0, 4.0]) == [{"params": 1.0, "tokens": 3.0}, {"params": 2.0, "tokens": 4.0}]
+    assert size_queries([1.0], []) == [{"params": 1.0}]
+    assert size_queries([], [2.0]) == [{"tokens": 2.0}]
     with pytest.raises(SpecError, match="2 times and --tokens 1"):
-        paired([1.0, 2.0], [3.0])
-
-
-class TestCommand:
-    def test_everything_at_once(self, called, csv, tmp_path):
-        figure = tmp_path / "budget.svg"
-        many = ("--flops", "1e22", "--loss", "2.05", "--usd", "1e4", "--device-hours", "1e3", "--days", "3")
-        code, out, err = called(
-            "forecast", csv, *FAST, *ON, *many, "--params", "3e9", "--pue", "1.1", "--bytes-per-token", "4.2",
-            "--data-available", "1e10", "--plot", figure, "--json",
-        )  # fmt: skip
-        told = json.loads(out)
-        assert (code, err) == (0, "")
-        kinds = ["flops", "usd", "device_hours", "days", "loss", "params"]
-        assert [next(iter(target["asked"])) for target in told["targets"]] == kinds
-        hours = told["targets"][2]
-        assert (hours["device_hours"], hours["usd"]) == (1e3, pytest.approx(6880))
-        assert hours["flops"] == pytest.approx(1e3 * 3600 * 989.4e12 * 0.4)
-        assert hours["kwh"] == pytest.approx(1e3 * 0.7 * 1.1)
-        assert told["targets"][3]["device_hours"] == pytest.approx(3 * 24 * 64)
-        bits = told["targets"][0]
-        assert bits["bits_per_byte"] == pytest.approx(bits["loss"] / np.log(2) / 4.2)
-        assert told["cluster"]["utilisation_basis"] == "as stated"
-        assert figure.read_text().lstrip().startswith("<?xml")
-
-    def test_in_words(self, called, csv):
-        code, out, _ = called("forecast", csv, *FAST, *ON, "--usd", "1e4", "--loss", "2.05", "--params", "3e9",
-                              "--tokens", "1e11", "--data-available", "1e10")  # fmt: skip
-        assert code == 0
-        for words in (
-            "What that takes on h100x64",
-            "$10k",
-            "3B parameters on 100B tokens",
-            "as stated",
-            "2026-11-23",
-            "of the chips alone: no PUE was stated",
-            "no bits per byte",
-            "published: Muennighoff et al. 2023",
-            "repeats cost",
-            "backtests of such a reach missed by",
-        ):
-            assert words in out, words
-
-    def test_a_utilisation_is_measured_where_runs_were_timed(self, called, csv):
-        table = simulated().assign(accelerator="a100", utilisation=0.31)
-        table.to_csv(csv, index=False)
-        _, out, _ = called("forecast", csv, *FAST, "--flops", "1e22", "--on", "a100x8", "--json")
-        _, other, _ = called("forecast", csv, *FAST, "--flops", "1e22", "--on", "h100x8", "--json")
-        assert json.loads(out)["cluster"]["utilisation"] == pytest.approx(0.31)
-        assert "as measured over 25 runs" in json.loads(out)["cluster"]["utilisation_basis"]
-        assert json.loads(other)["cluster"]["utilisation_basis"].startswith("assumed")
-
-    def test_a_site_has_its_own_chips(self, called, csv, tmp_path):
-        site = tmp_path / "site.yaml"
-        site.write_text("accelerators: {own: {platform: cuda, peak_flops: 1.0e+15, hbm_bytes: 8.0e+10, watts: 500}}")
-        asked = ("--device-hours", "100", "--on", "ownx4", "--utilisation", ".5", "--site", site)
-        _, out, _ = called("forecast", csv, *FAST, *asked, "--json")
-        (target,) = json.loads(out)["targets"]
-        assert (target["flops"], target["usd"], target["kwh"]) == (pytest.approx(1.8e20), None, pytest.approx(50))
-
-    @pytest.mark.parametrize(
-        "arguments, says",
-        [
-            ((), "say of what, with --flops or --loss"),
-            (("--usd", "1e6"), "--usd: say of what hardware, with --on"),
-            (("--days", "3"), "--days: say of what hardware, with --on"),
-            (("--device-hours", "3"), "--device-hours: say of what hardware"),
-            (("--usd", "1e6", "--on", "h100y8"), "'h100y8' is not in the catalogue; take one of tpu-v4"),
-            (("--usd", "1e6", *ON, "--price", "0"), "it costs nothing, so dollars buy no certain compute"),
-            (("--usd", "1e6", *ON, "--spot"), "no spot price is listed for h100"),
-            (("--flops", "1e22", "--utilisation", ".4"), "--utilisation: is that of the hardware; name it with --on"),
-            (("--flops", "1e22", "--price", "2"), "--price: is that of the hardware"),
-            (("--flops", "1e22", "--spot"), "--spot: is of the hardware"),
-            (("--params", "1e9", "--params", "2e9", "--tokens", "1e11"), "--params is given 2 times and --tokens 1"),
-            (("--params", "3e9", "--law", "saturating"), "is a law in C, and says nothing of params"),
-            (("--flops", "1e22", "--law", "saturating", "--data-available", "1e9"), "says nothing of tokens"),
-            (("--flops", "1e22", "--data-available", "10"), "so little that the law does not say what size"),
-            (("--params", "3e9", "--register"), "--register: say of what compute, with --flops"),
-            (("--usd", "nan", *ON), "--usd nan: is no number"),
-        ],
-    )  # fmt: skip
-    def test_mistakes(self, called, csv, arguments, says):
-        code, _, err = called("forecast", csv, *FAST, *arguments)
-        assert code == 2
-        assert says in " ".join(err.split())
-
-    def test_what_dollars_buy_is_registered(self, called, csv):
-        code, out, _ = called("forecast", csv, *FAST, *ON, "--usd", "1e4", "--loss", "2.05", "--register", "--json")
-        told = json.loads(out)
-        assert code == 0
-        (entry,) = told["registered"]
-        assert entry["targets"][0]["flops"] == told["targets"][0]["flops"]
+        size_queries([1.0, 2.0], [3.0])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from nextscale.model.accounting import flops_per_token, non_embedding_parameters, parameters
 from nextscale.sweeps import SweepSpec
-from nextscale.sweeps.design.expand import planned_runs, resolved
+from nextscale.sweeps.design.expand import planned_runs, resolve_spec
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.plan import plan
 from nextscale.sweeps.plan.spec_files import load_spec
@@ -152,7 +152,7 @@ class TestWindows:
         told = {"law": {"name": "chinchilla"}, "data": {"params_convention": "total"}}
         values = {"E": 1.7, "A": 400.0, "B": 410.0, "alpha": 0.34, "beta": 0.28}
         card.write_text(json.dumps(told | {"parameters": {k: {"value": v} for k, v in values.items()}}))
-        spec = resolved(load_spec(spec_file(WINDOWS | {WIDTHS: f"sizes: 5\n  centre: {{law: '{card}'}}"})))
+        spec = resolve_spec(load_spec(spec_file(WINDOWS | {WIDTHS: f"sizes: 5\n  centre: {{law: '{card}'}}"})))
         before = [run.config.run_id for run in planned_runs(spec)]
         card.unlink()
         again = SweepSpec.model_validate_json(spec.model_dump_json())

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from nextscale.sweeps import SweepSpec
-from nextscale.sweeps.design.expand import planned_runs, resolved
+from nextscale.sweeps.design.expand import planned_runs, resolve_spec
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.spec_files import load_spec
 
@@ -117,11 +117,11 @@ def test_every_choice_of_data_is_named_by_its_content(grid, tmp_path):
         (tmp_path / name).write_text(name * 100_000)
     text = {"{source: markov, vocab: 16, seed: 1}": f"{{source: text, path: '{tmp_path}/a'}}"}
     more = f"    data.path: ['{tmp_path}/a', '{tmp_path}/b']\n    data.vocab: [128, 256]\n"
-    spec = resolved(load_spec(grid(more, text)))
+    spec = resolve_spec(load_spec(grid(more, text)))
     found = planned_runs(spec)
     assert len({run.config.run_id for run in found}) == len(found) == 12 * 4
     assert len({run.config.data.fingerprint for run in found}) == 2
-    alone = planned_runs(resolved(load_spec(grid("", text), ["data.vocab=128"])))
+    alone = planned_runs(resolve_spec(load_spec(grid("", text), ["data.vocab=128"])))
     assert {run.config.run_id for run in alone} < {run.config.run_id for run in found}
     # What is kept of a sweep names its runs without the files.
     (tmp_path / "b").unlink()

@@ -9,8 +9,8 @@ import pytest
 from nextscale.model.accounting import flops_per_token, parameters
 from nextscale.sweeps import load_spec, planned_runs
 from nextscale.sweeps.design import review
-from nextscale.sweeps.design.expand import resolved
-from nextscale.sweeps.design.prior import NOISE, PUBLISHED, Prior, of_runs, published
+from nextscale.sweeps.design.expand import resolve_spec
+from nextscale.sweeps.design.prior import NOISE, PUBLISHED, Prior, prior_of_runs, published_prior
 
 GOOD = """\
 name: good
@@ -41,7 +41,7 @@ def spec(tmp_path):
     def read(**changes):
         path = tmp_path / "spec.yaml"
         path.write_text(GOOD if "design.tokens" not in changes else re.sub(r"\n  flops.*", "", GOOD))
-        return resolved(load_spec(path, [f"{key}={value}" for key, value in changes.items()]))
+        return resolve_spec(load_spec(path, [f"{key}={value}" for key, value in changes.items()]))
 
     return read
 
@@ -50,7 +50,7 @@ def found(spec, prior=None):
     planned = planned_runs(spec)
     fitted = [run for run in planned if run.role == "fit"]
     N, D = (np.array([getattr(run, name) for run in fitted], float) for name in ("params", "tokens"))
-    return review.review(planned, prior or published(N, D))
+    return review.review(planned, prior or published_prior(N, D))
 
 
 def test_a_good_design_has_no_fault(spec):
@@ -102,12 +102,12 @@ def test_data_read_more_than_four_times(spec, tmp_path):
     (tmp_path / "text.txt").write_text("the cat sat on the mat; " * 20_000)
     text = f"{{source: text, path: {tmp_path}/text.txt, vocab: 128}}"
     runs = planned_runs(spec(data=text))
-    (told,) = review.repeated(runs)
+    (told,) = review.repeated_data(runs)
     most = max(run.tokens for run in runs) / (480_000 * 31 / 32)
     assert float(re.search(r"the longest (\S+) times", told)[1]) == pytest.approx(most, rel=0.05)
-    assert review.repeated(planned_runs(spec())) == [], "a source without end"
+    assert review.repeated_data(planned_runs(spec())) == [], "a source without end"
     small = {"design.flops": "[2.5e9, 6.25e9, 1.5625e10, 3.90625e10]", "holdout": "null"}
-    assert review.repeated(planned_runs(spec(data=text, **small))) == []
+    assert review.repeated_data(planned_runs(spec(data=text, **small))) == []
 
 
 def test_two_recipes_are_no_seeds(spec):
@@ -123,7 +123,7 @@ class TestWindows:
         """Of which that is best at 1e11 FLOPs."""
         size = np.sqrt(1e11 / 6 / tokens_per_param)
         A, B = 0.1 * size**0.5, 0.1 * (size * tokens_per_param) ** 0.5
-        return Prior({"E": 1, "A": A, "B": B, "alpha": 0.5, "beta": 0.5}, NOISE, "", seen=True)
+        return Prior({"E": 1, "A": A, "B": B, "alpha": 0.5, "beta": 0.5}, NOISE, "", from_own_runs=True)
 
     @pytest.mark.parametrize(
         "ratio, says", [(40, None), (0.5, "below the best"), (5000, "above the best"), (6.5, "end of")]
@@ -135,11 +135,11 @@ class TestWindows:
 
 class TestPrior:
     def test_large_runs_take_the_published_law(self):
-        assert published(np.array([1e8, 1e9]), np.array([1e9, 2e10])).parameters == PUBLISHED
+        assert published_prior(np.array([1e8, 1e9]), np.array([1e9, 2e10])).parameters == PUBLISHED
 
     def test_small_ones_its_exponents_and_what_holds_across_scales(self):
         N, D = np.geomspace(3e3, 1e5, 9), np.geomspace(3e6, 1e5, 9)
-        prior = published(N, D)
+        prior = published_prior(N, D)
         size = np.sqrt(np.exp(np.mean(np.log(N * D))) / 20)
         sizes = np.geomspace(size / 4, size * 4, 801)
         losses = prior.log_losses(sizes, 20 * size**2 / sizes)
@@ -155,12 +155,14 @@ class TestPrior:
         losses = true.log_losses(*np.array([[r["params"], r["tokens"]] for r in records], float).T)
         for record, loss in zip(records, np.exp(losses + 0.002 * rng.standard_normal(len(runs))), strict=True):
             record["loss"] = loss
-        prior = of_runs(records, "params")
-        assert prior.seen
+        prior = prior_of_runs(records, "params")
+        assert prior.from_own_runs
         assert prior.noise == pytest.approx(0.002, rel=0.3)
         assert prior.parameters["E"] == pytest.approx(2.0, rel=0.03)
-        assert of_runs(records, "params", 0.01).noise == 0.01
-        assert of_runs([*records, {"loss": 2.0}], "params") == prior, "a record that does not say of what is left out"
-        assert of_runs(records[:9], "params") is None, "too few"
+        assert prior_of_runs(records, "params", 0.01).noise == 0.01
+        assert prior_of_runs([*records, {"loss": 2.0}], "params") == prior, (
+            "a record that does not say of what is left out"
+        )
+        assert prior_of_runs(records[:9], "params") is None, "too few"
         one_ratio = [{"params": n, "tokens": 20 * n, "loss": 2 + 1 / n} for n in np.geomspace(1e3, 1e6, 20)]
-        assert of_runs(one_ratio, "params") is None
+        assert prior_of_runs(one_ratio, "params") is None

@@ -13,16 +13,16 @@ from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.model.accounting import flops_per_token
 from nextscale.model.record import read_rows
 from nextscale.sweeps import load
-from nextscale.sweeps.design.chosen_runs import Choices, Standing, all_runs
+from nextscale.sweeps.design.chosen_runs import ChosenRuns, Progress, all_runs
 from nextscale.sweeps.design.expand import planned_runs, run_of
 from nextscale.sweeps.design.review import FEW_STEPS
-from nextscale.sweeps.design.sequential import step
+from nextscale.sweeps.design.sequential import choose_next
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.spec_files import load_spec
 from nextscale.sweeps.run.loop import run_study
 from nextscale.sweeps.spec.layers import ready_spec
 from nextscale.sweeps.spec.sweep_spec import ForecastConfig, SweepSpec
-from nextscale.sweeps.store.run_rows import described
+from nextscale.sweeps.store.run_rows import config_columns
 from nextscale.sweeps.study.study import Study
 
 NOISE = 0.003
@@ -78,7 +78,7 @@ def to_its_end(spec, seed, resamples=300, how=HOW, surface=law):
     cost, runs = cost_of(planned_runs(spec)), [run for run in planned_runs(spec) if run.role == "fit"]
     while True:
         found, backtests = fitted(runs, seed, resamples, how, surface)
-        stands, chosen = step(spec, found, cost, runs, backtested=bool(backtests))
+        stands, chosen = choose_next(spec, found, cost, runs, backtested=bool(backtests))
         if stands.ended:
             return runs, stands, found
         runs += chosen
@@ -116,29 +116,29 @@ def test_a_sequence_whose_drift_is_stated_ends_without_a_backtest():
 def test_what_was_chosen_stands(tmp_path):
     spec = sequential(flops=4e11, at_once=2)
     runs = [run for run in planned_runs(spec) if run.role == "fit"]
-    stands, chosen = step(spec, fitted(runs, 0, 100)[0], cost_of(planned_runs(spec)), runs, backtested=False)
-    Choices(tmp_path, spec).add(chosen, stands)
-    assert Choices(tmp_path, spec).runs() == chosen
+    stands, chosen = choose_next(spec, fitted(runs, 0, 100)[0], cost_of(planned_runs(spec)), runs, backtested=False)
+    ChosenRuns(tmp_path, spec).add(chosen, stands)
+    assert ChosenRuns(tmp_path, spec).runs() == chosen
     assert all_runs(tmp_path, spec) == [*planned_runs(spec), *chosen]
-    assert Choices(tmp_path, spec).ended is None
-    Choices(tmp_path, spec).end(Standing(0.01, 1e11, "it is enough"))
-    assert Choices(tmp_path, spec).ended == "it is enough"
+    assert ChosenRuns(tmp_path, spec).ended is None
+    ChosenRuns(tmp_path, spec).end(Progress(0.01, 1e11, "it is enough"))
+    assert ChosenRuns(tmp_path, spec).ended == "it is enough"
     other = sequential(flops=4e11, at_once=2, target=1.2e12)
-    assert Choices(tmp_path, other).runs() == []
-    assert Choices(tmp_path, other).ended is None
+    assert ChosenRuns(tmp_path, other).runs() == []
+    assert ChosenRuns(tmp_path, other).ended is None
 
 
 @pytest.mark.parametrize("more", [{"flops": 5e11}, {"until": 0.001}, {"at_once": 3}], ids=str)
 def test_a_sequence_with_more_to_spend_goes_on_from_what_it_chose(tmp_path, more):
     spec = sequential(flops=4e11, at_once=2)
     runs = [run for run in planned_runs(spec) if run.role == "fit"]
-    stands, chosen = step(spec, fitted(runs, 0, 100)[0], cost_of(planned_runs(spec)), runs, backtested=False)
-    Choices(tmp_path, spec).add(chosen, stands)
-    Choices(tmp_path, spec).end(Standing(0.01, 4e11, "the compute is spent"))
+    stands, chosen = choose_next(spec, fitted(runs, 0, 100)[0], cost_of(planned_runs(spec)), runs, backtested=False)
+    ChosenRuns(tmp_path, spec).add(chosen, stands)
+    ChosenRuns(tmp_path, spec).end(Progress(0.01, 4e11, "the compute is spent"))
     richer = SweepSpec(**spec.model_dump() | {"design": spec.design.model_dump() | more})
-    assert Choices(tmp_path, richer).runs() == chosen
-    assert Choices(tmp_path, richer).ended is None
-    assert Choices(tmp_path, spec).ended == "the compute is spent"
+    assert ChosenRuns(tmp_path, richer).runs() == chosen
+    assert ChosenRuns(tmp_path, richer).ended is None
+    assert ChosenRuns(tmp_path, spec).ended == "the compute is spent"
 
 
 @pytest.mark.parametrize(
@@ -157,9 +157,9 @@ def test_a_sequence_with_more_to_spend_goes_on_from_what_it_chose(tmp_path, more
 def test_choices_are_those_of_whoever_asks_the_same(tmp_path, key, changes, same):
     spec = sequential(flops=4e11, at_once=2)
     chosen = [run_of(spec, 12, 2e10, 0)]
-    Choices(tmp_path, spec).add(chosen, Standing(0.01, 2e11, None))
+    ChosenRuns(tmp_path, spec).add(chosen, Progress(0.01, 2e11, None))
     other = SweepSpec(**spec.model_dump() | {key: spec.model_dump()[key] | changes})
-    assert [run.config.model.width for run in Choices(tmp_path, other).runs()] == ([12] if same else [])
+    assert [run.config.model.width for run in ChosenRuns(tmp_path, other).runs()] == ([12] if same else [])
 
 
 def test_choices_do_not_depend_on_where_the_data_lies(tmp_path):
@@ -173,10 +173,10 @@ def test_choices_do_not_depend_on_where_the_data_lies(tmp_path):
         SweepSpec(**sequential(flops=4e11).model_dump() | {"data": data | {"path": path}}) for path in ("/a", "/b")
     )
     chosen = [run_of(here, 12, 2e10, 0)]
-    Choices(tmp_path, here).add(chosen, Standing(0.01, 2e11, None))
-    assert Choices(tmp_path, there).runs() == [run_of(there, 12, 2e10, 0)]
+    ChosenRuns(tmp_path, here).add(chosen, Progress(0.01, 2e11, None))
+    assert ChosenRuns(tmp_path, there).runs() == [run_of(there, 12, 2e10, 0)]
     later = here.model_copy(update={"forecast": Later(**here.forecast.model_dump())})
-    assert Choices(tmp_path, later).runs() == chosen
+    assert ChosenRuns(tmp_path, later).runs() == chosen
 
 
 @pytest.mark.parametrize(
@@ -265,9 +265,9 @@ class Killed(BaseException):
 @pytest.fixture
 def shell(tmp_path, monkeypatch, in_process_backend):
     """Runs a small sequence: `shell()` to its end; `shell(runs)` until so many have begun."""
-    from nextscale.sweeps.run import session as crew
+    from nextscale.sweeps.run import session
 
-    monkeypatch.setattr(crew, "RayBackend", in_process_backend)
+    monkeypatch.setattr(session, "RayBackend", in_process_backend)
     (tmp_path / "spec.yaml").write_text(SMALL)
     spec = load_spec(tmp_path / "spec.yaml")
 
@@ -313,7 +313,7 @@ def test_what_another_process_chose_since_comes_before_what_is_chosen_next(tmp_p
             loss = {"status": "done", "loss": law(run.params, run.tokens)}
             directory = study.store.run(run.config.run_id)
             directory.write_config(run.config)
-            directory.write_record({"run_id": run.config.run_id} | described(run.config) | loss)
+            directory.write_record({"run_id": run.config.run_id} | config_columns(run.config) | loss)
 
     spec = sequential(flops=4e11, at_once=2)
     spec = spec.model_copy(update={"forecast": spec.forecast.model_copy(update={"resamples": 100})})
@@ -323,9 +323,9 @@ def test_what_another_process_chose_since_comes_before_what_is_chosen_next(tmp_p
     chosen = one.missing("fit")
     assert chosen
     assert other.choose() is None
-    assert other.missing("fit") == chosen == Choices(tmp_path, one.spec).runs()
+    assert other.missing("fit") == chosen == ChosenRuns(tmp_path, one.spec).runs()
     finish(other)
-    one.choices.end(Standing(0.1, 1e11, "it is enough"))
+    one.choices.end(Progress(0.1, 1e11, "it is enough"))
     assert other.choose() == "it is enough"
     assert other.missing("fit") == []
 
@@ -333,10 +333,10 @@ def test_what_another_process_chose_since_comes_before_what_is_chosen_next(tmp_p
 def test_a_choice_that_was_written_twice_counts_once(tmp_path):
     spec = sequential(flops=4e11, at_once=2)
     runs = [run for run in planned_runs(spec) if run.role == "fit"]
-    stands, chosen = step(spec, fitted(runs, 0, 100)[0], cost_of(planned_runs(spec)), runs, backtested=False)
+    stands, chosen = choose_next(spec, fitted(runs, 0, 100)[0], cost_of(planned_runs(spec)), runs, backtested=False)
     for _ in "ab":
-        Choices(tmp_path, spec).add(chosen, stands)
-    assert Choices(tmp_path, spec).runs() == chosen
+        ChosenRuns(tmp_path, spec).add(chosen, stands)
+    assert ChosenRuns(tmp_path, spec).runs() == chosen
     assert all_runs(tmp_path, spec) == [*planned_runs(spec), *chosen]
 
 

@@ -7,8 +7,8 @@ import pytest
 from nextscale.fit.laws.catalogue import CHINCHILLA, CHINCHILLA_TIED, LAWS
 from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.sweeps import load_spec, planned_runs
-from nextscale.sweeps.design.prior import published
-from nextscale.sweeps.design.simulate import expected
+from nextscale.sweeps.design.prior import published_prior
+from nextscale.sweeps.design.simulate import expected_interval
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +34,11 @@ def table_of(runs):
 
 def prior_of(runs, noise):
     table = table_of(runs)
-    return published(table["params"].to_numpy(), table["tokens"].to_numpy(), noise)
+    return published_prior(table["params"].to_numpy(), table["tokens"].to_numpy(), noise)
 
 
 def told(runs, noise=0.003, law=CHINCHILLA, level=0.9):
-    return expected(runs, law, prior_of(runs, noise), level=level)
+    return expected_interval(runs, law, prior_of(runs, noise), level=level)
 
 
 def test_it_holds_as_often_as_it_says(design):

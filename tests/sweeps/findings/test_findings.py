@@ -11,7 +11,7 @@ from nextscale.model.accounting import non_embedding_parameters
 from nextscale.sweeps.design.expand import planned_runs
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.findings import findings, over_training, summary_of
-from nextscale.sweeps.findings.runs_table import asked_of
+from nextscale.sweeps.findings.runs_table import config_columns
 from nextscale.sweeps.plan.spec_files import load_spec
 from nextscale.sweeps.report.figures import finding_plots
 from nextscale.sweeps.show.tables import Table
@@ -23,7 +23,7 @@ def row_of(run):
     """What a record would hold, but for what was measured."""
     config = run.config
     unique = min(run.tokens, getattr(config.data, "unique_tokens", None) or run.tokens)
-    return asked_of(run) | {
+    return config_columns(run) | {
         "run_id": config.run_id,
         "params": run.params,
         "params_non_embedding": non_embedding_parameters(config.model),
@@ -63,7 +63,7 @@ def chinchilla(row, alpha=0.4, beta=0.4):
 
 def test_three_approaches_agree_where_the_law_holds():
     one = found_of("chinchilla", chinchilla)
-    last = [row for row in one.told["approaches"] if row["flops"] == 4e11]
+    last = [row for row in one.result["approaches"] if row["flops"] == 4e11]
     assert {row["approach"] for row in last} == {"envelope", "parabola", "akima", "parametric"}
     for row in last:
         # b/(a+b) under C = 6ND; true FLOPs per parameter fall with the size here, which raises it a little.
@@ -79,18 +79,18 @@ class TestHyperparameters:
             return 2.6 + 0.01 * x * x + 0.02 * y * y + 0.004 * x * y
 
         one = found_of("steplaw", loss)
-        assert one.told["rules"]["lr"]["exponents"] == pytest.approx({"params": -0.3, "tokens": 0.1}, abs=1e-3)
-        assert one.told["rules"]["batch"]["exponents"]["tokens"] == pytest.approx(0.4, abs=1e-3)
+        assert one.result["rules"]["lr"]["exponents"] == pytest.approx({"params": -0.3, "tokens": 0.1}, abs=1e-3)
+        assert one.result["rules"]["batch"]["exponents"]["tokens"] == pytest.approx(0.4, abs=1e-3)
         # The lowest point along x at a given y: x = -0.004 y / (2 · 0.01), and y falls as D^-0.4.
-        at_batch = one.told["rules"]["lr_at_batch"]["exponents"]
+        at_batch = one.result["rules"]["lr_at_batch"]["exponents"]
         assert at_batch == pytest.approx({"params": -0.3, "tokens": 0.1 + 0.2 * 0.4, "batch_tokens": -0.2}, abs=1e-3)
         assert len(one.tables) == 2 and len(one.panels) == 2 and not one.notes
 
     def test_cells_without_an_optimum_are_told(self):
         one = found_of("steplaw", lambda row: 3 - 0.001 * np.log(row["lr"]))
-        assert all(row["problem"] for row in one.told["optima"])
+        assert all(row["problem"] for row in one.result["optima"])
         assert len(one.notes) == 3 and all("no power law: hyperparameters: 0 cells have" in note for note in one.notes)
-        assert one.told["rules"] == {}
+        assert one.result["rules"] == {}
 
 
 class TestTransfer:
@@ -101,15 +101,15 @@ class TestTransfer:
 
     def test_mup_stays_where_standard_moves(self):
         one = found_of("mup_transfer", self.loss)
-        assert one.told["mup"]["drift"]["exponent"] == pytest.approx(0, abs=1e-6)
-        assert one.told["mup"]["transfer_cost"] == pytest.approx(0)
-        assert one.told["standard"]["drift"]["exponent"] == pytest.approx(-0.75, abs=1e-3)
-        assert one.told["standard"]["transfer_cost"] > 0.02
+        assert one.result["mup"]["drift"]["exponent"] == pytest.approx(0, abs=1e-6)
+        assert one.result["mup"]["transfer_cost"] == pytest.approx(0)
+        assert one.result["standard"]["drift"]["exponent"] == pytest.approx(-0.75, abs=1e-3)
+        assert one.result["standard"]["transfer_cost"] > 0.02
         assert len(one.panels) == 2
 
     def test_a_diverged_run_is_the_worst(self):
         one = found_of("mup_transfer", lambda row: np.nan if row["lr"] > 0.1 else self.loss(row))
-        assert one.told["mup"]["drift"]["exponent"] == pytest.approx(0, abs=1e-6)
+        assert one.result["mup"]["drift"]["exponent"] == pytest.approx(0, abs=1e-6)
 
 
 def test_over_training_is_foretold():
@@ -118,15 +118,15 @@ def test_over_training_is_foretold():
         return 2.0 + (30 * M**eta + 20 * M**-eta) * row["flops"] ** -eta
 
     one = found_of("overtraining", gadre)
-    assert one.told["law"]["parameters"]["eta"] == pytest.approx(0.15, rel=1e-3)
-    assert [row["tokens_per_param"] for row in one.told["held_out"]] == pytest.approx([320, 320], rel=0.01)
-    assert one.told["mean_error"] < 1e-4
+    assert one.result["law"]["parameters"]["eta"] == pytest.approx(0.15, rel=1e-3)
+    assert [row["tokens_per_param"] for row in one.result["held_out"]] == pytest.approx([320, 320], rel=0.01)
+    assert one.result["mean_error"] < 1e-4
 
 
 def test_the_next_rung_is_forecast():
     one = found_of("wsd_ladder", chinchilla)
-    assert len(one.told["losses"]) == 12 and all(cell["loss"] for cell in one.told["losses"])
-    (rung,) = one.told["next"]
+    assert len(one.result["losses"]) == 12 and all(cell["loss"] for cell in one.result["losses"])
+    (rung,) = one.result["next"]
     assert abs(rung["error"]) < 1e-5
     assert len(one.tables[0].columns) == 4
 
@@ -137,9 +137,9 @@ def test_power_laws_are_recovered_where_nothing_else_limits():
         return max(size, data)
 
     one = found_of("kaplan", kaplan)
-    assert one.told["laws"]["D"]["alpha"] == pytest.approx(0.2, abs=0.01)
-    assert set(one.told["laws"]) == {"N", "D", "C"}
-    assert 0 < one.told["laws"]["C"]["alpha"] < 0.3
+    assert one.result["laws"]["D"]["alpha"] == pytest.approx(0.2, abs=0.01)
+    assert set(one.result["laws"]) == {"N", "D", "C"}
+    assert 0 < one.result["laws"]["C"]["alpha"] < 0.3
 
 
 @pytest.mark.slow
@@ -151,9 +151,9 @@ def test_repeated_tokens_lose_their_worth():
         return 2.0 + 2 / row["params"] ** 0.4 + 90 / worth**0.4
 
     one = found_of("data_constrained", repeated)
-    assert one.told["law"]["parameters"]["R_D"] == pytest.approx(8, rel=0.05)
-    assert one.told["worth"]["4"] == pytest.approx(1 + 8 * (1 - np.exp(-3 / 8)), rel=0.02)
-    assert all(row["above_fresh"] > 0 for row in one.told["harm"])
+    assert one.result["law"]["parameters"]["R_D"] == pytest.approx(8, rel=0.05)
+    assert one.result["worth"]["4"] == pytest.approx(1 + 8 * (1 - np.exp(-3 / 8)), rel=0.02)
+    assert all(row["above_fresh"] > 0 for row in one.result["harm"])
 
 
 class TestCorrections:
@@ -164,7 +164,7 @@ class TestCorrections:
             return chinchilla(row | {"tokens": row["tokens"] / lost})
 
         one = found_of("porian", loss)
-        steps = one.told["steps"]
+        steps = one.result["steps"]
         assert len(steps) == 5
         assert "embedding and head not counted" in steps[0]["step"]
         assert steps[1]["step"] == "+ embedding and head counted"
@@ -191,7 +191,7 @@ def test_a_model_that_learns_at_once_is_told_from_one_that_does_not():
         "loss_by_position": lambda row: [4.0, 3.0, 2.0],
     }
     one = found_of("induction", lambda row: 2.0, **measured)
-    shallow, deep = one.told["runs"]
+    shallow, deep = one.result["runs"]
     assert deep["fall"]["tokens"] == pytest.approx(4e5, rel=0.02)
     assert deep["fall"]["share"] > 0.8 > 0.2 > shallow["fall"]["share"]
 

@@ -91,7 +91,7 @@ def test_a_forecast_from_a_table_is_registered_once_and_scored_by_hand(called, c
 )
 def test_mistakes_are_one_line(called, csv, tmp_path, arguments, says):
     ledger = Ledger(tmp_path / "ledger.jsonl")
-    ledger.forecast({"sweep": "s", "inputs": "i", "targets": [{"run_id": "r"}]})
+    ledger.register({"sweep": "s", "inputs": "i", "targets": [{"run_id": "r"}]})
     filled = [text.format(csv=csv, folder=tmp_path, ledger=ledger.path) for text in arguments]
     code, out, err = called(*filled)
     assert (code, out) == (2, "")
@@ -102,7 +102,7 @@ def test_mistakes_are_one_line(called, csv, tmp_path, arguments, says):
 def test_scores_name_their_forecast(csv, tmp_path):
     ledger, entry = registered(csv, tmp_path)
     held = {"sweep": "s", "inputs": "i", "targets": [{"run_id": "r", "predicted": 1.0, "interval": [0, 2]}]}
-    of_a_sweep = ledger.forecast(held)
+    of_a_sweep = ledger.register(held)
     with pytest.raises(SpecError, match="is of runs of a sweep"):
         score_by_hand(ledger, 2.0, run_id="x", prefix=of_a_sweep["hash"])
     (first,) = score_by_hand(ledger, 2.0, run_id="x", prefix=entry["hash"])
@@ -208,11 +208,11 @@ def test_a_run_on_other_data_is_another_question(landing):
 
 def test_the_next_run_of_the_sweep_scores_what_has_landed(landing, swept, monkeypatch, in_process_backend):
     from nextscale.sweeps.plan.spec_files import load_spec
-    from nextscale.sweeps.run import session as crew
+    from nextscale.sweeps.run import session
     from nextscale.sweeps.run.loop import run_study
 
     out, rows, flops, aside, run_id = landing
-    monkeypatch.setattr(crew, "RayBackend", in_process_backend)
+    monkeypatch.setattr(session, "RayBackend", in_process_backend)
     ledger, entry = registered(out, out, flops, rows)
     land(out, aside, run_id)
     run_study(load_spec(swept[0]), out)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nextscale.sweeps.design.expand import planned_runs
-from nextscale.sweeps.errors import MENDABLE
+from nextscale.sweeps.errors import USER_ERRORS
 from nextscale.sweeps.plan.spec_files import load_spec
 from nextscale.sweeps.spec import documents
 from nextscale.sweeps.spec.layers import ready_specs
@@ -109,7 +109,7 @@ def at(content, path):
 def check(path):
     try:
         planned_runs(load_spec(path))
-    except MENDABLE as error:
+    except USER_ERRORS as error:
         message = str(error)
         assert message and "\n" not in message
         message.encode()
@@ -155,5 +155,5 @@ def test_a_spec_with_any_characters_changed(tmp_path_factory, specs, data):
 def test_no_bytes_give_a_traceback(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
     path.write_bytes(content)
-    with pytest.raises(MENDABLE):
+    with pytest.raises(USER_ERRORS):
         load_spec(path)

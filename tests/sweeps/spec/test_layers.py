@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from nextscale.sweeps.design.expand import planned_runs, resolved
+from nextscale.sweeps.design.expand import planned_runs, resolve_spec
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.spec_files import load_spec
 from nextscale.sweeps.run import detach
@@ -234,7 +234,7 @@ def test_a_sweep_that_is_left_at_work_is_read_as_it_was_meant(tmp_path, monkeypa
     texts.mkdir()
     (texts / "a.txt").write_text("some text, and some more of it\n" * 1000)
     data = f"{{source: text, path: '{str(texts).replace('${', '$${')}'}}"
-    meant = resolved(load_spec(spec_file({"{source: markov, vocab: 16, seed: 1}": data})))
+    meant = resolve_spec(load_spec(spec_file({"{source: markov, vocab: 16, seed: 1}": data})))
     assert meant.data.path == str(texts)
     started = []
     monkeypatch.setattr(
@@ -242,5 +242,5 @@ def test_a_sweep_that_is_left_at_work_is_read_as_it_was_meant(tmp_path, monkeypa
     )
     detach.detach(meant, tmp_path / "out", None)
     ((*_, file, _, _),) = started
-    assert resolved(load_spec(file)) == meant
+    assert resolve_spec(load_spec(file)) == meant
     assert Store.existing(tmp_path / "out").specs() == [meant]

@@ -8,7 +8,7 @@ import pytest
 from nextscale.cluster.hardware.catalogue import CATALOGUE
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.model.config.identity import Config
-from nextscale.sweeps.design.expand import planned_runs, resolved
+from nextscale.sweeps.design.expand import planned_runs, resolve_spec
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.spec_files import load_spec
 from nextscale.sweeps.spec.site_file import load_site, pools_of, price_notes
@@ -46,7 +46,7 @@ def site(tmp_path, monkeypatch):
 
 def test_pools_are_no_part_of_what_a_run_means(spec):
     forms = ("pools=auto", "pools={a: {accelerator: h100, chips: 8}}", "pools=[lab, cloud]")
-    names = [[run.config.run_id for run in planned_runs(resolved(spec(form)))] for form in forms]
+    names = [[run.config.run_id for run in planned_runs(resolve_spec(spec(form)))] for form in forms]
     assert names[0] == names[1] == names[2]
 
 

@@ -255,12 +255,12 @@ def test_of_event_files_the_last_value_or_the_lowest_counts_with_what_was_taken_
     for i in range(4):
         folder = tmp_path / "logs" / f"size-{i}"
         folder.mkdir(parents=True)
-        curve = [event_files.scalars(step, {"eval/loss": 4 - i / 10 - step / 1000}) for step in (100, 200, 900)]
-        again = [event_files.scalars(step, {"eval/loss": 4 - i / 10 - step / 1000}) for step in (300, 500)]
-        worse = event_files.scalars(600, {"eval/loss": 3.8})
-        ended = event_files.result(600, {"size": 10.0**i, "optimizer": "adam"}, {"spent": 1.5})
-        events = [event_files.first(), *curve, event_files.restart(300), *again, worse, ended]
-        content = b"".join(map(event_files.record, events))
+        curve = [event_files.scalars_event(step, {"eval/loss": 4 - i / 10 - step / 1000}) for step in (100, 200, 900)]
+        again = [event_files.scalars_event(step, {"eval/loss": 4 - i / 10 - step / 1000}) for step in (300, 500)]
+        worse = event_files.scalars_event(600, {"eval/loss": 3.8})
+        ended = event_files.result_event(600, {"size": 10.0**i, "optimizer": "adam"}, {"spent": 1.5})
+        events = [event_files.version_event(), *curve, event_files.restart_event(300), *again, worse, ended]
+        content = b"".join(map(event_files.encoded, events))
         (folder / f"events.out.{event_files.MARK}.1.host").write_bytes(content + b"\x99torn")
     given = ("--with", "tokens=step*1000", "--params-column", "hparams.size", "--loss-column", "eval/loss")
     (told,) = imported(tmp_path / "logs", *given)
@@ -291,8 +291,8 @@ def test_event_files_as_tensorflow_2_writes_them(tmp_path):
         Event(step=step, summary=Summary(value=[Summary.Value(tag="loss", tensor=tensor)]))
         for step, tensor in enumerate(tensors)
     ]
-    path.write_bytes(b"".join(map(event_files.record, events)))
-    assert event_files.told([path]).scalars == {"loss": [(0, 2.5), (1, 2.25)]}
+    path.write_bytes(b"".join(map(event_files.encoded, events)))
+    assert event_files.read_run([path]).scalars == {"loss": [(0, 2.5), (1, 2.25)]}
 
 
 def test_a_scalar_downloaded_from_tensorboard_is_one_run(imported, tmp_path):

@@ -19,7 +19,7 @@ from nextscale.sweeps.design.expand import planned_runs
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.spec_files import load_spec
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
-from nextscale.sweeps.store.run_rows import COLUMNS, costs
+from nextscale.sweeps.store.run_rows import COLUMNS, run_costs
 from nextscale.sweeps.store.store import Store
 
 
@@ -132,7 +132,7 @@ def test_costs_are_of_all_attempts_and_the_wasted_part_apart(tmp_path):
         row |= {"device_us": hours * 3.6e9, "usd": 2 * hours, "flops_kept": kept, "flops_lost": lost}
         append_row(epath.Path(tmp_path / "accounts.jsonl"), row | {"utilisation": used})
     append_row(epath.Path(tmp_path / "accounts.jsonl"), {"kind": "reserved", "attempt": 9, "run_id": "r"})
-    cost = costs(tmp_path / "accounts.jsonl")["r"]
+    cost = run_costs(tmp_path / "accounts.jsonl")["r"]
     assert cost["device_hours"] == 10
     assert cost["device_hours_wasted"] == pytest.approx(4.0 / 4 + 1)
     assert cost["usd"] == 20
@@ -266,13 +266,13 @@ def test_processes_read_a_folder_that_is_being_written_to(trained):
 
 
 def test_two_sweeps_share_the_runs_that_both_ask_for(swept, tmp_path, monkeypatch, in_process_backend):
-    from nextscale.sweeps.run import session as crew
+    from nextscale.sweeps.run import session
     from nextscale.sweeps.run.loop import run_study
 
     spec, finished = swept
     out = tmp_path / "out"
     shutil.copytree(finished, out)
-    monkeypatch.setattr(crew, "RayBackend", in_process_backend)
+    monkeypatch.setattr(session, "RayBackend", in_process_backend)
     changes = ["name=other", "design.tokens=[4e4, 8e4]", "design.seeds=[0, 1]", "holdout=null"]
     summary = run_study(load_spec(spec, changes), out)
     assert summary["runs"] == {"done": 8, "reused": 4, "failed": 0}

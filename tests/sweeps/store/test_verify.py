@@ -373,7 +373,7 @@ def test_nothing_trips_over_a_folder_that_is_being_written_to(out, tmp_path):
             (twin / "record.json").unlink()
             run.write_record(record)
             target = {"run_id": "r", "flops": 1.0, "predicted": 2.0, "interval": [1.0, 3.0]}
-            ledger.forecast({"sweep": "s", "inputs": str(i), "level": 0.9, "targets": [target]})
+            ledger.register({"sweep": "s", "inputs": str(i), "level": 0.9, "targets": [target]})
             write_atomically(epath.Path(spec), spec.read_text())
             shutil.rmtree(twin)
 

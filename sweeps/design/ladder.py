@@ -1,0 +1,28 @@
+"""Runs of a ladder: several model sizes, each trained for several multiples of its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from nextscale.model.accounting import flops_per_token, parameters
+from nextscale.sweeps.design.planned_run import PlannedRun
+from nextscale.sweeps.design.sizes import nearest_widths
+from nextscale.sweeps.spec.designs import LadderDesign, values_of
+from nextscale.sweeps.spec.run_config import config_of, model_of, training_of
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+
+
+def ladder_runs(spec: SweepSpec, design: LadderDesign) -> Iterator[PlannedRun]:
+    widths = design.widths or nearest_widths(spec, values_of(design.params or []), ("design", "params"))
+    for j, width in enumerate(widths):
+        model = model_of(spec, width, ("design", "widths", j))
+        for i, ratio in enumerate(values_of(design.tokens_per_param)):
+            budget = flops_per_token(model) * ratio * parameters(model)
+            training = training_of(spec, model, budget, ("design", "tokens_per_param", i))
+            for seed in design.seeds:
+                yield PlannedRun(config_of(spec, model, training, seed), "fit", budget)
+
+
+def ladder_count(design: LadderDesign) -> int:
+    sizes = len(design.widths or values_of(design.params or []))
+    return sizes * len(values_of(design.tokens_per_param)) * len(design.seeds)

@@ -1,0 +1,48 @@
+"""Runs of a WSD design: one long run per size (the trunk), and a cooldown branched off it per length."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from pydantic import ValidationError
+
+from nextscale.model.accounting import flops_per_token
+from nextscale.model.config.run import TrainingConfig
+from nextscale.sweeps.design.planned_run import PlannedRun
+from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.spec.designs import WsdDesign
+from nextscale.sweeps.spec.run_config import config_of, error_text, model_of, steps_of, training_of
+from nextscale.sweeps.spec.sweep_spec import SweepSpec
+
+
+def wsd_runs(spec: SweepSpec, design: WsdDesign) -> Iterator[PlannedRun]:
+    """The longest run of a width is the trunk of the others: each is the trunk up to its own cooldown."""
+    if spec.training.schedule != "wsd":
+        raise SpecError("training.schedule: is wsd where design.kind is; set it", ("training", "schedule"))
+    if spec.training.warmup_tokens is None:
+        least = round(spec.training.warmup * design.tokens[0])
+        raise SpecError(
+            "training.warmup_tokens: is missing; runs of all lengths share their warm-up where design.kind is wsd, "
+            f"{least} tokens, say",
+            ("training",),
+        )
+    for j, width in enumerate(design.widths):
+        model = model_of(spec, width, ("design", "widths", j))
+        budgets = [flops_per_token(model) * tokens for tokens in design.tokens]
+        longest = training_of(spec, model, budgets[-1], ("design", "tokens", len(budgets) - 1))
+        for i, budget in enumerate(budgets):
+            steps = steps_of(model, budget, longest.batch_tokens, ("design", "tokens", i))
+            try:
+                training = TrainingConfig(**longest.model_dump() | {"steps": steps})
+            except ValidationError as error:
+                raise SpecError(f"training.{error_text(error)}", ("training", "warmup_tokens")) from None
+            for seed in design.seeds:
+                config, trunk = (config_of(spec, model, how, seed) for how in (training, longest))
+                run = PlannedRun(config, "fit", budget, trunk)
+                alone = config == trunk or run.branches_at == 0
+                yield dataclasses.replace(run, trunk=None) if alone else run
+
+
+def wsd_count(design: WsdDesign) -> int:
+    return len(design.widths) * len(design.tokens) * len(design.seeds)

@@ -1,0 +1,71 @@
+"""How numbers are written in tables: losses, percentages, intervals, parameters and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Format = Callable[[Any], str]
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number as people write it: 2.188, 0.0098, 1.56e+10; a dash for none."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+
+
+def count(value: float | None) -> str:
+    """Parameters or tokens, to three digits: 28.7k, 3.53M, 70B, 1.4T; a dash for none."""
+    if value is None:
+        return "-"
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:
+            return f"{float(f'{value / size:.3g}'):g}{letter}"
+    return f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people write them: 42 s, 7.5 min, 3.2 h, 12 d."""
+    for size, unit, least in ((86400, "d", 2 * 86400), (3600, "h", 2 * 3600), (60, "min", 120)):
+        if seconds >= least:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def loss(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2%}"
+
+
+def interval(bounds: Any, form: Any = loss) -> str:
+    """A dash for none; an end that is None is open."""
+    if bounds is None:
+        return "-"
+    ends = ["open" if end is None else form(end) for end in bounds]
+    return f"[{ends[0]}, {ends[1]}]"
+
+
+def interval_between(low: float | None, high: float | None, form: Any = loss) -> str:
+    """An interval of two columns; a dash where both ends are missing."""
+    return interval(None if low is None and high is None else (low, high), form)
+
+
+def dollars(value: float | None) -> str:
+    return "-" if value is None else f"${count(value)}"
+
+
+def three_digits(value: float | None) -> str:
+    return number(value, 3)
+
+
+def text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def params_label(convention: str) -> str:
+    """What a column of N counts, in words."""
+    return "parameters" if convention == "total" else f"{convention.replace('_', '-')} parameters"

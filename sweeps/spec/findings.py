@@ -1,0 +1,17 @@
+"""The findings that a spec may ask for: each name is a module of `nextscale.sweeps.findings`, with `_` for `-`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+FindingName = Literal[
+    "approaches",
+    "corrections",
+    "horizons",
+    "hyperparameters",
+    "induction",
+    "over-training",
+    "power-laws",
+    "repetition",
+    "transfer",
+]
