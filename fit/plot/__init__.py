@@ -1,6 +1,6 @@
 """Figures of laws and of the runs that they rest on. Every function draws on the `Axes` given, and returns it."""
 
-from nextscale.fit.plot.figures import (
+from nextscale.fit.plot.optima import (
     BLUE,
     GREEN,
     GREY,

@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, LogNorm
 
-from nextscale.fit.plot.figures import BLUE, GREY, ORANGE, shades
+from nextscale.fit.plot.optima import BLUE, GREY, ORANGE, shades
 
 if TYPE_CHECKING:
     from nextscale.fit.estimate.fit import Fit
