@@ -121,8 +121,8 @@ def rows(table):
     (objective, share), taken = analytic(reference)
     yield "scipy L-BFGS-B, gradient, 4500 starts", f"{objective:.11g}", taken, taken / seconds, f"{share:.1%}"
     objective, taken = literal(reference)
-    told = f"{LITERAL} starts timed, scaled to 4500"
-    yield "scipy L-BFGS-B, finite differences", f"{objective:.11g}", taken, taken / seconds, told
+    note = f"{LITERAL} starts timed, scaled to 4500"
+    yield "scipy L-BFGS-B, finite differences", f"{objective:.11g}", taken, taken / seconds, note
     objective, taken = chinchilla_package(runs.table)
     if taken is None:
         yield "PyPI chinchilla, 4500 starts", "-", None, None, objective
@@ -134,8 +134,8 @@ def rows(table):
     p = found.parameters
     optimum = [*np.log([p["A"], p["B"], p["E"]]), p["alpha"], p["beta"]]
     taken = bfgs_bootstrap(reference, optimum)
-    told = f"local, {REFERENCE_RESAMPLES} timed, scaled up"
-    yield f"scipy BFGS: {RESAMPLES} bootstraps", "", taken, taken / ours, told
+    note = f"local, {REFERENCE_RESAMPLES} timed, scaled up"
+    yield f"scipy BFGS: {RESAMPLES} bootstraps", "", taken, taken / ours, note
 
 
 def agree(found):
@@ -148,11 +148,11 @@ if __name__ == "__main__":
     parser.add_argument("--params-column", default="Model Size")
     parser.add_argument("--flops-column", default="Training FLOP")
     parser.add_argument("--drop-largest-losses", type=int, default=5)
-    given = parser.parse_args()
-    if given.data:
-        columns = Columns(params=given.params_column, flops=given.flops_column)
-        read = read_table(given.data)
-        data = as_runs(read, columns=columns, drop_largest_losses=given.drop_largest_losses).table
+    options = parser.parse_args()
+    if options.data:
+        columns = Columns(params=options.params_column, flops=options.flops_column)
+        read = read_table(options.data)
+        data = as_runs(read, columns=columns, drop_largest_losses=options.drop_largest_losses).table
     else:
         data = known_law()
     warnings.simplefilter("ignore")

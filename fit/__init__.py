@@ -3,8 +3,7 @@
     from nextscale.fit import fit, read_table
     print(fit(read_table("runs.csv")))
 
-Beside what is named here, each in the module of its name: `frontier`, `approaches`, `forecast`, `compare`, `trend`,
-`lifetime`, `overtrain`, `published` and `card`; and the figures in `plot`.
+All that is named here is imported when first asked for. Figures are in `nextscale.fit.plot`.
 """
 
 from __future__ import annotations
@@ -13,50 +12,89 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nextscale.fit.conventions import CONVENTIONS
+    from nextscale.fit.curves.emergence import steepest_fall
+    from nextscale.fit.curves.schedule_laws import annealing, multi_power
     from nextscale.fit.errors import InputError
+    from nextscale.fit.estimate.covariance import delta_interval
+    from nextscale.fit.estimate.downstream import SIGMOID, accuracy
     from nextscale.fit.estimate.fit import Fit, fit
     from nextscale.fit.estimate.profile import profiled
+    from nextscale.fit.estimate.published import PUBLISHED, published
     from nextscale.fit.estimate.seed_noise import seed_noise
-    from nextscale.fit.laws.catalogue import LAWS
+    from nextscale.fit.laws.catalogue import LAWS, law_named
     from nextscale.fit.laws.formula import Formula
     from nextscale.fit.laws.law import Law, Shape
     from nextscale.fit.laws.loss import Loss
     from nextscale.fit.laws.sum_of_powers import SumOfPowers, Term
-    from nextscale.fit.optimum.forecast import forecast_run
+    from nextscale.fit.optimum.approaches import approaches
+    from nextscale.fit.optimum.forecast import forecast, forecast_run
+    from nextscale.fit.optimum.frontier import TokenCost, closed_form, frontier
     from nextscale.fit.optimum.inverse import compute_for
     from nextscale.fit.optimum.isoflop import isoflops
+    from nextscale.fit.optimum.lifetime import Prices, Served, lifetime
+    from nextscale.fit.optimum.overtrain import overtrained, smallest_sizes
+    from nextscale.fit.optimum.repetition import repetition
     from nextscale.fit.table.columns import Columns
     from nextscale.fit.table.reading import read_table
+    from nextscale.fit.table.recount import at_equal_flops
     from nextscale.fit.table.runs import Runs, as_runs
-    from nextscale.fit.trust.backtest import fit_backtested
-    from nextscale.fit.trust.choice import Candidate, Choice, backtest_table, candidates_for, choose
+    from nextscale.fit.trust.backtest import backtest, fit_backtested
+    from nextscale.fit.trust.candidates import Candidate, candidates_for
+    from nextscale.fit.trust.card import card
+    from nextscale.fit.trust.choice import Choice, backtest_table, choose
+    from nextscale.fit.trust.compare import compare
     from nextscale.fit.trust.next_run import next_runs
+    from nextscale.fit.trust.trend import trend
+    from nextscale.fit.tuning.hyperparameters import cell_optima, fit_rule
+    from nextscale.fit.tuning.transfer import best_rates, rate_drift
 
 # Imported when first asked for: pandas and scipy take a second, and `nextscale --help` needs neither.
 _HOMES = {
-    "trust.backtest": ["fit_backtested"],
-    "trust.choice": ["Candidate", "Choice", "backtest_table", "candidates_for", "choose"],
+    "conventions": ["CONVENTIONS"],
     "errors": ["InputError"],
-    "estimate.fit": ["Fit", "fit"],
-    "optimum.forecast": ["forecast_run"],
-    "optimum.inverse": ["compute_for"],
-    "optimum.isoflop": ["isoflops"],
-    "laws.formula": ["Formula"],
-    "laws.law": ["Law", "Shape"],
-    "laws.catalogue": ["LAWS"],
-    "laws.loss": ["Loss"],
-    "trust.next_run": ["next_runs"],
-    "laws.sum_of_powers": ["SumOfPowers", "Term"],
     "table.columns": ["Columns"],
     "table.reading": ["read_table"],
+    "table.recount": ["at_equal_flops"],
     "table.runs": ["Runs", "as_runs"],
+    "laws.catalogue": ["LAWS", "law_named"],
+    "laws.formula": ["Formula"],
+    "laws.law": ["Law", "Shape"],
+    "laws.loss": ["Loss"],
+    "laws.sum_of_powers": ["SumOfPowers", "Term"],
+    "estimate.covariance": ["delta_interval"],
+    "estimate.downstream": ["SIGMOID", "accuracy"],
+    "estimate.fit": ["Fit", "fit"],
     "estimate.profile": ["profiled"],
+    "estimate.published": ["PUBLISHED", "published"],
     "estimate.seed_noise": ["seed_noise"],
+    "curves.emergence": ["steepest_fall"],
+    "curves.schedule_laws": ["annealing", "multi_power"],
+    "tuning.hyperparameters": ["cell_optima", "fit_rule"],
+    "tuning.transfer": ["best_rates", "rate_drift"],
+    "optimum.approaches": ["approaches"],
+    "optimum.forecast": ["forecast", "forecast_run"],
+    "optimum.frontier": ["TokenCost", "closed_form", "frontier"],
+    "optimum.inverse": ["compute_for"],
+    "optimum.isoflop": ["isoflops"],
+    "optimum.lifetime": ["Prices", "Served", "lifetime"],
+    "optimum.overtrain": ["overtrained", "smallest_sizes"],
+    "optimum.repetition": ["repetition"],
+    "trust.backtest": ["backtest", "fit_backtested"],
+    "trust.candidates": ["Candidate", "candidates_for"],
+    "trust.card": ["card"],
+    "trust.choice": ["Choice", "backtest_table", "choose"],
+    "trust.compare": ["compare"],
+    "trust.next_run": ["next_runs"],
+    "trust.trend": ["trend"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "CONVENTIONS",
     "LAWS",
+    "PUBLISHED",
+    "SIGMOID",
     "Candidate",
     "Choice",
     "Columns",
@@ -65,23 +103,50 @@ __all__ = [
     "InputError",
     "Law",
     "Loss",
+    "Prices",
     "Runs",
+    "Served",
     "Shape",
     "SumOfPowers",
     "Term",
+    "TokenCost",
+    "accuracy",
+    "annealing",
+    "approaches",
     "as_runs",
+    "at_equal_flops",
+    "backtest",
     "backtest_table",
+    "best_rates",
     "candidates_for",
+    "card",
+    "cell_optima",
     "choose",
+    "closed_form",
+    "compare",
     "compute_for",
+    "delta_interval",
     "fit",
     "fit_backtested",
+    "fit_rule",
+    "forecast",
     "forecast_run",
+    "frontier",
     "isoflops",
+    "law_named",
+    "lifetime",
+    "multi_power",
     "next_runs",
+    "overtrained",
     "profiled",
+    "published",
+    "rate_drift",
     "read_table",
+    "repetition",
     "seed_noise",
+    "smallest_sizes",
+    "steepest_fall",
+    "trend",
 ]
 
 
@@ -89,3 +154,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module 'nextscale.fit' has no attribute '{name}'")
     return getattr(importlib.import_module(f"nextscale.fit.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

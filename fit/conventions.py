@@ -1,8 +1,8 @@
-"""What N counts. No pandas: a plan knows of it too."""
+"""Conventions of counting parameters: what N counts, and the column that holds it. Imports nothing heavy."""
 
 CONVENTIONS = {
     "total": "params",
     "non_embedding": "params_non_embedding",
     "active": "params_active",
 }
-"""What N counts, and the column that holds it."""
+"""By what N counts, the column that holds it."""

@@ -1,4 +1,4 @@
-"""What a user can mend: one line that says what, where and how."""
+"""`InputError`: an error that a user can mend, in one line that says what is wrong, where, and how to mend it."""
 
 
 class InputError(ValueError):

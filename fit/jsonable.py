@@ -1,4 +1,4 @@
-"""Results as JSON has them."""
+"""Conversion of results to the types that JSON has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def jsonable(value: Any) -> Any:
-    """The same of strings, numbers, lists and dicts alone; None for what is infinite or not a number."""
+    """The same value of strings, numbers, lists and dicts alone; None for what is infinite or not a number."""
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):

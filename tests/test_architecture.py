@@ -24,7 +24,7 @@ FLOORS = {
 other. A room is a folder, or a file at the root of its package."""
 BELOW = {"fit": set(), "model": set(), "cluster": {"model"}, "sweeps": {"fit", "model", "cluster"}}
 """The packages that one may import."""
-UPWARD = {("fit.estimate.fit", "fit.optimum.frontier"), ("fit.estimate.fit", "fit.plot.figures")}
+UPWARD = {("fit.estimate.fit", "fit.optimum.frontier"), ("fit.estimate.fit", "fit.plot.laws")}
 """`Fit.frontier` and `Fit.plot`, which one looks for on a fit: the only arrows that point up, and lazy."""
 
 SOURCES = [file for package in FLOORS for file in sorted((ROOT / package).rglob("*.py"))]

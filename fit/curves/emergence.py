@@ -1,4 +1,4 @@
-"""When something is learnt at once: where a curve falls most steeply, and how much of its fall that is."""
+"""Sudden drops of a training curve: where it falls most steeply, and what share of its whole fall that is."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nextscale.fit.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Fall:
-    """Of a curve against the logarithm of tokens.
+    """The steepest fall of a curve against the logarithm of tokens.
 
     Attributes:
         tokens: where half of its fall within the window is done that it falls most in.

@@ -1,4 +1,4 @@
-"""From loss to accuracy: a law forecasts the loss, a sigmoid what a task makes of it."""
+"""Downstream accuracy: a law forecasts the loss on a task, and a sigmoid the accuracy at that loss."""
 
 from __future__ import annotations
 

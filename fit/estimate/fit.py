@@ -195,7 +195,7 @@ class Fit:
 
     def plot(self, ax: Axes) -> Axes:
         """The runs and the law with its band: see `nextscale.fit.plot.law`."""
-        from nextscale.fit.plot.optima import law
+        from nextscale.fit.plot.laws import law
 
         return law(ax, self)
 

@@ -1,6 +1,6 @@
-"""Laws by the constants that their authors printed, for those who have no runs of their own yet.
+"""Published laws, by the constants that their authors printed, for those who have no runs of their own yet.
 
-They are told of the corpus, tokenizer and recipe of their authors. Of other data the exponents may serve as a guess;
+They hold for the corpus, tokenizer and recipe of their authors. Of other data the exponents may serve as a guess;
 the coefficients, and so losses, do not. Rounding matters: where more digits are known than the paper prints, these are
 here.
 """
@@ -28,21 +28,21 @@ class Published:
     Attributes:
         parameters: by name.
         source: where these digits stand.
-        trained: (N, D) of the runs behind it that went furthest: the cheapest, the dearest, the largest, and the one of
-            most tokens per parameter.
+        furthest_runs: (N, D) of the runs behind it that went furthest: the cheapest, the dearest, the largest, and the
+            one of most tokens per parameter.
     """
 
     name: str
     law: Law
     parameters: Mapping[str, float]
     source: str
-    trained: tuple[tuple[float, float], ...]
+    furthest_runs: tuple[tuple[float, float], ...]
 
     @property
     def fit(self) -> Fit:
         """The law as if it had been fitted, without intervals: nobody printed what they could be made of.
 
-        Its `runs` are those of `trained`, each with the loss of the law, so that they say how far it reaches, and
+        Its `runs` are those of `furthest_runs`, each with the loss of the law, so that they say how far it reaches, and
         nothing of how well it fits.
         """
         # `nextscale plan` reads constants, and is instant.
@@ -54,7 +54,7 @@ class Published:
         from nextscale.fit.table.runs import Runs
 
         theta = self.law.theta(self.parameters)
-        params, tokens = np.array(self.trained).T
+        params, tokens = np.array(self.furthest_runs).T
         losses = np.exp(self.law.log_losses(theta[None], {"N": params, "D": tokens})[0])
         columns = {"params": params, "tokens": tokens, "flops": 6 * params * tokens, "loss": losses}
         table = pd.DataFrame(columns).assign(budget=columns["flops"], run_id=self.name)
@@ -107,7 +107,7 @@ MUENNIGHOFF = Published(
     ((7.1e6, 1.0e8), (8.7e9, 1.8e11), (5.7e8, 1.7e11)),
 )
 
-PUBLISHED = {one.name: one for one in (BESIROGLU, HOFFMANN, DE_VRIES, MUENNIGHOFF)}
+PUBLISHED = {law.name: law for law in (BESIROGLU, HOFFMANN, DE_VRIES, MUENNIGHOFF)}
 
 LLAMA_3_TOKENS = {"scale": 0.299, "exponent": 0.537}
 """D*(C) = scale · C^exponent: Llama 3 (arXiv 2407.21783), fig. 3. The text of sec. 3.2.1 cuts both off at two digits,
@@ -115,7 +115,8 @@ LLAMA_3_TOKENS = {"scale": 0.299, "exponent": 0.537}
 
 
 def published(name: str) -> Published:
-    """
+    """A published law by its name, one of `PUBLISHED`.
+
     Raises:
         InputError: none has that name.
     """

@@ -1,4 +1,4 @@
-"""The estimator: variable projection for starts, Levenberg-Marquardt with exact derivatives to finish, every
+"""The minimiser: variable projection for starts, Levenberg-Marquardt with exact derivatives to finish, every
 start and every resample at once.
 
 It minimises Σ_i w_i · loss(log L(θ; x_i) - log L_i), the objective of Hoffmann et al. 2022, sec. 3.3, as a sum.

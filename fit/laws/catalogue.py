@@ -1,4 +1,4 @@
-"""The laws that ship. Each is data: add one of your own with `SumOfPowers.of` or `Formula.of`.
+"""The laws that ship, by name. Each is data: add one of your own with `SumOfPowers.of` or `Formula.of`.
 
 Here are the sums of powers; `formula_laws.py` has those that bend otherwise.
 """

@@ -1,4 +1,4 @@
-"""Laws given as a Python function of their variables and parameters; JAX differentiates it, exactly."""
+"""`Formula`: a scaling law given as a Python function of its variables and parameters, differentiated by JAX."""
 
 from __future__ import annotations
 

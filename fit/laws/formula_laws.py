@@ -1,4 +1,4 @@
-"""Laws that are no sum of powers, as functions.
+"""The shipped laws that are no sums of powers, each as a Python function.
 
 Where a law is linear in no parameter but nearly so in some, those are named as coefficients all the same: they only
 start the search, and what ends it is the law itself.
@@ -69,7 +69,7 @@ DATA_CONSTRAINED = Formula.of(
 )
 
 FARSEER_SIZE = 1e9
-"""The N at which Farseer's E, A and beta are told."""
+"""The N at which Farseer's E, A and beta are stated."""
 
 
 def _farseer(N: Any, D: Any, E: Any, A: Any, beta: Any, e: Any, a: Any, b: Any, p: Any, q: Any, r: Any) -> Any:

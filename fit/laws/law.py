@@ -1,4 +1,4 @@
-"""What the estimator needs to know of a scaling law: its variables, and how each of its parameters enters."""
+"""The interface of scaling laws: the variables of a law, and how each of its parameters enters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a residual of the log loss costs."""
+"""Loss functions of a fit: Huber, squared, absolute (L1) and asymmetric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws that are sums of power-law terms, `L = Σ_k coefficient_k · Π_v v^(-exponent_kv)`.
+"""`SumOfPowers`: a scaling law that is a sum of power-law terms, `L = Σ_k coefficient_k · Π_v v^(-exponent_kv)`.
 
 With the logarithms of the coefficients as parameters, log L is a log-sum-exp of terms that are *linear* in the
 parameters: exact derivatives cost little, and one core serves every law that can be written so.

@@ -14,7 +14,7 @@ from scipy.interpolate import Akima1DInterpolator
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.optimum.frontier import TokenCost, closed_form_exponents, frontier
-from nextscale.fit.optimum.isoflop import IsoFlop, PowerLaw, isoflops, scatter
+from nextscale.fit.optimum.isoflop import IsoFlop, PowerLaw, isoflops, run_noise
 from nextscale.fit.table.runs import Runs
 
 _PER_GAP = 25
@@ -124,7 +124,7 @@ def envelope(runs: Runs, *, noise: float | None = None, draws: int = _DRAWS, see
 def parabola(runs: Runs, *, noise: float | None = None, draws: int = _DRAWS, seed: int = 0) -> Minima:
     """Approach 2, with the parabolas of `isoflops`."""
     curves = isoflops(runs)
-    noise = noise if noise is not None else scatter(curves)
+    noise = noise if noise is not None else run_noise(curves)
     rng = np.random.default_rng(seed)
     chosen, logs = [curve for curve in curves if curve.optimum is not None], []
     for curve in chosen:
@@ -182,8 +182,8 @@ def _minima(
     flops, params, tokens, loss = columns
     problem = None
     if reason:
-        said = max(set(reason), key=reason.count)
-        problem = f"{len(reason)} of {len(reason) + len(flops)} budgets without a minimum: {said}"
+        usual = max(set(reason), key=reason.count)
+        problem = f"{len(reason)} of {len(reason) + len(flops)} budgets without a minimum: {usual}"
     if len(flops) < 2:
         return Minima(name, flops, params, tokens, loss, None, np.empty((0, 2)), problem)
     x = np.log(flops)
@@ -241,12 +241,12 @@ def _by_law(fit: Fit, flops: Sequence[float], cost: TokenCost, level: float) -> 
         bounds = np.array([np.nan, np.nan])
     rows = []
     for i, row in enumerate(table.to_dict("records")):
-        told = {name: row[name] for name in ("flops", *_NUMBERS) if name in row} | {"approach": "parametric"}
-        told |= {"exponent": slopes[i], "budgets": len(fit.runs.budgets), "problem": None}
-        told |= {"exponent_low": slopes[i] + bounds[0], "exponent_high": slopes[i] + bounds[1]}
+        found = {name: row[name] for name in ("flops", *_NUMBERS) if name in row} | {"approach": "parametric"}
+        found |= {"exponent": slopes[i], "budgets": len(fit.runs.budgets), "problem": None}
+        found |= {"exponent_low": slopes[i] + bounds[0], "exponent_high": slopes[i] + bounds[1]}
         if not row["interior"]:
-            told |= dict.fromkeys(_NUMBERS) | {"problem": "the loss falls to the end of the sizes searched"}
-        rows.append(told)
+            found |= dict.fromkeys(_NUMBERS) | {"problem": "the loss falls to the end of the sizes searched"}
+        rows.append(found)
     return rows
 
 

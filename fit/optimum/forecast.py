@@ -1,4 +1,4 @@
-"""What the best model of a compute budget would be: loss, size and tokens, never without their intervals."""
+"""Forecasts of the best model of a compute budget: loss, size and tokens, never without their intervals."""
 
 from __future__ import annotations
 

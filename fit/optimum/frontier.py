@@ -101,10 +101,10 @@ def frontier(
     for budget in flops:
         sizes = sizes_searched(fit.runs, budget, _GRID)
         losses = fit.losses(np.concatenate([fit.theta[None], fit.resamples]), sizes, budget / cost(sizes), **others)
-        best_params, best_loss = lowest(np.log(sizes), losses)
+        best_params, best_loss = parabola_minimum(np.log(sizes), losses)
         interior = bool(0 < losses[0].argmin() < len(sizes) - 1)
         if interior:
-            best_params[0], best_loss[0] = polished(_at_budget(fit, budget, cost, others), best_params[0])
+            best_params[0], best_loss[0] = newton_minimum(_at_budget(fit, budget, cost, others), best_params[0])
         best_tokens = budget / cost(best_params)
         low, high = fit.predict_interval(best_params[:1], best_tokens[:1], [budget], **others)
         row = {"flops": float(budget), "loss": best_loss[0], "loss_low": low[0], "loss_high": high[0]}
@@ -138,10 +138,10 @@ def optimum(fit: Fit, budget: float, cost: TokenCost, others: Mapping[str, float
     at = _at_budget(fit, budget, cost, dict(others or {}))
     sizes = sizes_searched(fit.runs, budget, _GRID)
     losses = at(sizes)
-    params, loss = (float(found[0]) for found in lowest(np.log(sizes), losses[None]))
+    params, loss = (float(found[0]) for found in parabola_minimum(np.log(sizes), losses[None]))
     interior = bool(0 < losses.argmin() < len(sizes) - 1)
     if interior:
-        params, loss = polished(at, params)
+        params, loss = newton_minimum(at, params)
     return Optimum(params, budget / float(cost(np.array([params]))[0]), loss, interior)
 
 
@@ -196,7 +196,7 @@ def optima(
     for budget in flops:
         sizes = sizes_searched(runs, budget, _COARSE)
         losses = np.exp(law.log_losses(thetas, at({"N": sizes, "D": budget / cost(sizes)})))
-        columns.append(lowest(np.log(sizes), losses))
+        columns.append(parabola_minimum(np.log(sizes), losses))
     sizes_best, losses_best = (np.stack(rows, axis=1) for rows in zip(*columns, strict=True))
     return sizes_best, losses_best
 
@@ -247,7 +247,7 @@ def _powers(fit: Fit, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     return found["N"][0], found["D"][0], found["N"][1], found["D"][1]
 
 
-def lowest(x: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def parabola_minimum(x: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """exp(x) and loss at each row's minimum, by a parabola through the lowest grid point and its neighbours."""
     centre = np.clip(losses.argmin(axis=1), 1, len(x) - 2)
     rows = np.arange(len(losses))
@@ -267,7 +267,7 @@ def _at_budget(
     return lambda sizes: fit.losses(fit.theta[None], sizes, budget / cost(sizes), **others)[0]
 
 
-def polished(at: Callable[[np.ndarray], np.ndarray], params: float) -> tuple[float, float]:
+def newton_minimum(at: Callable[[np.ndarray], np.ndarray], params: float) -> tuple[float, float]:
     """Size and loss at a minimum to all digits: Newton's method on the central difference of the loss, which is smooth
     in the budget where the nearest points of a grid are not. What does not lead downwards is not taken."""
     x = start = np.log(params)

@@ -1,4 +1,4 @@
-"""What compute it takes: until the best model has a loss, or a size, or so many tokens. `forecast` turned round."""
+"""The compute required until the best model has a given loss, size or number of tokens: forecasts inverted."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ class ComputeFor:
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        told = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
+        fields = dataclasses.asdict(self)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,10 +128,10 @@ class Frontiers:
             verdict = "reached"
         known = found is not None and self.cost is not None
         optimal: dict[str, Any] = {name: getattr(found, name) if known else None for name in given}
-        told = optimal | {asked: value} | self._shapes(asked, value, needed[1:])
+        values = optimal | {asked: value} | self._shapes(asked, value, needed[1:])
         return ComputeFor(
             asked=asked,
-            **told,
+            **values,
             flops=best,
             interval=self._ends(needed[1:]),
             level=fit.level,
@@ -199,7 +199,7 @@ def compute_for(
     tokens: float | None = None,
     cost: TokenCost | None = None,
 ) -> ComputeFor:
-    """How much compute it takes until the best model has a loss, or a size, or so many tokens: `forecast` turned round.
+    """How much compute it takes until the best model has a loss, or a size, or so many tokens: `forecast` inverted.
     The interval is that of the law, for the mean of many runs, and of the error that a backtest has shown.
 
     Args:

@@ -60,7 +60,7 @@ def isoflops(runs: Runs) -> list[IsoFlop]:
     return curves
 
 
-def scatter(curves: list[IsoFlop]) -> float | None:
+def run_noise(curves: list[IsoFlop]) -> float | None:
     """Relative noise of one run, judged by how far runs lie from smooth curves of their own budget: no law
     across budgets enters. None when no budget has more runs than a parabola has coefficients."""
     freedom = sum(len(c.loss) - _PARABOLA for c in curves if len(c.loss) > _PARABOLA and c.coefficients is not None)
@@ -90,7 +90,7 @@ def optimum_interval(
 ) -> tuple[float, float] | None:
     """Interval of the optimum at a budget: every curve is redrawn with the noise of one run, and the power law
     through the optima refitted. None where there is no law, or no runs to judge the noise by."""
-    noise = scatter(curves)
+    noise = run_noise(curves)
     if noise is None or optimum_law(curves, quantity) is None:
         return None
     rng = np.random.default_rng(seed)

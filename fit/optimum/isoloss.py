@@ -1,4 +1,4 @@
-"""The sizes that come to one loss, each with the tokens that it takes: which is cheapest, and what others cost.
+"""Contours of equal loss: the sizes that come to one loss, the tokens each takes, and which of them is cheapest.
 
 Along such a contour fewer parameters are bought with more tokens: a little more compute while the size is near the
 compute-optimal one, without bound towards the size that no number of tokens brings there.
@@ -77,7 +77,7 @@ class Contours:
             others=held,
         )
 
-    def at(self, losses: np.ndarray) -> Contours:
+    def with_losses(self, losses: np.ndarray) -> Contours:
         """Those of other losses, R."""
         return dataclasses.replace(self, losses=losses)
 
@@ -118,7 +118,7 @@ class Contours:
     def cheapest(self, idle_tokens: float = 0.0) -> np.ndarray:
         """The size for which `flops` is least, R; not a number where no size comes to the loss."""
         rows = len(self.thetas)
-        params, least = minimised(lambda sizes: self.flops(sizes, idle_tokens), self.smallest, self.largest, rows)
+        params, least = golden_section(lambda sizes: self.flops(sizes, idle_tokens), self.smallest, self.largest, rows)
         return np.where(np.isfinite(least), params, np.nan)
 
     def smallest_within(self, flops: np.ndarray, best: np.ndarray) -> np.ndarray:
@@ -132,7 +132,7 @@ class Contours:
         return np.where(self.flops(best[:, None])[:, 0] <= flops * (1 + 1e-9), np.exp(high), np.nan)
 
 
-def minimised(
+def golden_section(
     function: Callable[[np.ndarray], np.ndarray], low: float, high: float, rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where each of `rows` functions of a positive number is least, and what it is there: by a coarse grid in the
@@ -163,15 +163,15 @@ def thetas_of(fit: Fit) -> np.ndarray:
     return np.concatenate([fit.theta[None], fit.resamples if len(fit.resamples) > 1 else fit.resamples[:0]])
 
 
-def drift(fit: Fit, flops: float) -> np.ndarray:
-    """By what factor a loss so far out in training compute may lie off the law, by the backtest: 1, and a draw for each
+def extrapolation_factors(fit: Fit, flops: float) -> np.ndarray:
+    """By what factor a loss at that training compute may lie off the law, by the backtest: 1, and a draw for each
     resample."""
     reach = max(float(np.log(flops / fit.runs.table["flops"].max())), 0.0)
     draws = np.random.default_rng(fit.seed).standard_normal(len(thetas_of(fit)) - 1)
     return np.exp(np.concatenate([[0.0], fit.extrapolation_error * reach * draws]))
 
 
-def bounded(level: float, **draws: np.ndarray) -> dict[str, float]:
+def interval_row(level: float, **draws: np.ndarray) -> dict[str, float]:
     """Of each quantity its value, the first of its draws, and `_low` and `_high`, the quantiles of the others: not
     numbers where there are none. A draw that is not a number counts as infinite."""
     row: dict[str, float] = {}

@@ -19,7 +19,7 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.optimum.forecast import reach_warnings
 from nextscale.fit.optimum.frontier import TokenCost
-from nextscale.fit.optimum.isoloss import Contours, bounded, drift, minimised
+from nextscale.fit.optimum.isoloss import Contours, extrapolation_factors, golden_section, interval_row
 
 _FORWARD = 1 / 3
 """Of the FLOPs of a training token, those of its forward pass."""
@@ -117,18 +117,18 @@ def lifetime(
         # The reach is that of the point; what the backtest missed so far out moves the loss that the law is asked for.
         far = contours.flops(best[:, None])[0, 0]
         if np.isfinite(far):
-            contours = contours.at(contours.losses / drift(fit, float(far)))
+            contours = contours.with_losses(contours.losses / extrapolation_factors(fit, float(far)))
             best = contours.cheapest(idle)
         rows.append({"loss": loss, "loss_low": loss, "loss_high": loss} | _row(fit, contours, best, served, prices))
     for budget in budgets:
         contours = Contours.of(fit, np.nan, cost, others)
         best, reached = best_within(contours, budget / prices.train, idle)
-        contours = contours.at(reached)
+        contours = contours.with_losses(reached)
         row = _row(fit, contours, best, served, prices)
         # It is spent wholly, under every resample: what is given has no interval.
         row |= dict.fromkeys(("total", "total_low", "total_high"), budget) if np.isfinite(row["total"]) else {}
         at = {"params": row["params"], "tokens": row["tokens"], **(others or {})}
-        rows.append(row | dict(zip(("loss", "loss_low", "loss_high"), measured(fit, at), strict=True)))
+        rows.append(row | dict(zip(("loss", "loss_low", "loss_high"), loss_with_interval(fit, at), strict=True)))
     return pd.DataFrame(rows)
 
 
@@ -141,11 +141,11 @@ def best_within(contours: Contours, flops: float, idle_tokens: float = 0.0) -> t
         known = contours.losses_at(sizes, np.maximum(tokens, 1e-300))
         return np.where(tokens > 0, known, np.inf)
 
-    return minimised(loss, contours.smallest, contours.largest, len(contours.thetas))
+    return golden_section(loss, contours.smallest, contours.largest, len(contours.thetas))
 
 
-def measured(fit: Fit, at: Mapping[str, float]) -> tuple[float, float, float]:
-    """The loss at a point, and the interval of what a run there would measure."""
+def loss_with_interval(fit: Fit, at: Mapping[str, float]) -> tuple[float, float, float]:
+    """The loss that the law gives at a point, and the interval of what a run there would measure."""
     low, high = fit.predict_interval(**at)
     return float(fit.predict(**at)[0]), float(low[0]), float(high[0])
 
@@ -180,7 +180,7 @@ def _row(fit: Fit, contours: Contours, best: np.ndarray, served: Served, prices:
     idle = served.idle_tokens(prices)
     training, serving = (prices.train * contours.cost(best) * each for each in (tokens, np.full(len(best), idle)))
     dear = prices.train * contours.cost(optimal) * (optimal_tokens + idle)
-    return bounded(
+    return interval_row(
         fit.level,
         params=best,
         tokens=tokens,

@@ -14,8 +14,8 @@ import pandas as pd
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.optimum.frontier import TokenCost
-from nextscale.fit.optimum.isoloss import Contours, bounded, drift
-from nextscale.fit.optimum.lifetime import measured
+from nextscale.fit.optimum.isoloss import Contours, extrapolation_factors, interval_row
+from nextscale.fit.optimum.lifetime import loss_with_interval
 
 
 def overtrained(
@@ -58,11 +58,11 @@ def overtrained_row(
     others: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
     """What `overtrained` returns, of its `overtrained_draws`; `loss` where that was given."""
-    row = bounded(fit.level, **draws)
+    row = interval_row(fit.level, **draws)
     if loss is not None:
         ends = (loss, loss, loss)
     else:
-        ends = measured(fit, {"params": params, "tokens": row["tokens"], **(others or {})})
+        ends = loss_with_interval(fit, {"params": params, "tokens": row["tokens"], **(others or {})})
     return {"params": float(params)} | row | dict(zip(("loss", "loss_low", "loss_high"), ends, strict=True))
 
 
@@ -96,11 +96,11 @@ def overtrained_draws(
     if loss is not None:
         far = contours.flops(size)[0, 0]
         if np.isfinite(far):
-            contours = contours.at(contours.losses / drift(fit, float(far)))
+            contours = contours.with_losses(contours.losses / extrapolation_factors(fit, float(far)))
         spent = contours.tokens(size)[:, 0]
     else:
         spent = np.full(len(size), tokens if tokens is not None else (flops or 0.0) / per_token)
-        contours = contours.at(contours.losses_at(size, spent[:, None])[:, 0])
+        contours = contours.with_losses(contours.losses_at(size, spent[:, None])[:, 0])
     best = contours.cheapest()
     optimal_tokens = contours.tokens(best[:, None])[:, 0]
     optimal_flops = contours.cost(best) * optimal_tokens
@@ -116,7 +116,7 @@ def overtrained_draws(
     }
 
 
-def smaller(
+def smallest_sizes(
     fit: Fit,
     loss: float,
     overheads: Sequence[float],
@@ -144,7 +144,7 @@ def smaller(
     best = contours.cheapest()
     far = contours.flops(best[:, None])[0, 0]
     if np.isfinite(far):
-        contours = contours.at(contours.losses / drift(fit, float(far)))
+        contours = contours.with_losses(contours.losses / extrapolation_factors(fit, float(far)))
         best = contours.cheapest()
     least = contours.flops(best[:, None])[:, 0]
     rows = []
@@ -153,5 +153,5 @@ def smaller(
         tokens = contours.tokens(params[:, None])[:, 0]
         quantities = {"params": params, "tokens": tokens, "tokens_per_param": tokens / params}
         quantities |= {"flops": contours.cost(params) * tokens, "share": params / best}
-        rows.append({"overhead": float(overhead)} | bounded(fit.level, **quantities))
+        rows.append({"overhead": float(overhead)} | interval_row(fit.level, **quantities))
     return pd.DataFrame(rows)

@@ -1,5 +1,5 @@
-"""What another pass over the same data is worth (Muennighoff et al. 2023, arXiv 2305.16264, sec. 3 and 5), and the best
-model of a budget where there is not data enough."""
+"""Repeated data: what another pass over it is worth, and the best model of a budget where there is not data enough
+(Muennighoff et al. 2023, arXiv 2305.16264, sec. 3 and 5)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
-from nextscale.fit.optimum.frontier import TokenCost, lowest, polished, sizes_searched
+from nextscale.fit.optimum.frontier import TokenCost, newton_minimum, parabola_minimum, sizes_searched
 from nextscale.fit.table.runs import Runs, as_runs
 
-FRESH = 1.01
+FRESH_EPOCHS = 1.01
 """Up to so many epochs a run is one of fresh data."""
 _RESAMPLES = 200
 _FEW = 40
@@ -60,9 +60,9 @@ def repetition(table: pd.DataFrame, *, convention: str = "total", **options: Any
     """
     runs = as_runs(table, convention=convention, variables=("N", "D", "U"))
     epochs = runs.table["tokens"] / runs.table["unique_tokens"]
-    if not (epochs > FRESH).any():
+    if not (epochs > FRESH_EPOCHS).any():
         raise InputError("repetition: no run saw its data more than once; lower data.unique_tokens of some")
-    fresh = fit(runs.where(epochs <= FRESH), "chinchilla-tied", **options)
+    fresh = fit(runs.where(epochs <= FRESH_EPOCHS), "chinchilla-tied", **options)
     given = {name: fresh.parameters[name] for name in ("E", "A", "B", "alpha")}
     few = min(options.get("resamples", _RESAMPLES), _RESAMPLES)
     return Repetition(fresh, fit(runs, "data-constrained", fixed=given, **options | {"resamples": few}))
@@ -93,7 +93,7 @@ class Worth:
         return _worth(params, unique_params, self.R_N), _worth(tokens, unique, self.R_D)
 
 
-PUBLISHED = Worth(15.387756, 5.309743, "published: Muennighoff et al. 2023, R_D* and R_N* of C4")
+PUBLISHED_WORTH = Worth(15.387756, 5.309743, "published: Muennighoff et al. 2023, R_D* and R_N* of C4")
 """Of models to 8.7B parameters and 900B tokens."""
 
 
@@ -106,7 +106,7 @@ def repetition_worth(runs: Runs) -> Worth:
     try:
         found = repetition(runs.table, resamples=_FEW)
     except InputError as error:
-        return dataclasses.replace(PUBLISHED, basis=f"{PUBLISHED.basis}; these runs cannot say ({error})")
+        return dataclasses.replace(PUBLISHED_WORTH, basis=f"{PUBLISHED_WORTH.basis}; these runs cannot say ({error})")
     R_D, R_N = (found.law.parameters[name] for name in ("R_D", "R_N"))
     ends = ["open" if not np.isfinite(end) else f"{end:.3g}" for end in found.law.interval("R_D")]
     basis = f"fitted to these runs: R_D {R_D:.3g} [{', '.join(ends)}], R_N {R_N:.3g}"
@@ -120,7 +120,7 @@ def _worth(total: ArrayLike, unique: float, R: float) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Constrained:
+class DataConstrainedOptimum:
     """The best model of a budget on so much data, each figure with its interval.
 
     Attributes:
@@ -138,9 +138,9 @@ class Constrained:
     loss_interval: tuple[float, float]
 
 
-def best_on(
+def best_on_limited_data(
     fit: Fit, budget: float, unique: float, unique_params: float, worth: Worth, cost: TokenCost | None = None
-) -> Constrained:
+) -> DataConstrainedOptimum:
     """The size with the lowest loss on a budget when there are only so many tokens to see, again and again.
 
     Once repeats are worth next to nothing the loss falls no further, and whole ranges of sizes and of compute come to
@@ -163,17 +163,17 @@ def best_on(
 
     def least(thetas: np.ndarray, flops: float) -> tuple[np.ndarray, np.ndarray]:
         sizes = sizes_searched(fit.runs, flops, _GRID)
-        return lowest(np.log(sizes), losses(thetas, sizes, flops))
+        return parabola_minimum(np.log(sizes), losses(thetas, sizes, flops))
 
     spent = _least_spent(lambda flops: float(least(fit.theta[None], flops)[1][0]), budget)
     params, _ = least(np.concatenate([fit.theta[None], fit.resamples]), spent)
-    best, loss = polished(lambda at: losses(fit.theta[None], at, spent)[0], params[0])
+    best, loss = newton_minimum(lambda at: losses(fit.theta[None], at, spent)[0], params[0])
     tokens = spent / float(per_token(np.array([best]))[0])
     # At a kink of the worth of repeats all draws have one size, which a grid meets less exactly.
     ends = np.quantile(params[1:], [(1 - fit.level) / 2, (1 + fit.level) / 2])
     low, high = fit.predict_interval(*worth.effective([best], [tokens], unique, unique_params), [spent])
     shortest, longest = sorted((spent / per_token(ends)).tolist())
-    return Constrained(
+    return DataConstrainedOptimum(
         flops=spent,
         params=best,
         params_interval=(min(float(ends[0]), best), max(float(ends[1]), best)),

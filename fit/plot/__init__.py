@@ -1,28 +1,12 @@
 """Figures of laws and of the runs that they rest on. Every function draws on the `Axes` given, and returns it."""
 
-from nextscale.fit.plot.optima import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    approaches,
-    backtest,
-    budgets,
-    calibration,
-    clear_labels,
-    forecast,
-    forecast_errors,
-    frontier,
-    isoflop_curves,
-    law,
-    loss_against,
-    multiplier,
-    next_runs,
-    shades,
-    trend,
-)
+from nextscale.fit.plot.forecasts import calibration, forecast, forecast_errors
+from nextscale.fit.plot.laws import budgets, law, loss_against
 from nextscale.fit.plot.lifetime import lifetime_costs, overheads
+from nextscale.fit.plot.optima import approaches, frontier, isoflop_curves
 from nextscale.fit.plot.runs import residuals, surface, training_curves
+from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, clear_labels, shades
+from nextscale.fit.plot.trust import backtest, multiplier, next_runs, trend
 
 __all__ = [
     "BLUE",

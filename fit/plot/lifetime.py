@@ -1,4 +1,7 @@
-"""Figures of what a size costs, to train and to serve. Every function draws on the `Axes` given, and returns it."""
+"""Figures of what a size costs, to train and to serve.
+
+Every function draws on the `Axes` it is given, and returns it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from matplotlib.axes import Axes
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.optimum.isoloss import Contours
 from nextscale.fit.optimum.lifetime import Prices, Served
-from nextscale.fit.plot.optima import BLUE, GREY, ORANGE
+from nextscale.fit.plot.style import BLUE, GREY, ORANGE
 
 _MOST = 10
 """Towards the size that never gets there costs rise without end: up to so many times the least they are drawn."""

@@ -1,5 +1,7 @@
-"""Figures of runs one by one: where they lie on the law's surface, how far off it, and how each came to its loss. Every
-function draws on the `Axes` it is given, and returns it."""
+"""Figures of single runs: where they lie on the surface of the law, how far off it, and how each came to its loss.
+
+Every function draws on the `Axes` it is given, and returns it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, LogNorm
 
-from nextscale.fit.plot.optima import BLUE, GREY, ORANGE, shades
+from nextscale.fit.plot.style import BLUE, GREY, ORANGE, shades
 
 if TYPE_CHECKING:
     from nextscale.fit.estimate.fit import Fit

@@ -1,4 +1,4 @@
-"""Runs as another account of their FLOPs sees them."""
+"""isoFLOP runs interpolated at equal FLOPs under another way of counting FLOPs than that of their design."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def at_equal_flops(
             loss, tokens = (
                 float(np.exp(np.interp(np.log(budget), x, np.log(rows[name])))) for name in ("loss", "tokens")
             )
-            one = {"params": float(size), "tokens": tokens, "flops": float(budget), "loss": loss}
-            rows_out.append(one | {"budget": float(budget), "run_id": f"{size:g} at {budget:.3g}"})
+            row = {"params": float(size), "tokens": tokens, "flops": float(budget), "loss": loss}
+            rows_out.append(row | {"budget": float(budget), "run_id": f"{size:g} at {budget:.3g}"})
     return Runs(pd.DataFrame(rows_out), convention, (f"loss at equal {flops} interpolated between runs",))

@@ -1,5 +1,5 @@
-"""Backtests: fit below a cut in compute, forecast above it, and see. How a law and its window are chosen, and how far
-an extrapolation is to be believed."""
+"""Backtests of a forecast of the largest budget: they choose a law and its window, and widen its intervals beyond the
+runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.laws.catalogue import law_named
 from nextscale.fit.laws.law import Law
-from nextscale.fit.optimum.isoflop import isoflops, scatter
+from nextscale.fit.optimum.isoflop import isoflops, run_noise
 from nextscale.fit.table.columns import column_of
 from nextscale.fit.table.runs import Runs, as_runs
 
@@ -119,14 +119,14 @@ def fit_backtested(
     chosen = next(law for law in map(law_named, laws) if law.name == best.law)
     window = runs.where(runs.scale >= best.first_flops)
     if left_out := len(runs) - len(window):
-        told = f"{left_out} runs below {best.first_flops:.3g} left out: a backtest forecasts better without them"
-        window = dataclasses.replace(window, notes=(*window.notes, told))
+        note = f"{left_out} runs below {best.first_flops:.3g} left out: a backtest forecasts better without them"
+        window = dataclasses.replace(window, notes=(*window.notes, note))
     found = fit(window, chosen, **options)
     found = dataclasses.replace(found, extrapolation_error=max(best.excess, drift))
     return dataclasses.replace(found, warnings=(*found.warnings, *misfit_warnings(found))), scores
 
 
-def extrapolating(fit: Fit) -> Fit:
+def with_extrapolation_error(fit: Fit) -> Fit:
     """The same fit, its intervals widened by what its law missed when the largest budget was forecast from all others
     (see `Fit.extrapolation_error`): by nothing where there are too few runs for that."""
     how: dict[str, Any] = {"loss": fit.loss, "fixed": fit.fixed, "bootstrap": fit.bootstrap, "seed": fit.seed}
@@ -174,7 +174,7 @@ def _score(fit: Fit, target: Runs) -> Backtest:
 
 def _misfit(fit: Fit) -> tuple[float, float]:
     """How many times the scatter of runs around their own budget's curve the law misses them by, and that scatter."""
-    noise = scatter(isoflops(fit.runs)) if {"params", "tokens"} <= {*fit.runs.table} else None
+    noise = run_noise(isoflops(fit.runs)) if {"params", "tokens"} <= {*fit.runs.table} else None
     return (1.0, fit.noise) if noise is None else (fit.noise / noise if noise else np.inf, noise)
 
 

@@ -1,60 +1,23 @@
-"""Which law and which loss to trust, and how far: all are fitted below rising cuts in scale and scored above them."""
+"""The choice of a law and a loss by backtests: all are fitted below rising cuts in scale and scored above them."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
-from nextscale.fit.laws.catalogue import LAWS, law_named
-from nextscale.fit.laws.law import Law
-from nextscale.fit.laws.loss import Loss
-from nextscale.fit.laws.sum_of_powers import SumOfPowers
-from nextscale.fit.table.columns import NOT_VARIABLES, Columns, column_of, recognise_columns
+from nextscale.fit.table.columns import NOT_VARIABLES, Columns, column_of
 from nextscale.fit.table.runs import Runs, as_runs
+from nextscale.fit.trust.candidates import Candidate, candidates_for, variables_in, weigh_repeats_as_one
 
-LOSSES = (
-    Loss.of("huber", 1e-3),
-    Loss.of("huber", 1e-2),
-    Loss.of("squared"),
-    Loss.of("asymmetric", 1e-2, tilt=0.3),
-    Loss.of("asymmetric", 1e-2, tilt=0.7),
-)
-"""Those tried by default. Asymmetric ones lean towards the best runs, or the worst."""
-
-BANDS = (1.0, 3.0, 10.0, 100.0, np.inf)
+REACH_BANDS = (1.0, 3.0, 10.0, 100.0, np.inf)
 """How far a run lies beyond the fitted ones, in steps."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """A law, and the loss that it is fitted by."""
-
-    law: Law
-    loss: Loss
-
-    @property
-    def loss_label(self) -> str:
-        return loss_label(self.loss)
-
-    @property
-    def freedom(self) -> int:
-        """What it takes for granted or leaves to be fitted: parameters, and a leaning to one side."""
-        return len(self.law.parameters) + (self.loss.tilt != 0.5)
-
-
-def loss_label(loss: Loss) -> str:
-    """Such as `huber 0.001` or `asymmetric 0.01, 0.3`: the delta, and the tilt."""
-    if loss.name in ("squared", "l1"):
-        return loss.name
-    return f"{loss.name} {loss.delta:g}" + (f", {loss.tilt:g}" if loss.tilt != 0.5 else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,8 +51,8 @@ class Choice:
         return rows.assign(reach="all", loss="-", freedom=0, chosen=False)
 
     @property
-    def beaten(self) -> str | None:
-        """Where what takes no law forecasts these runs better than the best law: that, in words."""
+    def baseline_warning(self) -> str | None:
+        """That what takes no law forecasts these runs better than the best law, in words; None where it does not."""
         naive, error = self.baselines.iloc[0], self.summary.loc[self.summary["reach"] == "all", "error"].iloc[0]
         if error <= naive["error"]:
             return None
@@ -114,36 +77,6 @@ class Choice:
         return self.summary[self.summary["chosen"]][columns].to_string(index=False)
 
 
-def candidates_for(
-    runs: Runs, laws: Iterable[str | Law] | None = None, losses: Sequence[Loss] = LOSSES
-) -> list[Candidate]:
-    """Every law whose variables vary in the table, by every loss.
-
-    Args:
-        laws: those that ship and are quickly fitted (sums of powers, and laws without a shape), unless named.
-    """
-    varies = {name for name in runs.table if name not in NOT_VARIABLES and runs.table[name].nunique() > 1}
-    usable = quick_laws() if laws is None else [law_named(law) for law in laws]
-    return [Candidate(law, loss) for law in usable if {*map(column_of, law.variables)} <= varies for loss in losses]
-
-
-def quick_laws() -> list[Law]:
-    """The laws that ship of which a backtest can afford hundreds of fits."""
-    return [law for law in LAWS.values() if isinstance(law, SumOfPowers) or not law.shapes]
-
-
-def variables_held(table: pd.DataFrame, columns: Columns = Columns(), params: str = "total") -> tuple[str, ...]:
-    """The variables of the laws that ship which a table has columns for: N, D and C where it has two of them."""
-    columns, _ = recognise_columns(table, columns, params)
-    names = {"N": columns.params or CONVENTIONS[params], "D": columns.tokens, "C": columns.flops}
-    counted = [variable for variable, name in names.items() if (name or column_of(variable)) in table]
-    held = {"N", "D", "C"} if len(counted) > 1 else {*counted}
-    every = dict.fromkeys(variable for law in LAWS.values() for variable in law.variables)
-    named = {column_of(name): source for name, source in columns.others.items()}
-    others = [v for v in every if v not in names and named.get(column_of(v), column_of(v)) in table]
-    return (*(v for v in names if v in held), *others)
-
-
 def backtest_table(
     runs: pd.DataFrame | Runs,
     candidates: Sequence[Candidate] | None = None,
@@ -164,7 +97,7 @@ def backtest_table(
         resamples: for the coverage of intervals; none is given without.
 
     Returns:
-        one row per candidate, cut and band of reach (`all`, then steps of `BANDS`): `law`, `loss`, `cut`, `band`,
+        one row per candidate, cut and band of reach (`all`, then steps of `REACH_BANDS`): `law`, `loss`, `cut`, `band`,
         `reach` (of the band's median run), `furthest` (of its last), `n_fit`, `n_test`, `error` (median absolute
         relative error), `mean_error`, `se` of that mean, `bias` (mean, positive where runs come out above the law),
         `r2`, `coverage`. Baselines have no loss: the `last value` (loss of the largest run), a `power law` in scale,
@@ -173,7 +106,7 @@ def backtest_table(
     Raises:
         InputError: no cut leaves runs on both sides, or no candidate suits the table.
     """
-    runs = once_each(_as_runs(runs, candidates, columns, params))
+    runs = weigh_repeats_as_one(_as_runs(runs, candidates, columns, params))
     candidates = candidates_for(runs) if candidates is None else candidates
     if not candidates:
         raise InputError("backtest: no law suits what varies in this table")
@@ -230,17 +163,8 @@ def choose(
     laws = ", ".join(dict.fromkeys(c.law.name for c in candidates))
     choice = Choice(best, summary, table, (*runs.notes, f"tried: {laws}"))
     tested = f"tested up to {float(table['furthest'].max()):.3g} times beyond the runs fitted"
-    warnings = (f"{tested}: of a longer reach this says nothing", choice.beaten)
+    warnings = (f"{tested}: of a longer reach this says nothing", choice.baseline_warning)
     return dataclasses.replace(choice, warnings=tuple(filter(None, warnings)))
-
-
-def once_each(runs: Runs) -> Runs:
-    """Runs of one configuration weighted to count as one together, unless the table has weights of its own."""
-    if "weight" in runs.table:
-        return runs
-    same = [name for name in runs.table if name not in NOT_VARIABLES]
-    size = runs.table.groupby(same)["loss"].transform("size")
-    return runs if (size == 1).all() else dataclasses.replace(runs, table=runs.table.assign(weight=1 / size))
 
 
 def _ranked(band: str, table: pd.DataFrame, freedom: dict[tuple[str, str], int]) -> pd.DataFrame:
@@ -276,7 +200,7 @@ def _scores(
     error = 1 - np.exp(predicted) / losses
     reach = (above.scale / below.scale.max()).to_numpy()
     bands = {"all": np.full(len(reach), True)}
-    bands |= {f"{low:g}-{high:g}": (low < reach) & (reach <= high) for low, high in itertools.pairwise(BANDS)}
+    bands |= {f"{low:g}-{high:g}": (low < reach) & (reach <= high) for low, high in itertools.pairwise(REACH_BANDS)}
     rows = []
     for band, here in bands.items():
         if not here.any():
@@ -343,7 +267,7 @@ def _cuts(runs: Runs, cuts: int | Sequence[float]) -> list[float]:
 def _as_runs(runs: pd.DataFrame | Runs, candidates: Sequence[Candidate] | None, columns: Columns, params: str) -> Runs:
     if isinstance(runs, Runs):
         return runs
-    variables = variables_held(runs, columns, params)
+    variables = variables_in(runs, columns, params)
     if candidates:
         variables = tuple(dict.fromkeys(variable for c in candidates for variable in c.law.variables))
     return as_runs(runs, columns=columns, convention=params, variables=variables)

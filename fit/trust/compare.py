@@ -1,4 +1,4 @@
-"""How much compute one recipe is worth over another.
+"""Comparison of two recipes by compute: how much one is worth over the other.
 
 Both recipes are fitted at once. What they share, the irreducible loss and (unless the runs say otherwise) the
 exponents, is what makes the ratio of their computes a number: with E free for each, two noisy asymptotes are compared
@@ -9,8 +9,8 @@ and e^(v/β) times its tokens: under C = 6ND, the product of both times its comp
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -20,15 +20,14 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.jsonable import jsonable
 from nextscale.fit.laws.catalogue import law_named
-from nextscale.fit.laws.law import Law, Shape
-from nextscale.fit.laws.sum_of_powers import SumOfPowers, Term
+from nextscale.fit.laws.law import Law
+from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.optimum.frontier import TokenCost, best_losses
 from nextscale.fit.optimum.inverse import flops_at
 from nextscale.fit.table.columns import Columns, column_of
 from nextscale.fit.table.runs import Runs, as_runs
-from nextscale.fit.trust.answers import is_it_worth_more
-
-Shared = Literal["exponents", "asymptote"]
+from nextscale.fit.trust.answers import comparison_answer
+from nextscale.fit.trust.joint_law import Shared, joint_law, stacked_runs, variables_of_recipe
 
 _STEPS = 25
 _BEYOND = 1e3
@@ -36,10 +35,9 @@ _BEYOND = 1e3
 _USUAL, _OF_GROWTH = 0.95, 200
 """Resamples that are enough to tell how the multiplier changes, at the usual levels."""
 _MOST = 0.9
-"""Of the resamples, that must have a multiplier at both ends, before it is told how it changes."""
+"""Of the resamples, that must have a multiplier at both ends, before its change is reported."""
 _DOUBT = 0.01
 """Below this probability under equal exponents they are held to differ."""
-_RATIO, _DIFFERENCE = Shape(-3.0, 3.0), Shape(-0.5, 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Growth:
         per_decade: the multiplier at ten times the compute / the multiplier, over the runs.
         interval: of it.
         verdict: `grows`, `shrinks` or `unknown`: whether the interval includes 1.
-        multiplier: where the comparison is told, and the interval of it.
+        multiplier: where the comparison is made, and the interval of it.
     """
 
     per_decade: float
@@ -65,7 +63,7 @@ class Comparison:
     """What recipe B is worth over recipe A.
 
     Attributes:
-        flops: where `multiplier` is told: the geometric middle of the compute that both tables have, or as asked.
+        flops: where `multiplier` is given: the geometric middle of the compute that both tables have, or as asked.
         multiplier: the compute that A needs for the loss B has at `flops`, / `flops`; infinite where A does not get
             there within a thousand times the runs' compute, 0 where a thousandth of theirs is enough.
         interval: of it, at `level`.
@@ -109,7 +107,7 @@ class Comparison:
     @property
     def answer(self) -> str:
         """Is B worth more compute than A? In words."""
-        return is_it_worth_more(self)
+        return comparison_answer(self)
 
     def to_dict(self) -> dict[str, Any]:
         return jsonable(
@@ -130,8 +128,8 @@ class Comparison:
             return f"B is better {at} than A becomes within a thousand times the compute of these runs"
         if self.multiplier == 0:
             return f"A is better than B {at} with a thousandth of the compute of these runs already"
-        told = f"B is worth {self.multiplier:.3g} times the compute of A {at} [{low:.3g}, {high:.3g}]"
-        return f"not distinguishable: {told}" if self.verdict == "not distinguishable" else told
+        worth = f"B is worth {self.multiplier:.3g} times the compute of A {at} [{low:.3g}, {high:.3g}]"
+        return f"not distinguishable: {worth}" if self.verdict == "not distinguishable" else worth
 
 
 def compare(
@@ -157,7 +155,7 @@ def compare(
             N from that of D, and else `saturating`.
         shared: what the recipes have in common: the irreducible loss and the exponents, or the irreducible loss alone
             (the pinned asymptote), where the multiplier changes with compute.
-        flops: where the multiplier is told.
+        flops: where the multiplier is given.
         cost_a, cost_b: FLOPs per token of a size; read off the runs unless given.
         params, columns: as `fit` has them, of tables that are not `Runs` yet.
         level: of the intervals.
@@ -173,7 +171,7 @@ def compare(
     whole = len(a) + len(b)
     if base.variables == ("C",):
         a, b = _best_of_budgets(a), _best_of_budgets(b)
-    stacked = _stacked(a, b, base)
+    stacked = stacked_runs(a, b, base)
     joint = joint_law(base, shared)
     how: dict[str, Any] = {"bootstrap": "stratified", "resamples": resamples, "level": level} | options
     found = fit(stacked, joint, **how)
@@ -186,12 +184,12 @@ def compare(
     draws = _multipliers(found, base, (a, b), (cost_a, cost_b), steps)
     table = pd.DataFrame([_row(draws[:, i], level) for i in range(len(steps))])
     table = pd.concat([pd.DataFrame({"flops": steps, "inside": (low <= steps) & (steps <= high)}), table], axis=1)
-    told = table[table["flops"] == flops].iloc[0].to_dict()
-    interval = (told["multiplier_low"], told["multiplier_high"])
+    there = table[table["flops"] == flops].iloc[0].to_dict()
+    interval = (there["multiplier_low"], there["multiplier_high"])
     return Comparison(
         law=base.name,
         flops=flops,
-        multiplier=told["multiplier"],
+        multiplier=there["multiplier"],
         interval=interval,
         level=level,
         verdict=_verdict(interval),
@@ -204,25 +202,6 @@ def compare(
         runs=(len(a), len(b)),
         warnings=tuple(_warnings(found, freer, base, stacked, whole)),
     )
-
-
-def joint_law(base: SumOfPowers, shared: Shared) -> SumOfPowers:
-    """The law of both recipes, in the variable `recipe` (1 for A, e for B) beside its own: every term but constants
-    has `recipe^-ratio_`, the log of A's coefficient / B's; with only the asymptote shared also, in `X_b` (1 for A, the
-    variable X for B), what B's exponent of X has on top of A's."""
-    terms = []
-    for term in base.terms:
-        exponents = dict(term.exponents)
-        if exponents:
-            exponents |= {"recipe": f"ratio_{term.coefficient}"}
-            if shared == "asymptote":
-                exponents |= {f"{v}_b": (f"more_{name}", times) for v, name, times in term.powers}
-        terms.append(Term(term.coefficient, exponents))
-    names = {name for term in terms for _, name, _ in term.powers}
-    ranges = dict(base.shapes) | {name: _RATIO for name in names if name.startswith("ratio_")}
-    ranges |= {name: _DIFFERENCE for name in names if name.startswith("more_")}
-    formula = f"{base.formula}, for two recipes with the same {'E and exponents' if shared == 'exponents' else 'E'}"
-    return SumOfPowers.of(f"{base.name} of two recipes", formula, base.source, *terms, **ranges)
 
 
 def _both(
@@ -259,15 +238,6 @@ def _tells_n_from_d(runs: Runs) -> bool:
     return bool((np.ptp(logs, axis=0) > 0.1).all()) and abs(np.corrcoef(logs.T)[0, 1]) < 0.995
 
 
-def _stacked(a: Runs, b: Runs, base: SumOfPowers) -> Runs:
-    """Both tables as one; each recipe is a budget, so that the stratified bootstrap draws within it."""
-    parts = []
-    for runs, is_b in ((a, 0.0), (b, 1.0)):
-        table = runs.table.assign(recipe=np.exp(is_b), budget=1.0 + is_b)
-        parts.append(table.assign(**{f"{v}_b": table[column_of(v)] ** is_b for v in base.variables}))
-    return dataclasses.replace(a, table=pd.concat(parts, ignore_index=True), notes=(*a.notes, *b.notes))
-
-
 def _multipliers(
     fit: Fit,
     base: SumOfPowers,
@@ -282,21 +252,11 @@ def _multipliers(
 
     def losses(is_b: float, at: np.ndarray) -> np.ndarray:
         runs, cost = tables[int(is_b)], costs[int(is_b)]
-        return best_losses(fit.law, thetas, runs, at.tolist(), cost, _as_recipe(is_b))
+        return best_losses(fit.law, thetas, runs, at.tolist(), cost, variables_of_recipe(is_b))
 
     of_a, of_b = losses(0.0, wide), losses(1.0, flops)
     needed = [flops_at(curve, wide, row) for curve, row in zip(of_a, of_b, strict=True)]
     return np.array(needed) / flops
-
-
-def _as_recipe(is_b: float) -> Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]:
-    """From the variables of the base law, those of the joint law for one recipe."""
-
-    def at(variables: dict[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        shape = next(iter(variables.values())).shape
-        return variables | {f"{v}_b": x**is_b for v, x in variables.items()} | {"recipe": np.full(shape, np.exp(is_b))}
-
-    return at
 
 
 def _row(draws: np.ndarray, level: float) -> dict[str, float]:
@@ -324,14 +284,14 @@ def _growth(
     first, last = sorted(scales)[1:3]
     at = np.unique([first, last, flops])
     draws = _multipliers(freer, base, tables, costs, at)
-    begin, end, told = (draws[:, np.searchsorted(at, value)] for value in (first, last, flops))
+    begin, end, at_flops = (draws[:, np.searchsorted(at, value)] for value in (first, last, flops))
     with np.errstate(divide="ignore", invalid="ignore"):
         rates = (np.log(end) - np.log(begin)) / np.log10(last / first)
     if not np.isfinite(rates[0]) or np.isfinite(rates).mean() < _MOST:
         return None
     rate, low, high = np.exp([rates[0], *np.quantile(rates[np.isfinite(rates)], [(1 - level) / 2, (1 + level) / 2])])
     verdict = "grows" if low > 1 else "shrinks" if high < 1 else "unknown"
-    there = _row(told, level)
+    there = _row(at_flops, level)
     ends = (there["multiplier_low"], there["multiplier_high"])
     return Growth(float(rate), (float(low), float(high)), verdict, there["multiplier"], ends)
 
@@ -374,9 +334,10 @@ def _warnings(fit: Fit, freer: Fit | None, base: SumOfPowers, stacked: Runs, who
         tight, loose = (float(np.square(each.residuals).sum()) for each in (fit, freer))
         doubt = float(f_distribution.sf((tight - loose) / more / (loose / freedom), more, freedom))
         if doubt < _DOUBT:
-            told = ", ".join(f"{k.removeprefix('more_')} {v:+.3f}" for k, v in freer.parameters.items() if "more_" in k)
+            more_of_b = {k.removeprefix("more_"): v for k, v in freer.parameters.items() if "more_" in k}
+            shifts = ", ".join(f"{name} {value:+.3f}" for name, value in more_of_b.items())
             warnings.append(
-                f"the recipes do not have the same exponents (B's: {told}; F-test, p = {doubt:.1g}): the multiplier "
+                f"the recipes do not have the same exponents (B's: {shifts}; F-test, p = {doubt:.1g}): the multiplier "
                 "changes with compute; share the asymptote alone"
             )
     return warnings

@@ -1,4 +1,4 @@
-"""How far beyond the runs a law can be trusted, by what it missed when it was fitted to the smaller of them."""
+"""Errors of a law by reach: how far beyond its runs it can be trusted, by backtests among them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
-from nextscale.fit.trust.choice import Candidate, Choice, choose
+from nextscale.fit.trust.candidates import Candidate
+from nextscale.fit.trust.choice import Choice, choose
 
 
 @dataclasses.dataclass(frozen=True)
-class Reach:
-    """What a backtest says of each reach: of scale / the largest scale fitted.
+class ReachErrors:
+    """What backtests missed by at each reach: at each scale / the largest scale fitted.
 
     Attributes:
         bands: of each step of reach `reach` (such as `3-10`), `error` (mean absolute relative error), `se`, `bias`
@@ -26,33 +27,34 @@ class Reach:
     furthest: float = 1.0
     problem: str | None = None
 
-    def at(self, reach: float) -> dict[str, Any] | None:
-        """What it says of a reach; None within the runs, and where no run lay so far beyond a cut."""
+    def band_of(self, reach: float) -> dict[str, Any] | None:
+        """The band that a reach lies in; None within the runs, and where no run lay so far beyond a cut."""
         for band in self.bands:
-            low, high = self.ends(band)
+            low, high = self.limits_of(band)
             if low < reach <= high:
                 return band
         return None
 
-    def ends(self, band: Mapping[str, Any]) -> tuple[float, float]:
+    def limits_of(self, band: Mapping[str, Any]) -> tuple[float, float]:
         """From and to which reach a step was scored."""
         low, high = map(float, band["reach"].split("-"))
         return low, min(high, self.furthest)
 
-    def exceeds(self, reach: float, half: float) -> dict[str, Any] | None:
+    def band_exceeding(self, reach: float, half_width: float) -> dict[str, Any] | None:
         """The step of a reach, or the longest that was scored where none is so long, if its error is more than half of
         a forecast's interval; else None.
 
         Args:
-            half: relative to the forecast.
+            half_width: of the interval, relative to the forecast.
         """
         if reach <= 1 or not self.bands:
             return None
-        band = self.at(reach) or self.bands[-1]
-        return band if band["error"] > half else None
+        band = self.band_of(reach) or self.bands[-1]
+        return band if band["error"] > half_width else None
 
     def warnings(self, reach: float) -> list[str]:
-        if self.problem is not None or reach <= 1 or self.at(reach) is not None:
+        """Whether a reach is longer than any that was scored, in words."""
+        if self.problem is not None or reach <= 1 or self.band_of(reach) is not None:
             return []
         return [
             f"{reach:.3g} times the largest run fitted: a backtest among these runs tests no more than "
@@ -60,8 +62,8 @@ class Reach:
         ]
 
 
-def narrow_warnings(tested: Reach, fit: Fit, targets: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Whose interval is narrower than what backtests of such a reach missed by, in words.
+def narrow_interval_warnings(tested: ReachErrors, fit: Fit, targets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Forecasts whose interval is narrower than what backtests of such a reach missed by, in words.
 
     An interval holds already what the forecast of the largest budget missed (see `nextscale.fit.trust.backtest`), in
     proportion to the reach; what the law of fewer and smaller runs missed may well be more.
@@ -70,14 +72,14 @@ def narrow_warnings(tested: Reach, fit: Fit, targets: Mapping[str, Mapping[str, 
         targets: forecasts by how each is to be called, with `reach`, `loss` and `loss_interval`.
     """
     narrow: dict[tuple[str, float], list[tuple[str, float]]] = {}
-    for name, told in targets.items():
-        if told["reach"] is None or told["loss"] is None or None in told["loss_interval"]:
+    for name, target in targets.items():
+        if target["reach"] is None or target["loss"] is None or None in target["loss_interval"]:
             continue
-        low, high = told["loss_interval"]
-        half = (high - low) / 2 / told["loss"]
-        if band := tested.exceeds(told["reach"], half):
-            tried = band is tested.at(told["reach"])
-            shorter = "{:g} to {:.3g} times, a shorter reach,".format(*tested.ends(band))
+        low, high = target["loss_interval"]
+        half = (high - low) / 2 / target["loss"]
+        if band := tested.band_exceeding(target["reach"], half):
+            tried = band is tested.band_of(target["reach"])
+            shorter = "{:g} to {:.3g} times, a shorter reach,".format(*tested.limits_of(band))
             reach = "such a reach" if tried else shorter
             narrow.setdefault((reach, band["error"]), []).append((name, half))
     widened = "allows for the resamples of the law and the scatter of runs alone"
@@ -90,19 +92,19 @@ def narrow_warnings(tested: Reach, fit: Fit, targets: Mapping[str, Mapping[str, 
     ]
 
 
-def backtested_reach(fit: Fit, choice: Choice | None = None) -> Reach:
+def reach_errors(fit: Fit, choice: Choice | None = None) -> ReachErrors:
     """The law of a fit, fitted anew below rising cuts in scale and scored on the runs above each.
 
     Args:
         choice: where that was done already: of this law and its loss alone.
     """
     if fit.fixed:
-        return Reach(problem="no backtest by reach: parameters of the law are pinned")
+        return ReachErrors(problem="no backtest by reach: parameters of the law are pinned")
     try:
         choice = choice or choose(fit.runs, [Candidate(fit.law, fit.loss)])
     except InputError as error:
-        return Reach(problem=f"no backtest by reach: {error}")
+        return ReachErrors(problem=f"no backtest by reach: {error}")
     rows = choice.summary[choice.summary["reach"] != "all"]
     bands = rows[["reach", "error", "se", "bias", "cuts"]].to_dict("records")
     furthest = float(choice.table.loc[choice.table["law"] == fit.law.name, "furthest"].max())
-    return Reach(tuple({str(key): value for key, value in row.items()} for row in bands), furthest)
+    return ReachErrors(tuple({str(key): value for key, value in row.items()} for row in bands), furthest)

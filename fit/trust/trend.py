@@ -1,4 +1,4 @@
-"""Does a new run continue the law, or break it? And do the newest budgets?"""
+"""Trend tests: whether new runs, and the newest budgets, continue the law or break it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.optimum.forecast import forecast
 from nextscale.fit.table.columns import column_of
 from nextscale.fit.table.runs import Runs, as_runs
-from nextscale.fit.trust.answers import is_it_flattening
-from nextscale.fit.trust.backtest import extrapolating
+from nextscale.fit.trust.answers import trend_answer
+from nextscale.fit.trust.backtest import with_extrapolation_error
 
 ALARM = 0.05
+"""The default rate of false alarms."""
 _RESAMPLES = 400
 _BEYOND = 10.0
 _SPARE = 2
@@ -68,11 +69,11 @@ class Outlook:
     level: float
 
     def to_dict(self) -> dict[str, Any]:
-        told = {
+        losses = {
             name: {"loss": loss, "interval": list(ends)}
             for name, (loss, ends) in (("without", self.without), ("following", self.following))
         }
-        return {"flops": self.flops, "level": self.level} | told
+        return {"flops": self.flops, "level": self.level} | losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Trend:
     @property
     def answer(self) -> str:
         """Is it flattening? In words."""
-        return is_it_flattening(self)
+        return trend_answer(self)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -144,7 +145,7 @@ def trend(
         new_runs: with columns as `as_runs` wants them; None to test the newest budgets alone.
         newest: how many budgets, the largest, are tested for flattening.
         alarm: false-alarm rate of each verdict.
-        flops: where the forecasts with and without the newest budgets are told; ten times the largest if None.
+        flops: where the loss is forecast with and without the newest budgets; ten times the largest if None.
 
     Raises:
         InputError: the fit has no resamples, or the new runs lack what its law varies in.
@@ -276,12 +277,12 @@ def _flattening(again: Fit, older: Runs, late: Runs, alarm: float, seed: int) ->
 def _outlook(without: Fit, following: Fit | None, flops: float) -> Outlook | None:
     if following is None or set(without.law.variables) not in ({"C"}, {"N", "D"}) or "flops" not in without.runs.table:
         return None
-    told = []
-    for each in map(extrapolating, (without, following)):
+    forecasts = []
+    for each in map(with_extrapolation_error, (without, following)):
         (target,) = forecast(each, [flops])["targets"]
         low, high = target["loss_interval"]
-        told.append((float(target["loss"]), (float(low), float(high))))
-    return Outlook(flops, told[0], told[1], without.level)
+        forecasts.append((float(target["loss"]), (float(low), float(high))))
+    return Outlook(flops, forecasts[0], forecasts[1], without.level)
 
 
 def _log_draws(fit: Fit, new: Runs, seed: int) -> np.ndarray:

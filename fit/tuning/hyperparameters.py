@@ -1,4 +1,4 @@
-"""The learning rate and batch size that are best at each scale: a surface per cell, a power law through the optima.
+"""The best learning rate and batch size at each scale: a quadratic surface per cell, a power law through its minima.
 
 In each cell (one model size, one token count) log loss is a quadratic in (log lr, log batch) near its minimum; the
 minima follow power laws in N and D (Li et al. 2025, "Predictable Scale, Part I", eq. 1; DeepSeek 2024, sec. 3.1).
@@ -22,7 +22,7 @@ _HUBER = 1e-3
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """y = scale · Π variable^exponent.
+    """A power law of a hyperparameter, y = scale · Π variable^exponent.
 
     Attributes:
         exponents: by variable.
@@ -39,7 +39,7 @@ class Rule:
         return np.asarray(self.scale * np.prod(np.broadcast_arrays(*powers), axis=0))
 
 
-def optima(
+def cell_optima(
     table: pd.DataFrame,
     cell: Sequence[str] = ("params", "tokens"),
     *,
@@ -71,20 +71,20 @@ def optima(
     return pd.DataFrame(rows)
 
 
-def rule(
-    found: pd.DataFrame, of: str, variables: Sequence[str], *, level: float = 0.9, resamples: int = 1000, seed: int = 0
+def fit_rule(
+    optima: pd.DataFrame, of: str, variables: Sequence[str], *, level: float = 0.9, resamples: int = 1000, seed: int = 0
 ) -> Rule:
     """The power law of `lr` or `batch` through the optima of cells that have one.
 
     Args:
-        found: as `optima` returns it.
+        optima: as `cell_optima` returns it.
         of: `lr` or `batch`.
         variables: columns of the cells, such as ("params", "tokens").
 
     Raises:
         InputError: too few cells have an optimum, or they do not vary in every variable.
     """
-    sound = found[found["problem"].isna()]
+    sound = optima[optima["problem"].isna()]
     x = np.log(sound[list(variables)].to_numpy(float))
     y = np.log(sound[of].to_numpy(float))
     design = np.column_stack([np.ones(len(x)), x])

@@ -1,4 +1,4 @@
-"""Where the best learning rate lies at each width, and how it moves with the width."""
+"""Learning-rate transfer: the best rate at each width, and how it moves with the width."""
 
 from __future__ import annotations
 
@@ -63,19 +63,19 @@ def best_rates(
     return pd.DataFrame(rows)
 
 
-def drift(found: pd.DataFrame, by: str = "width") -> Drift:
+def rate_drift(best: pd.DataFrame, by: str = "width") -> Drift:
     """How the best rate moves, by least squares in the logarithms.
 
     Args:
-        found: as `best_rates` returns it.
+        best: as `best_rates` returns it.
 
     Raises:
         InputError: fewer than two widths have an optimum.
     """
-    sound = found[found["problem"].isna()]
+    sound = best[best["problem"].isna()]
     if len(sound) < 2:
         raise InputError(
-            f"{len(sound)} of {len(found)} widths have a best learning rate; two are needed: try more rates"
+            f"{len(sound)} of {len(best)} widths have a best learning rate; two are needed: try more rates"
         )
     x, y = np.log(sound[by].to_numpy(float)), np.log(sound["lr"].to_numpy(float))
     slope, intercept = np.polyfit(x, y, 1)

@@ -15,7 +15,7 @@ from nextscale.fit.optimum.frontier import TokenCost
 from nextscale.sweeps.show.formats import params_label
 
 if TYPE_CHECKING:
-    from nextscale.fit.trust.reach import Reach
+    from nextscale.fit.trust.reach import ReachErrors
     from nextscale.sweeps.budget.cluster import Cluster
 
 _USUAL = "h100"
@@ -28,7 +28,7 @@ def is_computable(fit: Fit) -> bool:
 
 
 def calculator_data(
-    fit: Fit, command: str, tested: Reach, hardware: Sequence[Cluster] = (), bits_per_nat: float | None = None
+    fit: Fit, command: str, tested: ReachErrors, hardware: Sequence[Cluster] = (), bits_per_nat: float | None = None
 ) -> dict[str, Any]:
     """Everything that a forecast rests on; see calculator.js.
 

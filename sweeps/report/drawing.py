@@ -19,7 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from nextscale.fit.plot.optima import clear_labels
+from nextscale.fit.plot.style import clear_labels
 from nextscale.model.record import write_atomically
 
 INK, PAPER = "#1b1f24", "#ffffff"

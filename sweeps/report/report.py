@@ -21,9 +21,10 @@ from nextscale.fit.optimum.frontier import TokenCost
 from nextscale.fit.optimum.isoflop import isoflops, optimum_law
 from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.fit.trust.backtest import fit_backtested
+from nextscale.fit.trust.candidates import Candidate
 from nextscale.fit.trust.card import card as fit_card
-from nextscale.fit.trust.choice import Candidate, Choice, choose
-from nextscale.fit.trust.reach import Reach, backtested_reach, narrow_warnings
+from nextscale.fit.trust.choice import Choice, choose
+from nextscale.fit.trust.reach import ReachErrors, narrow_interval_warnings, reach_errors
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.budget.cluster import Cluster, cluster_of
 from nextscale.sweeps.budget.targets import bits_per_nat_of
@@ -170,11 +171,11 @@ class _Writer:
     def _sections(self, runs: pd.DataFrame) -> Iterator[Section]:
         report = self.report
         fit = self._fit_to_all()
-        choice, tested = None, Reach()
+        choice, tested = None, ReachErrors()
         if fit is not None:
             choice = _backtested(fit)
-            tested = backtested_reach(fit, choice)
-        beaten = [choice.beaten] if choice is not None and choice.beaten else []
+            tested = reach_errors(fit, choice)
+        beaten = [choice.baseline_warning] if choice is not None and choice.baseline_warning else []
         yield from content.section("warnings", "Warnings", content.warnings([*beaten, *report.summary["warnings"]]))
         yield from self._forecast(fit, tested, runs)
         yield from self._law()
@@ -190,12 +191,12 @@ class _Writer:
             yield from content.section("fit-card", "Fit card", content.fit_card(report.card))
         yield from self._runs(runs)
 
-    def _forecast(self, fit: Fit | None, tested: Reach, runs: pd.DataFrame) -> Iterator[Section]:
+    def _forecast(self, fit: Fit | None, tested: ReachErrors, runs: pd.DataFrame) -> Iterator[Section]:
         text = content.headline(self.report.summary)
         if not text and fit is not None:
             result = forecast(fit, [_BEYOND * float(fit.runs.table["flops"].max())])
             (target,) = result["targets"]
-            narrow = narrow_warnings(tested, fit, {f"{target['flops']:.3g} FLOPs": target})
+            narrow = narrow_interval_warnings(tested, fit, {f"{target['flops']:.3g} FLOPs": target})
             text = content.warnings(narrow) + content.outlook(result)
         yield from content.section("forecast", "Forecast", text)
         if fit is not None and is_computable(fit):
@@ -214,7 +215,7 @@ class _Writer:
         shown_tables = content.shown_tables(summary_tables(summary | {"findings": {}}), "found")
         yield Section("law", "The law", _drawings([*map(self._draw, shown)]) + shown_tables)
 
-    def _backtest(self, choice: Choice | None, tested: Reach) -> Iterator[Section]:
+    def _backtest(self, choice: Choice | None, tested: ReachErrors) -> Iterator[Section]:
         if choice is None:
             problems = [] if tested.problem is None else [tested.problem]
             yield from content.section("backtest", "Backtest", content.warnings(problems))

@@ -9,7 +9,7 @@ import numpy as np
 
 from nextscale.fit.optimum.isoflop import isoflops
 from nextscale.fit.table.runs import as_runs
-from nextscale.fit.trust.reach import backtested_reach, narrow_warnings
+from nextscale.fit.trust.reach import narrow_interval_warnings, reach_errors
 from nextscale.model.config.data import MarkovData
 from nextscale.model.data.markov import markov
 from nextscale.sweeps.ledger import Entry
@@ -114,8 +114,10 @@ def _narrow(forecast: Entry, analysis: Analysis) -> list[str]:
     """What a backtest of such a reach says of the interval of the best held-out run."""
     best = min(forecast["targets"], key=lambda target: float(target["predicted"]))
     best_target = {"reach": best.get("reach"), "loss": best["predicted"], "loss_interval": best["interval"]}
-    tested = backtested_reach(analysis.fit)
-    return narrow_warnings(tested, analysis.fit, {f"the best of them, at {best['flops']:.3g} FLOPs": best_target})
+    tested = reach_errors(analysis.fit)
+    return narrow_interval_warnings(
+        tested, analysis.fit, {f"the best of them, at {best['flops']:.3g} FLOPs": best_target}
+    )
 
 
 def _optimal(study: Study, forecast: Entry, analysis: Analysis | None) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def draw_fit(path: Path, found: Fit, reach: float | None = None) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    from nextscale.fit.plot.optima import clear_labels
+    from nextscale.fit.plot.style import clear_labels
 
     figure.draw_without_rendering()
     clear_labels(figure)

@@ -43,7 +43,8 @@ def backtest(
     """Tells which law to trust, and how far: each is fitted to the smaller runs and scored on the larger."""
     from nextscale.fit import plot as draw
     from nextscale.fit.laws.loss import Loss
-    from nextscale.fit.trust.choice import LOSSES, candidates_for, choose
+    from nextscale.fit.trust.candidates import LOSSES, candidates_for
+    from nextscale.fit.trust.choice import choose
     from nextscale.sweeps.show.formats import percent, text
     from nextscale.sweeps.show.tables import table_of
 

@@ -123,10 +123,10 @@ class Source(TableOptions):
 
     def read_all(self) -> Runs:
         """The runs, with the variables of every law that suits them."""
-        from nextscale.fit.trust.choice import variables_held
+        from nextscale.fit.trust.candidates import variables_in
 
         rows = self._rows(self.runs)
-        variables = variables_held(rows, self.columns, self.params)
+        variables = variables_in(rows, self.columns, self.params)
         return self.as_runs(rows, self.runs, variables, self.drop_largest_losses)
 
     def _rows(self, path: Path) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from nextscale.fit.optimum.approaches import akima, approaches, envelope
 from nextscale.fit.optimum.forecast import forecast
 from nextscale.fit.optimum.frontier import TokenCost, closed_form, frontier
 from nextscale.fit.optimum.inverse import compute_for
-from nextscale.fit.optimum.isoflop import optimum_interval, optimum_law, scatter
+from nextscale.fit.optimum.isoflop import optimum_interval, optimum_law, run_noise
 
 
 class TestFrontier:
@@ -95,7 +95,7 @@ class TestIsoFlop:
         assert "does not curve upwards" in curve.problem
 
     def test_scatter_is_the_noise_of_a_run(self, isoflop_grid):
-        measured = [scatter(isoflops(as_runs(isoflop_grid(noise=0.004, seed=s)))) for s in range(40)]
+        measured = [run_noise(isoflops(as_runs(isoflop_grid(noise=0.004, seed=s)))) for s in range(40)]
         assert np.sqrt(np.mean(np.square(measured))) == pytest.approx(0.004, rel=0.15)
 
     def test_the_interval_of_the_optimum_covers(self, isoflop_grid):

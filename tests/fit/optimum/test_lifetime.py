@@ -12,7 +12,7 @@ from nextscale.fit.laws.formula_laws import CHINCHILLA_COUPLED
 from nextscale.fit.optimum.frontier import TokenCost, frontier
 from nextscale.fit.optimum.isoloss import Contours
 from nextscale.fit.optimum.lifetime import Prices, Served, lifetime, lifetime_warnings
-from nextscale.fit.optimum.overtrain import overtrained, smaller
+from nextscale.fit.optimum.overtrain import overtrained, smallest_sizes
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ class TestOvertrained:
             assert row["overhead"] == pytest.approx(share * more - 1, rel=1e-5)
 
     def test_smaller_turns_it_round(self, found):
-        table = smaller(found, 2.3, [0.0, 0.1, 0.5, 2.0])
+        table = smallest_sizes(found, 2.3, [0.0, 0.1, 0.5, 2.0])
         assert (np.diff(table["params"]) < 0).all() and (np.diff(table["tokens"]) > 0).all()
         assert table["share"].iloc[0] == pytest.approx(1, abs=1e-3)
         for row in table.iloc[1:].to_dict("records"):

@@ -7,7 +7,7 @@ import pytest
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import fit
 from nextscale.fit.laws.formula_laws import DATA_CONSTRAINED
-from nextscale.fit.optimum.repetition import PUBLISHED, Worth, best_on, price_of_repeats, repetition
+from nextscale.fit.optimum.repetition import PUBLISHED_WORTH, Worth, best_on_limited_data, price_of_repeats, repetition
 
 E, A, B, ALPHA, R_D = 1.8, 60.0, 180.0, 0.35, 12.0
 
@@ -52,10 +52,10 @@ class TestWhereThereIsNotDataEnough:
     def test_the_best_is_where_the_law_of_repeated_data_is_lowest(self, found):
         own = {name: found.parameters[name] for name in ("E", "A", "B", "alpha")}
         growth = (own["A"] / own["B"]) ** (1 / own["alpha"])
-        told = best_on(found, self.BUDGET, self.UNIQUE, growth * self.UNIQUE, PUBLISHED)
+        told = best_on_limited_data(found, self.BUDGET, self.UNIQUE, growth * self.UNIQUE, PUBLISHED_WORTH)
         sizes = np.geomspace(1e8, 1e12, 20_001)
         at = {"N": sizes, "D": self.BUDGET / 6 / sizes, "U": np.full(len(sizes), self.UNIQUE)}
-        whole = own | {"R_N": PUBLISHED.R_N, "R_D": PUBLISHED.R_D}
+        whole = own | {"R_N": PUBLISHED_WORTH.R_N, "R_D": PUBLISHED_WORTH.R_D}
         values = np.array([whole[name] for name in DATA_CONSTRAINED.parameters])
         theta = np.where(DATA_CONSTRAINED.on_log_scale, np.log(values), values)
         losses = np.exp(DATA_CONSTRAINED.log_losses(theta[None], at)[0])
@@ -72,7 +72,7 @@ class TestWhereThereIsNotDataEnough:
         loss with the rest of the budget, and the one that takes no more than that is told."""
         own = {name: found.parameters[name] for name in ("A", "B", "alpha")}
         size = (own["A"] / own["B"]) ** (1 / own["alpha"]) * self.UNIQUE
-        told = best_on(found, 1e24, self.UNIQUE, size, Worth(worthless, worthless, "nothing"))
+        told = best_on_limited_data(found, 1e24, self.UNIQUE, size, Worth(worthless, worthless, "nothing"))
         alone = float(found.predict([size], [self.UNIQUE])[0])
         assert alone * 0.999 <= told.loss <= alone * 1.0011
         assert told.flops < 1.2 * 6 * size * self.UNIQUE < 1e24
@@ -82,19 +82,19 @@ class TestWhereThereIsNotDataEnough:
         assert 0.5 * size < low <= told.params <= high < 2 * size
 
     def test_a_budget_that_buys_something_is_spent(self, found):
-        assert best_on(found, self.BUDGET, self.UNIQUE, 1e9, PUBLISHED).flops == self.BUDGET
+        assert best_on_limited_data(found, self.BUDGET, self.UNIQUE, 1e9, PUBLISHED_WORTH).flops == self.BUDGET
 
     def test_a_budget_beyond_all_repeats_comes_to_the_same_model_as_one_less_far_beyond(self, found):
-        far, farther = (best_on(found, flops, 1e8, 1e8, PUBLISHED) for flops in (1e24, 1e26))
+        far, farther = (best_on_limited_data(found, flops, 1e8, 1e8, PUBLISHED_WORTH) for flops in (1e24, 1e26))
         assert farther.params == pytest.approx(far.params, rel=0.01)
         assert farther.flops == pytest.approx(far.flops, rel=0.01)
 
     def test_repeats_cost_nothing_where_there_are_none(self, found):
-        price, (low, high) = price_of_repeats(found, 1e9, self.UNIQUE, self.UNIQUE, 1e9, PUBLISHED)
+        price, (low, high) = price_of_repeats(found, 1e9, self.UNIQUE, self.UNIQUE, 1e9, PUBLISHED_WORTH)
         assert (price, low, high) == pytest.approx((0, 0, 0), abs=1e-12)
 
     def test_the_price_rises_with_the_epochs(self, found):
-        told = [price_of_repeats(found, 1e9, n * 2e9, 2e9, 1e9, PUBLISHED) for n in (2, 4, 16, 100)]
+        told = [price_of_repeats(found, 1e9, n * 2e9, 2e9, 1e9, PUBLISHED_WORTH) for n in (2, 4, 16, 100)]
         prices = [price for price, _ in told]
         assert prices == sorted(prices)
         assert all(low < price < high for price, (low, high) in told)

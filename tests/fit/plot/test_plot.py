@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from nextscale.fit import as_runs, fit
 from nextscale.fit.optimum.approaches import approaches
 from nextscale.fit.plot.optima import approaches as draw_approaches
-from nextscale.fit.plot.optima import clear_labels
+from nextscale.fit.plot.style import clear_labels
 
 
 def shown(ax):

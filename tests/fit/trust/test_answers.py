@@ -8,7 +8,7 @@ import pytest
 
 from nextscale.fit import fit
 from nextscale.fit.optimum.forecast import forecast
-from nextscale.fit.trust.backtest import extrapolating
+from nextscale.fit.trust.backtest import with_extrapolation_error
 from nextscale.fit.trust.compare import compare
 from nextscale.fit.trust.trend import trend
 
@@ -124,7 +124,7 @@ class TestIsItFlattening:
             (floored.budget > 0, told.outlook.following),
         ):
             alone = fit(floored[kept], resamples=400, level=0.8)
-            (direct,) = forecast(extrapolating(alone), [1e22])["targets"]
+            (direct,) = forecast(with_extrapolation_error(alone), [1e22])["targets"]
             assert loss == pytest.approx(direct["loss"], abs=1e-4)
             assert ends == pytest.approx(direct["loss_interval"])
 

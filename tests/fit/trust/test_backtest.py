@@ -10,7 +10,8 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.laws.catalogue import LAWS
 from nextscale.fit.laws.loss import Loss
 from nextscale.fit.trust.backtest import backtest, misfit_warnings
-from nextscale.fit.trust.choice import Candidate, backtest_table, candidates_for, choose, once_each
+from nextscale.fit.trust.candidates import Candidate, candidates_for, weigh_repeats_as_one
+from nextscale.fit.trust.choice import backtest_table, choose
 
 
 class TestBacktest:
@@ -144,10 +145,10 @@ class TestChoice:
     def test_runs_of_one_configuration_count_as_one(self, isoflop_grid):
         table = isoflop_grid(noise=0.001)
         again = as_runs(table.loc[[*table.index, 0, 0]].assign(loss=lambda t: t.loss + 1e-6 * np.arange(len(t))))
-        weights = once_each(again).weights
+        weights = weigh_repeats_as_one(again).weights
         assert weights[0] == pytest.approx(weights[1] / 3)
-        assert once_each(as_runs(table)).table is not None
-        assert "weight" not in once_each(as_runs(table)).table
+        assert weigh_repeats_as_one(as_runs(table)).table is not None
+        assert "weight" not in weigh_repeats_as_one(as_runs(table)).table
 
     def test_only_laws_whose_variables_vary_are_candidates(self, isoflop_grid):
         names = {c.law.name for c in candidates_for(as_runs(isoflop_grid()))}

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from nextscale.fit import Columns, as_runs, fit
-from nextscale.fit.trust.choice import choose, once_each, variables_held
+from nextscale.fit.trust.candidates import variables_in, weigh_repeats_as_one
+from nextscale.fit.trust.choice import choose
 
 COLUMNS = {
     "farseer": Columns(params="N", tokens="D"),
@@ -23,12 +24,12 @@ COLUMNS = {
 )
 def test_the_law_that_the_training_runs_choose_forecasts_the_others(published, name, bar):
     table, columns = published(f"scalebench_{name}.csv"), COLUMNS[name]
-    variables = variables_held(table, columns)
+    variables = variables_in(table, columns)
     train, test = (
         as_runs(table[table["split"] == part], columns=columns, variables=variables) for part in ("train", "test")
     )
     best = choose(train).best
-    found = fit(once_each(train), best.law, loss=best.loss, resamples=0)
+    found = fit(weigh_repeats_as_one(train), best.law, loss=best.loss, resamples=0)
     measured = test.table["loss"].to_numpy()
     predicted = np.exp(found.log_losses(found.theta[None], test.table)[0])
     assert 1 - np.square(predicted - measured).sum() / np.square(measured - measured.mean()).sum() >= bar

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.tuning.transfer import best_rates, drift
+from nextscale.fit.tuning.transfer import best_rates, rate_drift
 
 RATES = np.geomspace(2**-9, 2**-3, 7)
 
@@ -22,7 +22,7 @@ def table(exponent, widths=(16, 32, 64, 128), at_16=2**-5.3):
 @pytest.mark.parametrize("exponent", [-1.0, -0.4, 0.0])
 def test_the_drift_is_recovered(exponent):
     found = best_rates(table(exponent, widths=(16, 32, 64)))
-    moved = drift(found)
+    moved = rate_drift(found)
     assert found["lr"].iloc[0] == pytest.approx(2**-5.3)
     assert found["loss"].to_numpy() == pytest.approx(2.0)
     assert moved.exponent == pytest.approx(exponent, abs=1e-6)
@@ -41,7 +41,7 @@ def test_an_optimum_at_the_end_of_the_rates_is_none():
     found = best_rates(table(-1.0, at_16=2**-8))
     assert found["problem"].notna().tolist() == [False, True, True, True]
     with pytest.raises(InputError, match="1 of 4 widths have a best learning rate"):
-        drift(found)
+        rate_drift(found)
 
 
 def test_a_diverged_run_is_worse_than_any():

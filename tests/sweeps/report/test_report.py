@@ -87,7 +87,7 @@ def test_an_interval_narrower_than_backtests_missed_by_is_told_beside_the_foreca
     best = min(rows, key=lambda row: row["predicted"])
     half = (best["interval"][1] - best["interval"][0]) / 2 / best["predicted"]
     band = {"reach": "1-100", "error": times * half, "se": 0.0, "bias": 0.0, "cuts": 2}
-    monkeypatch.setattr(summary, "backtested_reach", lambda fit: reach.Reach((band,), furthest=100.0))
+    monkeypatch.setattr(summary, "reach_errors", lambda fit: reach.ReachErrors((band,), furthest=100.0))
     page = tmp_path / "page.html"
     assert called("report", swept[1], "--out", page, "--figures", tmp_path / "figures")[0] == 0
     told = [text for text in said_in(page, "forecast") if "backtests of such a reach missed the loss by" in text]

@@ -9,7 +9,7 @@ import pytest
 
 from nextscale.fit.estimate.published import BESIROGLU
 from nextscale.fit.optimum.lifetime import Prices, Served, lifetime
-from nextscale.fit.optimum.overtrain import overtrained, smaller
+from nextscale.fit.optimum.overtrain import overtrained, smallest_sizes
 from nextscale.fit.table.runs import as_runs
 from nextscale.fit.trust.backtest import fit_backtested
 
@@ -120,7 +120,7 @@ class TestOvertrain:
         for name in ("loss", "overhead", "optimal_params", "optimal_flops"):
             assert answer["model"][name] == pytest.approx(row[name], rel=1e-6)
             assert answer["model"][f"{name}_interval"] == pytest.approx([row[f"{name}_low"], row[f"{name}_high"]])
-        lesser = smaller(found, row["loss"], [0.25]).iloc[0]
+        lesser = smallest_sizes(found, row["loss"], [0.25]).iloc[0]
         assert answer["smaller"][0]["params"] == pytest.approx(lesser["params"], rel=1e-6)
         assert (tmp_path / "x.svg").stat().st_size > 1e4
 

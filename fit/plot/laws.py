@@ -1,0 +1,81 @@
+"""Figures of a fitted law and its runs: against compute, against its one variable, or measured against predicted.
+
+Every function draws on the `Axes` it is given, and returns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from nextscale.fit.plot.style import BLUE, GREY, ORANGE
+from nextscale.fit.table.columns import column_of
+
+if TYPE_CHECKING:
+    from nextscale.fit.estimate.fit import Fit
+    from nextscale.fit.optimum.isoflop import IsoFlop
+
+
+def law(ax: Axes, fit: Fit, reach: float | None = None) -> Axes:
+    """The runs and the law with its band: against compute, at the best size of each budget, of a law in N and D;
+    against its variable, of a law in one; measured against predicted of any other.
+
+    Args:
+        reach: how far to draw it; ten times the largest run unless given.
+    """
+    held = set(fit.law.variables)
+    if held == {"N", "D"}:
+        return loss_against(ax, fit, fit.frontier(budgets(fit, reach)))
+    if len(held) == 1:
+        return _one_variable(ax, fit, reach)
+    table = fit.runs.table
+    predicted = table["loss"] / np.exp(fit.residuals)
+    ends = [table["loss"].min(), table["loss"].max()]
+    ax.plot(ends, ends, color=BLUE, linewidth=1, label="the law")
+    ax.plot(predicted, table["loss"], "o", color=GREY, markersize=3, label="runs")
+    ax.set(xlabel="predicted loss (nats/token)", ylabel="measured loss (nats/token)", title=fit.law.formula)
+    ax.legend(fontsize="small")
+    return ax
+
+
+def budgets(fit: Fit, reach: float | None = None) -> list[float]:
+    """Where a curve against compute is drawn."""
+    flops = fit.runs.table["flops"]
+    return np.geomspace(flops.min(), max(reach or 0, flops.max() * 10), 40).tolist()
+
+
+def loss_against(ax: Axes, fit: Fit, optima: pd.DataFrame, held_out: Sequence[IsoFlop] = ()) -> Axes:
+    """Every run's loss against compute, and the law's best at each budget with its band.
+
+    Args:
+        optima: as `nextscale.fit.optimum.frontier.frontier` returns it.
+        held_out: runs that the law was not fitted to.
+    """
+    table = fit.runs.table
+    ax.plot(table["flops"], table["loss"], "o", color=GREY, markersize=3, label="runs")
+    for i, curve in enumerate(held_out):
+        label = "held out" if i == 0 else None
+        ax.plot([curve.flops] * len(curve.loss), curve.loss, "s", color=ORANGE, markersize=4, label=label)
+    ax.plot(optima["flops"], optima["loss"], color=BLUE, label="compute-optimal")
+    ax.fill_between(optima["flops"], optima["loss_low"], optima["loss_high"], color=BLUE, alpha=0.15, linewidth=0)
+    ax.set(xscale="log", xlabel="compute C (FLOPs)", ylabel="loss (nats/token)", title=fit.law.formula)
+    ax.legend(fontsize="small")
+    return ax
+
+
+def _one_variable(ax: Axes, fit: Fit, reach: float | None) -> Axes:
+    name = column_of(fit.law.variables[0])
+    values = fit.runs.table[name]
+    there = np.geomspace(values.min(), max(reach or 0, values.max() * 10), 200)
+    at: dict[str, Any] = {name: there}
+    low, high = fit.predict_interval(**at)
+    ax.plot(values, fit.runs.table["loss"], "o", color=GREY, markersize=3, label="runs")
+    ax.plot(there, fit.predict(**at), color=BLUE, label=f"the law, {fit.level:.0%} interval")
+    ax.fill_between(there, low, high, color=BLUE, alpha=0.15, linewidth=0)
+    ax.set(xscale="log", xlabel=name, ylabel="loss (nats/token)", title=fit.law.formula)
+    ax.legend(fontsize="small")
+    return ax

@@ -1,0 +1,42 @@
+"""Colours of the figures, and labels of their axes that do not touch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
+"""Okabe & Ito's palette, distinct with any colour vision."""
+_APART = 3.0
+"""Pixels between two labels of an axis."""
+
+
+def shades(number: int) -> list[tuple[float, ...]]:
+    """So many colours, from dark to light, for curves that have an order."""
+    return [tuple(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, number))]
+
+
+def clear_labels(figure: Figure) -> None:
+    """Hides labels of minor ticks that another label of their x axis would touch: of a log axis that spans little there
+    are more than its width holds. The figure has been drawn, or laid out, once."""
+    for ax in figure.axes:
+        low, high = sorted(ax.get_xlim())
+        seen = [tick.label1 for tick in ax.xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+        taken = [label.get_window_extent() for label in seen if label.get_text()]
+        kept: dict[float, str] = {}
+        minor = [tick for tick in ax.xaxis.get_minor_ticks() if low <= tick.get_loc() <= high]
+        for tick in sorted(minor, key=lambda tick: tick.get_loc()):
+            box = tick.label1.get_window_extent()
+            if tick.label1.get_text() and not any(box.padded(_APART).overlaps(other) for other in taken):
+                taken.append(box)
+                kept[tick.get_loc()] = tick.label1.get_text()
+        if minor:
+            ax.xaxis.set_minor_formatter(_kept(kept))
+
+
+def _kept(labels: Mapping[float, str]) -> FuncFormatter:
+    return FuncFormatter(lambda place, _: labels.get(place, ""))
