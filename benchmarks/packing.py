@@ -20,7 +20,7 @@ from nextscale.model.accounting import steps_per_row
 from nextscale.model.config.data import MarkovData
 from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
 from nextscale.model.training import step
-from nextscale.model.training.pack import made_together
+from nextscale.model.training.pack import execute_together
 from nextscale.sweeps.show.tables import Table
 
 SIDE_BY_SIDE, ROUNDS, STEPS = (1, 2, 4, 8), 4, 16
@@ -36,7 +36,7 @@ def calls(run, n):
         state = step.initial_state(program)(jax.random.key(seed), numbers)
         batches = np.random.default_rng(seed).integers(0, run.data.vocab, (K, B, T + 1), np.int32)
         steps, complete = np.array([min(STEPS, K)], np.int32), np.array([False])
-        yield step.Call(program, state, step.Given(batches, np.ones(K, np.float32), steps, complete), numbers)
+        yield step.Call(program, state, step.Inputs(batches, np.ones(K, np.float32), steps, complete), numbers)
 
 
 def row(width):
@@ -51,8 +51,8 @@ def row(width):
     for _ in range(ROUNDS + 1):  # the first compiles
         for n, asked in going.items():
             start = time.perf_counter()
-            after = made_together(asked, wait=True)
-            seconds[n].append((time.perf_counter() - start) / n / asked[0].given.steps[0])
+            after = execute_together(asked, wait=True)
+            seconds[n].append((time.perf_counter() - start) / n / asked[0].inputs.steps[0])
             going[n] = [call._replace(state=state) for call, (state, _) in zip(asked, after, strict=True)]
     best = {n: min(found[1:]) for n, found in seconds.items()}
     return [str(width), f"{best[1] * 1e3:.2f}", *(f"{best[1] / best[n]:.2f}" for n in SIDE_BY_SIDE[1:])]

@@ -1,5 +1,7 @@
-"""`python -m nextscale.model CONFIG.json --out DIR`: one training run from the command line, alone or as one process of
-many. With several configs, one device trains them all, so many side by side as is fastest (see `pack.py`).
+"""The command line of one training run: `python -m nextscale.model CONFIG.json --out DIR`.
+
+It is trained alone, or by this process as one of many. With several configs, one device trains them all, so many
+side by side as is fastest (see `pack.py`).
 
 | exit code | means |
 |---|---|
@@ -30,7 +32,8 @@ from pydantic import ValidationError
 from nextscale.model.config.run import Parent, RunConfig
 from nextscale.model.data.sources import resolve
 from nextscale.model.errors import InputError, Stopped
-from nextscale.model.network.sharding import Layout, join
+from nextscale.model.network.processes import join
+from nextscale.model.network.sharding import Layout
 from nextscale.model.record import Row, RunDirectory
 from nextscale.model.training.checkpoint import CheckpointPolicy
 from nextscale.model.training.pack import train_together
@@ -47,13 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s")
     stop = threading.Event()
     try:
-        ends = _ends(options, stop)
+        results = _results(options, stop)
         if jax.process_index() == 0:
-            for end in ends:
-                if not _failed(end):
-                    print(json.dumps(end))
+            for result in results:
+                if not _failed(result):
+                    print(json.dumps(result))
         # Of several failures, one that a person must mend comes before a stop, which mends itself.
-        for failure in sorted(filter(_failed, ends), key=lambda failure: isinstance(failure, Stopped)):
+        for failure in sorted(filter(_failed, results), key=lambda failure: isinstance(failure, Stopped)):
             raise failure
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
@@ -66,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     return DONE
 
 
-def _ends(options: argparse.Namespace, stop: threading.Event) -> Sequence[Row | BaseException]:
+def _results(options: argparse.Namespace, stop: threading.Event) -> Sequence[Row | BaseException]:
     """Trains what is asked for; returns the record of each run or, where there are several, what it raised."""
     configs = [_config(file) for file in options.configs]
     if len(configs) > 1 and (options.layout or options.coordinator or options.trunk):
@@ -81,18 +84,18 @@ def _ends(options: argparse.Namespace, stop: threading.Event) -> Sequence[Row | 
     out = RunDirectory(epath.Path(options.out))
     common: dict[str, Any] = {
         "checkpoint": CheckpointPolicy(options.every, options.keep, pinned=tuple(options.pin)),
-        "memory": options.memory,
+        "memory_limit": options.memory,
         "stop": stop.is_set,
     }
     if len(configs) == 1:
         layout = options.layout or Layout(data=jax.device_count())
         return [train(configs[0], out, trunk=options.trunk, layout=layout, **common)]
     runs = [training(config, RunDirectory(out.path / config.run_id), **common) for config in configs]
-    return train_together(runs, most=options.together)
+    return train_together(runs, max_together=options.together)
 
 
-def _failed(end: Row | BaseException) -> TypeGuard[BaseException]:
-    return isinstance(end, BaseException)
+def _failed(result: Row | BaseException) -> TypeGuard[BaseException]:
+    return isinstance(result, BaseException)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,13 +136,13 @@ def _parser() -> argparse.ArgumentParser:
 def _argument(read: Callable[[str], T]) -> Callable[[str], T]:
     """Reads an argument; what cannot be read is told as argparse tells it."""
 
-    def told(text: str) -> T:
+    def argument(text: str) -> T:
         try:
             return read(text)
         except InputError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
-    return told
+    return argument
 
 
 def _trunk(text: str) -> Parent:

@@ -1,4 +1,4 @@
-"""What a user can mend: one line that says what, where and how."""
+"""Errors of a run that a user can mend: one line that says what, where and how."""
 
 
 class InputError(ValueError):
@@ -15,3 +15,8 @@ class TooLarge(InputError):
 
 class Stopped(Exception):
     """The run was asked to stop. It has saved itself, and goes on from there when it is trained again."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

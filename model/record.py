@@ -1,6 +1,6 @@
-"""What a run leaves behind: a directory that is the only truth about it.
+"""The directory of a run, the only truth about it: which files it holds, and how they are read and written.
 
-config.json      what was asked; written first
+config.json      the run; written first
 metrics.jsonl    the curve of training, appended to; a resumed run cuts it back to where it resumes
 evaluations.jsonl  where it is asked for, the curve of held-out losses (see `evaluate.py`), kept in the same way
 checkpoints/     see `checkpoint.py`
@@ -15,7 +15,9 @@ import dataclasses
 import json
 import os
 import uuid
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
 
 from etils import epath
 
@@ -39,7 +41,7 @@ class RunDirectory:
         return self.checkpoints / str(tokens)
 
     @property
-    def saved(self) -> list[int]:
+    def checkpoint_positions(self) -> list[int]:
         """The positions of its checkpoints."""
         try:
             names = [path.name for path in self.checkpoints.iterdir()]
@@ -72,7 +74,7 @@ class RunDirectory:
         return (self.path / "record.json").exists()
 
     def config(self) -> RunConfig:
-        """What was asked.
+        """The run's configuration.
 
         Raises:
             ValueError: the file is no config.
@@ -87,7 +89,7 @@ class RunDirectory:
         """The held-out losses so far."""
         return read_curve(self.evaluations_file)
 
-    def cut(self, position: int, trunk: RunDirectory | None = None) -> None:
+    def cut_curves(self, position: int, trunk: RunDirectory | None = None) -> None:
         """Forgets both curves after `position` tokens. The files are new ones: a writer of the old ones, a worker
         that was thought dead, no longer reaches them.
 
@@ -131,10 +133,17 @@ class RunDirectory:
 
 def write_atomically(path: epath.Path, text: str) -> None:
     """Whole or not at all, also when power fails."""
+    with new_file(path, "w") as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def new_file(path: epath.Path | Path, mode: str) -> Iterator[IO]:
+    """A file that appears at `path` when it is whole, or not at all, whoever else is writing it."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open("w") as file:
-            file.write(text)
+        with temporary.open(mode) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -1,1 +1,1 @@
-"""What one training run is: everything that can change its numbers, and the name that follows from it. No jax."""
+"""Configuration of a training run, and the `run_id` that follows from it. No jax."""

@@ -1,4 +1,4 @@
-"""What a run reads, as a spec says it under `data`: one kind of source, or a mixture of several."""
+"""Configuration of the data of a run: a Markov chain, text, token files, a dataset, or a mixture of these."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_val
 from nextscale.model.config.identity import Config, OptionalPath, Path
 
 SetName = Annotated[str, Field(pattern="^[a-z][a-z0-9_]*$")]
-LEAST_SHARE = 1e-4
+MIN_SHARE = 1e-4
 """Of a source in a mixture; one of less would not be read once in ten thousand sequences."""
 
 
@@ -157,15 +157,15 @@ class MixtureData(Config):
                     "a mixture is of one vocabulary"
                 )
         name, least = min(self.weights.items(), key=lambda item: item[1])
-        if least < LEAST_SHARE:
-            raise ValueError(f"sources.{name}.weight: is {least:.2g} of all; make it {LEAST_SHARE:g} or more")
+        if least < MIN_SHARE:
+            raise ValueError(f"sources.{name}.weight: is {least:.2g} of all; make it {MIN_SHARE:g} or more")
         return self
 
 
 DataConfig = Annotated[MarkovData | TextData | TokenData | DatasetData | MixtureData, Field(discriminator="source")]
 
 
-def parts(data: DataConfig) -> dict[str, SingleData]:
+def single_sources(data: DataConfig) -> dict[str, SingleData]:
     """The sources of a mixture by name; any other as it is, without one."""
     return {name: part.data for name, part in data.sources.items()} if isinstance(data, MixtureData) else {"": data}
 
@@ -175,5 +175,5 @@ def is_resolved(data: DataConfig) -> bool:
     return all(
         getattr(part, "fingerprint", "") is not None
         and (getattr(part, "tokenizer", None) is None or getattr(part, "tokenizer_fingerprint", "") is not None)
-        for part in parts(data).values()
+        for part in single_sources(data).values()
     )

@@ -1,4 +1,4 @@
-"""What names a run: the fields that change its numbers, and no others."""
+"""The base class of all configuration, and which of its fields name a run."""
 
 from __future__ import annotations
 

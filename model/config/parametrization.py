@@ -1,4 +1,4 @@
-"""How each group of weights starts and learns, so that what is tuned at one size holds at another.
+"""Parametrizations: how initial weights, learning rates and ε of each group of weights scale with the model's size.
 
 Three parametrizations, which agree at `base_width` and `base_depth` (but that `completep` never decays norm scales):
 

@@ -1,5 +1,7 @@
-"""What one training run is. A `RunConfig` holds everything that can change a run's numbers, and its
-`run_id` is a hash of that meaning: the same question asked twice is the same run.
+"""Configuration of one training run: model, optimiser, training, evaluation and seed.
+
+A `RunConfig` holds everything that can change a run's numbers, and its `run_id` is a hash of that meaning: the same
+question asked twice is the same run.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from nextscale.model.config.data import (
     SetName,
     SingleData,
     is_resolved,
-    parts,
+    single_sources,
 )
 from nextscale.model.config.identity import SCHEMA_VERSION, Config
 from nextscale.model.config.parametrization import RESIDUAL, SCORES, Parametrization, Size
@@ -233,7 +235,7 @@ class EvaluationConfig(Config):
 
     def misfits(self, data: DataConfig) -> Iterator[tuple[str, str]]:
         """(name, what is wrong) of each set that says nothing of a model trained on `data`."""
-        trained_on = parts(data)
+        trained_on = single_sources(data)
         contents = {getattr(part, "fingerprint", None) for part in trained_on.values()} - {None}
         for name, other in self.sets.items():
             if other.vocab != data.vocab:
@@ -298,7 +300,7 @@ class RunConfig(Config):
     @property
     def set_names(self) -> list[str]:
         """The further validation sets: those asked for, and the held-out part of each source of a mixture."""
-        return [*self.evaluation.sets, *(name for name in parts(self.data) if name)]
+        return [*self.evaluation.sets, *(name for name in single_sources(self.data) if name)]
 
     @property
     def start(self) -> int:

@@ -1,1 +1,1 @@
-"""Where tokens come from. A batch is a pure function of the data, the seed and the position (`sources.py`)."""
+"""Sources of tokens. A batch is a pure function of the data, the seed and the position (see `sources.py`)."""

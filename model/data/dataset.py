@@ -1,4 +1,4 @@
-"""Data from any object with `ds[i]`, such as a grain dataset: what others wrote, checked as it is read."""
+"""Data from any object with `ds[i]`, such as a grain dataset, checked as it is read."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ class Dataset:
         try:
             item = self._items[i]
         except Exception as error:
-            raise self._wrong(i, f"cannot be read: {told(error)}") from error
+            raise self._wrong(i, f"cannot be read: {describe_error(error)}") from error
         if isinstance(item, Mapping):
             item = self._array_of(item, i)
         try:
             array = np.asarray(item)
         except Exception as error:
-            raise self._wrong(i, f"is no array: {told(error)}") from error
+            raise self._wrong(i, f"is no array: {describe_error(error)}") from error
         T1 = self._context + 1
         if array.ndim not in (1, 2) or array.shape[-1] != T1 or not array.size:
             raise self._wrong(i, f"has shape {array.shape}; give {T1} tokens (model.context + 1), or batches of them")
@@ -92,7 +92,7 @@ class Dataset:
         return InputError(f"data.{self._where}: ds[{i}] {what}")
 
 
-def factory(name: str, where: str) -> Callable[..., Any]:
+def import_factory(name: str, where: str) -> Callable[..., Any]:
     """The function of the name `package.module:function`.
 
     Raises:
@@ -105,31 +105,32 @@ def factory(name: str, where: str) -> Callable[..., Any]:
             found = getattr(found, part)
     except Exception as error:
         raise InputError(
-            f"data.{where}: {name} cannot be imported: {told(error)}; install it, or put its folder on PYTHONPATH"
+            f"data.{where}: {name} cannot be imported: {describe_error(error)}; "
+            "install it, or put its folder on PYTHONPATH"
         ) from error
     if not callable(found):
         raise InputError(f"data.{where}: {name} is no function, but {type(found).__name__}; name one that returns it")
     return found
 
 
-def made(name: str, arguments: Mapping[str, Any], where: str) -> Any:
+def call_factory(name: str, arguments: Mapping[str, Any], where: str) -> Any:
     """What a factory returns.
 
     Raises:
         InputError: it fails, or returns no object with `ds[i]`.
     """
-    make = factory(name, where)
+    make = import_factory(name, where)
     try:
         found = make(**arguments)
     except Exception as error:
-        raise InputError(f"data.{where}: {name} failed: {told(error)}") from error
+        raise InputError(f"data.{where}: {name} failed: {describe_error(error)}") from error
     if not hasattr(found, "__getitem__"):
         raise InputError(f"data.{where}: {name} returns {type(found).__name__}, which has no ds[i]")
     return found
 
 
-def told(error: Exception) -> str:
-    """What went wrong in code that is not ours, in one line."""
+def describe_error(error: Exception) -> str:
+    """The kind of an error of code that is not ours, and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

@@ -1,4 +1,4 @@
-"""A source of tokens whose irreducible loss is known exactly, so that a whole scaling study can be falsified."""
+"""An order-2 Markov chain as a source of tokens, whose irreducible loss is known exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several sources read as one, in proportion to their weights."""
+"""The order in which a mixture reads its sources, in proportion to their weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from nextscale.model.data.windows import mixed
+from nextscale.model.data.windows import mix_bits
 
 _FEWEST_SLOTS = 256
 _ONE = 2**40
@@ -64,7 +64,7 @@ class Mix:
         sources = np.repeat(np.tile(np.arange(len(self.shares)), count), within.ravel()).reshape(count, self.period)
         key = np.frombuffer(hashlib.sha256(repr(("mixture", self.seed)).encode()).digest()[:8], np.uint64)
         slot = np.arange(first * self.period, (first + count) * self.period, dtype=np.uint64)
-        order = np.argsort(mixed(mixed(slot) ^ key).reshape(count, self.period), axis=1, kind="stable")
+        order = np.argsort(mix_bits(mix_bits(slot) ^ key).reshape(count, self.period), axis=1, kind="stable")
         return np.take_along_axis(sources, order, axis=1).ravel()
 
 

@@ -1,4 +1,4 @@
-"""A source on which only context helps: a random stretch of tokens, again and again.
+"""Synthetic data on which only context helps: a random stretch of tokens, again and again.
 
 What Olsson et al. 2022 ("In-context learning and induction heads", arXiv 2209.11895) test such heads with, as data to
 train on: factories for a `dataset` source.

@@ -1,4 +1,4 @@
-"""Documents out of files that hold one in each row: JSON lines and Parquet."""
+"""Reads documents from files that hold one in each row: JSON lines and Parquet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from nextscale.model.errors import InputError
+from nextscale.model.errors import InputError, first_line
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 _ROWS_AT_ONCE = 256
@@ -67,8 +67,9 @@ def _parquet(file: Path, column: str) -> Iterator[tuple[str, Any]]:
                     number += 1
                     yield f"row {number} of {file}", text
     except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
-        what = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"data.path: {file} is broken after row {number} ({what}); copy it again") from None
+        raise InputError(
+            f"data.path: {file} is broken after row {number} ({first_line(error)}); copy it again"
+        ) from None
 
 
 def _unicode(text: str) -> str:

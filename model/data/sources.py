@@ -1,5 +1,7 @@
-"""Where tokens come from. A batch is a pure function of (data, seed, position in tokens): nothing to save, nothing
-to lose, and a run resumed on another machine reads on exactly where it stopped.
+"""Sources of training and held-out tokens, opened as a run's configuration says.
+
+A batch is a pure function of (data, seed, position in tokens): nothing to save, nothing to lose, and a run resumed on
+another machine reads on exactly where it stopped.
 """
 
 from __future__ import annotations
@@ -24,9 +26,8 @@ from nextscale.model.config.data import (
     TokenData,
 )
 from nextscale.model.config.run import EvaluationConfig, RunConfig
-from nextscale.model.data import text
-from nextscale.model.data import token_files as tokens
-from nextscale.model.data.dataset import Dataset, factory, made
+from nextscale.model.data import text, token_files
+from nextscale.model.data.dataset import Dataset, call_factory, import_factory
 from nextscale.model.data.markov import Markov, markov
 from nextscale.model.data.mixture import Mix, in_proportion, spread_evenly
 from nextscale.model.data.windows import Split, Windows, shuffled
@@ -65,7 +66,7 @@ class MarkovSource:
     def sequences(self, first: int, count: int) -> np.ndarray:
         if self.limit is None:
             return self.chain.sample((_TRAIN, self.seed), first, count, self.context + 1)
-        return self._kept[epochs_of(first, count, self.limit, self.seed)]
+        return self._kept[epoch_order(first, count, self.limit, self.seed)]
 
     @functools.cached_property
     def _kept(self) -> np.ndarray:
@@ -90,7 +91,7 @@ class CorpusSource:
     limit: int | None = None
 
     def sequences(self, first: int, count: int) -> np.ndarray:
-        order = epochs_of(first, count, self._size, self.seed)
+        order = epoch_order(first, count, self._size, self.seed)
         return self.split.train(order * self.split.train_count // self._size, self.vocab)
 
     @property
@@ -186,7 +187,7 @@ class MixtureSource:
         }
 
 
-def epochs_of(first: int, count: int, size: int, seed: int) -> np.ndarray:
+def epoch_order(first: int, count: int, size: int, seed: int) -> np.ndarray:
     """Which of `size` sequences the ones from `first` on are: all of them once per epoch, shuffled anew in each."""
     number = np.arange(first, first + count)
     order = np.empty(count, np.int64)
@@ -210,10 +211,10 @@ def resolve(data: DataConfig) -> DataConfig:
         return text.resolved(data)
     if isinstance(data, TokenData):
         path = str(Path(data.path).expanduser().absolute())
-        return data.model_copy(update={"fingerprint": tokens.fingerprint(data.path), "path": path})
+        return data.model_copy(update={"fingerprint": token_files.fingerprint(data.path), "path": path})
     if isinstance(data, DatasetData):
-        factory(data.factory, "factory")
-        factory(data.held_out, "held_out")
+        import_factory(data.factory, "factory")
+        import_factory(data.held_out, "held_out")
     return data
 
 
@@ -319,7 +320,7 @@ def _chain(data: MarkovData) -> Markov:
 
 def _dataset(data: DatasetData, context: int, *, trains: bool) -> DatasetSource:
     def opened(name: str, arguments: dict, where: str) -> Dataset:
-        return Dataset(made(name, arguments, where), context, data.vocab, data.key, where)
+        return Dataset(call_factory(name, arguments, where), context, data.vocab, data.key, where)
 
     return DatasetSource(
         opened(data.factory, data.arguments, "factory") if trains else None,
@@ -334,10 +335,10 @@ def _corpus(data: TextData | TokenData, context: int) -> tuple[Split, float | No
     if isinstance(data, TextData):
         codes, tokens_per_byte = text.tokens(data)
         return Split(Windows([codes], context)), tokens_per_byte
-    if data.fingerprint is not None and (found := tokens.fingerprint(data.path)) != data.fingerprint:
+    if data.fingerprint is not None and (found := token_files.fingerprint(data.path)) != data.fingerprint:
         raise InputError(
             f"data.path: {data.path} has changed ({found}, was {data.fingerprint}); restore it, or start a new sweep"
         )
-    train, held_out = ([tokens.memory_map(file) for file in files] for files in tokens.shards(data.path))
+    train, held_out = ([token_files.memory_map(file) for file in files] for files in token_files.shards(data.path))
     per_byte = None if data.bytes_per_token is None else 1 / data.bytes_per_token
     return Split(Windows(train, context), Windows(held_out, context) if held_out else None), per_byte

@@ -1,5 +1,4 @@
-"""Text as tokens: bytes as they are, a lossless seven-bit code, or those of a tokenizer, kept on disk once per
-content."""
+"""Text as tokens: bytes, a lossless seven-bit code, or those of a tokenizer, kept on disk once per content."""
 
 from __future__ import annotations
 
@@ -12,10 +11,9 @@ import os
 import sys
 import sysconfig
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +21,7 @@ from nextscale.model.config.data import TextData, is_resolved
 from nextscale.model.data import tokenizer
 from nextscale.model.data.rows import SUFFIXES, holds_rows, rows
 from nextscale.model.errors import InputError
+from nextscale.model.record import new_file
 
 T = TypeVar("T")
 
@@ -36,7 +35,7 @@ _BESIDE_ROWS = {".md", ".json"}
 _PIECE_BYTES = 1 << 20
 """The seven-bit code takes 27 bytes of memory for each byte that it is given at once."""
 _ABANDONED_SECONDS = 3600
-_TOLD_SECONDS = 10
+_REPORT_SECONDS = 10
 
 
 def cache_folder() -> Path:
@@ -69,7 +68,7 @@ def resolved(data: TextData) -> TextData:
         found = {
             "tokenizer": str(Path(data.tokenizer).expanduser().absolute()),
             "tokenizer_fingerprint": encoder.fingerprint,
-            "end": encoder.end_named(data.end),
+            "end": encoder.end_token(data.end),
         }
         data = data.model_copy(update=found)
     tokens(data)
@@ -168,21 +167,21 @@ def _encode(data: TextData, cached: Path, facts: Path) -> None:
         encoder = tokenizer.load(data.tokenizer)
         _unchanged(data.tokenizer, encoder.fingerprint, data.tokenizer_fingerprint, "tokenizer")
         assert data.end is not None
-        dtype, encoded = encoder.dtype, encoder.encoded(_as_text(data), data.end)
+        dtype, encoded = encoder.dtype, encoder.encode(_as_text(data), data.end)
     _unchanged(data.path, fingerprint(data.path, data.column), data.fingerprint)
     count = size = 0
-    told = _Progress(data.path)
-    with _new_file(cached) as file:
+    report = _Progress(data.path)
+    with new_file(cached, "wb") as file:
         for codes, read in encoded:
             file.write(codes.tobytes())
             count, size = count + len(codes), size + read
-            told(count, size)
+            report(count, size)
         if size == 0:
             raise InputError(f"data.column: no row of {data.path} has text in {data.column}; name another field")
         # What is kept under a name is what the name says, also where the text was written to meanwhile.
         _unchanged(data.path, fingerprint(data.path, data.column), data.fingerprint)
     known = {"bytes": size, "tokens": count} | ({"dtype": dtype.name} if data.tokenizer is not None else {})
-    with _new_file(facts) as file:
+    with new_file(facts, "wb") as file:
         file.write(json.dumps(known).encode())
 
 
@@ -203,7 +202,7 @@ def _as_bytes(data: TextData) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _as_text(data: TextData) -> Iterator[Iterable[str]]:
-    return _documents(data, lambda file: tokenizer.decoded(_pieces(file), file), lambda row: [row])
+    return _documents(data, lambda file: tokenizer.decode_utf8(_pieces(file), file), lambda row: [row])
 
 
 def _documents(
@@ -297,11 +296,11 @@ class _Progress:
 
     def __init__(self, path: str):
         self._path, self._start = path, time.monotonic()
-        self._told = self._start
+        self._reported_at = self._start
 
     def __call__(self, tokens: int, size: int) -> None:
-        if (now := time.monotonic()) - self._told > _TOLD_SECONDS:
-            self._told = now
+        if (now := time.monotonic()) - self._reported_at > _REPORT_SECONDS:
+            self._reported_at = now
             rate = tokens / (now - self._start)
             print(
                 f"tokenising {self._path}, once: {size / 1e9:.2f} GB of text, {tokens / 1e6:.0f}M tokens, "
@@ -330,18 +329,3 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears at `path` when it is whole, or not at all, whoever else is writing it."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -1,4 +1,4 @@
-"""Token files as others write them: nanoGPT's headerless uint16, llm.c's 256 x int32 header, and numpy's `.npy`."""
+"""Reads token files: nanoGPT's headerless uint16, llm.c's 256 x int32 header, and numpy's `.npy`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nextscale.model.errors import InputError
+from nextscale.model.errors import InputError, first_line
 
 _HEADER_BYTES = 256 * 4
 _LLMC_TYPES = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}
@@ -83,7 +83,7 @@ def _numpy_file(file: Path) -> np.ndarray:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise InputError(
-            f"data.path: {file} is no whole .npy file ({_first_line(error)}); copy or save it again"
+            f"data.path: {file} is no whole .npy file ({first_line(error)}); copy or save it again"
         ) from None
     if array.ndim != 1:
         raise InputError(
@@ -92,10 +92,6 @@ def _numpy_file(file: Path) -> np.ndarray:
     if array.dtype.name not in _NUMPY_TYPES:
         raise InputError(f"data.path: {file} holds {array.dtype.name}; save tokens as one of {', '.join(_NUMPY_TYPES)}")
     return array
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def fingerprint(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Text as the tokens of a Hugging Face `tokenizers` file."""
+"""Encodes text with a Hugging Face `tokenizers` file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from nextscale.model.errors import InputError
+from nextscale.model.errors import InputError, first_line
 
-USUAL_ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
+END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
 _PIECE = 1 << 20
 """Characters. A longer document is tokenised in pieces that end at a line: the memory it takes is that of a piece."""
 _AT_ONCE = 1 << 21
@@ -37,13 +37,13 @@ class Tokenizer:
     def dtype(self) -> np.dtype:
         return np.dtype(np.uint16 if self.size <= 2**16 else np.uint32)
 
-    def end_named(self, end: str | None) -> str:
+    def end_token(self, end: str | None) -> str:
         """The token that ends a document: the one asked for, or the usual one that there is.
 
         Raises:
             InputError: there is none.
         """
-        known = [end] if end is not None else USUAL_ENDS
+        known = [end] if end is not None else END_TOKENS
         found = [token for token in known if self.encoder.token_to_id(token) is not None]
         if found:
             return found[0]
@@ -54,14 +54,14 @@ class Tokenizer:
             + (f", one of {', '.join(special[:8])}" if special else ", or add one: it has no special tokens")
         )
 
-    def encoded(self, documents: Iterable[Iterable[str]], end: str) -> Iterator[tuple[np.ndarray, int]]:
+    def encode(self, documents: Iterable[Iterable[str]], end: str) -> Iterator[tuple[np.ndarray, int]]:
         """Tokens of documents, each followed by `end`, and how many bytes of text they stand for; many at a time."""
         stop = self.encoder.token_to_id(end)
         pieces: list[str] = []
         ends: list[bool] = []
         held = 0
         for document in documents:
-            for piece in cut(document):
+            for piece in split_document(document):
                 pieces.append(piece)
                 ends.append(False)
                 held += len(piece)
@@ -97,8 +97,7 @@ def load(path: str) -> Tokenizer:
             f"data.tokenizer: {file} cannot be read: {error.strerror}; name the tokenizer.json of a tokenizer"
         ) from None
     except Exception as error:  # tokenizers raises nothing narrower
-        what = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"data.tokenizer: {file} is no tokenizer.json ({what})") from None
+        raise InputError(f"data.tokenizer: {file} is no tokenizer.json ({first_line(error)})") from None
     encoder.no_truncation()
     encoder.no_padding()
     # What only looks like the end of a document must not end it.
@@ -107,7 +106,7 @@ def load(path: str) -> Tokenizer:
     return Tokenizer(encoder, str(file), size, hashlib.sha256(content).hexdigest()[:16])
 
 
-def decoded(content: Iterable[bytes], file: Path) -> Iterator[str]:
+def decode_utf8(content: Iterable[bytes], file: Path) -> Iterator[str]:
     """UTF-8 as text.
 
     Raises:
@@ -124,7 +123,7 @@ def decoded(content: Iterable[bytes], file: Path) -> Iterator[str]:
         ) from None
 
 
-def cut(document: Iterable[str]) -> Iterator[str]:
+def split_document(document: Iterable[str]) -> Iterator[str]:
     """The same text in pieces of at most `_PIECE` characters, cut behind a line or before a space where it can be."""
     rest = ""
     for more in document:

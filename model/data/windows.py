@@ -1,4 +1,4 @@
-"""Batches out of a fixed stretch of tokens: windows of it in an order that is a pure function of the seed."""
+"""Windows of a fixed corpus: which train, which are held out, and their shuffled order."""
 
 from __future__ import annotations
 
@@ -120,13 +120,13 @@ def shuffled(number: np.ndarray, count: int, seed: tuple[int, ...]) -> np.ndarra
     while outside.any():
         left, right = value[outside] >> shift, value[outside] & mask
         for key in keys:
-            left, right = right, left ^ (mixed(right ^ key) & mask)
+            left, right = right, left ^ (mix_bits(right ^ key) & mask)
         value[outside] = (left << shift) | right
         outside[outside] = value[outside] >= count
     return value.astype(np.int64)
 
 
-def mixed(x: np.ndarray) -> np.ndarray:
+def mix_bits(x: np.ndarray) -> np.ndarray:
     """The finaliser of SplitMix64 (Steele et al. 2014): every input bit moves every output bit."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

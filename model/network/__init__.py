@@ -1,1 +1,1 @@
-"""The network: a decoder-only Transformer, its parametrizations, and how it lies on many devices."""
+"""The network: a decoder-only Transformer, its loss, and its sharding over many devices."""

@@ -1,4 +1,4 @@
-"""Causal softmax attention, by what computes it fastest where it runs.
+"""Causal softmax attention, by the kernel that is fastest on the platform.
 
 | kernel | where | what |
 |---|---|---|
@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from nextscale.model.config.run import ModelConfig
 from nextscale.model.network.kernels import SPLASH_TILES, Kernel, query_blocks
-from nextscale.model.network.sharding import rows_of
+from nextscale.model.network.sharding import row_axes
 
 
 def platform() -> str:
@@ -56,7 +56,7 @@ def attend(
         )
     if kernel == "splash":
         return splash_attention(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, scale=scale, mesh=mesh)
-    k_BxTxHxK, v_BxTxHxK = (shared(x, q_BxTxHxK.shape[2]) for x in (k_BxTxGxK, v_BxTxGxK))
+    k_BxTxHxK, v_BxTxHxK = (repeat_heads(x, q_BxTxHxK.shape[2]) for x in (k_BxTxGxK, v_BxTxGxK))
     return causal_attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, slope_H, scores_multiplier=scores_multiplier)
 
 
@@ -118,8 +118,8 @@ def splash_attention(
 
     if mesh is None:
         return local(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK)
-    lies = P(rows_of(mesh, len(q_BxTxHxK)), None, "tensor" if split else None)
-    everywhere = jax.shard_map(local, mesh=mesh, in_specs=(lies,) * 3, out_specs=lies, check_vma=False)
+    spec = P(row_axes(mesh, len(q_BxTxHxK)), None, "tensor" if split else None)
+    everywhere = jax.shard_map(local, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)
     return everywhere(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK)
 
 
@@ -133,7 +133,7 @@ def _splash_kernel(T: int, H: int, interpret: bool) -> Callable[..., jax.Array]:
     return splash.make_splash_mha_single_device(mask, block_sizes=tiles, interpret=interpret)
 
 
-def shared(x_BxTxGxK: jax.Array, heads: int) -> jax.Array:
+def repeat_heads(x_BxTxGxK: jax.Array, heads: int) -> jax.Array:
     """Keys or values of G heads, each given to heads / G queries in a row: B x T x heads x K."""
     repeats = heads // x_BxTxGxK.shape[2]
     return x_BxTxGxK if repeats == 1 else jnp.repeat(x_BxTxGxK, repeats, axis=2)

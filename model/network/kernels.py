@@ -1,4 +1,4 @@
-"""Which kernel computes attention where, as plain arithmetic (no jax): plans ask it too."""
+"""Chooses the attention kernel by plain arithmetic (no jax), for plans too."""
 
 from __future__ import annotations
 

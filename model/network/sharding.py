@@ -1,4 +1,4 @@
-"""How one run lies on many devices, and what its processes agree on.
+"""How the arrays of one run are sharded over many devices.
 
 A mesh has three axes. Sequences of a batch are spread over `data` and `fsdp`. Weights and moments of the optimiser are
 whole along `data`, and split along `fsdp` (Zhao et al. 2023: each device keeps a part, and gathers the rest when it is
@@ -13,12 +13,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, Sharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
@@ -37,9 +35,6 @@ SPLIT: dict[Group, tuple[str, ...]] = {
 
 ROWS = ("data", "fsdp")
 """The axes that the sequences of a batch are spread over."""
-
-_SILENCE = 30
-"""Seconds without a sign of life after which a process is given up by the others; JAX would wait for 100."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +75,11 @@ class Layout:
     @property
     def devices(self) -> int:
         return self.data * self.fsdp * self.tensor
+
+    @property
+    def batch_shards(self) -> int:
+        """Into how many parts the sequences of a batch are spread."""
+        return self.data * self.fsdp
 
 
 @functools.lru_cache
@@ -139,27 +139,22 @@ def rows_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, P(None, ROWS))
 
 
-def rows_of(mesh: Mesh | AbstractMesh, n: int) -> tuple[str, ...] | None:
+def row_axes(mesh: Mesh | AbstractMesh, n: int) -> tuple[str, ...] | None:
     """The axes that n rows are spread over; None, so that every device has them all, where they do not divide."""
     return ROWS if n % math.prod(mesh.shape[axis] for axis in ROWS) == 0 else None
 
 
-def by_rows(mesh: Mesh | None, x_NxD: jax.Array) -> jax.Array:
+def shard_rows(mesh: Mesh | None, x_NxD: jax.Array) -> jax.Array:
     """A residual stream, spread as the sequences are, and whole along `tensor`.
 
     Unless told, XLA splits it by features where the weights along `fsdp` are, and every device computes every sequence.
     """
     if mesh is None:
         return x_NxD
-    return jax.lax.with_sharding_constraint(x_NxD, NamedSharding(mesh, P(rows_of(mesh, len(x_NxD)))))
+    return jax.lax.with_sharding_constraint(x_NxD, NamedSharding(mesh, P(row_axes(mesh, len(x_NxD)))))
 
 
-def ways(layout: Layout) -> int:
-    """Into how many parts the sequences of a batch are spread."""
-    return layout.data * layout.fsdp
-
-
-def own_rows(mesh: Mesh | None, B: int) -> tuple[int, int]:
+def local_rows(mesh: Mesh | None, B: int) -> tuple[int, int]:
     """(first, end) of the sequences of a batch that the devices of this process need."""
     if mesh is None:
         return 0, B
@@ -168,16 +163,16 @@ def own_rows(mesh: Mesh | None, B: int) -> tuple[int, int]:
     return min(first for first, _, _ in spans), max(end for _, end, _ in spans)
 
 
-def placed(mesh: Mesh | None, batches_KxbxT1: np.ndarray, B: int) -> np.ndarray | jax.Array:
+def place_local_batches(mesh: Mesh | None, batches_KxbxT1: np.ndarray, B: int) -> np.ndarray | jax.Array:
     """Batches, K x B x (T+1), on the devices of a mesh.
 
     Args:
-        batches_KxbxT1: this process's rows of them (see `own_rows`).
+        batches_KxbxT1: this process's rows of them (see `local_rows`).
     """
     if mesh is None:
         return batches_KxbxT1
     K, _, T1 = batches_KxbxT1.shape
-    first, _ = own_rows(mesh, B)
+    first, _ = local_rows(mesh, B)
 
     def part(index: tuple[slice, ...] | None) -> np.ndarray:
         assert index is not None
@@ -187,74 +182,21 @@ def placed(mesh: Mesh | None, batches_KxbxT1: np.ndarray, B: int) -> np.ndarray 
     return jax.make_array_from_callback((K, B, T1), rows_sharding(mesh), part)
 
 
-def mesh_under(params: PyTree) -> Mesh | None:
+def mesh_of_params(params: PyTree) -> Mesh | None:
     """The mesh that weights lie on; None on one device."""
-    found = (leaf.sharding for leaf in jax.tree.leaves(params))
-    return next((lies.mesh for lies in found if isinstance(lies, NamedSharding) and isinstance(lies.mesh, Mesh)), None)
+    shardings = (leaf.sharding for leaf in jax.tree.leaves(params))
+    return next((s.mesh for s in shardings if isinstance(s, NamedSharding) and isinstance(s.mesh, Mesh)), None)
 
 
-def spread(mesh: Mesh | None, batches_SxBxT1: np.ndarray) -> np.ndarray | jax.Array:
+def place_whole_batches(mesh: Mesh | None, batches_SxBxT1: np.ndarray) -> np.ndarray | jax.Array:
     """Batches that every process holds whole, on the devices of a mesh; as they are on one device."""
     if mesh is None:
         return batches_SxBxT1
-    lies = NamedSharding(mesh, P(None, rows_of(mesh, batches_SxBxT1.shape[1])))
-    return jax.make_array_from_callback(batches_SxBxT1.shape, lies, lambda index: batches_SxBxT1[index])
+    sharding = NamedSharding(mesh, P(None, row_axes(mesh, batches_SxBxT1.shape[1])))
+    return jax.make_array_from_callback(batches_SxBxT1.shape, sharding, lambda index: batches_SxBxT1[index])
 
 
-def gathered(array: jax.Array) -> np.ndarray:
-    """An array, whole, in every process, wherever it lies."""
-    return np.asarray(array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True))
-
-
-def beside(array: jax.Array | jax.ShapeDtypeStruct) -> Sharding | None:
+def scalar_sharding(array: jax.Array | jax.ShapeDtypeStruct) -> Sharding | None:
     """Where a scalar lies that comes with an array: on the same devices, whole on each."""
     sharding = getattr(array, "sharding", None)
     return replicated(sharding.mesh) if isinstance(sharding, NamedSharding) else sharding
-
-
-def polled(mesh: Mesh | None, ask: Callable[[], Sequence[bool]]) -> Callable[[], Sequence[bool]]:
-    """What any process answers yes to.
-
-    Where there is one process it is asked when the result is called. Of several, each is asked now, and what they
-    agree on travels in front of what is given to the devices next: no process waits for another but in the steps that
-    they do together anyway.
-
-    Returns:
-        gives the answers, the same in every process.
-    """
-    if mesh is None or jax.process_count() == 1:
-        return ask
-    answers = np.array([ask()], np.int32)
-    every = NamedSharding(mesh, P(mesh.axis_names))
-    shape = (mesh.size, answers.shape[1])
-    said = _largest(mesh)(jax.make_array_from_callback(shape, every, lambda index: answers))
-    return lambda: np.asarray(said).astype(bool).tolist()
-
-
-@functools.lru_cache
-def _largest(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(lambda answers: answers.max(axis=0), out_shardings=replicated(mesh))
-
-
-def join(coordinator: str, processes: int, process: int, **options: Any) -> None:
-    """Makes this process one of several that train one run together.
-
-    Args:
-        coordinator: where process 0 listens, as host:port.
-        options: further ones of `jax.distributed.initialize`.
-    """
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        coordinator,
-        processes,
-        process,
-        heartbeat_timeout_seconds=_SILENCE,
-        shutdown_timeout_seconds=_SILENCE,
-        **options,
-    )
-
-
-def barrier(name: str) -> None:
-    """Waits until every process is here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)

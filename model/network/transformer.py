@@ -7,6 +7,7 @@ a quarter less time for their backward pass than with B and T apart.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +21,9 @@ from nextscale.model.config.parametrization import Group, initial_std
 from nextscale.model.config.run import Network
 from nextscale.model.network.attention import alibi_slopes, attend, platform
 from nextscale.model.network.kernels import kernel_for
-from nextscale.model.network.sharding import by_rows
+from nextscale.model.network.sharding import shard_rows
+
+PyTree = Any
 
 
 class Weight(nnx.Param):
@@ -145,12 +148,12 @@ class Transformer(nnx.Module):
             recompute: keeps of each block only what goes into it, for a gradient (see `recomputed`).
         """
         B, T = tokens_BxT.shape
-        x_NxD = by_rows(mesh, self.embedding[...][tokens_BxT.reshape(-1)].astype(self.dtype))
+        x_NxD = shard_rows(mesh, self.embedding[...][tokens_BxT.reshape(-1)].astype(self.dtype))
         if recompute:
             x_NxD = recomputed(self.blocks, x_NxD, T, mesh, self.dtype)
         else:
             for block in self.blocks:
-                x_NxD = by_rows(mesh, block(x_NxD, T, mesh))
+                x_NxD = shard_rows(mesh, block(x_NxD, T, mesh))
         x_NxD = self.norm(x_NxD).astype(self.dtype)
         # A tied head keeps logits small at every width: unit features times unit embeddings, over the width.
         head_DxV = self.embedding[...].T / self.c.width if self.head is None else self.head[...]
@@ -172,7 +175,7 @@ def recomputed(blocks: Sequence[Block], x_NxD: jax.Array, T: int, mesh: Mesh | N
 
     @jax.checkpoint
     def one(x_NxD: jax.Array, weights: Any) -> tuple[jax.Array, None]:
-        return by_rows(mesh, nnx.merge(graph, weights)(x_NxD, T, mesh)), None
+        return shard_rows(mesh, nnx.merge(graph, weights)(x_NxD, T, mesh)), None
 
     return jax.lax.scan(one, x_NxD, stacked)[0]
 
@@ -184,3 +187,16 @@ def rotate(x_BxTxHxK: jax.Array) -> jax.Array:
     cos, sin = (jnp.asarray(f(angle_TxK2)[:, None], x_BxTxHxK.dtype) for f in (np.cos, np.sin))
     left, right = jnp.split(x_BxTxHxK, 2, axis=-1)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+
+
+@functools.lru_cache
+def structure(model: Network, dtype: str) -> tuple[nnx.GraphDef, PyTree]:
+    """A Transformer without its weights, and the parametrization group of each of them."""
+    graph, abstract = nnx.split(nnx.eval_shape(lambda: Transformer(model, dtype=dtype, rngs=nnx.Rngs(0))))
+    groups = jax.tree.map(lambda weight: weight.group, abstract, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    return graph, nnx.to_pure_dict(groups)
+
+
+def transformer_of(model: Network, dtype: str, params: PyTree) -> Transformer:
+    """The Transformer that `params` are the weights of."""
+    return nnx.merge(structure(model, dtype)[0], params)

@@ -1,1 +1,1 @@
-"""One training run, from its config to its record (`train.py`), and all that happens on the way."""
+"""Training of a run, from its config to its record: `train.py` is the whole, all else a part of it."""

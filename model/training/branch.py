@@ -1,4 +1,4 @@
-"""Where a run begins if not at its first token: at a checkpoint of another run, its trunk.
+"""Branches: runs that begin at a checkpoint of another run, their trunk.
 
 A warm-up and a constant rate are the same for every length. So of wsd runs that differ in length alone, the longest is
 the trunk of all: each of the others is, up to its cooldown, the trunk to the bit, and trains nothing but its cooldown.
@@ -19,7 +19,7 @@ import numpy as np
 from nextscale.model.config.run import Parent, RunConfig
 from nextscale.model.errors import InputError
 from nextscale.model.record import RunDirectory
-from nextscale.model.training.checkpoint import read
+from nextscale.model.training.checkpoint import read_checkpoint
 from nextscale.model.training.optimizer import unit_schedule
 
 PyTree = Any
@@ -30,7 +30,7 @@ _COURSE = ("steps", "schedule", "warmup", "warmup_tokens", "cooldown", "cooldown
 """What acts on a step through the schedule alone."""
 
 
-def inherited(
+def trunk_state(
     config: RunConfig, directory: RunDirectory, trunk: Parent, state: PyTree
 ) -> tuple[int, PyTree, RunDirectory | None] | None:
     """The state of a trunk, to begin from.
@@ -51,7 +51,7 @@ def inherited(
         found = None
     else:
         _check(config, source.config(), trunk)
-        found = read(source.checkpoint(trunk.tokens), state)
+        found = read_checkpoint(source.checkpoint(trunk.tokens), state)
     if found is None and config.parent is None:
         _log.warning("run %s: %s is gone; it begins at its first token", config.run_id, source.checkpoint(trunk.tokens))
         return None

@@ -1,4 +1,4 @@
-"""Checkpoints: orbax behind one small face, with a digest of the bits.
+"""Checkpoints: saved and read by orbax, and checked by a digest of their bits.
 
 Orbax finds a cut or missing file, but not a flipped byte inside an array: what is read back is compared with a
 digest saved beside it.
@@ -16,7 +16,8 @@ import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
 
 from nextscale.model.errors import CorruptCheckpoint
-from nextscale.model.network.sharding import barrier, beside
+from nextscale.model.network.processes import barrier
+from nextscale.model.network.sharding import scalar_sharding
 
 PyTree = Any
 
@@ -80,7 +81,7 @@ class Checkpoints:
         """
         broken: list[epath.Path] = []
         for checkpoint in reversed(self._orbax.checkpoints):
-            saved = read(self.directory / str(checkpoint.step), state)
+            saved = read_checkpoint(self.directory / str(checkpoint.step), state)
             if saved is not None:
                 self._delete(broken)
                 return checkpoint.step, saved
@@ -105,14 +106,14 @@ class Checkpoints:
             self._orbax.reload()
 
 
-def read(checkpoint: epath.Path, state: PyTree) -> PyTree | None:
+def read_checkpoint(checkpoint: epath.Path, state: PyTree) -> PyTree | None:
     """What a checkpoint holds, None where it does not read back whole. Nothing beside it is touched: its run may be at
     work.
 
     Args:
         state: arrays or shapes of what was saved.
     """
-    digest = jax.ShapeDtypeStruct((), jnp.uint32, sharding=beside(jax.tree.leaves(state)[0]))
+    digest = jax.ShapeDtypeStruct((), jnp.uint32, sharding=scalar_sharding(jax.tree.leaves(state)[0]))
     wanted = {"state": jax.tree.map(_abstract, state), "digest": digest}
     try:
         saved = ocp.load(checkpoint.resolve(), wanted)

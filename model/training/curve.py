@@ -1,4 +1,4 @@
-"""The curve of training, as it is written, and what it says of a run that goes wrong."""
+"""The training curve: writes its rows, and judges by them whether the run has diverged."""
 
 from __future__ import annotations
 

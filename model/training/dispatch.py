@@ -1,4 +1,4 @@
-"""What each compiled call of a run is given."""
+"""Dispatches: the batches, steps and schedule that each compiled call of a run is given."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 from nextscale.model.accounting import steps_per_row
 from nextscale.model.config.run import RunConfig
 from nextscale.model.data.sources import Source
-from nextscale.model.network.sharding import own_rows
+from nextscale.model.network.sharding import local_rows
 from nextscale.model.training.optimizer import unit_schedule
-from nextscale.model.training.step import Given
+from nextscale.model.training.step import Inputs
 
 
 class Dispatch(NamedTuple):
@@ -22,13 +22,13 @@ class Dispatch(NamedTuple):
     Attributes:
         tokens_done: after each stretch.
         row_steps: of each stretch, the steps of the row that it completes; 0 where it ends before the row does.
-        given: what the steps are given, in arrays for M stretches of K steps, whose filling is never read. Of the
+        inputs: of the steps, in arrays for M stretches of K steps, whose filling is never read. Of the
             sequences of a batch, those that this process needs.
     """
 
     tokens_done: tuple[int, ...]
     row_steps: tuple[int, ...]
-    given: Given
+    inputs: Inputs
 
 
 def dispatches(
@@ -46,7 +46,7 @@ def dispatches(
     """
     K, B, T = steps_per_row(config), config.batch_sequences, config.model.context
     start, batch_tokens = config.start, config.training.batch_tokens
-    first, end_row = own_rows(mesh, B)
+    first, end_row = local_rows(mesh, B)
     own = end_row - first
     for group in _groups(_stretches(config, position, stops), stretches):
         batches = np.zeros((stretches * K, own, T + 1), np.int32)
@@ -60,11 +60,11 @@ def dispatches(
                 sequences = source.sequences(start // T + (done + step) * B + first, piece * own)
                 batches[i * K + step : i * K + step + piece] = sequences.reshape(-1, own, T + 1)
         row_steps = tuple(row_steps for _, _, row_steps, _ in group)
-        completes = np.array([*map(bool, row_steps), *[False] * (stretches - len(group))])
+        completes_row = np.array([*map(bool, row_steps), *[False] * (stretches - len(group))])
         yield Dispatch(
             tuple(start + end * batch_tokens for _, end, _, _ in group),
             row_steps,
-            Given(batches, schedule.reshape(-1), steps, completes),
+            Inputs(batches, schedule.reshape(-1), steps, completes_row),
         )
 
 

@@ -1,4 +1,4 @@
-"""The loss of a model on held-out tokens, by position in the context."""
+"""Evaluation: the loss of a model on held-out tokens, by position in the context."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from nextscale.model.config.run import Network, RunConfig
 from nextscale.model.data.sources import MarkovSource, Source
-from nextscale.model.network.sharding import gathered, mesh_under, spread
-from nextscale.model.network.transformer import Transformer
+from nextscale.model.network.loss import cross_entropy
+from nextscale.model.network.processes import gather
+from nextscale.model.network.sharding import mesh_of_params, place_whole_batches
+from nextscale.model.network.transformer import transformer_of
 
 PyTree = Any
 
@@ -82,19 +83,19 @@ def evaluation_points(config: RunConfig) -> list[int]:
 
 
 def evaluate_all(
-    config: RunConfig, params: PyTree, source: Source, sets: dict[str, Source], *, parts: int = 1
+    config: RunConfig, params: PyTree, source: Source, sets: dict[str, Source], *, micro_batches: int = 1
 ) -> Callable[[], Evaluation]:
     """What the held-out tokens of `source`, and those of each of `sets`, say of a model (see `evaluate`)."""
-    asked = [evaluate(config, params, each, parts=parts) for each in (source, *sets.values())]
+    readers = [evaluate(config, params, each, micro_batches=micro_batches) for each in (source, *sets.values())]
 
-    def told() -> Evaluation:
-        own, *others = (each() for each in asked)
+    def read() -> Evaluation:
+        own, *others = (reader() for reader in readers)
         return dataclasses.replace(own, sets=dict(zip(sets, others, strict=True)))
 
-    return told
+    return read
 
 
-def evaluate(config: RunConfig, params: PyTree, source: Source, *, parts: int = 1) -> Callable[[], Evaluation]:
+def evaluate(config: RunConfig, params: PyTree, source: Source, *, micro_batches: int = 1) -> Callable[[], Evaluation]:
     """The loss over `config.evaluation.tokens` held-out tokens.
 
     Where the source knows its own law, the loss is its entropy plus the mean Kullback-Leibler divergence of
@@ -102,7 +103,7 @@ def evaluate(config: RunConfig, params: PyTree, source: Source, *, parts: int = 
     is then not scored, for one token of context does not determine that law.
 
     Args:
-        parts: micro-batches that a batch must be cut into to fit into memory.
+        micro_batches: into which a batch must be cut to fit into memory.
 
     Returns:
         waits for the devices, and gives what they found. Until it is called, they may be given more to do.
@@ -111,8 +112,9 @@ def evaluate(config: RunConfig, params: PyTree, source: Source, *, parts: int = 
     available = source.held_out(math.ceil(config.evaluation.tokens / (B * T)) * B)
     B = min(B, len(available))
     scored = available[: len(available) // B * B]
-    mesh = mesh_under(params)
-    batches_SxBxT1 = spread(mesh, scored.reshape(-1, B // parts if B % parts == 0 else B, T + 1))
+    mesh = mesh_of_params(params)
+    rows = B // micro_batches if B % micro_batches == 0 else B
+    batches_SxBxT1 = place_whole_batches(mesh, scored.reshape(-1, rows, T + 1))
     known, skipped = 0.0, 0
     if isinstance(source, MarkovSource):
         # 0·log 0 is 0, but not to a computer: what underflows is lifted to where it still weighs nothing.
@@ -122,8 +124,8 @@ def evaluate(config: RunConfig, params: PyTree, source: Source, *, parts: int = 
     else:
         found_SxT = _cross_entropy(config.network, config.training.dtype, mesh, params, batches_SxBxT1)
 
-    def told() -> Evaluation:
-        by_position_T = (known + gathered(found_SxT).astype(np.float64).mean(axis=0))[skipped:]
+    def read() -> Evaluation:
+        by_position_T = (known + gather(found_SxT).astype(np.float64).mean(axis=0))[skipped:]
         loss = float(by_position_T.mean())
         per_byte = source.tokens_per_byte
         return Evaluation(
@@ -133,32 +135,14 @@ def evaluate(config: RunConfig, params: PyTree, source: Source, *, parts: int = 
             tokens=len(scored) * len(by_position_T),
         )
 
-    return told
-
-
-def cross_entropy(logits_BxTxV: jax.Array, labels_BxT: jax.Array) -> jax.Array:
-    """Nats per token, B x T, in float32."""
-    picked_BxT = jnp.take_along_axis(logits_BxTxV, labels_BxT[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits_BxTxV, axis=-1) - picked_BxT
-
-
-def training_loss(logits_BxTxV: jax.Array, labels_BxT: jax.Array, z_loss: float) -> tuple[jax.Array, jax.Array]:
-    """What training lowers, and the mean cross-entropy in it, in nats per token.
-
-    They differ by `z_loss` times the mean square of the log-partition (Chowdhery et al. 2022, sec. 5): logits may
-    drift together, unseen by the softmax, until they leave the range where a small dtype is precise.
-    """
-    loss = cross_entropy(logits_BxTxV, labels_BxT).mean()
-    if z_loss == 0:
-        return loss, loss
-    return loss + z_loss * jnp.square(jax.nn.logsumexp(logits_BxTxV, axis=-1)).mean(), loss
+    return read
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _cross_entropy(
     model: Network, dtype: str, mesh: Mesh | None, params: PyTree, batches_SxBxT1: jax.Array
 ) -> jax.Array:
-    module = merged(model, dtype, params)
+    module = transformer_of(model, dtype, params)
     return jax.lax.map(lambda x: cross_entropy(module(x[:, :-1], mesh), x[:, 1:]).mean(axis=0), batches_SxBxT1)
 
 
@@ -167,7 +151,7 @@ def _divergence(
     model: Network, dtype: str, mesh: Mesh | None, params: PyTree, batches_SxBxT1: jax.Array, law_VxVxV: jax.Array
 ) -> jax.Array:
     """KL(law || model), S x T; position 0, where the token before is unknown, means nothing."""
-    module = merged(model, dtype, params)
+    module = transformer_of(model, dtype, params)
 
     def batch(x_BxT1: jax.Array) -> jax.Array:
         log_q_BxTxV = jax.nn.log_softmax(module(x_BxT1[:, :-1], mesh))
@@ -176,16 +160,3 @@ def _divergence(
         return (p_BxTxV * (jnp.log(p_BxTxV) - log_q_BxTxV)).sum(axis=-1).mean(axis=0)
 
     return jax.lax.map(batch, batches_SxBxT1)
-
-
-@functools.lru_cache
-def structure(model: Network, dtype: str) -> tuple[nnx.GraphDef, PyTree]:
-    """A Transformer without its weights, and the parametrization group of each of them."""
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: Transformer(model, dtype=dtype, rngs=nnx.Rngs(0))))
-    groups = jax.tree.map(lambda weight: weight.group, abstract, is_leaf=lambda x: isinstance(x, nnx.Variable))
-    return graph, nnx.to_pure_dict(groups)
-
-
-def merged(model: Network, dtype: str, params: PyTree) -> Transformer:
-    """The Transformer that `params` are the weights of."""
-    return nnx.merge(structure(model, dtype)[0], params)

@@ -1,4 +1,4 @@
-"""When memory runs out: the same batch in smaller parts, and in the end each block computed twice.
+"""Fits a run into memory: the same batch in smaller micro-batches, and in the end each block computed twice.
 
 The gradient of a batch is the mean of those of its parts, so a run with half the micro-batch is the same run, but for
 the order of its sums. Smaller parts cost little while one sequence fills a device; computing blocks twice costs a third
@@ -16,41 +16,41 @@ import numpy as np
 from nextscale.model.accounting import steps_per_row
 from nextscale.model.config.run import RunConfig
 from nextscale.model.errors import InputError, TooLarge
-from nextscale.model.network.sharding import Layout, mesh_of, rows_sharding, ways
+from nextscale.model.network.sharding import Layout, mesh_of, rows_sharding
 from nextscale.model.record import Row
-from nextscale.model.training.step import Program, Saving, program_of, state_shapes, train_steps
+from nextscale.model.training.step import MemorySaving, Program, program_of, state_shapes, train_steps
 
 
-def ran_out(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether XLA says that memory ran out, when it compiled a program or when it ran it."""
     return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
-def sequences(config: RunConfig, layout: Layout) -> int:
+def sequences_per_device(config: RunConfig, layout: Layout) -> int:
     """How many sequences of a batch each device has.
 
     Raises:
         InputError: they cannot be spread evenly.
     """
-    if config.batch_sequences % ways(layout):
+    if config.batch_sequences % layout.batch_shards:
         raise InputError(
-            f"layout {layout} spreads a batch over data x fsdp = {ways(layout)} devices, but it has "
+            f"layout {layout} spreads a batch over data x fsdp = {layout.batch_shards} devices, but it has "
             f"{config.batch_sequences} sequences; take a divisor of that"
         )
-    return config.batch_sequences // ways(layout)
+    return config.batch_sequences // layout.batch_shards
 
 
-def thriftier(config: RunConfig, layout: Layout, saving: Saving) -> Saving:
+def next_saving(config: RunConfig, layout: Layout, saving: MemorySaving) -> MemorySaving:
     """What to try where `saving` is too little: twice the micro-batches, or the next number that is even; then blocks
     that are computed again.
 
     Raises:
         TooLarge: that is done already.
     """
-    own = sequences(config, layout)
-    more = next((n for n in range(2 * saving.parts, own + 1) if own % n == 0), None)
+    own = sequences_per_device(config, layout)
+    more = next((n for n in range(2 * saving.micro_batches, own + 1) if own % n == 0), None)
     if more is not None:
-        return saving._replace(parts=more)
+        return saving._replace(micro_batches=more)
     if not saving.recompute:
         return saving._replace(recompute=True)
     raise TooLarge(
@@ -59,7 +59,7 @@ def thriftier(config: RunConfig, layout: Layout, saving: Saving) -> Saving:
     )
 
 
-def needed(config: RunConfig, layout: Layout, saving: Saving) -> int:
+def bytes_needed(config: RunConfig, layout: Layout, saving: MemorySaving) -> int:
     """Bytes of each device that the steps of a run take, as XLA plans them: state, batches and all in between.
 
     Raises:
@@ -71,8 +71,8 @@ def needed(config: RunConfig, layout: Layout, saving: Saving) -> int:
 
 @functools.lru_cache
 def _planned(program: Program, batches: tuple[int, int, int]) -> int:
-    lies = None if program.mesh is None else rows_sharding(program.mesh)
-    batches_KxBxT1 = jax.ShapeDtypeStruct(batches, np.int32, sharding=lies)
+    sharding = None if program.mesh is None else rows_sharding(program.mesh)
+    batches_KxBxT1 = jax.ShapeDtypeStruct(batches, np.int32, sharding=sharding)
     schedule_K = jax.ShapeDtypeStruct(batches[:1], np.float32)
     numbers = jax.tree.unflatten(program.numbers, [np.float32(0)] * program.numbers.num_leaves)
     lowered = train_steps(program).lower(state_shapes(program), batches_KxBxT1, schedule_K, batches[0], numbers)
@@ -81,33 +81,33 @@ def _planned(program: Program, batches: tuple[int, int, int]) -> int:
     return int(plan.argument_size_in_bytes + plan.temp_size_in_bytes)
 
 
-def saving_within(config: RunConfig, layout: Layout, saving: Saving, limit: int) -> Saving:
+def saving_within(config: RunConfig, layout: Layout, saving: MemorySaving, limit: int) -> MemorySaving:
     """The least saving, `saving` or more, with which the steps of a run keep to `limit` bytes of each device.
 
     Raises:
         InputError: none does.
     """
-    while needed(config, layout, saving) > limit:
-        saving = thriftier(config, layout, saving)
+    while bytes_needed(config, layout, saving) > limit:
+        saving = next_saving(config, layout, saving)
     return saving
 
 
-def out_of_memory(config: RunConfig, layout: Layout, saving: Saving) -> Row:
+def out_of_memory_note(config: RunConfig, layout: Layout, saving: MemorySaving) -> Row:
     """The note of an attempt that ended so, for `first_saving` of the next."""
-    own = sequences(config, layout) // saving.parts
+    own = sequences_per_device(config, layout) // saving.micro_batches
     what = f"micro-batches of {own} sequence(s) per device" + (", blocks computed again" if saving.recompute else "")
     return {
         "host": socket.gethostname(),
         "device": jax.devices()[0].device_kind,
         "layout": str(layout),
-        "micro_batches": saving.parts,
+        "micro_batches": saving.micro_batches,
         "recompute": saving.recompute,
         "status": "lost",
         "message": f"memory ran out with {what}; less is next",
     }
 
 
-def first_saving(config: RunConfig, layout: Layout, attempts: list[Row]) -> Saving:
+def first_saving(config: RunConfig, layout: Layout, attempts: list[Row]) -> MemorySaving:
     """What to begin with: no saving, or what is left to try after attempts that ran out of memory.
 
     Raises:
@@ -115,9 +115,9 @@ def first_saving(config: RunConfig, layout: Layout, attempts: list[Row]) -> Savi
     """
     here = {"device": jax.devices()[0].device_kind, "layout": str(layout)}
     failed = [
-        Saving(row["micro_batches"], row.get("recompute", False))
+        MemorySaving(row["micro_batches"], row.get("recompute", False))
         for row in attempts
         if "micro_batches" in row and row | here == row
     ]
-    sequences(config, layout)
-    return thriftier(config, layout, max(failed)) if failed else Saving()
+    sequences_per_device(config, layout)
+    return next_saving(config, layout, max(failed)) if failed else MemorySaving()

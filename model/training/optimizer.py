@@ -1,4 +1,4 @@
-"""One optax chain for every optimiser, and the learning-rate schedules.
+"""Optimisers, as one optax chain, and learning-rate schedules.
 
 Learning rate and weight decay are arguments, never constants of the compiled program: a grid of rates or of
 lengths compiles once per shape.

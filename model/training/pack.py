@@ -1,4 +1,4 @@
-"""Several runs in one program, where that is faster: seeds, learning rates and data of their own, one shape.
+"""Trains several runs side by side in one program, where that is faster: of one shape, each with data of its own.
 
 A small model leaves a large device idle. What one compiled call does for one run, `jax.vmap` of it does for several.
 Whether that pays is found out on the way, by timing real steps of the runs: on a CPU core it hardly ever does.
@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nextscale.model.record import Row
-from nextscale.model.training.step import Call, Program, made, packed
-from nextscale.model.training.train import Made, Training
+from nextscale.model.training.step import Call, CallResult, Program, execute, train_packed
+from nextscale.model.training.train import Training
 
 PyTree = Any
 
@@ -34,20 +34,20 @@ _TIMED = 2
 
 
 def train_together(
-    runs: Sequence[Training], *, most: int = 8, clock: Callable[[], float] = time.perf_counter
+    runs: Sequence[Training], *, max_together: int = 8, clock: Callable[[], float] = time.perf_counter
 ) -> list[Row | BaseException]:
     """Trains runs (see `train.training`) to their ends, so many side by side as is fastest on this device.
 
     They need not be alike: those whose next calls are of one program are put together, and the others take turns.
 
     Args:
-        most: side by side.
+        max_together: side by side.
         clock: seconds.
 
     Returns:
         of each run its record, or what it raised. One that fails leaves the others alone.
     """
-    ended: dict[int, Row | BaseException] = {}
+    results: dict[int, Row | BaseException] = {}
     calls: dict[int, Call] = {}
     paces: dict[Any, _Pace] = {}
 
@@ -55,9 +55,9 @@ def train_together(
         try:
             calls[number] = step()
         except StopIteration as end:
-            ended[number] = end.value
+            results[number] = end.value
         except Exception as error:
-            ended[number] = error
+            results[number] = error
 
     for number, run in enumerate(runs):
         advance(number, functools.partial(next, run))
@@ -66,18 +66,18 @@ def train_together(
         kind = _kind(next(iter(calls.values())))
         alike = [number for number, call in calls.items() if _kind(call) == kind]
         # A run that is spread over devices leaves none of them idle.
-        pace = paces.setdefault(kind[0], _Pace(most if kind[0].mesh is None else 1))
+        pace = paces.setdefault(kind[0], _Pace(max_together if kind[0].mesh is None else 1))
         size = pace.size(len(alike))
         for group in (alike[i : i + size] for i in range(0, len(alike), size)):
-            asked = [calls.pop(number) for number in group]
+            group_calls = [calls.pop(number) for number in group]
             began = clock()
             try:
-                after = made_together(asked, wait=not pace.settled)
+                after = execute_together(group_calls, wait=not pace.settled)
             except Exception as error:  # of several, also that this program cannot be mapped over runs
                 if len(group) > 1:
                     _log.info("%d runs side by side: %s", len(group), error)
                     pace.give_up(len(group))
-                    calls.update(zip(group, asked, strict=True))
+                    calls.update(zip(group, group_calls, strict=True))
                 elif isinstance(error, jax.errors.JaxRuntimeError):
                     advance(group[0], functools.partial(runs[group[0]].throw, error))
                 else:
@@ -86,26 +86,26 @@ def train_together(
             pace.took(len(group), clock() - began)
             for number, state in zip(group, after, strict=True):
                 advance(number, functools.partial(runs[number].send, state))
-    return [ended[number] for number in range(len(runs))]
+    return [results[number] for number in range(len(runs))]
 
 
 def _kind(call: Call) -> tuple[Program, tuple[int, ...], bytes]:
     """Calls of one kind can be made as one."""
-    return call.program, call.given.batches.shape, call.given.steps.tobytes() + call.given.completes.tobytes()
+    return call.program, call.inputs.batches.shape, call.inputs.steps.tobytes() + call.inputs.completes_row.tobytes()
 
 
-def made_together(calls: list[Call], *, wait: bool) -> list[Made]:
-    """What `step.made` makes of calls of one kind; but where there are several, the states before them are kept."""
+def execute_together(calls: list[Call], *, wait: bool) -> list[CallResult]:
+    """What `step.execute` makes of calls of one kind; but where there are several, the states before them are kept."""
     if len(calls) == 1:
-        after = [made(calls[0])]
+        after = [execute(calls[0])]
     else:
-        given = calls[0].given
+        inputs = calls[0].inputs
         state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(call.state for call in calls))
         numbers = jax.tree.map(lambda *leaves: np.stack(leaves), *(call.numbers for call in calls))
-        batches = np.stack([np.asarray(call.given.batches) for call in calls])
-        schedule = np.stack([call.given.schedule for call in calls])
-        given = given._replace(batches=batches, schedule=schedule)
-        found = packed(calls[0].program)(state, given, numbers)
+        batches = np.stack([np.asarray(call.inputs.batches) for call in calls])
+        schedule = np.stack([call.inputs.schedule for call in calls])
+        inputs = inputs._replace(batches=batches, schedule=schedule)
+        found = train_packed(calls[0].program)(state, inputs, numbers)
         after = [jax.tree.map(operator.itemgetter(i), found) for i in range(len(calls))]
     return jax.block_until_ready(after) if wait else after
 

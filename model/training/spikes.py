@@ -1,4 +1,4 @@
-"""Steps better not taken: those whose loss or gradient is no number, or whose gradient is far larger than is usual."""
+"""Decides which steps to skip: loss or gradient is no number, or the gradient is far larger than is usual."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-Usual = dict[str, jax.Array]
+RunningAverage = dict[str, jax.Array]
 """A running average of gradient norms, `norm` / `weight`; both are 0 before the first step, as Adam's moments are."""
 
 _MEMORY, _SETTLED_STEPS = 0.98, 50
 """The average is over about fifty steps, and after so many it is one to judge by."""
 
 
-def nothing_yet() -> Usual:
+def initial_average() -> RunningAverage:
     """The average before the first step."""
     return {"norm": jnp.zeros((), jnp.float32), "weight": jnp.zeros((), jnp.float32)}
 
 
-def judged(usual: Usual, loss: jax.Array, norm: jax.Array, factor: ArrayLike) -> tuple[jax.Array, Usual]:
+def judge_step(
+    usual: RunningAverage, loss: jax.Array, norm: jax.Array, factor: ArrayLike
+) -> tuple[jax.Array, RunningAverage]:
     """Whether to take a step, and the average after it.
 
     Args:

@@ -1,4 +1,4 @@
-"""What is compiled of a run: its first state, and its steps.
+"""The compiled programs of a run: its initial state, and its training steps.
 
 A program is known by what XLA must know, the shapes and where they lie. Every number that a sweep varies is passed in.
 """
@@ -18,42 +18,42 @@ from jax.sharding import Mesh
 
 from nextscale.model.accounting import flops_per_step, steps_per_row
 from nextscale.model.config.run import Network, OptimizerName, RunConfig
+from nextscale.model.network.loss import training_loss
 from nextscale.model.network.sharding import replicated, rows_sharding, shardings
-from nextscale.model.network.transformer import Transformer
+from nextscale.model.network.transformer import Transformer, structure, transformer_of
 from nextscale.model.training import spikes, tally
-from nextscale.model.training.evaluate import merged, structure, training_loss
 from nextscale.model.training.optimizer import Hyperparameters, hyperparameters, optimizer
 
 PyTree = Any
 Array = Any
-"""Of numpy or JAX; or what says of one where it lies, or along which axis it is mapped."""
+"""Of numpy or JAX; or, in place of one, its sharding or the axis along which it is mapped."""
 
 _CALL_FLOPS, _CALL_ROWS = 1e13, 16
 """Of an accelerator: some hundredths of a second, and never so many steps that progress cannot be seen."""
 
 
-class Saving(NamedTuple):
+class MemorySaving(NamedTuple):
     """What is done to need less memory; it changes a run's numbers by the order of their sums at most.
 
     Attributes:
-        parts: micro-batches that each batch is trained in, one after the other.
+        micro_batches: in which each batch is trained, one after the other.
         recompute: whether blocks are computed again for the gradient (see `transformer.recomputed`).
     """
 
-    parts: int = 1
+    micro_batches: int = 1
     recompute: bool = False
 
 
-NONE_SAVED = Saving()
+NO_SAVING = MemorySaving()
 
 
 class Program(NamedTuple):
     """What is compiled into the steps of a run; all else is passed in.
 
     Attributes:
-        numbers: what the numbers passed in are a tree of.
+        numbers: the tree that the hyperparameters passed in are shaped as.
         mesh: None for one device.
-        saving: what is done to need less memory.
+        memory_saving: what is done to need less memory.
     """
 
     model: Network
@@ -61,23 +61,23 @@ class Program(NamedTuple):
     optimizer: OptimizerName
     numbers: jax.tree_util.PyTreeDef
     mesh: Mesh | None = None
-    saving: Saving = NONE_SAVED
+    memory_saving: MemorySaving = NO_SAVING
 
 
-class Given(NamedTuple):
-    """What the steps of a call are given, M stretches of up to K of them.
+class Inputs(NamedTuple):
+    """The inputs of the steps of a call, M stretches of up to K of them.
 
     Attributes:
         batches: M·K x B x (T+1).
         schedule: learning rate / peak, M·K.
         steps: of each stretch, M.
-        completes: whether each ends a row of the curve, M.
+        completes_row: whether each ends a row of the curve, M.
     """
 
     batches: Array
     schedule: Array
     steps: Array
-    completes: Array
+    completes_row: Array
 
 
 class Call(NamedTuple):
@@ -85,23 +85,24 @@ class Call(NamedTuple):
 
     program: Program
     state: PyTree
-    given: Given
+    inputs: Inputs
     numbers: Hyperparameters
 
 
-def made(call: Call) -> tuple[PyTree, tally.Tally]:
-    """The state after a call, and `sums` of the row of the curve after each stretch, M; the state before is given away.
-
-    In the state, the sums begin anew where a row is complete.
-    """
-    given, program = call.given, call.program
-    if len(given.steps) > 1:
-        return train_stretches(program)(call.state, given, call.numbers)
-    state = train_steps(program)(call.state, given.batches, given.schedule, int(given.steps[0]), call.numbers)
-    return (state | {"sums": no_sums(program)} if given.completes[0] else state), state["sums"]
+CallResult = tuple[PyTree, tally.Tally]
+"""The state after a call, and `sums` of the row of the curve after each stretch, M."""
 
 
-def program_of(config: RunConfig, mesh: Mesh | None = None, saving: Saving = NONE_SAVED) -> Program:
+def execute(call: Call) -> CallResult:
+    """Makes a call. The state before is given away; in the one after, the sums begin anew where a row is complete."""
+    inputs, program = call.inputs, call.program
+    if len(inputs.steps) > 1:
+        return train_stretches(program)(call.state, inputs, call.numbers)
+    state = train_steps(program)(call.state, inputs.batches, inputs.schedule, int(inputs.steps[0]), call.numbers)
+    return (state | {"sums": zero_sums(program)} if inputs.completes_row[0] else state), state["sums"]
+
+
+def program_of(config: RunConfig, mesh: Mesh | None = None, saving: MemorySaving = NO_SAVING) -> Program:
     """The program that a run is trained by."""
     training = config.training
     return Program(
@@ -110,7 +111,7 @@ def program_of(config: RunConfig, mesh: Mesh | None = None, saving: Saving = NON
 
 
 def numbers_of(config: RunConfig) -> Hyperparameters:
-    """What of a run is passed to its program."""
+    """The hyperparameters of a run, which are passed to its program."""
     _, groups = structure(config.network, config.training.dtype)
     return hyperparameters(config.training, groups=groups, size=config.training.size_of(config.model))
 
@@ -125,7 +126,7 @@ def stretches_per_call(config: RunConfig) -> int:
     return int(np.clip(_CALL_FLOPS / (steps_per_row(config) * flops_per_step(config)), 1, _CALL_ROWS))
 
 
-def no_sums(program: Program) -> tally.Tally:
+def zero_sums(program: Program) -> tally.Tally:
     """Zeros for `sums` of a state (see `train_steps`)."""
     empty = tally.empty(skips=_skips(program))
     if program.mesh is None:
@@ -145,9 +146,9 @@ def state_shapes(program: Program) -> PyTree:
     """Shape, dtype and sharding of each array of a state."""
     _, groups = structure(program.model, program.dtype)
     numbers = jax.tree.unflatten(program.numbers, [np.float32(0)] * program.numbers.num_leaves)
-    shapes = jax.eval_shape(_anywhere(program), jax.random.key(0), numbers)
+    shapes = jax.eval_shape(_initial_state_anywhere(program), jax.random.key(0), numbers)
     return jax.tree.map(
-        lambda shape, lies: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=lies),
+        lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
         shapes,
         shardings(program.mesh, groups, shapes),
     )
@@ -157,9 +158,9 @@ def state_shapes(program: Program) -> PyTree:
 def initial_state(program: Program) -> Callable[[jax.Array, Hyperparameters], PyTree]:
     """Gives the first state of a run from a random key and its numbers. The same for every mesh."""
     if program.mesh is None:
-        return _anywhere(program)
+        return _initial_state_anywhere(program)
     start, same = functools.partial(_initial_state, program), replicated(program.mesh)
-    return jax.jit(start, in_shardings=same, out_shardings=_lies(program))
+    return jax.jit(start, in_shardings=same, out_shardings=_state_shardings(program))
 
 
 @functools.lru_cache
@@ -177,7 +178,7 @@ def train_steps(program: Program) -> jax.stages.Wrapped:
     steps = functools.partial(_train_steps, program)
     if program.mesh is None:
         return jax.jit(steps, donate_argnums=0)
-    state, same = _lies(program), replicated(program.mesh)
+    state, same = _state_shardings(program), replicated(program.mesh)
     return jax.jit(
         steps,
         donate_argnums=0,
@@ -188,29 +189,29 @@ def train_steps(program: Program) -> jax.stages.Wrapped:
 
 @functools.lru_cache
 def train_stretches(program: Program) -> jax.stages.Wrapped:
-    """`train_steps` of several stretches, one after the other: gives what `made` does."""
+    """`train_steps` of several stretches, one after the other: gives what `execute` does."""
     stretches = functools.partial(_train_stretches, program)
     if program.mesh is None:
         return jax.jit(stretches, donate_argnums=0)
-    state, same = _lies(program), replicated(program.mesh)
-    given = Given(rows_sharding(program.mesh), same, same, same)
-    return jax.jit(stretches, donate_argnums=0, in_shardings=(state, given, same), out_shardings=(state, same))
+    state, same = _state_shardings(program), replicated(program.mesh)
+    inputs = Inputs(rows_sharding(program.mesh), same, same, same)
+    return jax.jit(stretches, donate_argnums=0, in_shardings=(state, inputs, same), out_shardings=(state, same))
 
 
 @functools.lru_cache
-def packed(program: Program) -> jax.stages.Wrapped:
-    """`train_stretches` of several runs at once: all but `steps` and `completes` has one more axis, the runs, in
+def train_packed(program: Program) -> jax.stages.Wrapped:
+    """`train_stretches` of several runs at once: all but `steps` and `completes_row` has one more axis, the runs, in
     front."""
     stretches = functools.partial(_train_stretches, program)
-    return jax.jit(jax.vmap(stretches, in_axes=(0, Given(0, 0, None, None), 0)), donate_argnums=0)
+    return jax.jit(jax.vmap(stretches, in_axes=(0, Inputs(0, 0, None, None), 0)), donate_argnums=0)
 
 
-def _lies(program: Program) -> PyTree:
+def _state_shardings(program: Program) -> PyTree:
     return jax.tree.map(lambda shape: shape.sharding, state_shapes(program))
 
 
 @functools.lru_cache
-def _anywhere(program: Program) -> Callable[[jax.Array, Hyperparameters], PyTree]:
+def _initial_state_anywhere(program: Program) -> Callable[[jax.Array, Hyperparameters], PyTree]:
     return jax.jit(functools.partial(_initial_state, program))
 
 
@@ -221,21 +222,21 @@ def _initial_state(program: Program, key: jax.Array, numbers: Hyperparameters) -
     moments = optimizer(program.optimizer, groups, numbers, 0.0).init(params)
     skips = numbers.skip_spikes is not None
     state = {"params": params, "optimizer": moments, "sums": tally.empty(skips=skips)}
-    return state | ({"usual": spikes.nothing_yet()} if skips else {})
+    return state | ({"usual": spikes.initial_average()} if skips else {})
 
 
 def _train_stretches(
-    program: Program, state: PyTree, given: Given, numbers: Hyperparameters
+    program: Program, state: PyTree, inputs: Inputs, numbers: Hyperparameters
 ) -> tuple[PyTree, tally.Tally]:
-    M = len(given.steps)
+    M = len(inputs.steps)
 
-    def stretch(state: PyTree, now: Given) -> tuple[PyTree, tally.Tally]:
+    def stretch(state: PyTree, now: Inputs) -> tuple[PyTree, tally.Tally]:
         state = _train_steps(program, state, now.batches, now.schedule, now.steps, numbers)
         sums = state["sums"]
-        return state | {"sums": jax.tree.map(lambda total: jnp.where(now.completes, 0, total), sums)}, sums
+        return state | {"sums": jax.tree.map(lambda total: jnp.where(now.completes_row, 0, total), sums)}, sums
 
-    batches, schedule = (x.reshape(M, -1, *x.shape[1:]) for x in (given.batches, given.schedule))
-    return jax.lax.scan(stretch, state, given._replace(batches=batches, schedule=schedule))
+    batches, schedule = (x.reshape(M, -1, *x.shape[1:]) for x in (inputs.batches, inputs.schedule))
+    return jax.lax.scan(stretch, state, inputs._replace(batches=batches, schedule=schedule))
 
 
 def _train_steps(
@@ -246,11 +247,12 @@ def _train_steps(
     steps: int | jax.Array,
     numbers: Hyperparameters,
 ) -> PyTree:
-    model, dtype, (parts, recompute) = program.model, program.dtype, program.saving
+    model, dtype = program.model, program.dtype
+    micro_batches, recompute = program.memory_saving
     _, groups = structure(model, dtype)
 
     def loss_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits_BxTxV = merged(model, dtype, params)(batch_BxT1[:, :-1], program.mesh, recompute=recompute)
+        logits_BxTxV = transformer_of(model, dtype, params)(batch_BxT1[:, :-1], program.mesh, recompute=recompute)
         return training_loss(logits_BxTxV, batch_BxT1[:, 1:], model.z_loss)
 
     def gradient_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, jax.Array]:
@@ -258,26 +260,26 @@ def _train_steps(
         return gradient, loss
 
     def mean_gradient_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, jax.Array]:
-        # Each micro-batch is every parts-th sequence, so that a device finds its share of it among its own rows.
-        batch_bxMxT1 = batch_BxT1.reshape(-1, parts, batch_BxT1.shape[1])
+        # Each micro-batch is every so-many-th sequence, so that a device finds its share of it among its own rows.
+        batch_bxMxT1 = batch_BxT1.reshape(-1, micro_batches, batch_BxT1.shape[1])
 
         def add(m: jax.Array, total: tuple[PyTree, jax.Array]) -> tuple[PyTree, jax.Array]:
             return jax.tree.map(jnp.add, total, gradient_of(params, batch_bxMxT1[:, m]))
 
         zero = jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.float32)
-        return jax.tree.map(lambda total: total / parts, jax.lax.fori_loop(0, parts, add, zero))
+        return jax.tree.map(lambda total: total / micro_batches, jax.lax.fori_loop(0, micro_batches, add, zero))
 
     def step(i: jax.Array, state: PyTree) -> PyTree:
         params, sums = state["params"], state["sums"]
-        gradient, loss = (gradient_of if parts == 1 else mean_gradient_of)(params, batches_KxBxT1[i])
+        gradient, loss = (gradient_of if micro_batches == 1 else mean_gradient_of)(params, batches_KxBxT1[i])
         rule = optimizer(program.optimizer, groups, numbers, schedule_K[i])
         updates, moments = rule.update(gradient, state["optimizer"], params)
         found = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         after = {"params": optax.apply_updates(params, updates), "optimizer": moments}
         if numbers.skip_spikes is None:
-            return after | {"sums": tally.added(sums, found)}
-        taken, usual = spikes.judged(state["usual"], loss, found["gradient_norm"], numbers.skip_spikes)
+            return after | {"sums": tally.add(sums, found)}
+        taken, usual = spikes.judge_step(state["usual"], loss, found["gradient_norm"], numbers.skip_spikes)
         after = {name: jax.tree.map(functools.partial(jnp.where, taken), after[name], state[name]) for name in after}
-        return after | {"sums": tally.added(sums, found, taken), "usual": usual}
+        return after | {"sums": tally.add(sums, found, taken), "usual": usual}
 
     return jax.lax.fori_loop(0, steps, step, state)

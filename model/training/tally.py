@@ -1,4 +1,4 @@
-"""What the steps of one row of the curve come to: summed on the device, read when the row is complete."""
+"""Sums of loss and gradient norm over the steps of one row of the curve, kept on the device until it is complete."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def empty(*, skips: bool) -> Tally:
     return {name: jnp.zeros((), jnp.float32) for name in names}
 
 
-def added(tally: Tally, found: dict[str, jax.Array], taken: jax.Array | None = None) -> Tally:
+def add(tally: Tally, found: dict[str, jax.Array], taken: jax.Array | None = None) -> Tally:
     """A tally with one more step in it.
 
     Args:

@@ -19,8 +19,8 @@ from nextscale.model.accounting import (
 )
 from nextscale.model.config.run import ModelConfig, Network
 from nextscale.model.network.kernels import query_blocks
+from nextscale.model.network.loss import cross_entropy
 from nextscale.model.network.transformer import Transformer
-from nextscale.model.training.evaluate import cross_entropy
 
 POSITIONS, MLPS = ("rope", "alibi", "none"), ("gelu", "relu2", "swiglu", "none")
 FAMILIES = [

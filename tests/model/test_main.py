@@ -16,7 +16,7 @@ from etils import epath
 
 from nextscale.model.__main__ import DONE, INPUT, STOPPED, main
 from nextscale.model.record import RunDirectory
-from nextscale.model.training.checkpoint import read
+from nextscale.model.training.checkpoint import read_checkpoint
 from nextscale.model.training.step import program_of, state_shapes
 
 SECONDS_TO_STOP = 10
@@ -81,7 +81,7 @@ def pair(started, run, out, *options):
 
 
 def weights(run, directory):
-    return read(directory.checkpoint(run.tokens), state_shapes(program_of(run)))["params"]
+    return read_checkpoint(directory.checkpoint(run.tokens), state_shapes(program_of(run)))["params"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The table of rules, and what it is for: the same learning at every width and depth."""
+"""Parametrizations: the table of rules, and the same learning at every width and depth that they are for."""
 
 import functools
 
@@ -13,8 +13,8 @@ from nextscale.model.config.data import MarkovData
 from nextscale.model.config.parametrization import Multipliers, Size, multipliers
 from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
 from nextscale.model.data.sources import open_source
-from nextscale.model.network.transformer import Transformer
-from nextscale.model.training.evaluate import merged, structure, training_loss
+from nextscale.model.network.loss import training_loss
+from nextscale.model.network.transformer import Transformer, structure, transformer_of
 from nextscale.model.training.optimizer import hyperparameters, optimizer
 
 GROUPS = ("embedding", "hidden", "output", "norm", "final_norm", "head")
@@ -36,7 +36,7 @@ def program(network):
     _, groups = structure(network, "float32")
 
     def loss_of(params, batch):
-        return training_loss(merged(network, "float32", params)(batch[:, :-1]), batch[:, 1:], network.z_loss)
+        return training_loss(transformer_of(network, "float32", params)(batch[:, :-1]), batch[:, 1:], network.z_loss)
 
     _, groups = structure(network, "float32")
 
@@ -71,7 +71,7 @@ def train(run):
 @functools.partial(jax.jit, static_argnums=0)
 def sizes(network, params, tokens_BxT):
     """Mean size of the logits, and of what the first block, times their number, and all of them add to the stream."""
-    module, T = merged(network, "float32", params), tokens_BxT.shape[1]
+    module, T = transformer_of(network, "float32", params), tokens_BxT.shape[1]
     start_NxD = module.embedding[...][tokens_BxT.reshape(-1)]
     x_NxD = start_NxD
     for block in module.blocks:

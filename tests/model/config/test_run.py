@@ -1,4 +1,4 @@
-"""Identity: a run's name is its meaning."""
+"""The `run_id`: it changes with what a run means, and with nothing else."""
 
 import pytest
 from pydantic import ValidationError

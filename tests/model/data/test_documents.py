@@ -174,7 +174,7 @@ class TestTokenizer:
     def test_pieces_of_a_document_are_the_document(self, pieces, limit):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(tokenizer, "_PIECE", limit)
-            found = list(tokenizer.cut(pieces))
+            found = list(tokenizer.split_document(pieces))
         assert "".join(found) == "".join(pieces)
         assert all(0 < len(piece) <= limit for piece in found)
 
@@ -352,6 +352,6 @@ class TestKept:
         assert not list((tmp_path / "kept" / "text").iterdir())
 
     def test_how_far_it_has_come_is_told(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(text, "_TOLD_SECONDS", 0)
+        monkeypatch.setattr(text, "_REPORT_SECONDS", 0)
         resolve(TextData(source="text", path=written(tmp_path, "jsonl", ["told"])))
         assert "tokenising" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The source on which only context helps."""
+"""Repeated stretches: only what came before in the context tells the next token."""
 
 import numpy as np
 

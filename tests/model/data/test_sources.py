@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nextscale.model.config.data import MarkovData, TextData, TokenData
-from nextscale.model.data import text
-from nextscale.model.data import token_files as tokens
+from nextscale.model.data import text, token_files
 from nextscale.model.data.markov import alias_tables, markov
 from nextscale.model.data.sources import open_source, resolve
 from nextscale.model.data.windows import Split, Windows, shuffled
@@ -193,11 +192,11 @@ class TestTokens:
     @pytest.mark.parametrize("magic", [20240520, 20240801])
     def test_llmc_files(self, tmp_path, magic):
         file = llmc_file(tmp_path / "x.bin", [1, 2, 65535], magic)
-        np.testing.assert_array_equal(tokens.memory_map(file), [1, 2, 65535])
+        np.testing.assert_array_equal(token_files.memory_map(file), [1, 2, 65535])
 
     def test_nanogpt_files(self, tmp_path):
         (tmp_path / "x.bin").write_bytes(np.array([7, 8, 9], np.uint16).tobytes())
-        np.testing.assert_array_equal(tokens.memory_map(tmp_path / "x.bin"), [7, 8, 9])
+        np.testing.assert_array_equal(token_files.memory_map(tmp_path / "x.bin"), [7, 8, 9])
 
     @pytest.mark.parametrize(
         "break_it, says",
@@ -276,7 +275,7 @@ class TestTokens:
         train = ["eval_0", "interval", "retrieval_000", "valley"]
         for name in held_out + train:
             (tmp_path / f"{name}.bin").write_bytes(b"")
-        found = tokens.shards(str(tmp_path))
+        found = token_files.shards(str(tmp_path))
         assert [sorted(file.stem for file in files) for files in found] == [train, held_out]
 
     def test_batches_are_a_pure_function_of_position(self, tmp_path, tiny_run):

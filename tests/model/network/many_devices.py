@@ -16,12 +16,12 @@ import numpy as np
 from etils import epath
 
 from nextscale.model.config.run import RunConfig
-from nextscale.model.network.attention import causal_attention, shared, splash_attention
+from nextscale.model.network.attention import causal_attention, repeat_heads, splash_attention
 from nextscale.model.network.sharding import Layout, mesh_of
 from nextscale.model.record import RunDirectory
 from nextscale.model.training.checkpoint import CheckpointPolicy
-from nextscale.model.training.memory import needed
-from nextscale.model.training.step import Saving, initial_state, numbers_of, program_of, train_steps
+from nextscale.model.training.memory import bytes_needed
+from nextscale.model.training.step import MemorySaving, initial_state, numbers_of, program_of, train_steps
 from nextscale.model.training.train import train
 
 
@@ -33,7 +33,7 @@ def splash_error(layout):
     """How far the attention kernel of TPUs, spread over devices, is from that of one CPU."""
     q, k, v = (jax.random.normal(jax.random.key(i), (4, 128, n, 64)) for i, n in enumerate((4, 2, 2)))
     spread = jax.jit(functools.partial(splash_attention, scale=0.125, mesh=mesh_of(layout), interpret=True))
-    here = causal_attention(q, shared(k, 4), shared(v, 4), np.zeros(1, np.float32))
+    here = causal_attention(q, repeat_heads(k, 4), repeat_heads(v, 4), np.zeros(1, np.float32))
     return float(abs(spread(q, k, v) - here).max())
 
 
@@ -42,7 +42,7 @@ def done(job):
     if job.get("splash"):
         return {"error": splash_error(layout)}
     if job.get("plan"):
-        return {"needed": needed(config, layout, Saving())}
+        return {"needed": bytes_needed(config, layout, MemorySaving())}
     pins = tuple(step * config.training.batch_tokens for step in (5, 10, 15))
     starts = []
 

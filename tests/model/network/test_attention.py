@@ -13,7 +13,7 @@ from nextscale.model.network.attention import (
     attend,
     attention_bias,
     causal_attention,
-    shared,
+    repeat_heads,
     splash_attention,
 )
 from nextscale.model.network.kernels import kernel_for
@@ -28,9 +28,9 @@ def drawn(T, H, G, K, dtype=jnp.float32):
 
 
 def plain(q, k, v, scale):
-    scores = scale * jnp.einsum("bthk,bshk->bhts", q, shared(k, q.shape[2]))
+    scores = scale * jnp.einsum("bthk,bshk->bhts", q, repeat_heads(k, q.shape[2]))
     weights = jax.nn.softmax(jnp.where(jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf))
-    return jnp.einsum("bhts,bshk->bthk", weights, shared(v, q.shape[2]))
+    return jnp.einsum("bhts,bshk->bthk", weights, repeat_heads(v, q.shape[2]))
 
 
 def with_gradient(function, *x):

@@ -11,7 +11,7 @@ import pytest
 from nextscale.model.config.run import ModelFamily
 from nextscale.model.errors import InputError
 from nextscale.model.network.sharding import Layout
-from nextscale.model.training.memory import sequences
+from nextscale.model.training.memory import sequences_per_device
 from nextscale.model.training.train import train
 
 
@@ -129,4 +129,4 @@ def test_a_layout_of_more_devices_than_there_are_is_told(tiny_run, run_directory
 
 def test_a_batch_that_the_devices_cannot_share_is_told(small):
     with pytest.raises(InputError, match="spreads a batch over data x fsdp = 3 devices, but it has 8 sequences"):
-        sequences(small(), Layout(data=3))
+        sequences_per_device(small(), Layout(data=3))

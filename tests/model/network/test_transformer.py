@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from nextscale.model.config.run import ModelFamily, Network
-from nextscale.model.network.transformer import Transformer, rotate
+from nextscale.model.network.loss import cross_entropy, training_loss
+from nextscale.model.network.transformer import Transformer, rotate, structure
 from nextscale.model.record import RunDirectory
-from nextscale.model.training.evaluate import cross_entropy, structure, training_loss
 from nextscale.model.training.train import train
 
 POSITIONS, MLPS = ("rope", "alibi", "none"), ("gelu", "relu2", "swiglu", "none")

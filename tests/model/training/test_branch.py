@@ -9,9 +9,10 @@ from pydantic import ValidationError
 
 from nextscale.model.config.run import Parent
 from nextscale.model.errors import InputError
+from nextscale.model.training import attempt
 from nextscale.model.training import train as trainer
 from nextscale.model.training.branch import same_until
-from nextscale.model.training.checkpoint import CheckpointPolicy, read
+from nextscale.model.training.checkpoint import CheckpointPolicy, read_checkpoint
 from nextscale.model.training.step import program_of, state_shapes
 from nextscale.model.training.train import train
 
@@ -37,10 +38,10 @@ def pinning(*tokens, every_seconds=3600.0):
 
 def state_of(run, directory, tokens):
     empty = state_shapes(program_of(run))
-    return read(directory.checkpoint(tokens), empty)
+    return read_checkpoint(directory.checkpoint(tokens), empty)
 
 
-def told(record):
+def without_seconds(record):
     return {key: value for key, value in record.items() if key != "seconds"}
 
 
@@ -61,7 +62,7 @@ def folder(run_directory):
 
 @pytest.fixture(autouse=True)
 def _progress_at_once(monkeypatch):
-    monkeypatch.setattr(trainer, "_PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(attempt, "_PROGRESS_SECONDS", 0)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -74,7 +75,7 @@ def test_a_branch_is_the_straight_run_to_the_bit(tiny_run, folder, optimizer):
     )
     assert starts[0] == BRANCH, "it trains nothing but its cooldown"
     alone = train(straight, folder(straight, "alone"))
-    assert told(branch) == told(alone)
+    assert without_seconds(branch) == without_seconds(alone)
     assert folder(straight).metrics_file.read_bytes() == folder(straight, "alone").metrics_file.read_bytes()
     ends = [state_of(straight, folder(straight, where), straight.tokens) for where in ("runs", "alone")]
     assert jax.tree.leaves(ends[0])
@@ -83,7 +84,7 @@ def test_a_branch_is_the_straight_run_to_the_bit(tiny_run, folder, optimizer):
 
 def test_a_pinned_position_changes_nothing_of_a_trunk(trunk, folder):
     pinned = train(trunk, folder(trunk), checkpoint=pinning(32, 127 * 32, 128 * 32, BRANCH))
-    assert told(pinned) == told(train(trunk, folder(trunk, "alone")))
+    assert without_seconds(pinned) == without_seconds(train(trunk, folder(trunk, "alone")))
     assert folder(trunk).metrics_file.read_bytes() == folder(trunk, "alone").metrics_file.read_bytes()
 
 
@@ -100,9 +101,13 @@ def test_killed_trunks_and_branches_go_on_as_if_nothing_had_happened(trunk, stra
             stop_at(290 * 32)(tokens)
 
         train(straight, folder(straight), checkpoint=pinning(280 * 32), trunk=start, on_progress=kill)
-    assert told(train(straight, folder(straight), trunk=start, on_progress=resumed.append)) == told(alone)
+    assert without_seconds(
+        train(straight, folder(straight), trunk=start, on_progress=resumed.append)
+    ) == without_seconds(alone)
     assert (resumed[0], resumed[resumed.index(300 * 32) + 1]) == (BRANCH, 280 * 32)
-    assert told(train(trunk, folder(trunk), checkpoint=pinning(BRANCH), on_progress=resumed.append)) == told(whole)
+    assert without_seconds(
+        train(trunk, folder(trunk), checkpoint=pinning(BRANCH), on_progress=resumed.append)
+    ) == without_seconds(whole)
     for run in (straight, trunk):
         assert folder(run).metrics_file.read_bytes() == folder(run, "alone").metrics_file.read_bytes()
 
@@ -124,7 +129,7 @@ def test_a_branch_without_its_state_is_trained_from_its_first_token(trunk, strai
     branch = train(straight, folder(straight), trunk=start, on_progress=starts.append)
     assert starts[0] == 0
     assert "is gone; it begins at its first token" in caplog.text
-    assert told(branch) == told(train(straight, folder(straight, "alone")))
+    assert without_seconds(branch) == without_seconds(train(straight, folder(straight, "alone")))
 
 
 def test_a_branch_of_a_trunk_that_diverged_before_it_diverges_by_itself(tiny_run, folder):
@@ -209,7 +214,7 @@ class TestParent:
         for name in ("record.json", "metrics.jsonl"):
             (folder(branch).path / name).unlink()
         folder(branch).checkpoints.rmtree()
-        assert told(train(branch, folder(branch))) == told(resumed)
+        assert without_seconds(train(branch, folder(branch))) == without_seconds(resumed)
         assert folder(branch).metrics_file.read_bytes() == first
 
     def test_its_name_covers_all_that_its_parent_means(self, branch, tiny_run, trunk):

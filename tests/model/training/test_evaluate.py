@@ -11,7 +11,7 @@ from nextscale.model.config.data import MarkovData, TextData, TokenData
 from nextscale.model.config.run import EvaluationConfig, Parent
 from nextscale.model.data.sources import open_sets, resolve, resolve_sets
 from nextscale.model.errors import InputError
-from nextscale.model.training import train as trainer
+from nextscale.model.training import attempt
 from nextscale.model.training.checkpoint import CheckpointPolicy
 from nextscale.model.training.evaluate import evaluation_points
 from nextscale.model.training.train import train
@@ -27,7 +27,7 @@ def measured(run, **evaluation):
     return run.model_copy(update={"evaluation": EvaluationConfig(tokens=512, **evaluation)})
 
 
-def told(record):
+def without_seconds(record):
     return {key: value for key, value in record.items() if key != "seconds"}
 
 
@@ -88,7 +88,7 @@ class TestCurve:
         assert row["loss"] == record["loss"]
 
     def test_resumed_and_uninterrupted_curves_are_the_same_to_the_bit(self, run, folder, monkeypatch):
-        monkeypatch.setattr(trainer, "_PROGRESS_SECONDS", 0)
+        monkeypatch.setattr(attempt, "_PROGRESS_SECONDS", 0)
         straight, cut = train(run, folder("straight")), folder("cut")
         for tokens, every_seconds in ((3_000, 0), (9_000, 3600), (run.tokens, 0)):
 
@@ -98,7 +98,7 @@ class TestCurve:
 
             with pytest.raises(StoppedError):
                 train(run, cut, checkpoint=CheckpointPolicy(every_seconds=every_seconds), on_progress=stop)
-        assert told(train(run, cut)) == told(straight)
+        assert without_seconds(train(run, cut)) == without_seconds(straight)
         assert cut.evaluations_file.read_bytes() == folder("straight").evaluations_file.read_bytes()
 
     def test_a_crash_after_the_last_row_does_not_write_it_twice(self, run, folder):

@@ -4,13 +4,12 @@ import jax
 import pytest
 
 from nextscale.model.config.run import ModelFamily
-from nextscale.model.errors import InputError
+from nextscale.model.errors import InputError, Stopped
 from nextscale.model.network.sharding import Layout
 from nextscale.model.training import memory, step
-from nextscale.model.training import train as trainer
 from nextscale.model.training.checkpoint import CheckpointPolicy
-from nextscale.model.training.memory import first_saving, needed, out_of_memory, saving_within, thriftier
-from nextscale.model.training.step import Saving
+from nextscale.model.training.memory import bytes_needed, first_saving, next_saving, out_of_memory_note, saving_within
+from nextscale.model.training.step import MemorySaving
 from nextscale.model.training.train import train
 
 ONE = Layout()
@@ -22,14 +21,14 @@ def run(tiny_run):
     return tiny_run(steps=300, batch_tokens=64, lr=0.005)
 
 
-def runs_out(monkeypatch, *, parts, recompute=False, message=EXHAUSTED, times=1000):
+def runs_out(monkeypatch, *, micro_batches, recompute=False, message=EXHAUSTED, times=1000):
     """Lets the steps run out of memory, so many times, with so much saving or less."""
     real, failures = step.train_steps, []
 
     def train_steps(program):
         def steps(state, *rest):
-            if program.saving <= (parts, recompute) and len(failures) < times:
-                failures.append(tuple(program.saving))
+            if program.memory_saving <= (micro_batches, recompute) and len(failures) < times:
+                failures.append(tuple(program.memory_saving))
                 jax.tree.map(lambda leaf: leaf.delete(), state)  # as donated buffers are
                 raise jax.errors.JaxRuntimeError(message)
             return real(program)(state, *rest)
@@ -40,15 +39,15 @@ def runs_out(monkeypatch, *, parts, recompute=False, message=EXHAUSTED, times=10
     return failures
 
 
-@pytest.mark.parametrize("parts", [2, pytest.param(8, marks=pytest.mark.slow)])
-def test_micro_batches_give_the_numbers_of_the_whole_batch(tiny_run, run_directory, parts):
+@pytest.mark.parametrize("micro_batches", [2, pytest.param(8, marks=pytest.mark.slow)])
+def test_micro_batches_give_the_numbers_of_the_whole_batch(tiny_run, run_directory, micro_batches):
     run = tiny_run(steps=20, batch_tokens=64)
     whole = type(run_directory)(run_directory.path.parent / "whole")
     expected = train(run, whole)
     run_directory.path.mkdir()
-    run_directory.add_attempt(out_of_memory(run, ONE, Saving(parts // 2)))
+    run_directory.add_attempt(out_of_memory_note(run, ONE, MemorySaving(micro_batches // 2)))
     record = train(run, run_directory)
-    assert (expected["micro_batches"], record["micro_batches"]) == (1, parts)
+    assert (expected["micro_batches"], record["micro_batches"]) == (1, micro_batches)
     assert record["loss"] == pytest.approx(expected["loss"], rel=1e-6)
     (row,), same = run_directory.metrics(), whole.metrics()
     assert row["loss"] == pytest.approx(same[0]["loss"], rel=1e-6)
@@ -68,9 +67,9 @@ def test_a_run_that_runs_out_of_memory_goes_on_with_half_the_micro_batch(
             told.append(True)
             return len(told) == 3
 
-        with pytest.raises(trainer.Stopped):
+        with pytest.raises(Stopped):
             train(run, run_directory, checkpoint=policy, stop=stop)
-    failures = runs_out(monkeypatch, parts=1)
+    failures = runs_out(monkeypatch, micro_batches=1)
     starts = []
     record = train(run, run_directory, on_progress=starts.append)
     assert failures == [(1, False)]
@@ -84,7 +83,7 @@ def test_a_run_that_runs_out_of_memory_goes_on_with_half_the_micro_batch(
 
 
 def test_when_one_sequence_does_not_fit_that_is_told_in_one_line(run, run_directory, monkeypatch):
-    failures = runs_out(monkeypatch, parts=8, recompute=True)
+    failures = runs_out(monkeypatch, micro_batches=8, recompute=True)
     with pytest.raises(InputError, match=r"^one sequence of 8 tokens per device does not fit .*$"):
         train(run, run_directory)
     assert failures == [(1, False), (2, False), (4, False), (8, False), (8, True)]
@@ -94,7 +93,7 @@ def test_when_one_sequence_does_not_fit_that_is_told_in_one_line(run, run_direct
 def test_in_the_end_blocks_are_computed_twice(tiny_run, run_directory, monkeypatch):
     run = tiny_run(steps=20, batch_tokens=64, family=ModelFamily(depth=3, heads=2, context=8, norm_scale=True))
     expected = train(run, type(run_directory)(run_directory.path.parent / "whole"))
-    runs_out(monkeypatch, parts=8)
+    runs_out(monkeypatch, micro_batches=8)
     record = train(run, run_directory)
     assert (expected["recompute"], record["recompute"], record["micro_batches"]) == (False, True, 8)
     assert record["loss"] == pytest.approx(expected["loss"], rel=1e-6)
@@ -104,22 +103,22 @@ def test_in_the_end_blocks_are_computed_twice(tiny_run, run_directory, monkeypat
 @pytest.mark.slow
 def test_blocks_computed_twice_take_less_memory(tiny_run, dtype):
     run = tiny_run(family=ModelFamily(depth=8, heads=2, context=64), width=32, batch_tokens=1024, dtype=dtype)
-    assert needed(run, ONE, Saving(recompute=True)) < 0.5 * needed(run, ONE, Saving())
+    assert bytes_needed(run, ONE, MemorySaving(recompute=True)) < 0.5 * bytes_needed(run, ONE, MemorySaving())
 
 
 def test_another_error_of_the_device_is_not_taken_for_a_lack_of_memory(run, run_directory, monkeypatch):
-    failures = runs_out(monkeypatch, parts=8, message="INTERNAL: the cable is out")
+    failures = runs_out(monkeypatch, micro_batches=8, message="INTERNAL: the cable is out")
     with pytest.raises(jax.errors.JaxRuntimeError, match="the cable is out"):
         train(run, run_directory)
     assert failures == [(1, False)]
 
 
 def test_what_did_not_fit_is_not_tried_again_there_and_is_tried_elsewhere(run, monkeypatch):
-    lost = [out_of_memory(run, ONE, Saving(parts)) for parts in (1, 2)]
+    lost = [out_of_memory_note(run, ONE, MemorySaving(n)) for n in (1, 2)]
     noted = [{"status": "lost", "message": "preempted"}, *lost]
     assert first_saving(run, ONE, noted) == (4, False)
     assert first_saving(run, Layout(fsdp=2), noted) == (1, False)
-    assert first_saving(run, ONE, [*noted, out_of_memory(run, ONE, Saving(8))]) == (8, True)
+    assert first_saving(run, ONE, [*noted, out_of_memory_note(run, ONE, MemorySaving(8))]) == (8, True)
     noted = [row | {"device": "another"} for row in noted]
     assert first_saving(run, ONE, noted) == (1, False)
 
@@ -127,33 +126,35 @@ def test_what_did_not_fit_is_not_tried_again_there_and_is_tried_elsewhere(run, m
 @pytest.mark.parametrize("sequences, course", [(8, [1, 2, 4, 8]), (6, [1, 2, 6]), (9, [1, 3, 9]), (7, [1, 7])])
 def test_micro_batches_are_halved_or_the_next_that_is_even(tiny_run, sequences, course):
     run = tiny_run(batch_tokens=8 * sequences)
-    assert [thriftier(run, ONE, Saving(parts)) for parts in course[:-1]] == [(parts, False) for parts in course[1:]]
-    assert thriftier(run, ONE, Saving(course[-1])) == (course[-1], True)
+    assert [next_saving(run, ONE, MemorySaving(n)) for n in course[:-1]] == [(n, False) for n in course[1:]]
+    assert next_saving(run, ONE, MemorySaving(course[-1])) == (course[-1], True)
 
 
 def test_a_stated_limit_decides_before_anything_runs_out(tiny_run, run_directory):
     run = tiny_run(steps=20, batch_tokens=1024)
-    whole, half = needed(run, ONE, Saving()), needed(run, ONE, Saving(2))
+    whole, half = bytes_needed(run, ONE, MemorySaving()), bytes_needed(run, ONE, MemorySaving(2))
     assert whole > half
-    assert train(run, run_directory, memory=half)["micro_batches"] == 2
+    assert train(run, run_directory, memory_limit=half)["micro_batches"] == 2
     assert run_directory.attempts() == []
 
 
 def test_a_plan_s_saving_is_begun_with_and_an_attempt_s_lack_adds_to_it(tiny_run, run_directory):
     run = tiny_run(steps=20, batch_tokens=64)
     with pytest.raises(InputError, match="8 sequences per device are not 3 equal micro-batches"):
-        train(run, run_directory, least=Saving(3))
-    run_directory.add_attempt(out_of_memory(run, ONE, Saving(2)))
-    assert train(run, run_directory, least=Saving(2))["micro_batches"] == 4
+        train(run, run_directory, memory_saving=MemorySaving(3))
+    run_directory.add_attempt(out_of_memory_note(run, ONE, MemorySaving(2)))
+    assert train(run, run_directory, memory_saving=MemorySaving(2))["micro_batches"] == 4
 
 
 def test_a_limit_is_kept_to_with_as_few_micro_batches_as_do(run, monkeypatch):
-    monkeypatch.setattr(memory, "needed", lambda config, layout, saving: 100 + 800 // saving.parts - saving.recompute)
-    found = [saving_within(run, ONE, Saving(), limit) for limit in (900, 899, 500, 499, 200, 199)]
+    monkeypatch.setattr(
+        memory, "bytes_needed", lambda config, layout, saving: 100 + 800 // saving.micro_batches - saving.recompute
+    )
+    found = [saving_within(run, ONE, MemorySaving(), limit) for limit in (900, 899, 500, 499, 200, 199)]
     assert found == [(1, False), (2, False), (2, False), (4, False), (8, False), (8, True)]
-    assert saving_within(run, ONE, Saving(4), 900) == (4, False), "with fewer it ran out of memory before"
+    assert saving_within(run, ONE, MemorySaving(4), 900) == (4, False), "with fewer it ran out of memory before"
     with pytest.raises(InputError, match="does not fit"):
-        saving_within(run, ONE, Saving(), 198)
+        saving_within(run, ONE, MemorySaving(), 198)
 
 
 def test_a_device_that_does_not_say_what_it_needs_has_no_limit(tiny_run, run_directory, monkeypatch):
@@ -170,4 +171,4 @@ def test_a_device_that_does_not_say_what_it_needs_has_no_limit(tiny_run, run_dir
     memory._planned.cache_clear()
     monkeypatch.setattr(memory, "train_steps", lambda program: Silent())
     with pytest.raises(InputError, match="cpu does not say"):
-        train(tiny_run(), run_directory, memory=10**9)
+        train(tiny_run(), run_directory, memory_limit=10**9)

@@ -19,7 +19,7 @@ def clock_of(speed):
     """A clock by which a call of n runs takes `speed(n)` seconds; told of each call by `watched`."""
     now = [0.0]
 
-    def ticked(calls, *, wait, real=pack.made_together):
+    def ticked(calls, *, wait, real=pack.execute_together):
         now[0] += speed(len(calls))
         return real(calls, wait=wait)
 
@@ -30,7 +30,7 @@ def clock_of(speed):
 def together(monkeypatch, run_directory):
     """Trains runs side by side, where `speed` says how fast; returns what came of each and the sizes of the calls."""
 
-    def run_all(runs, *, most=8, speed=lambda n: 1.0, name="together", options=lambda i: {}):
+    def run_all(runs, *, max_together=8, speed=lambda n: 1.0, name="together", options=lambda i: {}):
         ticked, clock = clock_of(speed)
         sizes = []
 
@@ -38,13 +38,13 @@ def together(monkeypatch, run_directory):
             sizes.append(len(calls))
             return ticked(calls, wait=wait)
 
-        monkeypatch.setattr(pack, "made_together", counted)
+        monkeypatch.setattr(pack, "execute_together", counted)
         directories = [type(run_directory)(run_directory.path.parent / name / str(i)) for i in range(len(runs))]
         started = [
             training(run, directory, **{"checkpoint": NEVER} | options(i))
             for i, (run, directory) in enumerate(zip(runs, directories, strict=True))
         ]
-        return train_together(started, most=most, clock=clock), sizes, directories
+        return train_together(started, max_together=max_together, clock=clock), sizes, directories
 
     return run_all
 
@@ -69,10 +69,10 @@ def test_a_call_of_four_runs_is_four_calls(runs):
             dispatch = next(dispatches(run, open_source(run), 0, ()))
             program, numbers = step.program_of(run), step.numbers_of(run)
             state = step.initial_state(program)(jax.random.key(run.seed), numbers)
-            yield step.Call(program, state, dispatch.given._replace(steps=np.array([20])), numbers)
+            yield step.Call(program, state, dispatch.inputs._replace(steps=np.array([20])), numbers)
 
-    apart = [step.made(call) for call in calls()]
-    for found, expected in zip(pack.made_together([*calls()], wait=True), apart, strict=True):
+    apart = [step.execute(call) for call in calls()]
+    for found, expected in zip(pack.execute_together([*calls()], wait=True), apart, strict=True):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(np.ravel(a), np.ravel(b), rtol=1e-4, atol=1e-6), found, expected
         )
@@ -80,7 +80,7 @@ def test_a_call_of_four_runs_is_four_calls(runs):
 
 
 def test_each_run_is_what_it_is_alone(runs, together, alone):
-    found, sizes, directories = together(runs, most=4)
+    found, sizes, directories = together(runs, max_together=4)
     assert sizes[-1] == 4
     for record, expected, directory in zip(found, alone(runs), directories, strict=True):
         assert record["run_id"] == expected["run_id"]
@@ -100,16 +100,16 @@ def test_each_run_is_what_it_is_alone(runs, together, alone):
 )
 def test_as_many_are_put_together_as_is_fastest(tiny_run, together, speed, fastest):
     runs = [tiny_run(steps=1200, seed=i) for i in range(4)]
-    _, sizes, _ = together(runs, most=4, speed=speed)
+    _, sizes, _ = together(runs, max_together=4, speed=speed)
     assert sizes[-1] == fastest
     assert sum(sizes) == 4 * 10
 
 
 def test_it_is_compiled_once_for_each_number_of_runs(runs, together):
-    step.packed.cache_clear()
-    together(runs, most=4)
-    assert step.packed.cache_info().currsize == 1
-    assert step.packed(step.program_of(runs[0]))._cache_size() == 2, "two and four"
+    step.train_packed.cache_clear()
+    together(runs, max_together=4)
+    assert step.train_packed.cache_info().currsize == 1
+    assert step.train_packed(step.program_of(runs[0]))._cache_size() == 2, "two and four"
 
 
 def test_one_that_diverges_or_is_stopped_leaves_the_others_alone(tiny_run, together, alone):
@@ -132,9 +132,9 @@ def test_runs_that_differ_take_turns(tiny_run, together, alone):
 
 @pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), ValueError("no")])
 def test_too_many_for_the_memory_or_the_compiler_are_fewer(runs, together, monkeypatch, error):
-    real = step.packed
+    real = step.train_packed
 
-    def packed(program):
+    def train_packed(program):
         def steps(state, *rest):
             if len(jax.tree.leaves(state)[0]) == 4:
                 raise error
@@ -142,8 +142,8 @@ def test_too_many_for_the_memory_or_the_compiler_are_fewer(runs, together, monke
 
         return steps
 
-    monkeypatch.setattr(pack, "packed", packed)
-    found, sizes, _ = together(runs, most=4)
+    monkeypatch.setattr(pack, "train_packed", train_packed)
+    found, sizes, _ = together(runs, max_together=4)
     assert sizes[-1] == 2
     assert np.isfinite([record["loss"] for record in found]).all()
     assert {record["micro_batches"] for record in found} == {1}

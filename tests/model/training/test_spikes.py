@@ -1,4 +1,4 @@
-"""Trouble: it is recorded, may be skipped, and never leaves a checkpoint behind."""
+"""Skipped steps and divergence: recorded, skipped where asked for, and never left in a checkpoint."""
 
 import math
 
@@ -9,9 +9,10 @@ import pytest
 from nextscale.model.config.run import Parent
 from nextscale.model.data.sources import open_source
 from nextscale.model.errors import InputError
+from nextscale.model.training import attempt
 from nextscale.model.training import train as trainer
 from nextscale.model.training.checkpoint import CheckpointPolicy
-from nextscale.model.training.spikes import judged, nothing_yet
+from nextscale.model.training.spikes import initial_average, judge_step
 from nextscale.model.training.train import train
 
 POISONED = 200
@@ -22,14 +23,14 @@ class StoppedError(Exception):
     pass
 
 
-def told(record):
+def without_seconds(record):
     return {key: value for key, value in record.items() if key != "seconds"}
 
 
 def verdicts(norms, factor=4.0, loss=2.0):
-    usual, taken = nothing_yet(), []
+    usual, taken = initial_average(), []
     for norm in norms:
-        takes, usual = judged(usual, jnp.float32(loss), jnp.float32(norm), jnp.float32(factor))
+        takes, usual = judge_step(usual, jnp.float32(loss), jnp.float32(norm), jnp.float32(factor))
         taken.append(bool(takes))
     return taken
 
@@ -121,7 +122,7 @@ class TestRun:
         assert folder("run").metrics()[-1]["loss"] is None
 
     def test_it_is_resumed_to_the_bit(self, tiny_run, folder, poison, monkeypatch):
-        monkeypatch.setattr(trainer, "_PROGRESS_SECONDS", 0)
+        monkeypatch.setattr(attempt, "_PROGRESS_SECONDS", 0)
         poison(POISONED, POISONED + 3, 16)
         run, pins = tiny_run(steps=600, skip_spikes=5.0), CheckpointPolicy(every_seconds=3600, pinned=(202 * 32,))
         straight = train(run, folder("straight"))
@@ -133,7 +134,7 @@ class TestRun:
         with pytest.raises(StoppedError):
             train(run, folder("cut"), checkpoint=pins, on_progress=stop)
         starts = []
-        assert told(train(run, folder("cut"), on_progress=starts.append)) == told(straight)
+        assert without_seconds(train(run, folder("cut"), on_progress=starts.append)) == without_seconds(straight)
         assert starts[0] == 202 * 32, "between two steps that are skipped"
         assert folder("cut").metrics_file.read_bytes() == folder("straight").metrics_file.read_bytes()
 

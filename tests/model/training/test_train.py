@@ -18,7 +18,7 @@ from nextscale.model.data.markov import markov
 from nextscale.model.data.sources import open_source, resolve
 from nextscale.model.errors import CorruptCheckpoint, InputError
 from nextscale.model.record import RunDirectory
-from nextscale.model.training import step
+from nextscale.model.training import attempt, step
 from nextscale.model.training import train as trainer
 from nextscale.model.training.checkpoint import CheckpointPolicy, Checkpoints
 from nextscale.model.training.curve import Curve
@@ -60,7 +60,7 @@ def stop_when_logged(directory, tokens):
     return on_progress
 
 
-def without_times(record):
+def without_seconds(record):
     return {key: value for key, value in record.items() if key != "seconds"}
 
 
@@ -89,13 +89,13 @@ def test_a_perfect_model_scores_exactly_the_entropy(tiny_run, monkeypatch):
 
         return module
 
-    monkeypatch.setattr("nextscale.model.training.evaluate.merged", perfect)
+    monkeypatch.setattr("nextscale.model.training.evaluate.transformer_of", perfect)
     assert evaluate(run, None, source)().loss == pytest.approx(source.chain.entropy, abs=2e-6)
 
 
 @pytest.mark.parametrize("saved", [1, 2, 4])
 def test_resumed_and_uninterrupted_runs_are_the_same_to_the_bit(tiny_run, run_directory, monkeypatch, saved):
-    monkeypatch.setattr(trainer, "_PROGRESS_SECONDS", 0)
+    monkeypatch.setattr(attempt, "_PROGRESS_SECONDS", 0)
     run, whole = tiny_run(steps=600), run_directory
     straight = train(run, whole)
     dispatches = [row["tokens"] for row in whole.metrics()]
@@ -111,7 +111,7 @@ def test_resumed_and_uninterrupted_runs_are_the_same_to_the_bit(tiny_run, run_di
     starts = []
     resumed = train(run, cut, on_progress=starts.append)
     assert starts[0] == dispatches[saved - 1]
-    assert without_times(resumed) == without_times(straight)
+    assert without_seconds(resumed) == without_seconds(straight)
     assert cut.metrics_file.read_bytes() == whole.metrics_file.read_bytes()
 
 
@@ -124,7 +124,7 @@ def test_who_lost_a_run_saves_nothing_at_its_end(tiny_run, run_directory):
 
 
 def test_progress_is_told_at_the_ends_of_a_quick_run(tiny_run, run_directory, monkeypatch):
-    monkeypatch.setattr(trainer, "_PROGRESS_SECONDS", 3600)
+    monkeypatch.setattr(attempt, "_PROGRESS_SECONDS", 3600)
     told, run = [], tiny_run(steps=300)
     train(run, run_directory, checkpoint=NEVER, on_progress=told.append)
     assert told == [0, run.training.tokens, run.training.tokens]
@@ -219,7 +219,7 @@ def test_a_checkpoint_with_one_changed_byte_is_passed_over_for_the_one_before(ti
     starts = []
     resumed = train(run, run_directory, on_progress=starts.append)
     assert starts[0] == int(before.name)
-    assert without_times(resumed) == without_times(straight)
+    assert without_seconds(resumed) == without_seconds(straight)
     assert run_directory.metrics_file.read_bytes() == whole.metrics_file.read_bytes()
 
 
@@ -289,7 +289,7 @@ def test_a_line_cut_short_by_a_crash_is_no_row_and_takes_no_other_with_it(run_di
         file.write('{"status": "er')
     run_directory.add_attempt({"status": "finished"})
     run_directory.add_attempt({"status": "again"})
-    assert [attempt["status"] for attempt in run_directory.attempts()] == ["lost", "finished", "again"]
+    assert [row["status"] for row in run_directory.attempts()] == ["lost", "finished", "again"]
 
 
 class TestSeveralRowsInOneCall:
@@ -297,14 +297,14 @@ class TestSeveralRowsInOneCall:
 
     @pytest.fixture(autouse=True)
     def _of_an_accelerator(self, monkeypatch):
-        monkeypatch.setattr("nextscale.model.training.train.stretches_per_call", lambda config: 4)
+        monkeypatch.setattr("nextscale.model.training.attempt.stretches_per_call", lambda config: 4)
 
     @pytest.fixture
     def one_by_one(self, monkeypatch, run_directory):
         def run_all(run, **options):
             directory = RunDirectory(run_directory.path.parent / "one by one")
             with monkeypatch.context() as here:
-                here.setattr("nextscale.model.training.train.stretches_per_call", lambda config: 1)
+                here.setattr("nextscale.model.training.attempt.stretches_per_call", lambda config: 1)
                 return train(run, directory, **options), directory
 
         return run_all
@@ -346,7 +346,7 @@ def test_a_state_is_given_away_to_the_steps_from_it(tiny_run):
     program, numbers = program_of(run), step.numbers_of(run)
     state = step.initial_state(program)(jax.random.key(0), numbers)
     dispatch = next(dispatches(run, open_source(run), 0, ()))
-    step.made(step.Call(program, state, dispatch.given, numbers))
+    step.execute(step.Call(program, state, dispatch.inputs, numbers))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state["params"]))
 
 
@@ -354,25 +354,25 @@ def test_an_evaluation_on_the_way_is_read_when_the_next_steps_are_on_their_way(t
     """The devices are never idle for it."""
     run = tiny_run(steps=300)
     run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"points": 2})})
-    events, real = [], trainer.evaluate_all
+    events, real = [], attempt.evaluate_all
 
     def evaluate_all(*arguments, **options):
         events.append("evaluation asked for")
-        told = real(*arguments, **options)
+        wait = real(*arguments, **options)
 
         def read():
             events.append("evaluation read")
-            return told()
+            return wait()
 
         return read
 
-    monkeypatch.setattr(trainer, "evaluate_all", evaluate_all)
+    monkeypatch.setattr(attempt, "evaluate_all", evaluate_all)
     going = training(run, run_directory, checkpoint=NEVER)
     call = next(going)
     with contextlib.suppress(StopIteration):
         while True:
             events.append("steps")
-            call = going.send(step.made(call))
+            call = going.send(step.execute(call))
     asked = [i for i, event in enumerate(events) if event == "evaluation asked for"]
     *on_the_way, last = asked
     assert len(on_the_way) == len(run_directory.evaluations()) - 1 > 1
