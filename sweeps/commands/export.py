@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nextscale.sweeps.terminal.completion import one_of
+from nextscale.sweeps.terminal import completion
 from nextscale.sweeps.terminal.console import Folder, Json, print_json, screen
 
 app = typer.Typer()
@@ -21,7 +21,7 @@ def export(
             "--to",
             metavar="LOGGER",
             help="tensorboard, wandb or mlflow",
-            autocompletion=one_of("tensorboard", "wandb", "mlflow"),
+            autocompletion=completion.loggers,
         ),
     ],
     set_: Annotated[

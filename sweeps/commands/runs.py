@@ -94,8 +94,8 @@ def gc(
     found = collect(out, finals=finals) if yes else garbage(out, finals=finals)
     total = sum(one.bytes for one in found)
     if json_:
-        rows = [{"run_id": one.run_id, "bytes": one.bytes, "checkpoints": _named(one.checkpoints)} for one in found]
-        print_json({"deleted": yes, "bytes": total, "runs": rows})
+        freed = [{"run_id": one.run_id, "bytes": one.bytes, "checkpoints": _named(one.checkpoints)} for one in found]
+        print_json({"deleted": yes, "bytes": total, "runs": freed})
         return
     if not found:
         screen.print("nothing to free")

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any
+import importlib
+from collections.abc import Iterator
 
 from nextscale.model.accounting import flops_per_token, parameters
 from nextscale.model.data.sources import resolve, resolve_sets
-from nextscale.sweeps.design.grid import grid_count, grid_resolved, grid_runs
-from nextscale.sweeps.design.isoflop import isoflop_count, isoflop_resolved, isoflop_runs
-from nextscale.sweeps.design.ladder import ladder_count, ladder_runs
-from nextscale.sweeps.design.planned_run import PlannedRun
-from nextscale.sweeps.design.sequential_start import start_count, start_resolved, start_runs
-from nextscale.sweeps.design.wsd import wsd_count, wsd_runs
+from nextscale.sweeps.design.planned_run import Expansion, PlannedRun
 from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.spec.designs import Design
 from nextscale.sweeps.spec.documents import Key, dotted
 from nextscale.sweeps.spec.run_config import config_of, model_of, training_of
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
@@ -23,29 +18,11 @@ MOST_RUNS = 100_000
 """More are a slip of the pen."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Expansion:
-    """How designs of one kind become runs.
-
-    Attributes:
-        runs: to fit, of a spec and its design.
-        count: how many, without making any.
-        resolved: the design with what it leaves open, once the data of the spec is resolved.
-    """
-
-    runs: Callable[[SweepSpec, Any], Iterator[PlannedRun]]
-    count: Callable[[Any], int]
-    resolved: Callable[[SweepSpec, Any], Any] = lambda spec, design: design
-
-
-DESIGNS = {
-    "isoflop": Expansion(isoflop_runs, isoflop_count, isoflop_resolved),
-    "ladder": Expansion(ladder_runs, ladder_count),
-    "grid": Expansion(grid_runs, grid_count, grid_resolved),
-    "wsd": Expansion(wsd_runs, wsd_count),
-    "sequential": Expansion(start_runs, start_count, start_resolved),
-}
-"""By the kind of `nextscale.sweeps.spec.designs.Design`."""
+def expansion_of(design: Design) -> Expansion:
+    """How a design becomes runs: `EXPANSION` of the module that its options name."""
+    module = importlib.import_module(f"nextscale.sweeps.design.{design.expanded_in}")
+    expansion: Expansion = module.EXPANSION
+    return expansion
 
 
 def resolve_spec(spec: SweepSpec) -> SweepSpec:
@@ -58,7 +35,7 @@ def resolve_spec(spec: SweepSpec) -> SweepSpec:
     """
     _check_count(spec)
     spec = spec.model_copy(update={"data": resolve(spec.data), "evaluation": resolve_sets(spec.evaluation)})
-    return spec.model_copy(update={"design": DESIGNS[spec.design.kind].resolved(spec, spec.design)})
+    return spec.model_copy(update={"design": expansion_of(spec.design).resolved(spec, spec.design)})
 
 
 def planned_runs(spec: SweepSpec) -> list[PlannedRun]:
@@ -70,7 +47,7 @@ def planned_runs(spec: SweepSpec) -> list[PlannedRun]:
     for name, problem in spec.evaluation.misfits(spec.data):
         raise SpecError(f"evaluation.sets.{name}: {problem}", ("evaluation", "sets", name))
     _check_count(spec)
-    runs = list(DESIGNS[spec.design.kind].runs(spec, spec.design))
+    runs = list(expansion_of(spec.design).runs(spec, spec.design))
     if spec.holdout is not None:
         runs += list(_held_out(spec, runs))
     seen = {run.config.model_dump_json(): run for run in runs}
@@ -90,7 +67,7 @@ def run_of(spec: SweepSpec, width: int, budget: float, seed: int) -> PlannedRun:
 
 def _check_count(spec: SweepSpec) -> None:
     """Refuses more runs than anybody trains, before any is made."""
-    total = DESIGNS[spec.design.kind].count(spec.design) + (0 if spec.holdout is None else len(spec.holdout.widths))
+    total = expansion_of(spec.design).count(spec.design) + (0 if spec.holdout is None else len(spec.holdout.widths))
     if total > MOST_RUNS:
         shown = f"{min(total, 10**300):.3g}"  # a whole number may be too large for a float
         raise SpecError(f"design: is of {shown} runs, more than {MOST_RUNS}; take fewer values", ("design",))

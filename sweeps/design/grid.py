@@ -12,7 +12,7 @@ from nextscale.fit.errors import InputError
 from nextscale.model.accounting import flops_per_token, parameters
 from nextscale.model.config.run import ModelConfig
 from nextscale.model.data.sources import resolve
-from nextscale.sweeps.design.planned_run import PlannedRun
+from nextscale.sweeps.design.planned_run import Expansion, PlannedRun
 from nextscale.sweeps.design.sizes import nearest_widths
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.designs import Design, GridDesign, Range, values_of
@@ -282,3 +282,6 @@ def _whole(chosen: AxisValue, least: int, most: int) -> int:
             f"{dotted(chosen.key)}: should be a whole number from {least} to {most}, not {value!r}", chosen.key
         )
     return value
+
+
+EXPANSION = Expansion(grid_runs, grid_count, grid_resolved)

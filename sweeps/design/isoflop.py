@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from nextscale.sweeps.design.planned_run import PlannedRun
+from nextscale.sweeps.design.planned_run import Expansion, PlannedRun
 from nextscale.sweeps.design.sizes import window_widths
 from nextscale.sweeps.spec.designs import IsoFlopDesign
 from nextscale.sweeps.spec.documents import Key
@@ -33,3 +33,6 @@ def isoflop_resolved(spec: SweepSpec, design: IsoFlopDesign) -> IsoFlopDesign:
     if design.sizes is None:
         return design
     return IsoFlopDesign(kind="isoflop", seeds=design.seeds, flops=design.budgets, widths=window_widths(spec, design))
+
+
+EXPANSION = Expansion(isoflop_runs, isoflop_count, isoflop_resolved)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from nextscale.model.accounting import flops_per_token, parameters
-from nextscale.sweeps.design.planned_run import PlannedRun
+from nextscale.sweeps.design.planned_run import Expansion, PlannedRun
 from nextscale.sweeps.design.sizes import nearest_widths
 from nextscale.sweeps.spec.designs import LadderDesign, values_of
 from nextscale.sweeps.spec.run_config import config_of, model_of, training_of
@@ -26,3 +26,6 @@ def ladder_runs(spec: SweepSpec, design: LadderDesign) -> Iterator[PlannedRun]:
 def ladder_count(design: LadderDesign) -> int:
     sizes = len(design.widths or values_of(design.params or []))
     return sizes * len(values_of(design.tokens_per_param)) * len(design.seeds)
+
+
+EXPANSION = Expansion(ladder_runs, ladder_count)

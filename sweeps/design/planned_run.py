@@ -1,17 +1,20 @@
-"""`PlannedRun`: the config of a run of a sweep, and whether it is fitted or held out."""
+"""What designs are expanded into: the runs of a sweep, each with its config and its role."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from etils import epath
 
 from nextscale.model.accounting import flops_per_token, non_embedding_parameters, parameters
 from nextscale.model.config.run import ModelConfig, Parent, RunConfig
 from nextscale.model.record import RunDirectory
+
+if TYPE_CHECKING:
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 Role = Literal["fit", "holdout"]
 
@@ -88,3 +91,18 @@ def _uprooted(run: PlannedRun, root: Path) -> bool:
     if own.done or not trunk.done or trunk.checkpoint(run.branches_at).exists():
         return False
     return all(position < run.branches_at for position in own.checkpoint_positions)
+
+
+@dataclasses.dataclass(frozen=True)
+class Expansion:
+    """How designs of one kind become runs.
+
+    Attributes:
+        runs: to fit, of a spec and its design.
+        count: how many, without making any.
+        resolved: the design with what it leaves open, once the data of the spec is resolved.
+    """
+
+    runs: Callable[[SweepSpec, Any], Iterator[PlannedRun]]
+    count: Callable[[Any], int]
+    resolved: Callable[[SweepSpec, Any], Any] = lambda spec, design: design

@@ -57,7 +57,7 @@ class Prior:
 class Cost:
     """Training FLOPs per token of the sizes of a family: by straight lines in logarithms through those known.
 
-    `nextscale.fit.optimum.TokenCost` draws a smooth curve through them; that takes scipy, which a plan does without.
+    `nextscale.fit.TokenCost` draws a smooth curve through them; that takes scipy, which a plan does without.
 
     Attributes:
         params: rising.

@@ -83,7 +83,7 @@ def _chosen(
     near = near_optimum(fit, table, cost)
     if not near.any():
         return []
-    candidates = next_runs(fit, target_of(spec), table[near], budget=left, enough=enough, runs=_LOOKAHEAD, cost=cost)
+    candidates = next_runs(fit, target_of(spec), table[near], budget=left, narrow_to=enough, runs=_LOOKAHEAD, cost=cost)
     offered = [run for run, kept in zip(offered, near, strict=True) if kept]
     chosen: list[PlannedRun] = []
     for i in candidates.sequence["candidate"]:

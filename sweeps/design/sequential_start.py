@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from nextscale.sweeps.design.isoflop import isoflop_count, isoflop_resolved, isoflop_runs
-from nextscale.sweeps.design.planned_run import PlannedRun
+from nextscale.sweeps.design.planned_run import Expansion, PlannedRun
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.designs import SequentialDesign
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
@@ -47,3 +47,6 @@ def _check(spec: SweepSpec, design: SequentialDesign, start: list[PlannedRun]) -
             f"design.flops: {design.flops:.3g} do not pay for the runs of design.start, {spent:.3g}; raise it",
             ("design", "flops"),
         )
+
+
+EXPANSION = Expansion(start_runs, start_count, start_resolved)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from nextscale.model.accounting import flops_per_token
 from nextscale.model.config.run import TrainingConfig
-from nextscale.sweeps.design.planned_run import PlannedRun
+from nextscale.sweeps.design.planned_run import Expansion, PlannedRun
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.designs import WsdDesign
 from nextscale.sweeps.spec.run_config import config_of, error_text, model_of, steps_of, training_of
@@ -46,3 +46,6 @@ def wsd_runs(spec: SweepSpec, design: WsdDesign) -> Iterator[PlannedRun]:
 
 def wsd_count(design: WsdDesign) -> int:
     return len(design.widths) * len(design.tokens) * len(design.seeds)
+
+
+EXPANSION = Expansion(wsd_runs, wsd_count)

@@ -107,3 +107,6 @@ def _batches(points: Sequence[Point]) -> Iterator[list[Point]]:
         size += len(point.values)
     if some:
         yield some
+
+
+LOGGER = MlFlowLogger

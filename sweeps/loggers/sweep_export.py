@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,9 +15,6 @@ from nextscale.sweeps.design.chosen_runs import all_runs
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.loggers.base import LoggedRun, Logger
 from nextscale.sweeps.loggers.exporter import Exporter
-from nextscale.sweeps.loggers.mlflow import MlFlowLogger
-from nextscale.sweeps.loggers.tensorboard import TensorBoardLogger
-from nextscale.sweeps.loggers.weights_and_biases import WeightsAndBiasesLogger
 from nextscale.sweeps.spec.loggers import LoggerChoice, LoggerConfig, logger_config
 from nextscale.sweeps.store.store import Store
 
@@ -24,11 +22,6 @@ _PATIENCE, _HASTE = 30.0, 5.0
 """Seconds that a sweep waits for its loggers at its end; and when it ends by an error, or is interrupted."""
 NO_SWEEP = "runs"
 """What runs that belong to no sweep of a folder are put under."""
-LOGGERS: dict[str, type[Any]] = {
-    logger.kind: logger for logger in (TensorBoardLogger, WeightsAndBiasesLogger, MlFlowLogger)
-}
-"""By the name that a spec gives them; each is made of its options and the output folder, and has as `client` the
-package that it needs, or None."""
 
 
 def logger_of(config: LoggerConfig, out: Path) -> Logger:
@@ -37,7 +30,7 @@ def logger_of(config: LoggerConfig, out: Path) -> Logger:
     Raises:
         SpecError: what it needs is not installed, or it is not said where it is.
     """
-    kind = LOGGERS[config.kind]
+    kind: type[Any] = importlib.import_module(f"nextscale.sweeps.loggers.{config.kind}").LOGGER
     if kind.client is not None and importlib.util.find_spec(kind.client) is None:
         raise SpecError(
             f"{config.kind}: is not installed; pip install 'nextscale[{config.kind}]', or take it out of loggers",

@@ -71,3 +71,6 @@ class _EventFile:
     def _add(self, records: list[bytes]) -> None:
         with self._path.open("ab") as file:
             file.write(b"".join(records))
+
+
+LOGGER = TensorBoardLogger

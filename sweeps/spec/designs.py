@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -129,6 +129,8 @@ class Centre(Config):
 class IsoFlopDesign(Config):
     """Several model sizes at each of several compute budgets: by width, or so many about the optimum expected."""
 
+    expanded_in: ClassVar = "isoflop"
+
     kind: Literal["isoflop"]
     flops: Budgets = Field(description="training FLOPs of each budget")
     widths: list[Annotated[list[Width], Field(min_length=1)]] | None = Field(
@@ -166,6 +168,8 @@ class IsoFlopDesign(Config):
 class LadderDesign(Config):
     """Several model sizes, each trained for several multiples of itself."""
 
+    expanded_in: ClassVar = "ladder"
+
     kind: Literal["ladder"]
     widths: list[Width] | None = Field(None, min_length=1, description="model widths")
     params: SizeTargets | None = Field(None, description="parameters; of each the nearest width is taken")
@@ -183,6 +187,8 @@ class WsdDesign(Config):
 
     What depends on a length, a rule for the learning rate say, is that of the longest run on all of its trunk.
     """
+
+    expanded_in: ClassVar = "wsd"
 
     kind: Literal["wsd"]
     widths: list[Width] = Field(min_length=1, description="model widths")
@@ -206,6 +212,8 @@ AxisName = Annotated[str, AfterValidator(_axis)]
 
 class GridDesign(Config):
     """Every combination of values of the axes, each a key of the spec by its name."""
+
+    expanded_in: ClassVar = "grid"
 
     kind: Literal["grid"]
     axes: dict[AxisName, Axis] = Field(
@@ -251,6 +259,8 @@ class GridDesign(Config):
 
 class SequentialDesign(Config):
     """A budget and a target: after a small start, each run is the one that narrows the forecast most per FLOP."""
+
+    expanded_in: ClassVar = "sequential_start"
 
     kind: Literal["sequential"]
     flops: Flops = Field(description="training FLOPs of all runs together, those of the start too")

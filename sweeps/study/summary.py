@@ -31,8 +31,9 @@ def summarise(
     data = study.spec.data
     one_source = all(run.config.data == data for run in study.planned)
     true_entropy = markov(data).entropy if isinstance(data, MarkovData) and one_source else None
-    same = forecast is not None and analysis is not None and forecast["inputs"] == study.inputs(analysis)
-    narrow = _narrow(forecast, analysis) if same else []
+    same, narrow = False, []
+    if forecast is not None and analysis is not None and forecast["inputs"] == study.inputs(analysis):
+        same, narrow = True, _narrow(forecast, analysis)
     return {
         "sweep": study.spec.name,
         "forecast": forecast

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import get_args
 
 
 def one_of(*words: str) -> Callable[[str], list[str]]:
@@ -36,6 +37,13 @@ def accelerators(incomplete: str) -> list[str]:
     from nextscale.cluster.hardware.catalogue import CATALOGUE
 
     return _beginning(incomplete, CATALOGUE)
+
+
+def loggers(incomplete: str) -> list[str]:
+    """The loggers that a spec may name."""
+    from nextscale.sweeps.spec.loggers import LoggerKind
+
+    return _beginning(incomplete, get_args(LoggerKind))
 
 
 def _beginning(incomplete: str, words: Iterable[str]) -> list[str]:

@@ -83,7 +83,7 @@ class Run:
             from nextscale.sweeps.spec.loggers import TensorBoard, WeightsAndBiases
             from nextscale.sweeps.loggers.base import LoggedRun
             from nextscale.sweeps.loggers.tensorboard import TensorBoardLogger
-            from nextscale.sweeps.loggers.weights_and_biases import WeightsAndBiasesLogger
+            from nextscale.sweeps.loggers.wandb import WeightsAndBiasesLogger
             from nextscale.sweeps.store.store import Store
             store = Store.at({str(self.store.root)!r})
             exporter = Exporter({logger}, store.root, print, every=0.001)

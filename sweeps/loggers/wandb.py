@@ -83,3 +83,6 @@ class _WandbRun:
 
     def close(self) -> None:
         self._run.finish(exit_code=self._code)
+
+
+LOGGER = WeightsAndBiasesLogger
