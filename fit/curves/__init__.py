@@ -1,1 +1,1 @@
-"""Curves of training: laws of the loss under a learning-rate schedule, and what is learnt at once."""
+"""Training curves: laws of the loss under a learning-rate schedule, and sudden drops of a curve."""

@@ -1,5 +1,6 @@
-"""The minimiser: variable projection for starts, Levenberg-Marquardt with exact derivatives to finish, every
-start and every resample at once.
+"""The minimiser of a fit: global starts by variable projection, finished by Levenberg-Marquardt.
+
+Derivatives are exact, and every start and every resample is searched at once.
 
 It minimises Σ_i w_i · loss(log L(θ; x_i) - log L_i), the objective of Hoffmann et al. 2022, sec. 3.3, as a sum.
 Given the shapes, the other parameters are a linear least-squares problem; so points over the shapes alone, solved

@@ -1,1 +1,1 @@
-"""What a law says is best: sizes and tokens at each budget, the budget of a loss, sizes beside the optimum."""
+"""What a law says is best: sizes and tokens at each budget, the budget for a loss, and the price of other sizes."""

@@ -1,5 +1,7 @@
-"""The compute-optimal size by each approach of Hoffmann et al. 2022, side by side: where they disagree, the runs do not
-say."""
+"""The compute-optimal size by each of the three approaches of Hoffmann et al. 2022, side by side.
+
+Where they disagree, the runs do not determine it.
+"""
 
 from __future__ import annotations
 

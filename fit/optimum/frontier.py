@@ -1,5 +1,7 @@
-"""The compute-optimal frontier: at each budget the size with the lowest loss (approach 3 of Hoffmann et al. 2022),
-with the true cost of each size in place of 6N per token."""
+"""The compute-optimal frontier: at each budget the size with the lowest loss by a fitted law.
+
+This is approach 3 of Hoffmann et al. 2022, with the true cost of each size in place of 6N per token.
+"""
 
 from __future__ import annotations
 
@@ -150,18 +152,6 @@ def sizes_searched(runs: Runs, budget: float, count: int) -> np.ndarray:
     known = runs.table
     growth = max(budget / known["flops"].max(), 1.0)
     return np.geomspace(known["params"].min() / _RANGE, known["params"].max() * _RANGE * growth, count)
-
-
-def best_losses(
-    law: Law,
-    thetas: np.ndarray,
-    runs: Runs,
-    flops: Sequence[float],
-    cost: TokenCost | None = None,
-    at: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]] = lambda variables: variables,
-) -> np.ndarray:
-    """The lowest loss that each budget buys, under each of R parameter vectors; R x budgets. See `optima`."""
-    return optima(law, thetas, runs, flops, cost, at)[1]
 
 
 def optima(

@@ -1,5 +1,7 @@
-"""The model that is cheapest to train *and* serve (Sardana et al. 2024, "Beyond Chinchilla-Optimal", arXiv 2401.00448,
-eq. 3 and 6): smaller, and trained for longer, than the one that is cheapest to train.
+"""The model that is cheapest to train and to serve over its lifetime.
+
+It is smaller, and trained for longer, than the one that is cheapest to train (Sardana et al. 2024, "Beyond
+Chinchilla-Optimal", arXiv 2401.00448, eq. 3 and 6).
 
 A token served is a forward pass, a third of a training token: 2N FLOPs where that is 6N. So what is served costs as
 much as training on so many tokens more that teach nothing, whatever the size; at another price for a FLOP of serving,

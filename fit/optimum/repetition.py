@@ -1,5 +1,7 @@
-"""Repeated data: what another pass over it is worth, and the best model of a budget where there is not data enough
-(Muennighoff et al. 2023, arXiv 2305.16264, sec. 3 and 5)."""
+"""Repeated data: what another pass over it is worth, and the best model where there is not data enough.
+
+After Muennighoff et al. 2023 (arXiv 2305.16264), sec. 3 and 5.
+"""
 
 from __future__ import annotations
 
@@ -153,7 +155,7 @@ def best_on_limited_data(
         fit: of a law in N and D, of fresh data.
         budget: training FLOPs.
         unique: tokens that there are.
-        unique_params: the size that is compute-optimal on these (see `nextscale.fit.optimum.forecast.compute_for`).
+        unique_params: the size that is compute-optimal on these (see `nextscale.fit.optimum.inverse.compute_for`).
         cost: FLOPs per token of a size; read off the runs unless given.
     """
     per_token = cost or TokenCost.of_runs(fit.runs)

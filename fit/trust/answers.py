@@ -1,5 +1,7 @@
-"""Answers in sentences, of a trend and of a comparison of recipes: the verdict, the figures that it rests on, and how
-far beyond the runs it reaches."""
+"""Answers in sentences: whether a trend is flattening, and what one recipe is worth over another.
+
+Each gives the verdict, the figures that it rests on, and how far beyond the runs it reaches.
+"""
 
 from __future__ import annotations
 

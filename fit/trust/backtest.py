@@ -1,5 +1,7 @@
-"""Backtests of a forecast of the largest budget: they choose a law and its window, and widen its intervals beyond the
-runs."""
+"""Backtests on the largest budget: a law is fitted to the budgets below, and forecasts it.
+
+How well it does chooses the law and its window of runs, and widens its intervals beyond the runs.
+"""
 
 from __future__ import annotations
 

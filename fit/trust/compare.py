@@ -22,7 +22,7 @@ from nextscale.fit.jsonable import jsonable
 from nextscale.fit.laws.catalogue import law_named
 from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
-from nextscale.fit.optimum.frontier import TokenCost, best_losses
+from nextscale.fit.optimum.frontier import TokenCost, optima
 from nextscale.fit.optimum.inverse import flops_at
 from nextscale.fit.table.columns import Columns, column_of
 from nextscale.fit.table.runs import Runs, as_runs
@@ -252,7 +252,7 @@ def _multipliers(
 
     def losses(is_b: float, at: np.ndarray) -> np.ndarray:
         runs, cost = tables[int(is_b)], costs[int(is_b)]
-        return best_losses(fit.law, thetas, runs, at.tolist(), cost, variables_of_recipe(is_b))
+        return optima(fit.law, thetas, runs, at.tolist(), cost, variables_of_recipe(is_b))[1]
 
     of_a, of_b = losses(0.0, wide), losses(1.0, flops)
     needed = [flops_at(curve, wide, row) for curve, row in zip(of_a, of_b, strict=True)]

@@ -1,4 +1,4 @@
-"""Which run to do next: the one that narrows the forecast most per FLOP."""
+"""The design of the next runs: which of the candidates narrows the forecast most per FLOP."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def next_runs(
     candidates: pd.DataFrame | None = None,
     *,
     budget: float | None = None,
-    enough: float | None = None,
+    narrow_to: float | None = None,
     runs: int = 8,
     cost: TokenCost | None = None,
 ) -> NextRuns:
@@ -87,7 +87,7 @@ def next_runs(
             has it, `flops`. By default sizes about the best one at costs from a tenth of the dearest run fitted up to
             ten times it, but not beyond the budget or the target.
         budget: FLOPs that the sequence may spend; without it the sequence is as long as `runs`.
-        enough: the share of the spread now to which it is to be narrowed; no more is spent than that takes.
+        narrow_to: the share of the spread now to which it is to be narrowed; no more is spent than that takes.
         runs: of the sequence, at most. A candidate may be run more than once.
         cost: FLOPs per token of a size; read off the runs unless given.
 
@@ -127,7 +127,7 @@ def next_runs(
         tokens=target.get("tokens"),
         spread=float(np.sqrt(variance)),
         candidates=ranked.sort_values("per_flop", ascending=False).reset_index(drop=True),
-        sequence=_sequence(offered, covariance, choices, g[0], noise, budget, enough, runs),
+        sequence=_sequence(offered, covariance, choices, g[0], noise, budget, narrow_to, runs),
         warnings=tuple(fit.warnings),
     )
 
@@ -139,7 +139,7 @@ def _sequence(
     g: np.ndarray,
     noise: float,
     budget: float | None,
-    enough: float | None,
+    narrow_to: float | None,
     runs: int,
 ) -> pd.DataFrame:
     """The runs that leave least of the variance at the target, of those picked in two ways: greedily by what one
@@ -148,8 +148,8 @@ def _sequence(
     costs = offered["flops"].to_numpy(float)
     state = _State(covariance, choices, g, noise, costs)
     picked = state.picked(runs, budget, state.per_flop)
-    if enough is not None:
-        goal = enough * float(np.sqrt(g @ covariance @ g))
+    if narrow_to is not None:
+        goal = narrow_to * float(np.sqrt(g @ covariance @ g))
         picked = picked[: 1 + next((i for i, (_, _, after) in enumerate(picked) if after <= goal), len(picked))]
         budget = picked[-1][1]
     if budget is not None:

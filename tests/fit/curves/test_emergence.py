@@ -1,3 +1,5 @@
+"""The steepest fall of a curve is found where it is known."""
+
 import numpy as np
 import pytest
 
