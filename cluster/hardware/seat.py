@@ -14,7 +14,7 @@ class Seat:
         seconds: that the whole run is expected to take there.
         usd_per_hour: of the slot.
         chips: of the slot.
-        micro_batches, recompute: what it takes to fit there (see `nextscale.model.training.step.Saving`).
+        micro_batches, recompute: what it takes to fit there (see `nextscale.model.training.step.MemorySaving`).
         bytes: of each device that it takes.
         measured: whether its seconds are those of runs that were timed, not the catalogue's.
     """
