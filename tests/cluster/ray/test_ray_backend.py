@@ -112,6 +112,7 @@ def test_an_automatic_pool_is_every_core(backend):
     assert {slot.pool for slot in backend.slots()} == {"cpu"}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_asked_to_stop_saves_itself_and_goes_on_from_there(backend, job):
     long = job(seed=31, steps=100_000)
     slot = everyone(backend)[0]

@@ -25,6 +25,7 @@ def table(limits=(None, 2e6, 1e6)):
     return pd.DataFrame(rows).drop_duplicates(ignore_index=True)
 
 
+@pytest.mark.slow
 def test_R_D_is_recovered():
     found = repetition(table(), resamples=20)
     assert found.fresh.parameters["alpha"] == pytest.approx(ALPHA, rel=1e-3)

@@ -52,6 +52,7 @@ def test_swapped_recipes_give_the_inverse(recipes):
     assert back.verdict == "worse"
 
 
+@pytest.mark.slow
 def test_a_multiplier_that_changes_with_compute_is_followed(recipes):
     a, b = recipes(noise=0.0005, law=OF_B | {"alpha": 0.37, "A": 480 * 1.4})
     equal, free = (compare(a, b, shared=shared, resamples=20) for shared in ("exponents", "asymptote"))

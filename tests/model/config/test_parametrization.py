@@ -97,6 +97,7 @@ class TestCoordinates:
     """What a model computes after a few steps is as large at every size, or what is tuned at one does not hold."""
 
     @pytest.mark.parametrize("parametrization", ["mup", "completep"])
+    @pytest.mark.slow
     def test_they_are_flat_over_sixteen_times_the_width(self, parametrization):
         assert np.all(spread(*(coordinates(parametrization, width=width) for width in (16, 256))) < 1.5)
 

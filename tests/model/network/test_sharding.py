@@ -39,6 +39,7 @@ def trained(tmp_path, *jobs):
     return json.loads(ran.stdout)
 
 
+@pytest.mark.slow
 def test_a_mix_of_all_axes_gives_the_loss_of_one_device_and_resumes_on_any(small, tmp_path, run_directory):
     run, out = small(), {"out": str(tmp_path / "cut")}
     one = train(run, run_directory)["loss"]
@@ -62,6 +63,7 @@ def test_a_mix_of_all_axes_gives_the_loss_of_one_device_and_resumes_on_any(small
     assert moments == {name.removeprefix("params."): s for name, s in lies.items() if name.startswith("params.")}
 
 
+@pytest.mark.slow
 def test_the_attention_kernel_of_tpus_is_spread_by_sequences_and_heads(small, tmp_path):
     splash = {"splash": True}
     for told in trained(tmp_path, *((small(), layout, splash) for layout in ("data=2,tensor=2", "data=8", "tensor=4"))):

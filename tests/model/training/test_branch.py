@@ -66,6 +66,7 @@ def _progress_at_once(monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.slow
 def test_a_branch_is_the_straight_run_to_the_bit(tiny_run, folder, optimizer):
     trunk, straight = (tiny_run(steps=steps, optimizer=optimizer, **WSD) for steps in (600, 300))
     train(trunk, folder(trunk), checkpoint=pinning(BRANCH))

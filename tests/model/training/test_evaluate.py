@@ -131,6 +131,7 @@ class TestSets:
         assert record["loss_other"] > record["loss"] + 0.01, "it was trained on another source"
         assert record["bits_per_byte_other"] is None
 
+    @pytest.mark.slow
     def test_a_set_of_text_is_read_whole_and_has_bits_per_byte(self, tiny_run, folder, tmp_path):
         for name, text in (("seen", "the cat sat on the mat. "), ("unseen", "colourless green ideas ")):
             (tmp_path / f"{name}.txt").write_text(text * (200 if name == "seen" else 4))

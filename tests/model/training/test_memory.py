@@ -40,6 +40,7 @@ def runs_out(monkeypatch, *, micro_batches, recompute=False, message=EXHAUSTED, 
 
 
 @pytest.mark.parametrize("micro_batches", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_micro_batches_give_the_numbers_of_the_whole_batch(tiny_run, run_directory, micro_batches):
     run = tiny_run(steps=20, batch_tokens=64)
     whole = type(run_directory)(run_directory.path.parent / "whole")
@@ -130,6 +131,7 @@ def test_micro_batches_are_halved_or_the_next_that_is_even(tiny_run, sequences, 
     assert next_saving(run, ONE, MemorySaving(course[-1])) == (course[-1], True)
 
 
+@pytest.mark.slow
 def test_a_stated_limit_decides_before_anything_runs_out(tiny_run, run_directory):
     run = tiny_run(steps=20, batch_tokens=1024)
     whole, half = bytes_needed(run, ONE, MemorySaving()), bytes_needed(run, ONE, MemorySaving(2))

@@ -123,6 +123,7 @@ def test_one_that_diverges_or_is_stopped_leaves_the_others_alone(tiny_run, toget
     assert goes_on["loss"] == pytest.approx(alone([halted])[0]["loss"], rel=5e-3)
 
 
+@pytest.mark.slow
 def test_runs_that_differ_take_turns(tiny_run, together, alone):
     runs = [tiny_run(lr=0.004, **{"steps": 700} | of) for of in ({}, {"width": 16}, {"steps": 500}, {"seed": 1})]
     found, sizes, _ = together(runs)

@@ -169,6 +169,7 @@ class TestRuns:
         assert [entry["kind"] for entry in entries] == ["forecast", "approval", "score"]
         assert summary["runs"] == {"done": 10, "reused": 8, "failed": 0}
 
+    @pytest.mark.slow
     def test_a_loss_is_held_against_the_forecast_that_was_written_down(self, spec_at, swept, ran):
         known, _ = Ledger(swept[1] / "ledger.jsonl").entries()
         low = min(target["interval"][0] for target in known["targets"])

@@ -150,6 +150,7 @@ class TestStore:
         planned = {row["run_id"]: row["flops"] for row in told(spec)["runs"]}
         assert dict(load(out)[["run_id", "flops"]].to_numpy().tolist()) == planned
 
+    @pytest.mark.slow
     def test_a_branch_whose_trunk_has_let_its_state_go_costs_all_of_it(
         self, told, swept, tmp_path, monkeypatch, in_process_backend
     ):

@@ -175,6 +175,7 @@ def test_a_budget_beyond_all_and_dollars_without_a_price_are_told(page):
         assert not any(page.evaluate(ANSWER).values())
 
 
+@pytest.mark.slow
 def test_an_interval_narrower_than_its_backtest_is_told_first_as_the_command_does(opened, tmp_path, capsys):
     """Of a curve that bends: the law of its smallest runs misses what lies beyond by far."""
     rng = np.random.default_rng(0)

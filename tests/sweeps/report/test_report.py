@@ -35,6 +35,7 @@ def test_of_a_sweep_that_has_trained_nothing_it_says_so_and_shows_no_law(swept, 
     assert sections(out / "report.html") == ["warnings"]
 
 
+@pytest.mark.slow
 def test_it_is_written_where_it_is_wanted_and_the_folder_keeps_its_own(swept, called, tmp_path):
     out = shutil.copytree(swept[1], tmp_path / "out")
     before, ledger = (out / "report.html").read_text(), (out / "ledger.jsonl").read_bytes()
@@ -56,6 +57,7 @@ def said_in(page, section):
 
 
 @pytest.mark.parametrize("beaten", [True, False])
+@pytest.mark.slow
 def test_a_verdict_against_the_law_is_the_first_warning_and_stands_by_the_backtest(called, tmp_path, beaten):
     """Runs on a line in ln C, which that line forecasts best, and runs of the law itself."""
     C = np.repeat(np.geomspace(1e18, 1e21, 6), 4)
@@ -71,6 +73,7 @@ def test_a_verdict_against_the_law_is_the_first_warning_and_stands_by_the_backte
     assert said_in(out / "report.html", "warnings")[:1] == verdicts
 
 
+@pytest.mark.slow
 def test_where_too_few_runs_can_be_backtested_the_warnings_and_the_section_say_so(swept, called, tmp_path):
     page = tmp_path / "page.html"
     assert called("report", swept[1], "--out", page, "--figures", tmp_path / "figures")[0] == 0
@@ -80,6 +83,7 @@ def test_where_too_few_runs_can_be_backtested_the_warnings_and_the_section_say_s
 
 
 @pytest.mark.parametrize("times, warned", [(0.99, False), (1.01, True)])
+@pytest.mark.slow
 def test_an_interval_narrower_than_backtests_missed_by_is_told_beside_the_forecast(
     swept, called, tmp_path, monkeypatch, times, warned
 ):

@@ -75,6 +75,7 @@ def test_a_sweep_left_alone_is_seen_stopped_and_gone_on_with(spec_file, tmp_path
     assert Accounts(out / "accounts.jsonl").totals()["open"] == 0
 
 
+@pytest.mark.slow
 def test_the_cap_that_is_said_to_be_enough_carries_a_sweep_through_its_held_out_runs(
     swept, tmp_path, monkeypatch, in_process_backend
 ):

@@ -184,6 +184,7 @@ def test_a_corrupt_checkpoint_is_one_line_exit_code_2_and_the_rest_is_done(finis
     assert summary_of(out) == summary_of(undisturbed)
 
 
+@pytest.mark.slow
 def test_a_forecast_stands_once_its_runs_have_started(finished, tmp_path, called):
     spec, undisturbed, _ = finished
     out = tmp_path / "out"
@@ -299,6 +300,7 @@ def test_diverged_runs_are_rows_and_a_sweep_of_nothing_else_has_no_law(tmp_path,
     assert "none of its runs" in nextscale("fit", out).stderr
 
 
+@pytest.mark.slow
 def test_the_fit_does_without_a_diverged_run(finished, tmp_path, nextscale):
     spec, undisturbed, _ = finished
     out = tmp_path / "out"

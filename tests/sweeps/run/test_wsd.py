@@ -75,6 +75,7 @@ def test_a_sweep_of_trunks_is_the_sweep_of_its_runs_trained_apart(spec, tmp_path
     assert jobs == []
 
 
+@pytest.mark.slow
 def test_states_are_kept_until_all_branches_from_them_are_done(spec, tmp_path, monkeypatch, jobs):
     out = tmp_path / "out"
     unlucky = next(run for run in Study(spec, out).planned if run.trunk is not None)
@@ -94,6 +95,7 @@ def test_states_are_kept_until_all_branches_from_them_are_done(spec, tmp_path, m
     assert kept(out)[trunk] == [unlucky.trunk.tokens]
 
 
+@pytest.mark.slow
 def test_a_trunk_that_fails_takes_its_branches_with_it_and_no_others(spec, tmp_path, monkeypatch, jobs):
     out = tmp_path / "out"
     trunk = next(run for run in Study(spec, out).planned if run.trunk is not None).trunk.run_id

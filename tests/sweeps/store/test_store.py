@@ -265,6 +265,7 @@ def test_processes_read_a_folder_that_is_being_written_to(trained):
     pd.testing.assert_frame_equal(cold(out), table)
 
 
+@pytest.mark.slow
 def test_two_sweeps_share_the_runs_that_both_ask_for(swept, tmp_path, monkeypatch, in_process_backend):
     from nextscale.sweeps.run import session
     from nextscale.sweeps.run.loop import run_study

@@ -32,6 +32,7 @@ def held_out_runs(out):
     return [out / "runs" / run_id for run_id in table.loc[table["role"] == "holdout", "run_id"]]
 
 
+@pytest.mark.slow
 def test_a_forecast_that_another_took_the_place_of_is_scored_too(out, swept, monkeypatch, in_process_backend):
     monkeypatch.setattr(session, "RayBackend", in_process_backend)
     begin_a_ledger_anew(out)

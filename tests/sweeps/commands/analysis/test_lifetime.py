@@ -162,6 +162,7 @@ class TestOvertrain:
 
 
 class TestFamily:
+    @pytest.mark.slow
     def test_shapes_are_those_of_a_sweeps_folder(self, called, swept):
         answer = told(called, "family", swept[1], "--flops", "1e10", "--split", "1,4", "--names", "a,b", *QUICK)
         for member, name, flops in zip(answer["members"], "ab", (2e9, 8e9), strict=True):
