@@ -18,6 +18,8 @@ from nextscale.fit.trust.candidates import Candidate, candidates_for, variables_
 
 REACH_BANDS = (1.0, 3.0, 10.0, 100.0, np.inf)
 """How far a run lies beyond the fitted ones, in steps."""
+_ROUNDING = 1e-6
+"""Two fits of one curve differ by so little: a power law in C by squared loss is the baseline of that name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +29,9 @@ class Choice:
     Attributes:
         best: the candidate to trust over all reaches that were tested.
         summary: `reach` (a band, or `all`), `law`, `loss`, `error` (mean absolute relative error, every cut alike),
-            `se`, `bias`, `freedom`, `cuts` it could be fitted at, and `chosen` (none in a
-            band that a single cut reaches); the chosen of each band first.
+            `se` and `bias` over the `cuts` it could be fitted at; `common_error` and `common_se`, the same over the
+            cuts that all are compared at (missing of one that could not be fitted at each of these); `freedom`, and
+            `chosen` (none in a band that a single cut reaches); the chosen of each band first.
         table: see `backtest_table`.
         notes: on the table of runs, and what was tried.
         warnings: what a reader of the choice must know, in words.
@@ -42,8 +45,9 @@ class Choice:
 
     @property
     def baselines(self) -> pd.DataFrame:
-        """As `summary`, over all reaches, of what takes no law."""
-        naive = self.table[(self.table["band"] == "all") & (self.table["loss"] == "-")]
+        """As `summary`, over all reaches and the cuts that laws are compared at, of what takes no law."""
+        whole = self.table[self.table["band"] == "all"]
+        naive = whole[(whole["loss"] == "-") & whole["cut"].isin(_common_cuts(whole))]
         rows = naive.groupby("law", sort=False).agg(
             error=("mean_error", "mean"), se=("se", "mean"), bias=("bias", "mean"), cuts=("cut", "size")
         )
@@ -52,9 +56,13 @@ class Choice:
 
     @property
     def baseline_warning(self) -> str | None:
-        """That what takes no law forecasts these runs better than the best law, in words; None where it does not."""
-        naive, error = self.baselines.iloc[0], self.summary.loc[self.summary["reach"] == "all", "error"].iloc[0]
-        if error <= naive["error"]:
+        """That what takes no law forecasts these runs better than the best law, in words; None where it does not, or
+        not by more than chance: one standard error of the error of the law."""
+        naive = self.baselines.iloc[0]
+        best = self.summary[(self.summary["reach"] == "all") & self.summary["chosen"]].iloc[0]
+        error = float(best["common_error"])
+        # Where one run was scored, what chance does is not known: no verdict rests on that.
+        if not error - naive["error"] > max(float(best["common_se"]), _ROUNDING * error):
             return None
         return (
             f"{self.best.law.name} misses by {error:.2%}, and '{naive['law']}', which takes no law, by "
@@ -142,9 +150,10 @@ def choose(
 ) -> Choice:
     """Which law and loss to trust for which reach, by a backtest on these runs alone.
 
-    In each band the error is averaged over cuts; a candidate that a cut left too little to fit has that of the last
-    value there. Of all within one standard error of the least, the one of the fewest freedoms is chosen, and of these
-    the best (the one-standard-error rule of Breiman et al. 1984, sec. 3.4.3).
+    In each band the error is averaged over the cuts that all candidates could be fitted at, so that all have forecast
+    the same runs from the same runs; where there is no such cut, over those that the most could be. Of all within one
+    standard error of the least, the one of the fewest freedoms is chosen, and of these the best (the one-standard-error
+    rule of Breiman et al. 1984, sec. 3.4.3).
 
     Raises:
         InputError: see `backtest_table`; or no candidate could be fitted below any cut.
@@ -160,37 +169,50 @@ def choose(
     summary = pd.concat(parts, ignore_index=True)
     first = summary[(summary["reach"] == "all") & summary["chosen"]].iloc[0]
     best = next(c for c in candidates if (c.law.name, c.loss_label) == (first["law"], first["loss"]))
-    laws = ", ".join(dict.fromkeys(c.law.name for c in candidates))
-    choice = Choice(best, summary, table, (*runs.notes, f"tried: {laws}"))
+    laws = dict.fromkeys(c.law.name for c in candidates)
+    notes = [*runs.notes, f"tried: {', '.join(laws)}"]
+    if lacking := [law for law in laws if law not in {*fitted["law"]}]:
+        notes.append(f"not fitted, for want of runs below any cut that show them: {', '.join(lacking)}")
+    choice = Choice(best, summary, table, tuple(notes))
     tested = f"tested up to {float(table['furthest'].max()):.3g} times beyond the runs fitted"
     warnings = (f"{tested}: of a longer reach this says nothing", choice.baseline_warning)
     return dataclasses.replace(choice, warnings=tuple(filter(None, warnings)))
 
 
+def _common_cuts(table: pd.DataFrame) -> set[float]:
+    """The cuts of a band at which the most candidates could be fitted: all of them, wherever there is such a cut."""
+    fitted = table[table["loss"] != "-"].groupby("cut").size()
+    return {*fitted[fitted == fitted.max()].index}
+
+
 def _ranked(band: str, table: pd.DataFrame, freedom: dict[tuple[str, str], int]) -> pd.DataFrame:
-    naive = table[table["law"] == "last value"].set_index("cut")["mean_error"]
+    common = _common_cuts(table)
     rows = []
     for (law, loss), scores in table[table["loss"] != "-"].groupby(["law", "loss"], sort=False):
-        error = scores.set_index("cut")["mean_error"].reindex(naive.index).fillna(naive)
+        compared = scores[scores["cut"].isin(common)]
+        same = len(compared) == len(common)
         rows.append(
             {
                 "reach": band,
                 "law": law,
                 "loss": loss,
-                "error": error.mean(),
+                "error": scores["mean_error"].mean(),
                 # Cuts share the runs above them, so averaging over cuts makes the error no surer.
                 "se": scores["se"].mean(),
                 "bias": scores["bias"].mean(),
                 "freedom": freedom[str(law), str(loss)],
                 "cuts": len(scores),
+                "common_error": compared["mean_error"].mean() if same else np.nan,
+                "common_se": compared["se"].mean() if same else np.nan,
             }
         )
-    summary = pd.DataFrame(rows).sort_values("error", ignore_index=True)
-    within = summary[summary["error"] <= summary["error"][0] + np.nan_to_num(summary["se"][0])]
+    summary = pd.DataFrame(rows).sort_values("common_error", ignore_index=True)
+    least = summary["common_error"][0] + np.nan_to_num(summary["common_se"][0])
+    within = summary[summary["common_error"] <= least]
     # What a single cut says of a reach is an anecdote.
-    enough = band == "all" or summary["cuts"].max() > 1
-    summary["chosen"] = (summary.index == within.sort_values(["freedom", "error"]).index[0]) & enough
-    return summary.sort_values(["chosen", "error"], ascending=[False, True])
+    enough = band == "all" or len(common) > 1
+    summary["chosen"] = (summary.index == within.sort_values(["freedom", "common_error"]).index[0]) & enough
+    return summary.sort_values(["chosen", "common_error"], ascending=[False, True])
 
 
 def _scores(

@@ -7,7 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nextscale.sweeps.page.document import Section, table
-from nextscale.sweeps.show.formats import count, loss, number, params_label, percent, text, three_digits
+from nextscale.sweeps.show.formats import (
+    count,
+    loss,
+    number,
+    params_label,
+    percent,
+    percent_with_error,
+    text,
+    three_digits,
+)
 from nextscale.sweeps.show.formats import interval as bounds
 from nextscale.sweeps.show.tables import Table, table_of
 
@@ -134,7 +143,7 @@ def backtest_table(choice: Any) -> Table:
     rows = [*choice.summary.to_dict("records"), *choice.baselines.to_dict("records")]
     for row in rows:
         row["beyond"] = "any" if row["reach"] == "all" else f"{row['reach']} times"
-        row["within"] = f"{row['error']:.2%}" + ("" if row["se"] != row["se"] else f" ± {row['se']:.2%}")
+        row["within"] = percent_with_error(row["error"], row["se"])
     columns = (
         ("law", "law", text),
         ("beyond the fitted runs", "beyond", text),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,13 @@ def loss(value: float | None) -> str:
 
 def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:+.2%}"
+
+
+def percent_with_error(value: float, error: float) -> str:
+    """Such as `2.35% ± 0.59%`; without the error where that is not known, and nothing where the value is not."""
+    if math.isnan(value):
+        return ""
+    return f"{value:.2%}" if math.isnan(error) else f"{value:.2%} ± {error:.2%}"
 
 
 def interval(bounds: Any, form: Any = loss) -> str:

@@ -45,7 +45,7 @@ def backtest(
     from nextscale.fit.laws.loss import Loss
     from nextscale.fit.trust.candidates import LOSSES, candidates_for
     from nextscale.fit.trust.choice import choose
-    from nextscale.sweeps.show.formats import percent, text
+    from nextscale.sweeps.show.formats import percent, percent_with_error, text
     from nextscale.sweeps.show.tables import table_of
 
     if delta is not None and objectives is None:
@@ -65,9 +65,15 @@ def backtest(
         best = ranked.drop_duplicates("law").to_dict("records")
         shown += [*best, *choice.baselines.to_dict("records")] if band == "all" else best[:1]
     rows = [
-        row | {"mark": "trust" if row["chosen"] else "", "within": f"{row['error']:.2%} ± {row['se']:.2%}"}
+        row
+        | {
+            "mark": "trust" if row["chosen"] else "",
+            "within": percent_with_error(row["error"], row["se"]),
+            "compared": percent_with_error(row.get("common_error", row["error"]), row.get("common_se", row["se"])),
+        }
         for row in shown
     ]
+    differ = any(row["compared"] not in ("", row["within"]) for row in rows)
     columns = (
         ("beyond the fitted runs", "reach", lambda reach: "any" if reach == "all" else f"{reach} times"),
         ("law", "law", text),
@@ -75,6 +81,7 @@ def backtest(
         ("mean |error|", "within", text),
         ("bias", "bias", percent),
         ("cuts", "cuts", text),
+        *((("at the cuts of all", "compared", text),) if differ else ()),
         ("", "mark", text),
     )
     screen.print(table_of("Laws fitted below a cut, scored on the runs above it", rows, *columns).rich())

@@ -12,6 +12,7 @@ from nextscale.fit.laws.loss import Loss
 from nextscale.fit.trust.backtest import backtest, misfit_warnings
 from nextscale.fit.trust.candidates import Candidate, candidates_for, weigh_repeats_as_one
 from nextscale.fit.trust.choice import backtest_table, choose
+from nextscale.fit.trust.reach import reach_errors
 
 
 class TestBacktest:
@@ -113,6 +114,39 @@ class TestChoice:
         """The exponents of these runs, .35 and .37, are hardly two."""
         choice = choose(isoflop_grid(noise=0.003, budgets=7), PLAIN)
         assert choice.best.law.name == "chinchilla-tied"
+
+    def test_laws_are_compared_at_the_cuts_of_all_and_no_error_is_anothers(self, published):
+        """15 runs free of noise: their law misses by nothing, though it could be fitted below one cut alone."""
+        choice = choose(published("exact_chinchilla_15.csv"))
+        assert choice.best.law.name == "chinchilla"
+        whole = choice.summary[choice.summary["reach"] == "all"].set_index(["law", "loss"])
+        own = choice.table[choice.table["band"] == "all"].groupby(["law", "loss"])["mean_error"].mean()
+        assert whole["error"].to_dict() == pytest.approx(own.reindex(whole.index).to_dict())
+        assert whole.loc["chinchilla", "error"].max() < 1e-4
+        few, many = whole.loc["chinchilla"].iloc[0], whole.loc["kaplan-c"].iloc[0]
+        assert few["cuts"] < many["cuts"]
+        assert few["common_error"] < many["common_error"]
+
+    def test_a_forecast_by_the_law_that_holds_is_not_told_of_anothers_errors(self, published):
+        fit_, _ = fit_backtested(published("exact_chinchilla_15.csv"), resamples=100)
+        assert all(band["error"] < 1e-4 for band in reach_errors(fit_).bands)
+
+    def test_a_law_that_is_the_baseline_is_not_beaten_by_it(self, isoflop_grid):
+        """A power law in C by squared loss, to rounding."""
+        table = isoflop_grid(noise=0.002, budgets=6)
+        table = table.assign(loss=40 * table.flops**-0.05 * table.loss / isoflop_grid(budgets=6).loss)
+        choice = choose(table, [Candidate(LAWS["kaplan-c"], SQUARED)])
+        assert choice.baselines.set_index("law").loc["power law", "error"] == pytest.approx(
+            choice.summary["error"].iloc[0], rel=1e-6
+        )
+        assert choice.baseline_warning is None
+
+    def test_laws_that_few_runs_cannot_show_are_named(self, published):
+        """Six runs: no law of five parameters, and no verdict against those of two by a single test run."""
+        six = published("exact_chinchilla_15.csv").iloc[[0, 1, 3, 4, 6, 7]]
+        choice = choose(six)
+        assert any(note.startswith("not fitted") and "chinchilla" in note for note in choice.notes)
+        assert choice.baseline_warning is None
 
     def test_every_cut_is_below_what_it_scores_and_bands_part_the_runs(self, isoflop_grid):
         table = backtest_table(isoflop_grid(noise=0.001, budgets=7), PLAIN[:1])
