@@ -5,7 +5,7 @@ Each step takes the table as far as it has come, and returns it with notes on wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,18 @@ _FEWEST_IN_UNITS = 1e5
 """Fewer parameters or tokens than these are counted to the last one."""
 _ACCOUNTS_APART = 3.0
 """How far apart two accounts of a run's FLOPs may lie."""
+_FROM_6ND = 1.5
+"""How far a run's FLOPs may lie from 6ND: what is embedded takes none, and attention over long sequences takes more."""
+_OF_ONE_SIZE = 1.05
+"""How far the FLOPs per token of one size may lie apart: steps are whole."""
+_UNSAID = 0.1
+"""Runs lie so near their budget as a matter of course."""
+_NORMALISED = 0.25
+"""In so large a share of the runs a loss below 0 is no accident."""
+_WIDEST = 10.0
+"""No group of runs of equal scale spans as much: those are runs at every scale."""
+_PART = 10**0.25
+"""What these are taken together by."""
 
 
 def numeric_columns(table: pd.DataFrame, sources: Mapping[str, str], where: str) -> pd.DataFrame:
@@ -46,6 +58,46 @@ def derive_counts(numbers: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return numbers.assign(**{missing: derived}), [f"{missing} follow from C = 6ND"]
 
 
+def flops_as_stated(rows: pd.DataFrame, stated: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The runs, whose FLOPs are 6ND so far, with the FLOPs that a column states as their budget: where it lies near 6ND
+    in every run and is one multiple of it in all runs of a size, it is by a better account of the FLOPs per token.
+
+    Args:
+        stated: columns that may state budgets (`stated_budgets`).
+    """
+    for name, given in stated.reindex(rows.index).items():
+        ratio = given / rows["flops"]
+        of_a_size = ratio.groupby(rows["params"])
+        one_multiple = (of_a_size.max() <= _OF_ONE_SIZE * of_a_size.min()).all()
+        if _near(given, rows["flops"], _FROM_6ND) and one_multiple:
+            off = (1 / ratio - 1).abs().max()
+            told = f", and C = 6ND up to {off:.0%} off" if off > _UNSAID else ""
+            return rows.assign(flops=given), [f"flops are those that column '{name}' states{told}"]
+    return rows, []
+
+
+def with_added_loss(numbers: pd.DataFrame, constant: float, where: str) -> tuple[pd.DataFrame, list[str]]:
+    """A constant added to every loss, as losses need that were normalised to lie below 0.
+
+    Raises:
+        InputError: the constant is no number, or many losses are still below 0: laws are fitted to logarithms of them.
+    """
+    if not np.isfinite(constant):
+        raise InputError(f"{where}: what is added to every loss should be a number, not {constant}")
+    loss = numbers["loss"] + constant
+    known = loss[np.isfinite(loss)]
+    below = int((known < 0).sum())
+    if below > 1 and below >= _NORMALISED * len(known):
+        raise InputError(
+            f"{where}: {below} of {len(known)} losses lie below 0, and laws are fitted to their logarithms. Where they "
+            "are relative to a unigram model or the like, add one constant to every run's, such as that model's "
+            f"entropy, or more where E comes out as 0: --add-to-loss C, here more than {constant - known.min():.4g}; "
+            "where they are log-likelihoods, turn their sign"
+        )
+    told = [f"{constant:g} added to every loss: losses and E are told with it"] if constant else []
+    return numbers.assign(loss=loss), told
+
+
 def unit_notes(counts: pd.DataFrame) -> list[str]:
     """Whether params or tokens, as the table gives them, look like millions or billions."""
     scaled = [key for key in ("params", "tokens") if key in counts and _in_a_unit(counts[key])]
@@ -62,12 +114,13 @@ def unit_notes(counts: pd.DataFrame) -> list[str]:
 def usable_rows(numbers: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     """Which rows are finite throughout, and positive in what cannot be otherwise."""
     positive = [name for name in numbers if name in (*COUNTS, "loss", "weight")]
-    usable = (numbers[positive].gt(0) & numbers[positive].lt(np.inf)).all(axis=1) & np.isfinite(
-        numbers.to_numpy(float)
-    ).all(axis=1)
+    fine = numbers.gt(-np.inf) & numbers.lt(np.inf)
+    fine[positive] &= numbers[positive].gt(0)
+    usable = fine.all(axis=1)
     if usable.all():
         return usable, []
-    note = f"{(~usable).sum()} of {len(numbers)} rows left out: a value is missing, infinite or not positive"
+    where = ", ".join(f"{name} in {count}" for name, count in (~fine).sum().items() if count)
+    note = f"{(~usable).sum()} of {len(numbers)} rows left out: a value is missing, infinite or not positive ({where})"
     return usable, [note]
 
 
@@ -79,13 +132,16 @@ def without_duplicates(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return rows.loc[~repeated], [f"{repeated.sum()} rows left out: exact duplicates of another"]
 
 
-def check_row_count(rows: pd.DataFrame, where: str) -> None:
+def check_row_count(rows: pd.DataFrame, where: str, left_out: Sequence[str]) -> None:
     """
+    Args:
+        left_out: notes on the rows that were.
+
     Raises:
         InputError: there is no row, or more than finished runs have.
     """
     if rows.empty:
-        raise InputError(f"{where}: no usable row: every one has a missing, infinite or non-positive value")
+        raise InputError(f"{where}: no usable row: {'; '.join(left_out) or 'the table is empty'}")
     if len(rows) > MOST_ROWS:
         raise InputError(
             f"{where}: {len(rows)} rows, and a law is fitted to finished runs, {MOST_ROWS} at most; of curves keep "
@@ -102,18 +158,23 @@ def split_largest_losses(rows: pd.DataFrame, count: int) -> tuple[pd.DataFrame, 
     return rows.drop(largest.index), largest, [note]
 
 
-def budgets_of(scale: pd.Series, stated: pd.Series | None) -> pd.Series:
+def budgets_of(scale: pd.Series, stated: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     """The budget that each run belongs to: as stated, where that lies near every run's own scale, or else by groups of
     runs of nearly equal scale.
 
     Args:
-        stated: a column of that name, which may hold anything, dollars even.
+        stated: columns that may state budgets (`stated_budgets`).
     """
-    if stated is not None:
-        given = pd.to_numeric(stated, errors="coerce").reindex(scale.index)
-        if given.between(scale / _ACCOUNTS_APART, scale * _ACCOUNTS_APART).all():
-            return given
-    return _groups_of_equal_scale(scale)
+    for name, given in stated.reindex(scale.index).items():
+        if _near(given, scale, _ACCOUNTS_APART):
+            off = (scale / given - 1).abs().max()
+            note = f"budgets are those of column '{name}'; {scale.name} lie up to {off:.0%} off"
+            return given, [note] if off > _UNSAID else []
+    return _groups_of_equal_scale(scale), [
+        f"column '{name}' states no budgets here: it is not within a factor {_ACCOUNTS_APART:g} of {scale.name} "
+        "in every run"
+        for name in stated
+    ]
 
 
 def row_labels(table: pd.DataFrame, group: str | None, where: str, listing: str) -> dict[str, pd.Series]:
@@ -143,9 +204,16 @@ def _in_a_unit(counts: pd.Series) -> bool:
     return bool((known < _FEWEST_IN_UNITS).all() and (known % 1 != 0).any())
 
 
+def _near(given: pd.Series, scale: pd.Series, factor: float) -> bool:
+    return bool(given.between(scale / factor, scale * factor).all())
+
+
 def _groups_of_equal_scale(scale: pd.Series, gap: float = 1.1) -> pd.Series:
     """The geometric mean of each group of runs of nearly equal scale: a new one starts where the next run is 10 %
-    larger than the last."""
-    ordered = scale.sort_values()
-    group = (ordered / ordered.shift(1) > gap).cumsum()
-    return np.exp(np.log(ordered).groupby(group).transform("mean")).reindex(scale.index)
+    larger than the last. Where runs at every scale make one group of many, that is cut into quarters of a decade."""
+    logs = np.log(scale.sort_values())
+    group = (logs.diff() > np.log(gap)).cumsum()
+    within = logs - logs.groupby(group).transform("min")
+    spread = within.groupby(group).transform("max") > np.log(_WIDEST)
+    part = (within / np.log(_PART)).astype(int).where(spread, 0)
+    return np.exp(logs.groupby([group, part]).transform("mean")).reindex(scale.index)

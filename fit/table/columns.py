@@ -29,6 +29,8 @@ _USUAL = {
 """Of each quantity the names that can mean nothing else beside the others, letters and figures alone. None has a unit
 in it (`params (B)`): its figures would be taken for counts."""
 _QUANTITIES = {name: quantity for quantity, names in _USUAL.items() for name in names.split()}
+_BUDGETS = ("budget", "flopsbudget", "flopbudget", "budgetflops", "isoflopbudget", "computebudget")
+"""Names of columns that may state the compute that a run was given, the first of them first."""
 
 
 def column_of(variable: str) -> str:
@@ -84,6 +86,13 @@ def recognise_columns(
     return dataclasses.replace(columns, **recognised), candidates
 
 
+def stated_budgets(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns that by their names state budgets, as floats; what they hold may be anything, dollars even."""
+    named = sorted((name for name in table if _bare(name) in _BUDGETS), key=lambda name: _BUDGETS.index(_bare(name)))
+    numbers = {name: pd.to_numeric(table[name], errors="coerce").astype(float) for name in named}
+    return pd.DataFrame(numbers, index=table.index).dropna(axis="columns", how="all")
+
+
 @dataclasses.dataclass(frozen=True)
 class ColumnSources:
     """Where a table holds what its runs are made of.
@@ -133,6 +142,7 @@ def locate_columns(
         raise InputError(f"{where}: {lacking} (it has {listing})")
     if len(present) < 2 and not set(COUNTS).intersection(needed) <= set(present):
         mend = "; ".join(doubts.values()) or "name them with --params-column, --tokens-column or --flops-column"
+        mend += ", or take a law in compute alone, --law saturating" if present == ["flops"] else ""
         raise InputError(
             f"{where}: needs two of params, tokens and flops, and has {' and '.join(present) or 'none'}; {mend} "
             f"(it has {listing})"
@@ -164,4 +174,8 @@ def _further_sources(columns: Columns, needed: Sequence[str]) -> dict[str, str]:
 
 def _quantity_of(name: object) -> str | None:
     """Which of `params`, `tokens`, `flops` and `loss` a column is by its name, case and signs aside; None if none."""
-    return _QUANTITIES.get(re.sub(r"[\W_]", "", str(name)).casefold())
+    return _QUANTITIES.get(_bare(name))
+
+
+def _bare(name: object) -> str:
+    return re.sub(r"[\W_]", "", str(name)).casefold()

@@ -14,14 +14,16 @@ from nextscale.fit.table.cleaning import (
     budgets_of,
     check_row_count,
     derive_counts,
+    flops_as_stated,
     numeric_columns,
     row_labels,
     split_largest_losses,
     unit_notes,
     usable_rows,
+    with_added_loss,
     without_duplicates,
 )
-from nextscale.fit.table.columns import NOT_VARIABLES, Columns, locate_columns
+from nextscale.fit.table.columns import NOT_VARIABLES, Columns, locate_columns, stated_budgets
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +84,14 @@ def as_runs(
     convention: str = "total",
     variables: Sequence[str] = ("N", "D"),
     drop_largest_losses: int = 0,
+    add_to_loss: float = 0.0,
     where: str = "runs",
 ) -> Runs:
     """A table of any origin as `Runs`.
 
-    Two of parameters, tokens and FLOPs are enough; the third follows from C = 6ND (Kaplan et al. 2020). Rows
-    with a missing, infinite or non-positive value (a run that diverged) and exact duplicates are left out, with a note.
+    Two of parameters, tokens and FLOPs are enough; the third follows from C = 6ND (Kaplan et al. 2020), FLOPs also from
+    a column that states budgets (`flops_as_stated`). Rows with a missing, infinite or non-positive value (a run that
+    diverged) and exact duplicates are left out, with a note.
 
     Args:
         table: one row per finished run.
@@ -96,23 +100,28 @@ def as_runs(
         convention: what N counts, one of `CONVENTIONS`; ignored for a named `columns.params`.
         variables: what the law to be fitted takes.
         drop_largest_losses: leave out this many runs of the largest loss, as some published fits do.
+        add_to_loss: a constant that is added to every loss, where these are relative to another model's and negative.
         where: what to call the table in errors.
 
     Raises:
-        InputError: a column is missing or not numeric, or no usable row is left.
+        InputError: a column is missing or not numeric, many losses are negative, or no usable row is left.
     """
     if convention not in CONVENTIONS:
         raise InputError(f"params: '{convention}' is not one of {', '.join(CONVENTIONS)}")
     table = table.reset_index(drop=True)
     sources = locate_columns(table, columns, convention, variables, where)
-    given = numeric_columns(table, sources.of, where)
+    given, added = with_added_loss(numeric_columns(table, sources.of, where), add_to_loss, where)
     numbers, derived = derive_counts(given)
     usable, unusable = usable_rows(numbers)
     rows = numbers.assign(**row_labels(table, sources.columns.group, where, sources.listing)).loc[usable]
     rows, duplicates = without_duplicates(rows)
-    check_row_count(rows, where)
+    check_row_count(rows, where, unusable)
+    stated = stated_budgets(table)
+    if derived and "flops" not in given:
+        rows, told = flops_as_stated(rows, stated)
+        derived = told or derived
     rows, largest, dropped = split_largest_losses(rows, drop_largest_losses)
-    notes = (*sources.notes, *derived, *unit_notes(given), *unusable, *duplicates, *dropped)
+    notes = (*sources.notes, *added, *derived, *unit_notes(given), *unusable, *duplicates, *dropped)
     runs = Runs(rows, sources.columns.params or convention, notes, largest, where)
-    budget = budgets_of(runs.scale, table.get("budget"))
-    return dataclasses.replace(runs, table=rows.assign(budget=budget).reset_index(drop=True))
+    budget, told = budgets_of(runs.scale, stated)
+    return dataclasses.replace(runs, table=rows.assign(budget=budget).reset_index(drop=True), notes=(*notes, *told))
