@@ -74,16 +74,25 @@ def trend(ax: Axes, fit: Fit, trend: Trend) -> Axes:
 
 
 def multiplier(ax: Axes, comparison: Comparison) -> Axes:
-    """What recipe B is worth over recipe A against compute, with its band; solid where both have runs."""
+    """What recipe B is worth over recipe A against compute, with its band; solid where that is measured or, by a law,
+    where both have runs."""
     table = comparison.table.replace(np.inf, np.nan)
     ax.axhline(1, color=GREY, linewidth=1)
     ax.fill_between(
         table["flops"], table["multiplier_low"], table["multiplier_high"], color=BLUE, alpha=0.15, linewidth=0
     )
     ax.plot(table["flops"], table["multiplier"], ":", color=BLUE)
-    inside = table[table["inside"]]
-    ax.plot(inside["flops"], inside["multiplier"], color=BLUE, label=f"B over A, {comparison.level:.0%} interval")
-    ax.set(xscale="log", xlabel="compute C (FLOPs)", ylabel="compute multiplier of B over A", title=comparison.verdict)
+    by = "envelope" if (table["by"] == "envelope").any() else "law"
+    solid = table[table["inside"] & (table["by"] == by)]
+    name = comparison.law if by == "law" else "the envelopes"
+    label = f"B over A by {name}, {comparison.level:.0%} interval"
+    ax.plot(solid["flops"], solid["multiplier"], color=BLUE, label=label)
+    ax.set(
+        xscale="log",
+        xlabel="compute C of the worse (FLOPs)",
+        ylabel="compute multiplier of B over A",
+        title=comparison.verdict,
+    )
     ax.legend(fontsize="small")
     return ax
 

@@ -64,24 +64,26 @@ def _of_outlook(trend: Trend) -> list[str]:
 
 def _of_worth(comparison: Comparison) -> str:
     at, interval = f"At {comparison.flops:.3g} FLOPs", _interval(comparison.interval)
-    if np.isinf(comparison.multiplier):
-        return f"{at} recipe B has a loss that A does not reach with a thousand times the compute of these runs."
-    if comparison.multiplier == 0:
-        return f"{at} recipe B has a loss that A reaches with a thousandth of the compute of these runs."
+    if np.isinf(comparison.multiplier) or comparison.multiplier == 0:
+        better, worse = "BA" if comparison.multiplier else "AB"
+        return f"{at} recipe {worse} has a loss that {better} has with a thousandth of the compute of these runs."
     worth = f"is worth {comparison.multiplier:.3g} times {interval} the compute of A"
+    by = f"by {comparison.law}"
+    if (comparison.table["by"] == "envelope").any():
+        by = "by the measured envelopes" + (f" and {comparison.law} beyond" if comparison.by == "law" else "")
     if comparison.verdict == "not distinguishable":
-        return f"{at} the recipes are not distinguishable: B {worth}, and that interval holds 1."
-    return f"{at} recipe B {worth}."
+        return f"{at} the recipes are not distinguishable: B {worth}, {by}, and that interval holds 1."
+    return f"{at} recipe B {worth}, {by}."
 
 
 def _of_savings(comparison: Comparison) -> list[str]:
     if comparison.verdict == "not distinguishable" or comparison.saves is None:
         return []
-    low, high = (f"{end:.3g}" if end is not None else "open" for end in comparison.saves_interval)
-    if comparison.saves > 0:
-        return [f"For the loss that B has there, A needs {comparison.saves:.3g} FLOPs [{low}, {high}] more."]
-    low, high = (f"{-end:.3g}" if end is not None else "open" for end in reversed(comparison.saves_interval))
-    return [f"For the loss that B has there, A needs {-comparison.saves:.3g} FLOPs [{low}, {high}] less."]
+    better, worse = "BA" if comparison.saves > 0 else "AB"
+    ends = [None if end is None else abs(end) for end in comparison.saves_interval]
+    low, high = ("open" if end is None else f"{end:.3g}" for end in (ends if comparison.saves > 0 else reversed(ends)))
+    less = f"{abs(comparison.saves):.3g} FLOPs [{low}, {high}] less"
+    return [f"For the loss that {worse} has there, {better} needs {less}."]
 
 
 def _of_growth(comparison: Comparison) -> list[str]:
@@ -89,14 +91,14 @@ def _of_growth(comparison: Comparison) -> list[str]:
         return ["Whether that changes with compute these runs cannot tell."]
     growth = comparison.growth
     rate = f"{growth.per_decade:.3g} times {_interval(growth.interval)} per tenfold compute"
-    change = "No sign that it changes" if growth.verdict == "unknown" else f"It {growth.verdict}"
+    there = f"{growth.multiplier:.3g} times {_interval(growth.multiplier_interval)} at {comparison.flops:.3g} FLOPs"
+    change = f"{'No sign that it changes' if growth.verdict == 'unknown' else f'It {growth.verdict}'} with compute"
+    if growth.by == "envelope":
+        further = f", and if that goes on {there}" if comparison.by == "law" else ""
+        return [f"{change}: by the measured envelopes it is {rate}{further}."]
     if comparison.shared == "asymptote":
-        return [f"{change} with compute: {rate}."]
-    there = f"{growth.multiplier:.3g} times" if np.isfinite(growth.multiplier) else "out of reach"
-    return [
-        f"{change} with compute: where each has exponents of its own it is {rate}, and "
-        f"{there} {_interval(growth.multiplier_interval)} at {comparison.flops:.3g} FLOPs."
-    ]
+        return [f"{change}: {rate}."]
+    return [f"{change}: where each has exponents of its own it is {rate}, and {there}."]
 
 
 def _of_reach(comparison: Comparison) -> list[str]:

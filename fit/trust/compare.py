@@ -1,54 +1,53 @@
 """Comparison of two recipes by compute: how much one is worth over the other.
 
-Both recipes are fitted at once. What they share, the irreducible loss and (unless the runs say otherwise) the
-exponents, is what makes the ratio of their computes a number: with E free for each, two noisy asymptotes are compared
-instead. With all shared, B's coefficients are A's divided by e^u and e^v, and B is worth e^(u/α) times A's parameters
-and e^(v/β) times its tokens: under C = 6ND, the product of both times its compute at any scale.
+Where both recipes have budgets of several sizes, the multiplier is read off the lower envelopes that these measured
+(`envelope.py`). A law of both recipes (`joint_law.py`) says how it goes on beyond, and what it is without budgets.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-from scipy.stats import f as f_distribution
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.jsonable import jsonable
 from nextscale.fit.laws.catalogue import law_named
 from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
-from nextscale.fit.optimum.frontier import TokenCost, optima
-from nextscale.fit.optimum.inverse import flops_at
+from nextscale.fit.optimum.frontier import TokenCost
+from nextscale.fit.optimum.isoflop import isoflops, run_noise
 from nextscale.fit.table.columns import Columns, column_of
 from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.fit.trust.answers import comparison_answer
-from nextscale.fit.trust.joint_law import Shared, joint_law, stacked_runs, variables_of_recipe
+from nextscale.fit.trust.envelope import Envelope, multipliers_of_envelopes
+from nextscale.fit.trust.joint_law import JointFit, Shared
 
 _STEPS = 25
-_BEYOND = 1e3
-"""How far from the runs' compute an equal loss is looked for."""
-_USUAL, _OF_GROWTH = 0.95, 200
-"""Resamples that are enough to tell how the multiplier changes, at the usual levels."""
-_MOST = 0.9
-"""Of the resamples, that must have a multiplier at both ends, before its change is reported."""
-_DOUBT = 0.01
-"""Below this probability under equal exponents they are held to differ."""
+_USUAL, _ENOUGH = 0.95, 200
+"""Resamples of a law that are enough, at the usual levels, where the figure does not rest on it alone."""
+_MOST, _APART = 0.9, 2.0
+"""Of the resamples, that must have a multiplier all over the runs, and how far these must reach in compute, before its
+change is reported."""
+_MISFIT = 1.5
+"""Residuals of a law this many times the scatter of a budget's runs are held against it, as in a backtest."""
+
+_NOTHING_IN_COMMON = "the tables have no compute in common: the comparison rests on the law alone"
 
 
 @dataclasses.dataclass(frozen=True)
 class Growth:
-    """How the multiplier changes with compute, where each recipe has its own exponents.
+    """How the multiplier changes with compute: by the envelopes or, by a law, with each recipe's own exponents.
 
     Attributes:
         per_decade: the multiplier at ten times the compute / the multiplier, over the runs.
         interval: of it.
         verdict: `grows`, `shrinks` or `unknown`: whether the interval includes 1.
-        multiplier: where the comparison is made, and the interval of it.
+        multiplier: where the comparison is made, if it goes on so, and the interval of it.
+        by: `envelope` or `law`.
     """
 
     per_decade: float
@@ -56,26 +55,32 @@ class Growth:
     verdict: str
     multiplier: float
     multiplier_interval: tuple[float, float]
+    by: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What recipe B is worth over recipe A.
+    """What recipe B is worth over recipe A: A's compute / B's, for the loss that the worse of them has at a compute.
+
+    So the better recipe has to reach what the worse one does, with less, and neither goes beyond that compute. A over
+    B is one over B over A at each, and a recipe is worth 1 over itself.
 
     Attributes:
-        flops: where `multiplier` is given: the geometric middle of the compute that both tables have, or as asked.
-        multiplier: the compute that A needs for the loss B has at `flops`, / `flops`; infinite where A does not get
-            there within a thousand times the runs' compute, 0 where a thousandth of theirs is enough.
+        flops: where `multiplier` is given, of the recipe that needs more: the geometric middle of the compute that both
+            tables have, or as asked.
+        multiplier: A's compute / B's there; infinite where B has A's loss with a thousandth of all runs' compute
+            already, 0 where A has B's.
         interval: of it, at `level`.
         verdict: `better`, `worse` or `not distinguishable`: whether the interval includes 1.
+        by: `envelope`, where both computes lie among the budgets measured, or `law`.
         reach: `flops` / the largest compute that both tables have runs at.
-        saves: FLOPs that A needs more than B for the loss B has at `flops`; None where it does not get there.
+        saves: FLOPs that A needs more than B for that loss; None where they are out of reach.
         saves_interval: of it, an end None where that is open.
         growth: how the multiplier changes with compute; None where the runs cannot tell.
-        shared: `exponents` (and E) or `asymptote` (E alone).
+        shared: `exponents` (and E) or `asymptote` (E alone): what the law has in common.
         ratios: by term of the law, A's coefficient / B's, with its interval.
         parameters: of the joint law.
-        table: `flops`, `multiplier`, `multiplier_low`, `multiplier_high`, `inside` (the compute of both tables).
+        table: `flops`, `inside` (the compute of both tables), `by`, `multiplier`, `multiplier_low`, `multiplier_high`.
         runs: of each recipe.
         warnings: what a reader must know.
     """
@@ -86,6 +91,7 @@ class Comparison:
     interval: tuple[float, float]
     level: float
     verdict: str
+    by: str
     reach: float
     growth: Growth | None
     shared: Shared
@@ -125,7 +131,7 @@ class Comparison:
     def __str__(self) -> str:
         at, (low, high) = f"at {self.flops:.3g} FLOPs", self.interval
         if np.isinf(self.multiplier):
-            return f"B is better {at} than A becomes within a thousand times the compute of these runs"
+            return f"B is better than A {at} with a thousandth of the compute of these runs already"
         if self.multiplier == 0:
             return f"A is better than B {at} with a thousandth of the compute of these runs already"
         worth = f"B is worth {self.multiplier:.3g} times the compute of A {at} [{low:.3g}, {high:.3g}]"
@@ -152,40 +158,48 @@ def compare(
     Args:
         runs_a, runs_b: a table of runs of each recipe; the same corpus and tokenizer, or losses do not compare.
         law: a sum of powers, in N and D or in C; `auto` takes `chinchilla` where both tables can tell the exponent of
-            N from that of D, and else `saturating`.
+            N from that of D, and else `saturating`. It counts where there is no envelope.
         shared: what the recipes have in common: the irreducible loss and the exponents, or the irreducible loss alone
             (the pinned asymptote), where the multiplier changes with compute.
-        flops: where the multiplier is given.
+        flops: where the multiplier is given: compute of the recipe that needs more.
         cost_a, cost_b: FLOPs per token of a size; read off the runs unless given.
         params, columns: as `fit` has them, of tables that are not `Runs` yet.
         level: of the intervals.
-        resamples: of the bootstrap, which draws runs within each recipe.
+        resamples: of the bootstrap, which draws runs within each recipe, and of each budget's noise.
         options: passed to `fit`.
 
     Raises:
         InputError: the tables cannot be fitted so, or the law is no sum of powers in N and D or in C.
     """
-    if shared not in get_args(Shared):
-        raise InputError(f"shared: '{shared}' is not one of {', '.join(get_args(Shared))}")
+    _check(shared, flops, resamples)
     a, b, base = _both(runs_a, runs_b, law, params, columns)
-    whole = len(a) + len(b)
-    if base.variables == ("C",):
-        a, b = _best_of_budgets(a), _best_of_budgets(b)
-    stacked = stacked_runs(a, b, base)
-    joint = joint_law(base, shared)
     how: dict[str, Any] = {"bootstrap": "stratified", "resamples": resamples, "level": level} | options
-    found = fit(stacked, joint, **how)
-    fewer = min(resamples, _OF_GROWTH) if level <= _USUAL else resamples
-    freer = found if shared == "asymptote" else _freer(stacked, base, how | {"resamples": fewer})
-    low, high = max(a.scale.min(), b.scale.min()), min(a.scale.max(), b.scale.max())
+    fewer = how | {"resamples": min(resamples, _ENOUGH) if level <= _USUAL else resamples}
+    envelopes = _envelopes(a, b, resamples, how.get("seed", 0))
+    tables = (_best_of_budgets(a), _best_of_budgets(b)) if base.variables == ("C",) else (a, b)
+    found = JointFit.of(tables, (cost_a, cost_b), base, shared, fewer if envelopes else how)
+    scales = [runs.table["budget"] for runs in (a, b)] if envelopes else [runs.scale for runs in tables]
+    low, high = max(scale.min() for scale in scales), min(scale.max() for scale in scales)
     flops = float(flops or np.sqrt(low * high))
-    first, last = min(a.scale.min(), b.scale.min(), flops), max(a.scale.max(), b.scale.max(), flops)
-    steps = np.unique([flops, *np.geomspace(first, last, _STEPS)])
-    draws = _multipliers(found, base, (a, b), (cost_a, cost_b), steps)
-    table = pd.DataFrame([_row(draws[:, i], level) for i in range(len(steps))])
-    table = pd.concat([pd.DataFrame({"flops": steps, "inside": (low <= steps) & (steps <= high)}), table], axis=1)
+    at = _steps(scales, (flops, low, high))
+    inside = (low <= at) & (at <= high)
+    draws = by_law = found.multipliers(at)
+    covered = np.zeros((2, len(at)), bool)
+    if envelopes:
+        draws, covered = multipliers_of_envelopes(envelopes, by_law, found.floors, at, inside)
+    measured = covered.all(axis=0)
+    by = np.where(measured, "envelope", "law")
+    table = pd.DataFrame({"flops": at, "inside": inside, "by": by, **_bounds(draws, level)})
     there = table[table["flops"] == flops].iloc[0].to_dict()
     interval = (there["multiplier_low"], there["multiplier_high"])
+    if envelopes:
+        growth = _growth(draws[:, measured], at[measured], flops, level, "envelope")
+        warnings = _leaning(table, covered, base, flops)
+    else:
+        freer = found if shared == "asymptote" else _freer(found, fewer)
+        growth = None if freer is None else _growth(freer.multipliers(at)[:, inside], at[inside], flops, level, "law")
+        warnings = _without_envelopes(found, freer, len(a) + len(b))
+    warnings += _misfits(table.assign(law=by_law[0]), found, (a, b), flops)
     return Comparison(
         law=base.name,
         flops=flops,
@@ -193,15 +207,25 @@ def compare(
         interval=interval,
         level=level,
         verdict=_verdict(interval),
+        by=there["by"],
         reach=flops / high,
-        growth=None if freer is None else _growth(freer, base, (a, b), (cost_a, cost_b), flops, level),
+        growth=growth,
         shared=shared,
-        parameters=found.parameters,
-        ratios=_ratios(found, base),
+        parameters=found.fit.parameters,
+        ratios=found.ratios,
         table=table,
-        runs=(len(a), len(b)),
-        warnings=tuple(_warnings(found, freer, base, stacked, whole)),
+        runs=(len(tables[0]), len(tables[1])),
+        warnings=(*found.fit.warnings, *warnings, *([_NOTHING_IN_COMMON] if low >= high else [])),
     )
+
+
+def _check(shared: str, flops: float | None, resamples: int) -> None:
+    if shared not in get_args(Shared):
+        raise InputError(f"shared: '{shared}' is not one of {', '.join(get_args(Shared))}")
+    if flops is not None and not (np.isfinite(flops) and flops > 0):
+        raise InputError(f"flops: should be greater than 0, not {flops:g}")
+    if resamples < 0:
+        raise InputError(f"resamples: should be 0 or more, not {resamples}")
 
 
 def _both(
@@ -223,6 +247,24 @@ def _both(
     return tables[0], tables[1], base
 
 
+def _tells_n_from_d(runs: Runs) -> bool:
+    if not {"params", "tokens"} <= {*runs.table} or len(runs) < 8:
+        return False
+    logs = np.log(runs.table[["params", "tokens"]].to_numpy(float))
+    return bool((np.ptp(logs, axis=0) > 0.1).all()) and abs(np.corrcoef(logs.T)[0, 1]) < 0.995
+
+
+def _envelopes(a: Runs, b: Runs, draws: int, seed: int) -> tuple[Envelope, Envelope] | None:
+    of_a, of_b = (Envelope.of(runs, max(draws, 1), seed) for runs in (a, b))
+    return None if of_a is None or of_b is None else (of_a, of_b.mirrored())
+
+
+def _steps(scales: Sequence[pd.Series], among: Sequence[float]) -> np.ndarray:
+    """Compute over the runs of both and to what is asked for, `among` them."""
+    ends = [*among, *(end for scale in scales for end in (scale.min(), scale.max()))]
+    return np.unique([*among, *np.geomspace(min(ends), max(ends), _STEPS)])
+
+
 def _best_of_budgets(runs: Runs) -> Runs:
     """The best run of each budget, of a table that varies the size at one."""
     table = runs.table
@@ -231,73 +273,54 @@ def _best_of_budgets(runs: Runs) -> Runs:
     return runs.where(table.index.to_series().isin(table.groupby("budget")["loss"].idxmin()))
 
 
-def _tells_n_from_d(runs: Runs) -> bool:
-    if not {"params", "tokens"} <= {*runs.table} or len(runs) < 8:
-        return False
-    logs = np.log(runs.table[["params", "tokens"]].to_numpy(float))
-    return bool((np.ptp(logs, axis=0) > 0.1).all()) and abs(np.corrcoef(logs.T)[0, 1]) < 0.995
-
-
-def _multipliers(
-    fit: Fit,
-    base: SumOfPowers,
-    tables: tuple[Runs, Runs],
-    costs: tuple[TokenCost | None, TokenCost | None],
-    flops: np.ndarray,
-) -> np.ndarray:
-    """The compute at which A has B's loss / B's; the best fit first, then each resample, (1 + R) x budgets; infinite
-    where A does not get there."""
-    thetas = np.concatenate([fit.theta[None], fit.resamples])
-    wide = np.geomspace(flops[0] / _BEYOND, flops[-1] * _BEYOND, 3 * _STEPS)
-
-    def losses(is_b: float, at: np.ndarray) -> np.ndarray:
-        runs, cost = tables[int(is_b)], costs[int(is_b)]
-        return optima(fit.law, thetas, runs, at.tolist(), cost, variables_of_recipe(is_b))[1]
-
-    of_a, of_b = losses(0.0, wide), losses(1.0, flops)
-    needed = [flops_at(curve, wide, row) for curve, row in zip(of_a, of_b, strict=True)]
-    return np.array(needed) / flops
-
-
-def _row(draws: np.ndarray, level: float) -> dict[str, float]:
-    low, high = np.quantile(draws[1:], [(1 - level) / 2, (1 + level) / 2], method="nearest")
-    return {"multiplier": float(draws[0]), "multiplier_low": float(low), "multiplier_high": float(high)}
-
-
-def _freer(stacked: Runs, base: SumOfPowers, how: Mapping[str, Any]) -> Fit | None:
+def _freer(joint: JointFit, how: Mapping[str, Any]) -> JointFit | None:
     """Both recipes with exponents of their own; None where the runs cannot tell them."""
     try:
-        return fit(stacked, joint_law(base, "asymptote"), **how)
+        return JointFit.of(joint.tables, joint.costs, joint.base, "asymptote", how)
     except InputError:
         return None
 
 
-def _growth(
-    freer: Fit,
-    base: SumOfPowers,
-    tables: tuple[Runs, Runs],
-    costs: tuple[TokenCost | None, TokenCost | None],
-    flops: float,
-    level: float,
-) -> Growth | None:
-    scales = [end for runs in tables for end in (runs.scale.min(), runs.scale.max())]
-    first, last = sorted(scales)[1:3]
-    at = np.unique([first, last, flops])
-    draws = _multipliers(freer, base, tables, costs, at)
-    begin, end, at_flops = (draws[:, np.searchsorted(at, value)] for value in (first, last, flops))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rates = (np.log(end) - np.log(begin)) / np.log10(last / first)
-    if not np.isfinite(rates[0]) or np.isfinite(rates).mean() < _MOST:
+def _bounds(draws: np.ndarray, level: float) -> dict[str, np.ndarray]:
+    # Nearest, for there is no mean with infinity.
+    low, high = np.quantile(draws[1:], [(1 - level) / 2, (1 + level) / 2], axis=0, method="nearest")
+    return {"multiplier": draws[0], "multiplier_low": low, "multiplier_high": high}
+
+
+def _growth(draws: np.ndarray, steps: np.ndarray, flops: float, level: float, by: str) -> Growth | None:
+    """By a straight line through log multiplier against log compute.
+
+    Args:
+        draws: multipliers, (1 + R) x k.
+        steps: where both recipes have runs, k.
+    """
+    with np.errstate(divide="ignore"):
+        logs = np.log(draws)
+    known = np.isfinite(logs).all(axis=1)
+    if len(steps) < 2 or steps[-1] < _APART * steps[0] or not known[0] or known.mean() < _MOST:
         return None
-    rate, low, high = np.exp([rates[0], *np.quantile(rates[np.isfinite(rates)], [(1 - level) / 2, (1 + level) / 2])])
-    verdict = "grows" if low > 1 else "shrinks" if high < 1 else "unknown"
-    there = _row(at_flops, level)
-    ends = (there["multiplier_low"], there["multiplier_high"])
-    return Growth(float(rate), (float(low), float(high)), verdict, there["multiplier"], ends)
+    x, logs = np.log10(steps), logs[known]
+    away = x - x.mean()
+    rates = logs @ away / np.square(away).sum()
+    nearest = np.abs(x - np.log10(flops)).argmin()
+    there = logs[:, nearest] + rates * (np.log10(flops) - x[nearest])
+    rate, ends = (_bounds(np.exp(values)[:, None], level) for values in (rates, there))
+    low, high = float(rate["multiplier_low"][0]), float(rate["multiplier_high"][0])
+    return Growth(
+        per_decade=float(rate["multiplier"][0]),
+        interval=(low, high),
+        verdict="grows" if low > 1 else "shrinks" if high < 1 else "unknown",
+        multiplier=float(ends["multiplier"][0]),
+        multiplier_interval=(float(ends["multiplier_low"][0]), float(ends["multiplier_high"][0])),
+        by=by,
+    )
 
 
 def _more(flops: float, multiplier: float) -> float | None:
-    return None if np.isinf(multiplier) or multiplier == 0 else (multiplier - 1) * flops
+    """FLOPs that A needs more than B, of which the one that needs more has `flops`."""
+    if np.isinf(multiplier) or multiplier == 0:
+        return None
+    return (1 - 1 / multiplier) * flops if multiplier > 1 else (multiplier - 1) * flops
 
 
 def _verdict(interval: tuple[float, float]) -> str:
@@ -305,39 +328,51 @@ def _verdict(interval: tuple[float, float]) -> str:
     return "better" if low > 1 else "worse" if high < 1 else "not distinguishable"
 
 
-def _ratios(fit: Fit, base: SumOfPowers) -> dict[str, tuple[float, tuple[float, float]]]:
-    ratios = {}
-    for name in (f"ratio_{term.coefficient}" for term in base.terms if term.powers):
-        low, high = fit.interval(name)
-        ratios[name.removeprefix("ratio_")] = (
-            float(np.exp(fit.parameters[name])),
-            (float(np.exp(low)), float(np.exp(high))),
-        )
-    return ratios
+def _leaning(table: pd.DataFrame, covered: np.ndarray, base: SumOfPowers, flops: float) -> list[str]:
+    """A warning where the multiplier asked for leans on the law, though there are envelopes."""
+    outside = [
+        name for name, known in zip("AB", covered[:, (table["flops"] == flops).to_numpy()], strict=True) if not known
+    ]
+    read = table.loc[table["by"] == "envelope", "flops"].to_numpy()
+    if not outside or not len(read):
+        return []
+    nearest = read[np.abs(np.log(read / flops)).argmin()]
+    return [
+        f"at {flops:.3g} FLOPs the loss compared lies beyond the budgets of {' and '.join(outside)}: the multiplier is "
+        f"that measured at {nearest:.3g} FLOPs, changed from there on as {base.name} says"
+    ]
 
 
-def _warnings(fit: Fit, freer: Fit | None, base: SumOfPowers, stacked: Runs, whole: int) -> list[str]:
-    warnings = list(fit.warnings)
-    if base.variables == ("C",):
+def _without_envelopes(found: JointFit, freer: JointFit | None, whole: int) -> list[str]:
+    """Warnings where the law alone stands for the runs, of which there are so many."""
+    warnings = []
+    if found.base.variables == ("C",):
         warnings.append(
-            f"{base.name} knows compute alone: where the runs of a recipe are not of its best size, that counts "
+            f"{found.base.name} knows compute alone: where the runs of a recipe are not of its best size, that counts "
             "against the recipe"
         )
-    if len(stacked) < whole:
-        warnings.append(f"{whole - len(stacked)} runs left out: of each budget the best run stands for all")
-    scales = [stacked.scale[stacked.table["recipe"] == recipe] for recipe in stacked.table["recipe"].unique()]
-    if max(scale.min() for scale in scales) >= min(scale.max() for scale in scales):
-        warnings.append("the tables have no compute in common: the comparison rests on the law alone")
-    if freer is not None and freer is not fit:
-        more = len(freer.law.parameters) - len(fit.law.parameters)
-        freedom = max(len(stacked) - len(freer.law.parameters), 1)
-        tight, loose = (float(np.square(each.residuals).sum()) for each in (fit, freer))
-        doubt = float(f_distribution.sf((tight - loose) / more / (loose / freedom), more, freedom))
-        if doubt < _DOUBT:
-            more_of_b = {k.removeprefix("more_"): v for k, v in freer.parameters.items() if "more_" in k}
-            shifts = ", ".join(f"{name} {value:+.3f}" for name, value in more_of_b.items())
-            warnings.append(
-                f"the recipes do not have the same exponents (B's: {shifts}; F-test, p = {doubt:.1g}): the multiplier "
-                "changes with compute; share the asymptote alone"
-            )
-    return warnings
+    if left_out := whole - len(found.fit.runs):
+        warnings.append(f"{left_out} runs left out: of each budget the best run stands for all")
+    return warnings if freer is None else [*warnings, *found.doubts(freer)]
+
+
+def _misfits(table: pd.DataFrame, found: JointFit, tables: tuple[Runs, Runs], flops: float) -> list[str]:
+    """A warning where the law is not what the runs follow.
+
+    Args:
+        table: with `law`, the multiplier by the law.
+    """
+    signs, table = [], table[table["by"] == "envelope"]
+    apart = table[(table["law"] < table["multiplier_low"]) | (table["law"] > table["multiplier_high"])]
+    if len(apart) > len(table) / 2:
+        row = apart.loc[np.abs(np.log(apart["flops"] / flops)).idxmin()]
+        signs.append(
+            f"at {row['flops']:.3g} FLOPs it gives {row['law']:.3g}, the measured envelopes {row['multiplier']:.3g} "
+            f"[{row['multiplier_low']:.3g}, {row['multiplier_high']:.3g}]"
+        )
+    noises = [noise for noise in (run_noise(isoflops(runs)) for runs in tables if "params" in runs.table) if noise]
+    scatter = float(np.sqrt(np.mean(np.square(noises)))) if noises else np.inf
+    if found.fit.noise > _MISFIT * scatter:
+        signs.append(f"its residuals are {found.fit.noise / scatter:.1f} times the scatter of runs of one budget")
+    name = found.base.name
+    return [f"the law misfits these runs ({name}): {'; '.join(signs)}; do not lean on it beyond them"] if signs else []

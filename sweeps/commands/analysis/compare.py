@@ -31,7 +31,13 @@ def compare(
     ] = "exponents",
     flops: Annotated[
         float | None,
-        typer.Option("--at", "--flops", min=1, metavar="FLOPS", help="where to tell it \\[default: amid the runs]"),
+        typer.Option(
+            "--at",
+            "--flops",
+            min=1,
+            metavar="FLOPS",
+            help="where to tell it: what the worse recipe takes \\[default: amid the runs]",
+        ),
     ] = None,
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="of the intervals")] = 0.9,
     resamples: Annotated[int, typer.Option(min=100, max=100_000, help="of the bootstrap")] = 500,
@@ -40,7 +46,8 @@ def compare(
 ) -> None:
     """Is recipe B worth more compute than recipe A, at your target scale?
 
-    The multiplier for the same loss, with its interval, and how it changes with compute.
+    The multiplier for the same loss, with its interval, and how it changes with compute. Read off the measured lower
+    envelopes where both have them, and by a law elsewhere.
     """
     from nextscale.fit import plot as draw
     from nextscale.fit.laws.catalogue import law_named
@@ -67,7 +74,8 @@ def compare(
         ("multiplier", "multiplier", three_digits),
         (f"{level:.0%} interval", "range", text),
         ("both have runs here", "inside", lambda inside: "yes" if inside else ""),
+        ("by", "by", lambda by: result.law if by == "law" else by),
     )
-    screen.print(table_of(f"What B is worth over A, in compute, by {result.law}", rows, *columns).rich())
+    screen.print(table_of("What B is worth over A, in compute", rows, *columns).rich())
     note([*notes_of(source.runs, a), *notes_of(other, b)])
     warn(result.warnings)
