@@ -365,5 +365,6 @@ PUBLISHED = {
     "overtraining_gadre.csv",
     "isoflop_porian_refinedweb.csv",
     "olmo_ladder_c4.csv",
+    "scalebench_moe.csv",
 }
 """What pages may name of the published runs: a name may be that of a reader's own file, too."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -126,13 +126,13 @@ class Fit:
         Raises:
             InputError: a variable of the law is not given.
         """
-        return np.exp(self.log_losses(self.theta[None], _at(params, tokens, flops, others))[0])
+        return np.exp(self.log_losses(self.theta[None], point(params, tokens, flops, others))[0])
 
     def losses(
         self, thetas: np.ndarray, params: Any = None, tokens: Any = None, flops: Any = None, **others: Any
     ) -> np.ndarray:
         """Loss at each point under each of R parameter vectors, R x n."""
-        return np.exp(self.log_losses(thetas, _at(params, tokens, flops, others)))
+        return np.exp(self.log_losses(thetas, point(params, tokens, flops, others)))
 
     def confidence_interval(
         self, params: Any = None, tokens: Any = None, flops: Any = None, *, level: float | None = None, **others: Any
@@ -155,14 +155,26 @@ class Fit:
     ) -> np.ndarray:
         """Draws of the loss that a run at each point would measure, R x n: a resample's law, a residual's scatter,
         and the extrapolation error that a backtest has shown. FLOPs are 6ND where none are given."""
-        at = _at(params, tokens, flops, others)
+        at = point(params, tokens, flops, others)
+        scatter, surprise = self.error_draws(len(next(iter(at.values()))), seed=seed)
         losses = np.exp(self.log_losses(self.resamples, at))
-        scatter, surprise = self.error_draws(losses.shape[1], seed=seed)
-        if "flops" not in at and {"params", "tokens"} <= at.keys():
-            at["flops"] = 6 * at["params"] * at["tokens"]
+        return losses * np.exp(scatter + surprise * self.extrapolation_error * self.reach(at))
+
+    def law_draws(self, log_losses: Callable[[np.ndarray], np.ndarray], reach: np.ndarray) -> np.ndarray:
+        """Draws of what the law says so many e-folds of scale beyond the runs (n), and of its error there, R x n.
+
+        Args:
+            log_losses: of parameter vectors, R x n.
+        """
+        draws = np.random.default_rng(self.seed).standard_normal((len(self.resamples), 1))
+        return log_losses(self.resamples) + draws * self.extrapolation_error * reach
+
+    def reach(self, at: Mapping[str, np.ndarray]) -> np.ndarray:
+        """How many e-folds each point lies beyond the largest run."""
         scale = at.get(self.runs.scale_name)
-        reach = 0.0 if scale is None else np.maximum(np.log(scale / self.runs.scale.max()), 0)
-        return losses * np.exp(scatter + surprise * self.extrapolation_error * reach)
+        if scale is None and self.runs.scale_name == "flops" and {"params", "tokens"} <= at.keys():
+            scale = 6 * at["params"] * at["tokens"]
+        return np.zeros(1) if scale is None else np.maximum(np.log(scale / self.runs.scale.max()), 0)
 
     def error_draws(self, points: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """The random errors of `predictive`: by how much the log loss of a run scatters about the law, R x points; and
@@ -256,6 +268,7 @@ def fit(
     columns: Columns = Columns(),
     loss: str | Loss = "huber",
     delta: float = 1e-3,
+    tilt: float = 0.9,
     fixed: Mapping[str, float] | None = None,
     bootstrap: Bootstrap = "case",
     resamples: int = 1000,
@@ -277,35 +290,34 @@ def fit(
         columns: names of the table's columns where they are others.
         loss: `huber`, `l1`, `squared`, `asymmetric`, or a `Loss`.
         delta: where Huber's loss turns from squared to absolute, in log loss.
+        tilt: of the asymmetric loss: the share of the weight on runs above the law.
         fixed: parameters that are given, by name.
         bootstrap: `case`, `stratified`, `cluster` or `residual`.
         resamples: of the bootstrap; 0 for no intervals.
         level: of the intervals given by default.
         seed: of the bootstrap.
         init: `projected` starts (see `solve.py`), or the usual `grid` over all parameters of a sum of powers (4500 for
-            Chinchilla's), every one of them followed to its end.
+            Chinchilla's), every one of them followed to its end; `quick` follows few, and does not look for
+            parameters that the runs do not identify.
 
     Raises:
         InputError: the table cannot be used, has too few runs, or the law, loss or bootstrap is not known.
     """
     law = law_named(law)
-    cost = loss if isinstance(loss, Loss) else Loss.of(loss, delta)
+    cost = loss if isinstance(loss, Loss) else Loss.of(loss, delta, tilt)
     fixed = checked_fixed(law, fixed or {})
     check_options(bootstrap, init, level, resamples)
     if isinstance(runs, pd.DataFrame):
         runs = as_runs(runs, columns=columns, convention=params, variables=law.variables)
     variables = checked_variables(law, runs, fixed)
     problem = law.problem(variables, runs.table["loss"].to_numpy(), cost, fixed)
-    weights = runs.weights
-    minimum = minimise(problem, weights, starts=_usual_grid(law, problem) if init == "grid" else None)
+    starts = _usual_grid(law, problem) if init == "grid" else None
+    minimum = minimise(problem, runs.weights, starts=starts, quick=init == "quick")
     if not np.isfinite(minimum.objective):
         raise InputError(f"{runs.source}: {law.name} gives no number on these runs anywhere that was searched")
     drawn = minimum.theta[None]
     if resamples:
-        fitted = problem.values(minimum.theta[None])[0]
-        freedom = len(runs) - len(law.parameters) + len(fixed)
-        again = draw_resamples(runs, bootstrap, resamples, fitted, freedom, seed)
-        drawn = minimise_resamples(problem, again.weights * weights, minimum.starts, targets=again.targets)
+        drawn = _resampled(problem, minimum, runs, bootstrap, resamples, seed, candidates=2 if init == "quick" else 3)
     found = Fit(
         law=law,
         runs=runs,
@@ -319,11 +331,22 @@ def fit(
         seed=seed,
     )
     warnings = warnings_of(found, variables)
-    if resamples:
+    if resamples and init != "quick":
         loose = unidentified(found)
         warnings += [each.warning for each in loose if each.warning]
         found = dataclasses.replace(found, open_intervals={each.name: each.interval for each in loose})
     return dataclasses.replace(found, warnings=tuple(warnings))
+
+
+def _resampled(
+    problem: Problem, minimum: Minimum, runs: Runs, kind: Bootstrap, count: int, seed: int, candidates: int
+) -> np.ndarray:
+    """The parameter vectors, centred, that a bootstrap finds, resamples x parameters."""
+    fitted = problem.values(minimum.theta[None])[0]
+    freedom = len(runs) - len(problem.law.parameters) + len(problem.fixed)
+    again = draw_resamples(runs, kind, count, fitted, freedom, seed)
+    weights = again.weights * runs.weights
+    return minimise_resamples(problem, weights, minimum.starts, targets=again.targets, candidates=candidates)
 
 
 def _usual_grid(law: Law, problem: Problem) -> np.ndarray:
@@ -334,7 +357,8 @@ def _usual_grid(law: Law, problem: Problem) -> np.ndarray:
     return grid_starts(law, problem, {**axes, **dict.fromkeys(law.shapes, np.arange(0, 2.5, 0.5))})
 
 
-def _at(params: Any, tokens: Any, flops: Any, others: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def point(params: Any, tokens: Any, flops: Any, others: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What is given of some points, by column."""
     given = {"params": params, "tokens": tokens, "flops": flops, **others}
     return {name: np.atleast_1d(np.asarray(v, float)) for name, v in given.items() if v is not None}
 

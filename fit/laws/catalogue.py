@@ -50,6 +50,17 @@ SIZE_DATA = SumOfPowers.of(
     delta=Shape(-0.5, 0.5),
 )
 
+DATA_SIZE = SumOfPowers.of(
+    "data-size",
+    "L = E + A/N^alpha + G/(D^beta N^delta)",
+    # The mirror of size-data.
+    "this project; eq. 2 of Hoffmann et al. 2022 where the worth of data changes with the size",
+    Term("E"),
+    Term("A", {"N": "alpha"}),
+    Term("G", {"D": "beta", "N": "delta"}),
+    delta=Shape(-0.5, 0.5),
+)
+
 OVER_TRAINING = SumOfPowers.of(
     "over-training",
     "L = E + (A M^eta + B M^-eta) C^-eta, M = D/N",
@@ -92,8 +103,8 @@ SPARSITY = SumOfPowers.of(
 VOCABULARY = SumOfPowers.of(
     "vocabulary",
     "L = E + A/params_non_vocab^alpha + V/params_vocab^nu + B/D^beta",
-    # Tao's loss is unigram-normalised and negative, so that vocabularies compare: add one constant to every run's, such
-    # as the unigram entropy of a reference vocabulary; it is added to E.
+    # Tao's loss is unigram-normalised and negative, so that vocabularies compare: `as_runs(..., add_to_loss=)` one
+    # constant to every run's, such as the unigram entropy of a reference vocabulary; it is added to E.
     "Tao et al. 2024 (arXiv 2407.13623), approach 3",
     Term("E"),
     Term("A", {"params_non_vocab": "alpha"}),
@@ -108,6 +119,7 @@ LAWS: dict[str, Law] = {
         CHINCHILLA_TIED,
         formula_laws.CHINCHILLA_COUPLED,
         SIZE_DATA,
+        DATA_SIZE,
         SATURATING,
         *KAPLAN,
         formula_laws.KAPLAN_COUPLED,

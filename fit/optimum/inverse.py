@@ -93,8 +93,14 @@ class Frontiers:
         thetas = np.concatenate([fit.theta[None], fit.resamples])
         sizes, losses = optima(fit.law, thetas, fit.runs, flops.tolist(), cost)
         reach = np.maximum(np.log(flops / known.max()), 0)
-        drift = fit.extrapolation_error * np.random.default_rng(fit.seed).standard_normal((len(fit.resamples), 1))
-        losses[1:] *= np.exp(drift * reach)
+
+        def log_losses(thetas: np.ndarray) -> np.ndarray:
+            known = (
+                losses[1:] if thetas is fit.resamples else optima(fit.law, thetas, fit.runs, flops.tolist(), cost)[1]
+            )
+            return np.log(known)
+
+        losses[1:] = np.exp(fit.law_draws(log_losses, reach))
         return cls(fit, flops, losses, sizes, None if sizes is None or cost is None else flops / cost(sizes), cost)
 
     def compute_for(

@@ -167,8 +167,10 @@ def extrapolation_factors(fit: Fit, flops: float) -> np.ndarray:
     """By what factor a loss at that training compute may lie off the law, by the backtest: 1, and a draw for each
     resample."""
     reach = max(float(np.log(flops / fit.runs.table["flops"].max())), 0.0)
-    draws = np.random.default_rng(fit.seed).standard_normal(len(thetas_of(fit)) - 1)
-    return np.exp(np.concatenate([[0.0], fit.extrapolation_error * reach * draws]))
+    if len(fit.resamples) < 2:
+        return np.ones(1)
+    drift = fit.law_draws(lambda thetas: np.zeros((len(thetas), 1)), np.array([reach]))
+    return np.exp(np.concatenate([[0.0], drift[:, 0]]))
 
 
 def interval_row(level: float, **draws: np.ndarray) -> dict[str, float]:

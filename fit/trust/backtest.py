@@ -69,7 +69,7 @@ def backtest(
         reach to within a factor 1.5 of its compute.
     """
     runs = _as_runs(runs, options)
-    part = _parts(runs)
+    part = parts_of(runs)
     newest = runs.where(part == part.max())
     older = runs.scale[part < part.max()]
     if older.empty or newest.scale.max() < _REACH * older.max():
@@ -187,10 +187,10 @@ def _as_runs(runs: pd.DataFrame | Runs, options: dict[str, Any]) -> Runs:
     return as_runs(runs, convention=options.pop("params", "total"), **given)
 
 
-def _parts(runs: Runs) -> pd.Series:
-    """Which step of rising compute each run belongs to, from 0: budgets, from the largest down, joined until each
-    part has runs enough."""
-    enough = max(3, len(runs) // _PARTS)
+def parts_of(runs: Runs, fewest: int = 3) -> pd.Series:
+    """Which step of rising scale each run belongs to, from 0: budgets, from the largest down, joined until each part
+    has runs enough, so many at least."""
+    enough = max(fewest, len(runs) // _PARTS)
     parts: list[list[float]] = [[]]
     count = 0
     for budget in reversed(runs.budgets):

@@ -55,11 +55,17 @@ def candidates_for(
     """Every law whose variables vary in the table, by every loss.
 
     Args:
-        laws: those that ship and are quickly fitted (sums of powers, and laws without a shape), unless named.
+        laws: those that ship and are quickly fitted (sums of powers, and laws without a shape) unless named; and by the
+            first loss alone, others that are in what the table has beside sizes, tokens and FLOPs.
     """
     varies = {name for name in runs.table if name not in NOT_VARIABLES and runs.table[name].nunique() > 1}
     usable = quick_laws() if laws is None else [law_named(law) for law in laws]
-    return [Candidate(law, loss) for law in usable if {*map(column_of, law.variables)} <= varies for loss in losses]
+    suited = [law for law in usable if {*map(column_of, law.variables)} <= varies]
+    found = [Candidate(law, loss) for law in suited for loss in losses]
+    if laws is None:
+        slow = [law for law in LAWS.values() if law not in usable and {*map(column_of, law.variables)} <= varies]
+        found += [Candidate(law, losses[0]) for law in slow if not {*law.variables} <= {"N", "D", "C"}]
+    return found
 
 
 def quick_laws() -> list[Law]:

@@ -129,7 +129,7 @@ def backtest_table(
             if len(below) < 2 * len(candidate.law.parameters):
                 continue
             try:
-                found = fit(below, candidate.law, loss=candidate.loss, resamples=resamples, level=level)
+                found = fit(below, candidate.law, loss=candidate.loss, resamples=resamples, level=level, init="quick")
             except InputError:
                 continue  # what lies below this cut cannot show the law
             predicted = found.log_losses(found.theta[None], above.table)[0]

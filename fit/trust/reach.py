@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
+from nextscale.fit.optimum.forecast import reach_warnings
 from nextscale.fit.trust.candidates import Candidate
-from nextscale.fit.trust.choice import Choice, choose
+from nextscale.fit.trust.choice import REACH_BANDS, Choice, choose
+from nextscale.fit.trust.consensus import Consensus, prequential_errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +47,17 @@ class ReachErrors:
         return low, min(high, self.furthest)
 
     def band_exceeding(self, reach: float, half_width: float) -> dict[str, Any] | None:
-        """The step of a reach, or the longest that was scored where none is so long, if its error is more than half of
-        a forecast's interval; else None.
+        """The step of a reach, or the longest shorter one that was scored, if its error is more than half of a
+        forecast's interval; else None.
 
         Args:
             half_width: of the interval, relative to the forecast.
         """
-        if reach <= 1 or not self.bands:
+        if reach <= 1:
             return None
-        band = self.band_of(reach) or self.bands[-1]
-        return band if band["error"] > half_width else None
+        shorter = [band for band in self.bands if self.limits_of(band)[1] <= reach]
+        band = self.band_of(reach) or (shorter[-1] if shorter else None)
+        return band if band is not None and band["error"] > half_width else None
 
     def warnings(self, reach: float) -> list[str]:
         """Whether a reach is longer than any that was scored, in words."""
@@ -60,6 +67,17 @@ class ReachErrors:
             f"{reach:.3g} times the largest run fitted: a backtest among these runs tests no more than "
             f"{self.furthest:.3g} times"
         ]
+
+
+def beyond_warnings(fit: Fit, flops: Sequence[float], tested: ReachErrors | None = None) -> list[str]:
+    """Warnings of the compute that lies furthest beyond the runs, on either side: how far a backtest got, where it got
+    less far."""
+    largest = float(fit.runs.table["flops"].max())
+    warnings = []
+    for end in sorted({min(flops), max(flops)}) if len(flops) else ():
+        short = [] if tested is None else tested.warnings(end / largest)
+        warnings += [f"{end:.3g} FLOPs is {text}" for text in short] or reach_warnings(fit, {"flops": end})
+    return warnings
 
 
 def narrow_interval_warnings(tested: ReachErrors, fit: Fit, targets: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -83,7 +101,9 @@ def narrow_interval_warnings(tested: ReachErrors, fit: Fit, targets: Mapping[str
             reach = "such a reach" if tried else shorter
             narrow.setdefault((reach, band["error"]), []).append((name, half))
     widened = "allows for the resamples of the law and the scatter of runs alone"
-    if fit.extrapolation_error > 0:
+    if isinstance(fit, Consensus):
+        widened = "is made of what each law missed in backtests, and that is too little"
+    elif fit.extrapolation_error > 0:
         widened = "is widened already by what the forecast of the largest budget missed, and that is too little"
     return [
         f"{', '.join(name for name, _ in known)}: backtests of {reach} missed the loss by {error:.2%} on average, more "
@@ -93,11 +113,14 @@ def narrow_interval_warnings(tested: ReachErrors, fit: Fit, targets: Mapping[str
 
 
 def reach_errors(fit: Fit, choice: Choice | None = None) -> ReachErrors:
-    """The law of a fit, fitted anew below rising cuts in scale and scored on the runs above each.
+    """The law of a fit, fitted anew below rising cuts in scale and scored on the runs above each; of a consensus, what
+    it would have been at each cut, by what was known then.
 
     Args:
         choice: where that was done already: of this law and its loss alone.
     """
+    if isinstance(fit, Consensus):
+        return _of_consensus(fit)
     if fit.fixed:
         return ReachErrors(problem="no backtest by reach: parameters of the law are pinned")
     try:
@@ -108,3 +131,22 @@ def reach_errors(fit: Fit, choice: Choice | None = None) -> ReachErrors:
     bands = rows[["reach", "error", "se", "bias", "cuts"]].to_dict("records")
     furthest = float(choice.table.loc[choice.table["law"] == fit.law.name, "furthest"].max())
     return ReachErrors(tuple({str(key): value for key, value in row.items()} for row in bands), furthest)
+
+
+def _of_consensus(fit: Consensus) -> ReachErrors:
+    if fit.rolling is None or not fit.rolling.cuts:
+        return ReachErrors(problem="no backtest by reach: too few budgets")
+    rows = []
+    for reach, logs in prequential_errors(fit.rolling):
+        missed = 1 - np.exp(-logs)
+        for low, high in itertools.pairwise(REACH_BANDS):
+            here = missed[(low < reach) & (reach <= high)]
+            if len(here):
+                se = np.abs(here).std(ddof=1) / np.sqrt(len(here)) if len(here) > 1 else np.nan
+                rows.append((f"{low:g}-{high:g}", np.abs(here).mean(), se, here.mean(), reach.max()))
+    table = pd.DataFrame(rows, columns=["reach", "error", "se", "bias", "furthest"])
+    by_reach = table.groupby("reach", sort=False)
+    bands = by_reach[["error", "se", "bias"]].mean().assign(cuts=by_reach.size()).reset_index()
+    bands = bands.sort_values("reach", key=lambda names: names.str.split("-").str[0].astype(float))
+    records = [{str(key): value for key, value in row.items()} for row in bands.to_dict("records")]
+    return ReachErrors(tuple(records), float(table["furthest"].max()))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nextscale.fit.estimate.fit import Fit
-from nextscale.fit.trust.backtest import fit_backtested
+from nextscale.fit.trust.forecaster import fit_forecaster
 from nextscale.fit.trust.reach import reach_errors
 from nextscale.sweeps.budget.cluster import Cluster
 from nextscale.sweeps.budget.queries import Query, size_queries
@@ -36,7 +36,7 @@ def forecast_budget(
     """What `nextscale forecast` answers, as a table: one row for each thing asked.
 
     Args:
-        runs: a fit, or runs to fit (see `nextscale.fit.trust.backtest.fit_backtested`).
+        runs: a fit, or runs to fit (see `nextscale.fit.trust.forecaster.fit_forecaster`).
         flops, loss, usd, device_hours, days, params, tokens: what is asked; see
             `nextscale.sweeps.budget.targets.forecast_targets`. As many sizes as tokens are runs.
         cluster: such as `cluster_of("h100x512", utilisation=0.4)`.
@@ -49,7 +49,7 @@ def forecast_budget(
     """
     import pandas as pd
 
-    fit = runs if isinstance(runs, Fit) else fit_backtested(runs, **options)[0]
+    fit = runs if isinstance(runs, Fit) else fit_forecaster(runs, **options)
     given = {"flops": flops, "loss": loss, "usd": usd, "device_hours": device_hours, "days": days}
     queries: list[Query] = [{name: value} for name, values in given.items() for value in values]
     queries += size_queries(params, tokens)

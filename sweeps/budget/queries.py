@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from nextscale.fit.errors import InputError
 from nextscale.sweeps.budget.cluster import BUYS, Cluster
 from nextscale.sweeps.errors import SpecError
-
-if TYPE_CHECKING:
-    from nextscale.fit.laws.law import Law
 
 Query = Mapping[str, float]
 """One thing, by name: `flops`, `loss`, `params`, `tokens`, `usd`, `device_hours` or `days`; or a run of any shape, by
@@ -20,15 +16,19 @@ its `params` and `tokens`."""
 _KINDS = ("flops", "loss", "params", "tokens")
 
 
-def check_queries(law: Law, queries: Sequence[Query], cluster: Cluster | None, data: bool) -> None:
+def check_queries(
+    law: str, variables: Sequence[str], queries: Sequence[Query], cluster: Cluster | None, data: bool
+) -> None:
     """Refuses what cannot be answered, whatever the fit comes to.
 
     Args:
+        law: its name, and `variables` what it takes.
         data: whether it is asked against the tokens that there are.
 
     Raises:
         InputError, SpecError: see `nextscale.sweeps.budget.targets.forecast_targets`.
     """
+    alone = tuple(variables) == ("C",)
     for query in queries:
         unknown = [kind for kind in query if kind not in (*_KINDS, *BUYS)]
         if unknown or (len(query) != 1 and {*query} != {"params", "tokens"}):
@@ -37,14 +37,14 @@ def check_queries(law: Law, queries: Sequence[Query], cluster: Cluster | None, d
         for kind, value in query.items():
             if not 0 < value < math.inf:
                 raise InputError(f"{kind}: should be greater than 0, not {value}")
-        if len(query) == 1 and law.variables == ("C",) and (sized := {*query} & {"params", "tokens"}):
-            raise InputError(f"{law.name}: is a law in C, and says nothing of {sized.pop()}; take one in N and D")
+        if len(query) == 1 and alone and (sized := {*query} & {"params", "tokens"}):
+            raise InputError(f"{law}: is a law in C, and says nothing of {sized.pop()}; take one in N and D")
         for kind in {*query} & BUYS.keys():
             if cluster is None:
                 raise SpecError(f"--{kind.replace('_', '-')}: say of what hardware, with --on, such as --on h100x512")
             BUYS[kind](cluster, query[kind])
-    if data and law.variables == ("C",):
-        raise InputError(f"{law.name}: is a law in C, and says nothing of tokens; take one in N and D")
+    if data and alone:
+        raise InputError(f"{law}: is a law in C, and says nothing of tokens; take one in N and D")
 
 
 def size_queries(params: Sequence[float], tokens: Sequence[float]) -> list[dict[str, float]]:

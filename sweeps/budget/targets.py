@@ -12,11 +12,12 @@ import numpy as np
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
-from nextscale.fit.optimum.forecast import forecast, forecast_run, reach_warnings
+from nextscale.fit.optimum.forecast import forecast, forecast_run
 from nextscale.fit.optimum.frontier import TokenCost
 from nextscale.fit.optimum.inverse import ComputeFor, Frontiers
+from nextscale.fit.optimum.isoflop import isoflops, optimum_law
 from nextscale.fit.optimum.repetition import Worth, best_on_limited_data, price_of_repeats
-from nextscale.fit.trust.reach import ReachErrors, narrow_interval_warnings
+from nextscale.fit.trust.reach import ReachErrors, beyond_warnings, narrow_interval_warnings
 from nextscale.sweeps.budget.cluster import BUYS, MEASURES, Cluster
 from nextscale.sweeps.budget.queries import Query, check_queries
 from nextscale.sweeps.show.forecast_tables import request_text
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_APART = 1.5
+"""Best sizes so many times apart are not the same."""
 _ALIKE = 0.01
 """How far bytes per token of runs may lie apart and still be those of one tokenizer on one text."""
 
@@ -67,7 +70,7 @@ def forecast_targets(
         InputError: the fit has no intervals, or the law cannot say what is asked.
         SpecError: dollars, hours or days are asked, and no cluster is given, or no price.
     """
-    check_queries(fit.law, queries, cluster, data is not None)
+    check_queries(fit.law.name, fit.law.variables, queries, cluster, data is not None)
     if len(fit.resamples) < 2:
         raise InputError("a forecast needs intervals, and this fit has none: fit with resamples")
     law = _Law(fit)
@@ -96,7 +99,9 @@ def forecast_targets(
         "compute_for": needed,
         "cluster": None if cluster is None else cluster.to_dict(),
         "notes": notes,
-        "warnings": [*dict.fromkeys((*narrow, *base, *_reached(fit, targets, backtests), *warnings))],
+        "warnings": [
+            *dict.fromkeys((*narrow, *base, *_reached(fit, targets, backtests), *_by_minima(fit, targets), *warnings))
+        ],
     }
 
 
@@ -196,15 +201,26 @@ def _wasted(target: Mapping[str, Any]) -> list[str]:
 
 
 def _reached(fit: Fit, targets: Sequence[Mapping[str, Any]], backtests: ReachErrors | None = None) -> list[str]:
-    """Warnings of the compute that lies furthest beyond the runs, on either side: how far a backtest got, where it got
-    less far."""
     flops = [target["flops"] for target in targets if target["flops"] is not None]
-    largest = float(fit.runs.table["flops"].max())
-    warnings = []
-    for end in sorted({min(flops), max(flops)}) if flops else ():
-        short = [] if backtests is None else backtests.warnings(end / largest)
-        warnings += [f"{end:.3g} FLOPs is {text}" for text in short] or reach_warnings(fit, {"flops": end})
-    return warnings
+    return beyond_warnings(fit, flops, backtests)
+
+
+def _by_minima(fit: Fit, targets: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Whether the isoFLOP minima of the runs lead to another best size than the law does, at the largest compute."""
+    sized = [target for target in targets if target["params"] is not None and "optimal" not in target]
+    if not sized or not {"params", "tokens"} <= {*fit.runs.table}:
+        return []
+    minima = optimum_law(isoflops(fit.runs))
+    last = max(sized, key=lambda target: float(target["flops"]))
+    if minima is None:
+        return []
+    params = float(minima(last["flops"]))
+    if max(params / last["params"], last["params"] / params) < _APART:
+        return []
+    return [
+        f"{request_text(last)}: the minima of the runs' own budgets lead to {params:.3g} parameters, the law to "
+        f"{last['params']:.3g}: `nextscale frontier` shows both, and where they differ so much neither is sure"
+    ]
 
 
 def _bits(target: Mapping[str, Any], factor: float | None) -> dict[str, Any]:

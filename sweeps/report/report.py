@@ -24,6 +24,7 @@ from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.fit.trust.candidates import Candidate
 from nextscale.fit.trust.card import card as fit_card
 from nextscale.fit.trust.choice import Choice, choose
+from nextscale.fit.trust.consensus import CONSENSUS
 from nextscale.fit.trust.reach import ReachErrors, narrow_interval_warnings, reach_errors
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.budget.cluster import Cluster, cluster_of
@@ -47,7 +48,7 @@ from nextscale.sweeps.study.summary import summarise
 
 _BEYOND = 10.0
 """How far beyond the runs a forecast is shown, where no scale was held out."""
-_DEFAULT_LAW = "chinchilla"
+_DEFAULT_LAW = CONSENSUS
 """Of `nextscale forecast`."""
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import shlex
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,9 @@ from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.terminal import completion
 from nextscale.sweeps.terminal.console import Json, note, print_json, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
+
+if TYPE_CHECKING:
+    from nextscale.fit.trust.candidates import Candidate
 
 app = typer.Typer()
 
@@ -56,8 +60,9 @@ def backtest(
     if plot is not None:
         with axes_at(plot) as axes:
             draw.backtest(axes, choice)
+    command = _command(source, choice.best)
     if json_:
-        print_json(choice.to_dict())
+        print_json(choice.to_dict() | {"command": command})
         return
     shown = []
     for band, ranked in choice.summary.groupby("reach", sort=False):
@@ -85,5 +90,19 @@ def backtest(
         ("", "mark", text),
     )
     screen.print(table_of("Laws fitted below a cut, scored on the runs above it", rows, *columns).rich())
+    screen.print(f"the one to trust: {command}", highlight=False, markup=False, soft_wrap=True)
     note(choice.notes)
     warn(choice.warnings)
+
+
+def _command(source: Source, best: Candidate) -> str:
+    """That forecasts by it, or where the law is of other variables fits it."""
+    options = {"law": best.law.name, "objective": best.loss.name}
+    if best.loss.name in ("huber", "asymmetric"):
+        options["delta"] = f"{best.loss.delta:g}"
+    if best.loss.name == "asymmetric":
+        options["tilt"] = f"{best.loss.tilt:g}"
+    words = " ".join(f"--{name} {value}" for name, value in options.items())
+    forecast = set(best.law.variables) in ({"N", "D"}, {"C"})
+    ending = " --flops FLOPS" if forecast else ""
+    return f"nextscale {'forecast' if forecast else 'fit'} {shlex.quote(str(source.runs))} {words}{ending}"

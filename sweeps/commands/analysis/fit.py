@@ -58,7 +58,8 @@ def fit(
     from nextscale.fit.estimate.fit import fit as fit_runs
     from nextscale.sweeps.show.summary_tables import law_table
 
-    found = fit_runs(source.read(estimator.variables), estimator.law, **estimator.options)
+    chosen, runs = estimator.read(source)
+    found = fit_runs(runs, chosen.law, **chosen.options)
     if plot is not None:
         draw_fit(plot, found)
     if card_file is not None:

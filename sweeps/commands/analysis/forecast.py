@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from nextscale.sweeps.commands.analysis.hardware_options import Hardware
-from nextscale.sweeps.commands.analysis.options import Estimator, LawChoice, Source
+from nextscale.sweeps.commands.analysis.options import Forecaster, Source
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.terminal.console import Json, note, print_json, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, draw_fit, two_axes_at
@@ -48,6 +49,13 @@ class Question:
         typer.Option(min=1, max=1e30, help="that are to be compute-optimal; with --params, those of a run"),
     ] = None
 
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VARIABLE=VALUE", help="a run by the variables of a law, such as experts=64 and params=7e9"
+        ),
+    ] = None
+
     @property
     def asked(self) -> list[Query]:
         """
@@ -61,7 +69,7 @@ class Question:
             found += [{name: value} for value in getattr(self, name) or ()]
         found += size_queries(self.sizes or (), self.tokens or ())
         if not found:
-            names = "--usd, --device-hours, --days, --params or --tokens"
+            names = "--usd, --device-hours, --days, --params, --tokens or --at"
             raise SpecError(f"forecast: say of what, with --flops or --loss, {names}")
         return found
 
@@ -84,7 +92,7 @@ class Text:
 @with_option_groups
 def forecast(
     source: Source,
-    estimator: Estimator,
+    estimator: Forecaster,
     question: Question,
     hardware: Hardware,
     text: Text,
@@ -97,28 +105,30 @@ def forecast(
 ) -> None:
     """Forecasts the next scale: of compute, a loss, a size, dollars or hours all the rest, with intervals.
 
-    Where the runs come in three budgets or more, a backtest among them chooses where the fit starts and widens the
-    intervals by what it missed.
+    It is a consensus of laws, each weighed by what it missed when it was fitted to the smaller runs alone. Of one law,
+    where it is named, a backtest chooses where the fit starts and widens the intervals by what it missed.
     """
-    from nextscale.fit.laws.catalogue import law_named
-    from nextscale.fit.trust.backtest import fit_backtested
+    from nextscale.fit.trust.forecaster import fit_forecaster
     from nextscale.fit.trust.reach import reach_errors
     from nextscale.sweeps.budget.queries import check_queries
     from nextscale.sweeps.budget.targets import forecast_targets
     from nextscale.sweeps.show.forecast_tables import forecast_tables
 
+    if question.at:
+        _at(source, estimator, question, json_)
+        return
     asked = question.asked
-    estimator.check_variables(("C",), ("N", "D"))
     if register and not any(_is_run(one) for one in asked):
         raise SpecError("--register: say of what compute, with --flops, or of what run, with --params and --tokens")
     if ledger is not None and not register:
         raise SpecError(f"--ledger {ledger}: is where --register writes; give both")
     rows = source.rows()
     cluster = hardware.cluster(rows)
-    runs, data = _runs(source, estimator, rows, text.data_available)
-    check_queries(law_named(estimator.law), asked, cluster, data is not None)
+    chosen, variables = estimator.read_rows(source, rows, ("N", "D"), ("C",))
+    runs, data = _runs(source, variables, rows, text.data_available)
+    check_queries(chosen.law, variables, asked, cluster, data is not None)
     factor, without = _bits_per_nat(source, rows, text.bytes_per_token)
-    found, _ = fit_backtested(runs, (estimator.law,), **estimator.options)
+    found = fit_forecaster(runs, chosen.law, **chosen.options)
     result = forecast_targets(
         found, asked, cluster=cluster, data=data, bits_per_nat=factor, backtests=reach_errors(found)
     )
@@ -132,7 +142,7 @@ def forecast(
         where = registry.ledger_of(source.runs, ledger)
         certain = [target for target in result["targets"] if _is_run(target["asked"])]
         certain_result = result | {"targets": certain}
-        registered = registry.register(where, source.runs, runs, found, certain_result, estimator.options)
+        registered = registry.register(where, source.runs, runs, found, certain_result, chosen.options)
     if json_:
         print_json(result | {"registered": registered})
         return
@@ -146,23 +156,38 @@ def forecast(
     warn(result["warnings"])
 
 
+def _at(source: Source, estimator: Forecaster, question: Question, json_: bool) -> None:
+    """A run by the variables of its law."""
+    from nextscale.sweeps.commands.analysis.forecast_at import at_table, forecast_at, values_at
+
+    if question != Question(at=question.at):
+        raise SpecError("--at: is a run by itself; give its params and tokens as --at params=N --at tokens=D")
+    found, result = forecast_at(source, estimator, values_at(question.at or ()))
+    if json_:
+        print_json(result | {"law": found.law.name, "formula": found.law.formula, "notes": list(found.runs.notes)})
+        return
+    screen.print(at_table(result).rich())
+    note([found.law.formula, *found.runs.notes])
+    warn(result["warnings"])
+
+
 def _is_run(asked: Query) -> bool:
     """Whether a run is meant, and not what it would take to get somewhere."""
     return len(asked) == 2 or next(iter(asked)) not in ("loss", "params", "tokens")
 
 
 def _runs(
-    source: Source, chosen: LawChoice, rows: pd.DataFrame, available: float | None
+    source: Source, variables: Sequence[str], rows: pd.DataFrame, available: float | None
 ) -> tuple[Runs, AvailableData | None]:
     """The runs to fit, and what there is of data: where some runs repeat theirs, these say what that is worth."""
     from nextscale.fit.optimum.repetition import FRESH_EPOCHS, PUBLISHED_WORTH, repetition_worth
     from nextscale.sweeps.budget.targets import AvailableData
 
     if available is None:
-        return source.of_rows(rows, chosen.variables), None
+        return source.of_rows(rows, variables), None
     if source.columns.others.get("unique_tokens", source.columns.others.get("U", "unique_tokens")) not in rows:
-        return source.of_rows(rows, chosen.variables), AvailableData(available, PUBLISHED_WORTH)
-    runs = source.of_rows(rows, (*chosen.variables, "U"))
+        return source.of_rows(rows, variables), AvailableData(available, PUBLISHED_WORTH)
+    runs = source.of_rows(rows, (*variables, "U"))
     fresh = runs.table["tokens"] <= FRESH_EPOCHS * runs.table["unique_tokens"]
     if fresh.all():
         return runs, AvailableData(available, PUBLISHED_WORTH)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nextscale.sweeps.commands.analysis.options import Estimator, Source
+from nextscale.sweeps.commands.analysis.options import Forecaster, Source
 from nextscale.sweeps.terminal.console import Json, note, print_json, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
 
@@ -17,17 +17,20 @@ Targets = Annotated[list[float], typer.Option(min=1, max=1e40, help="training co
 
 @app.command()
 @with_option_groups
-def frontier(source: Source, estimator: Estimator, flops: Targets, json_: Json = False, plot: PlotFile = None) -> None:
+def frontier(source: Source, estimator: Forecaster, flops: Targets, json_: Json = False, plot: PlotFile = None) -> None:
     """Finds the compute-optimal size by approaches 1, 2 and 3 of Hoffmann et al. 2022, side by side."""
     from nextscale.fit import plot as draw
-    from nextscale.fit.estimate.fit import fit as fit_runs
     from nextscale.fit.optimum.approaches import approaches
+    from nextscale.fit.trust.forecaster import fit_forecaster
+    from nextscale.fit.trust.reach import beyond_warnings, reach_errors
     from nextscale.sweeps.show.formats import count, interval_between, loss, number, params_label, text, three_digits
     from nextscale.sweeps.show.tables import table_of
 
-    estimator.check_variables(("N", "D"))
-    found = fit_runs(source.read(estimator.variables), estimator.law, **estimator.options)
+    table_rows = source.rows()
+    chosen, variables = estimator.read_rows(source, table_rows, ("N", "D"))
+    found = fit_forecaster(source.of_rows(table_rows, variables), chosen.law, **chosen.options)
     table = approaches(found.runs, found, flops)
+    warnings = [*found.warnings, *beyond_warnings(found, flops, reach_errors(found))]
     rows = [
         row | {"range": interval_between(row["params_low"], row["params_high"], count)}
         for row in table.to_dict("records")
@@ -36,7 +39,8 @@ def frontier(source: Source, estimator: Estimator, flops: Targets, json_: Json =
         with axes_at(plot) as axes:
             draw.approaches(axes, table)
     if json_:
-        print_json({"level": found.level, "params_convention": found.runs.convention, "rows": table.to_dict("records")})
+        facts = {"law": found.law.name, "level": found.level, "params_convention": found.runs.convention}
+        print_json(facts | {"rows": table.to_dict("records"), "warnings": warnings})
         return
     columns = (
         ("FLOPs", "flops", three_digits),
@@ -56,4 +60,4 @@ def frontier(source: Source, estimator: Estimator, flops: Targets, json_: Json =
             apart = f"a factor of {row['disagreement']:.3g}"
             screen.print(f"at {number(row['flops'], 3)} FLOPs the approaches lie {apart} apart in size")
     note(found.runs.notes)
-    warn(found.warnings)
+    warn(warnings)

@@ -30,8 +30,8 @@ def next_(
     from nextscale.fit.trust.next_run import next_runs
     from nextscale.sweeps.show import formats, tables
 
-    chosen.check_variables(("C",), ("N", "D"))
-    found, _ = fit_backtested(source.read(chosen.variables), (chosen.law,), resamples=200, **chosen.options)
+    choice, table = chosen.read(source, ("C",), ("N", "D"))
+    found, _ = fit_backtested(table, (choice.law,), resamples=200, **choice.options)
     result = next_runs(found, target, budget=budget, runs=most)
     if plot is not None:
         with axes_at(plot) as axes:

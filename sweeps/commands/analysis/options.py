@@ -48,6 +48,10 @@ class TableOptions:
             autocompletion=completion.one_of("total", "non_embedding", "active"),
         ),
     ] = "total"
+    add_to_loss: Annotated[
+        float,
+        typer.Option(metavar="C", help="a constant added to every loss, where losses are normalised and lie below 0"),
+    ] = 0.0
     where: Annotated[
         str | None,
         typer.Option(metavar="CONDITION", help="rows to use, of every table, as pandas queries: 'split == \"train\"'"),
@@ -77,6 +81,7 @@ class TableOptions:
             convention=self.params,
             variables=variables,
             drop_largest_losses=drop,
+            add_to_loss=self.add_to_loss,
             where=str(path),
         )
 
@@ -123,11 +128,17 @@ class Source(TableOptions):
 
     def read_all(self) -> Runs:
         """The runs, with the variables of every law that suits them."""
+        return self.of_all(self.rows())
+
+    def of_all(self, rows: pd.DataFrame) -> Runs:
+        """Of these rows, what `read_all` says."""
+        return self.of_rows(rows, self.variables_in(rows))
+
+    def variables_in(self, rows: pd.DataFrame) -> tuple[str, ...]:
+        """The variables of laws that these rows have columns for."""
         from nextscale.fit.trust.candidates import variables_in
 
-        rows = self._rows(self.runs)
-        variables = variables_in(rows, self.columns, self.params)
-        return self.as_runs(rows, self.runs, variables, self.drop_largest_losses)
+        return variables_in(rows, self.columns, self.params)
 
     def _rows(self, path: Path) -> pd.DataFrame:
         from nextscale.fit.table.reading import read_table
@@ -143,28 +154,74 @@ class Source(TableOptions):
         return table
 
 
+LawName = Annotated[
+    str,
+    typer.Option(
+        "--law",
+        metavar="NAME",
+        help="of the law, `nextscale laws` lists them; auto, the one that a backtest chooses",
+        autocompletion=completion.laws,
+    ),
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class LawChoice:
     """Which law, and what its fit minimises."""
 
     panel: ClassVar = "Law"
 
-    law: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="of the law; `nextscale laws` lists them", autocompletion=completion.laws),
-    ] = "chinchilla"
+    law: LawName = "chinchilla"
     fix: Annotated[
         list[str] | None, typer.Option(metavar="PARAMETER=VALUE", help="pin a parameter; may be given again")
     ] = None
     objective: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="KIND",
-            help="huber, l1, squared or asymmetric, of log predicted - log measured",
+            help="huber, l1, squared or asymmetric, of log predicted - log measured \\[default: huber]",
             autocompletion=completion.one_of("huber", "l1", "squared", "asymmetric"),
         ),
-    ] = "huber"
+    ] = None
     delta: Annotated[float, typer.Option(min=1e-12, help="of Huber's loss, in log loss")] = 1e-3
+    tilt: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, max=0.99, help="of --objective asymmetric: the weight on runs above the law \\[default: 0.9]"
+        ),
+    ] = None
+
+    def read(self, source: Source, *wanted: tuple[str, ...]) -> tuple[LawChoice, Runs]:
+        """The choice, with the law and the objective that a backtest prefers where it is `auto`; and the runs.
+
+        Args:
+            wanted: the variables of laws that the command can say something by; any unless given.
+        """
+        chosen, rows = self.settled(source, source.rows(), *wanted)
+        return chosen, source.of_rows(rows, chosen.variables)
+
+    def settled(self, source: Source, rows: pd.DataFrame, *wanted: tuple[str, ...]) -> tuple[LawChoice, pd.DataFrame]:
+        """The same of rows that are read already."""
+        if self.law != "auto":
+            self.check_variables(*wanted)
+            return self, rows
+        from nextscale.fit.laws.loss import Loss
+        from nextscale.fit.trust.candidates import LOSSES
+        from nextscale.fit.trust.forecaster import chosen_law
+
+        if self.fix:
+            raise SpecError(f"--fix {self.fix[0]}: is of one law; name it with --law")
+        options = {"delta": self.delta} | ({} if self.tilt is None else {"tilt": self.tilt})
+        losses = LOSSES if self.objective is None else (Loss.of(self.objective, **options),)
+        best = chosen_law(source.of_all(rows), losses, [set(one) for one in wanted] or None)
+        loss = best.loss
+        return dataclasses.replace(
+            self,
+            law=best.law.name,
+            objective=loss.name,
+            delta=loss.delta if loss.name in ("huber", "asymmetric") else self.delta,
+            tilt=loss.tilt if loss.name == "asymmetric" else None,
+        ), rows
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -174,7 +231,7 @@ class LawChoice:
 
     def check_variables(self, *wanted: tuple[str, ...]) -> None:
         """Refuses a law that a command can say nothing by, before it is fitted."""
-        if set(self.variables) not in map(set, wanted):
+        if wanted and set(self.variables) not in map(set, wanted):
             needed = " or in ".join(" and ".join(variables) for variables in wanted)
             raise SpecError(
                 f"--law {self.law}: is a law in {', '.join(self.variables)}; this command needs one in {needed}"
@@ -183,12 +240,15 @@ class LawChoice:
     @property
     def options(self) -> dict[str, Any]:
         """Those of `nextscale.fit.fit`."""
-        return {"fixed": self._fixed(), "loss": self.objective, "delta": self.delta}
+        if self.tilt is not None and self.objective != "asymmetric":
+            raise SpecError("--tilt: is that of --objective asymmetric")
+        options = {"fixed": self._fixed(), "loss": self.objective or "huber", "delta": self.delta}
+        return options if self.tilt is None else options | {"tilt": self.tilt}
 
     def _fixed(self) -> Mapping[str, float]:
         found = {}
         for text in self.fix or ():
-            name, value = _pair(text, "--fix", "PARAMETER=VALUE")
+            name, value = as_pair(text, "--fix", "PARAMETER=VALUE")
             if name in found:
                 raise SpecError(f"--fix {text}: {name} is pinned twice; give it once")
             try:
@@ -220,7 +280,45 @@ class Estimator(LawChoice):
         return super().options | {name: getattr(self, name) for name in ("bootstrap", "resamples", "level")}
 
 
-def _pair(text: str, option: str, form: str) -> tuple[str, str]:
+@dataclasses.dataclass(frozen=True)
+class Forecaster(Estimator):
+    """What a forecast rests on, and how its intervals are made."""
+
+    law: Annotated[
+        str,
+        typer.Option(
+            "--law",
+            metavar="NAME",
+            help="consensus, of laws weighed by what each missed in backtests; or one law of `nextscale laws`; or "
+            "auto, the one that a backtest chooses",
+            autocompletion=completion.laws,
+        ),
+    ] = "consensus"
+
+    def read_rows(
+        self, source: Source, rows: pd.DataFrame, *wanted: tuple[str, ...]
+    ) -> tuple[LawChoice, Sequence[str]]:
+        """The choice of what a forecast rests on, and the variables that its law or laws take.
+
+        Args:
+            wanted: the variables of laws that the command can say something by; a consensus is of the first that these
+                rows have.
+        """
+        if self.law != "consensus":
+            chosen, _ = self.settled(source, rows, *wanted)
+            return chosen, chosen.variables
+        if self.fix:
+            raise SpecError(f"--fix {self.fix[0]}: is of one law, and a consensus is of several; name it with --law")
+        held = {*source.variables_in(rows)}
+        return self, next((variables for variables in wanted if {*variables} <= held), wanted[0])
+
+
+def as_pair(text: str, option: str, form: str) -> tuple[str, str]:
+    """The two sides of `NAME=VALUE`.
+
+    Raises:
+        SpecError: it is written otherwise.
+    """
     name, equals, value = text.partition("=")
     if not (name and equals and value):
         raise SpecError(f"{option} {text}: write it as {form}")
@@ -232,7 +330,7 @@ def _variable(text: str) -> tuple[str, str]:
     from nextscale.fit.laws.catalogue import LAWS
     from nextscale.fit.table.columns import column_of
 
-    name, column = _pair(text, "--column", "VARIABLE=NAME")
+    name, column = as_pair(text, "--column", "VARIABLE=NAME")
     named = {"N": "--params-column", "D": "--tokens-column", "C": "--flops-column"}
     known = {v: column_of(v) for law in LAWS.values() for v in law.variables if v not in named}
     if name in named:

@@ -38,8 +38,9 @@ def trend(
     from nextscale.sweeps.show.formats import interval_between, loss, text, three_digits
     from nextscale.sweeps.show.tables import table_of
 
-    found, _ = fit_backtested(source.read(chosen.variables), (chosen.law,), **chosen.options)
-    newer = None if new is None else source.read_other(new, chosen.variables)
+    choice, table = chosen.read(source)
+    found, _ = fit_backtested(table, (choice.law,), **choice.options)
+    newer = None if new is None else source.read_other(new, choice.variables)
     result = trend_of(found, newer, newest=newest, alarm=alarm, flops=at)
     if plot is not None:
         with axes_at(plot) as axes:

@@ -226,14 +226,18 @@ class TestNarrowIntervals:
     def test_the_command_says_it(self, called, csv, simulated):
         """Of a curve that bends: the law of the smallest runs misses what lies beyond by more than that of all says."""
         table = simulated(noise=1e-4)
-        table.assign(loss=table.loss * (1 + 0.03 * np.sqrt(1e19 / table.flops))).to_csv(csv, index=False)
-        code, out, _ = called("forecast", csv, *FAST, "--flops", "3.2e21", "--json")
+        table.assign(loss=table.loss * (1 + 0.02 * (1e19 / table.flops) ** 1.5)).to_csv(csv, index=False)
+        code, out, _ = called("forecast", csv, *FAST, "--law", "chinchilla", "--flops", "3.2e21", "--json")
         told = json.loads(out)
         (target,) = told["targets"]
         assert code == 0
         assert target["backtest"]["error"] > self.half(target)
         assert told["warnings"][0].startswith("3.20e+21 FLOPs: backtests of such a reach")
-        assert "is widened already" in told["warnings"][0]
+
+    def test_a_longer_reach_is_none_to_hold_it_against(self):
+        tested = ReachErrors(({"reach": "10-100", "error": 0.3, "se": 0.0, "bias": 0.0, "cuts": 2},), furthest=40.0)
+        assert tested.band_exceeding(2.0, 0.01) is None
+        assert tested.band_exceeding(20.0, 0.01) is tested.band_exceeding(80.0, 0.01) is tested.bands[0]
 
 
 class TestBitsPerByte:

@@ -215,12 +215,12 @@ class TestForecast:
         assert row.count("[") == 4
 
     def test_the_compute_that_a_loss_takes(self, called, csv):
-        code, out, _ = called("forecast", csv, *NAMED, "--loss", "1.99", "--loss", "1.2", "--json")
+        code, out, _ = called("forecast", csv, *NAMED, "--loss", "2.08", "--loss", "1.2", "--json")
         near, never = json.loads(out)["compute_for"]
         assert code == 0
         assert near["interval"][0] < near["flops"] < near["interval"][1]
         back = json.loads(called("forecast", csv, *NAMED, "--flops", str(near["flops"]), "--json")[1])
-        assert back["targets"][0]["loss"] == pytest.approx(1.99, abs=1e-4)
+        assert back["targets"][0]["loss"] == pytest.approx(2.08, abs=1e-4)
         assert never["flops"] is None
         assert "irreducible loss" in never["reason"]
 

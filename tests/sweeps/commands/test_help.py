@@ -22,6 +22,7 @@ NEGATABLE = {"--expect"}
 MEANS_TWO_THINGS = {
     "--out": "the folder of a sweep; of `report` its file",
     "--flops": "of `compare` another name of --at",
+    "--at": "of `trend` a compute, of `forecast` a variable of its law",
     "--sizes": "how many to train; in `family` the N of each member",
     "--loss": "one; in `family` that of each member",
     "--served": "tokens; in `family` those of each member",

@@ -1,0 +1,235 @@
+"""The consensus of laws, which forecasts where no law is named: laws weighed by what each missed in backtests.
+
+How it is made is told, with what it came to on public runs, in docs/statistics.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from nextscale.fit.errors import InputError
+from nextscale.fit.estimate.fit import Fit, fit, point
+from nextscale.fit.laws.catalogue import CHINCHILLA, DATA_SIZE, SATURATING, SIZE_DATA
+from nextscale.fit.laws.law import Law
+from nextscale.fit.laws.loss import Loss
+from nextscale.fit.laws.mixture import Mixture
+from nextscale.fit.table.runs import Runs
+from nextscale.fit.trust.candidates import weigh_repeats_as_one
+from nextscale.fit.trust.rolling import NEAREST, REACH_POWER, Contender, Rolling, growth, roll
+
+CONSENSUS = "consensus"
+_LAWS = {("N", "D"): (CHINCHILLA, SIZE_DATA, DATA_SIZE), ("C",): (SATURATING,)}
+"""By variables. Each has an irreducible loss: what falls without end wins near the runs and loses far beyond them."""
+_WINDOWS = (0.0, 1 / 3, 1 / 2)
+"""Shares of the steps of scale that are left out, from the smallest: small runs often bend the curve that larger ones
+follow."""
+_USUAL_RATE, _USUAL_WEIGHT, _UNTESTED_RATE = 0.004, 3.0, 0.012
+"""The error per unit of growth that laws usually have, over public suites; as how many cuts of a backtest that counts;
+and the usual one of a law that no backtest has chosen."""
+_SHARPNESS = 4.0
+"""A law's weight is its rate to minus this many times the evidence: twice the error, a sixteenth of the weight by one
+cut, and a hundred and eightieth by four."""
+_FEWEST_DRAWS = 10
+"""A law of fewer draws than that is left out."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One law of a consensus.
+
+    Attributes:
+        law: its name.
+        first: the scale of the smallest run that it is fitted to.
+        runs: of how many.
+        weight: its share, all of a consensus sum to 1.
+        rate: root mean square of what it missed in backtests, relative, at e-folds of reach to the power of
+            `REACH_POWER`; not a number where there was none.
+    """
+
+    law: str
+    first: float
+    runs: int
+    weight: float
+    rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Consensus(Fit):
+    """Laws weighed by what each missed in backtests, as a fit of their `Mixture`.
+
+    What a run at a scale will measure is the weighted mean of their logarithms; its interval is that of the laws
+    themselves, each with an error drawn from Student's t, of the size that its rolling errors and those usual over
+    public suites have together, growing with reach. The resamples say how sure sizes and the irreducible loss are.
+
+    Attributes:
+        members: by falling weight.
+        centres: for each draw the law that it is of, as fitted to all runs, R x parameters.
+        surprises: its error per unit of growth, R.
+        rolling: the backtests.
+    """
+
+    members: tuple[Member, ...] = ()
+    centres: np.ndarray = dataclasses.field(default_factory=lambda: np.empty((0, 0)))
+    surprises: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
+    rolling: Rolling | None = None
+
+    def predictive(
+        self, params: Any = None, tokens: Any = None, flops: Any = None, *, seed: int = 0, **others: Any
+    ) -> np.ndarray:
+        """Draws of the loss that a run at each point would measure, R x n; FLOPs are 6ND where none are given."""
+        at = point(params, tokens, flops, others)
+        return np.exp(self.law_draws(lambda thetas: self.log_losses(thetas, at), self.reach(at)))
+
+    def law_draws(self, log_losses: Callable[[np.ndarray], np.ndarray], reach: np.ndarray) -> np.ndarray:
+        # What backtests missed by has the error of estimation in it; beyond their reach it is the resamples' to tell.
+        tested = 0.0 if self.rolling is None else self.rolling.furthest
+        untested = np.clip(1 - tested / np.maximum(reach, NEAREST), 0, 1)
+        centres, resamples = log_losses(self.centres), log_losses(self.resamples)
+        return centres + untested * (resamples - centres) + self.surprises[:, None] * growth(reach, tested)
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"members": [dataclasses.asdict(member) for member in self.members]}
+
+
+def consensus(
+    runs: Runs,
+    laws: Sequence[Law] | None = None,
+    *,
+    loss: str | Loss = "huber",
+    delta: float = 1e-3,
+    tilt: float = 0.9,
+    resamples: int = 1000,
+    level: float = 0.9,
+    seed: int = 0,
+    drift: float = 0.0,
+    **options: Any,
+) -> Consensus:
+    """Fits every law, to all runs and without the smallest, below each of the newest cuts in scale, and weighs them by
+    what they missed above: rate^(-4 x evidence), where evidence is the number of cuts, each half of the next newer.
+
+    An error of reach is drawn from Student's t whose scale is the root of the mean of rate² over the cuts and of the
+    usual rate², the latter as three cuts, with as many degrees of freedom: a conjugate prior of the variance.
+
+    Args:
+        laws: in the same variables; by default those with an irreducible loss that are quickly fitted, in N and D, or
+            in C where runs have no sizes.
+        drift: what a law is taken to be off by per unit of growth at least, relative.
+        options: passed to `fit`.
+
+    Raises:
+        InputError: no law can be fitted.
+    """
+    runs = weigh_repeats_as_one(runs)
+    cost = loss if isinstance(loss, Loss) else Loss.of(loss, delta, tilt)
+    laws = laws or laws_for(runs)
+    contenders = [Contender(law, cost, window) for window in _WINDOWS for law in laws]
+    rolling = roll(runs, contenders, level=level, seed=seed, **options)
+    rates, scales = rolling.rates(), np.maximum(_scales(rolling), drift)
+    weights = weights_of(rates, rolling.evidence)
+    counts = np.round(weights * max(resamples, 1)).astype(int)
+    if not resamples:
+        counts = (weights > 0.01).astype(int)
+    elif (counts >= _FEWEST_DRAWS).any():
+        counts[counts < _FEWEST_DRAWS] = 0
+    order = [k for k in np.argsort(-weights, kind="stable") if counts[k]]
+    shares = weights[order] / weights[order].sum()
+    fits = [_with_resamples(rolling.newest[k], int(counts[k]) if resamples else 0, level, options) for k in order]
+    mixture = Mixture.of([each.law for each in fits])
+    centres, drawn, surprises = [], [], []
+    rng = np.random.default_rng(seed)
+    thetas = [each.theta for each in fits]
+    for place, (k, each) in enumerate(zip(order, fits, strict=True)):
+        rows = each.resamples[: counts[k]] if resamples else each.theta[None]
+        centres += [mixture.vector({place: 1.0}, thetas)] * len(rows)
+        drawn += [mixture.vector({place: 1.0}, [*thetas[:place], row, *thetas[place + 1 :]]) for row in rows]
+        freedom = _USUAL_WEIGHT + rolling.evidence
+        surprises.append(rng.standard_t(freedom, len(rows)) * scales[k])
+    heaviest = fits[0]
+    return Consensus(
+        law=mixture,
+        runs=runs,
+        theta=mixture.vector(dict(enumerate(shares.tolist())), thetas),
+        resamples=np.array(drawn),
+        loss=cost,
+        level=level,
+        minimum=heaviest.minimum,
+        bootstrap=heaviest.bootstrap,
+        seed=seed,
+        warnings=tuple(_warnings(rolling)),
+        members=tuple(
+            Member(each.law.name, float(each.runs.scale.min()), len(each.runs), float(share), float(rates[k]))
+            for k, each, share in zip(order, fits, shares, strict=True)
+        ),
+        centres=np.array(centres),
+        surprises=np.concatenate(surprises),
+        rolling=rolling,
+    )
+
+
+def laws_for(runs: Runs) -> tuple[Law, ...]:
+    """The laws that a consensus on these runs is of: in N and D, or in C alone.
+
+    Raises:
+        InputError: the runs have neither.
+    """
+    known = {*runs.table}
+    if {"params", "tokens"} <= known:
+        return _LAWS["N", "D"]
+    if "flops" in known:
+        return _LAWS[("C",)]
+    raise InputError(f"{runs.source}: a consensus is of laws in N and D, or in C; name a law of other variables")
+
+
+def weights_of(rates: np.ndarray, evidence: float) -> np.ndarray:
+    """The weight of each contender by its rate, K, summing to 1."""
+    if not evidence:
+        # Untested, the laws of the fewest parameters and all runs come first: here the first alone.
+        return np.eye(len(rates))[0]
+    known = np.maximum(rates, 1e-9)
+    weights = (known / known.min()) ** (-_SHARPNESS * evidence)
+    return np.asarray(weights / weights.sum())
+
+
+def prequential_errors(rolling: Rolling) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What the consensus itself would have missed by at each cut, weighed by what was known then: reach / the largest
+    run fitted and log measured - log forecast loss, of each run above the cut."""
+    found = []
+    for i, cut in enumerate(rolling.cuts):
+        rates = rolling.rates(before=cut)
+        evidence = rolling.evidence_before(cut)
+        weights = weights_of(rates, evidence) if evidence else np.full(len(rates), 1 / len(rates))
+        above = rolling.part >= cut
+        found.append((np.exp(rolling.reach(cut, above)), weights @ rolling.errors[:, i, above]))
+    return found
+
+
+def _scales(rolling: Rolling) -> np.ndarray:
+    """Of the error per unit of growth, by backtest and by what is usual."""
+    evidence = rolling.evidence
+    if not evidence:
+        return np.full(len(rolling.contenders), _UNTESTED_RATE)
+    squares = _USUAL_WEIGHT * _USUAL_RATE**2 + evidence * np.square(rolling.rates())
+    return np.asarray(np.sqrt(squares / (_USUAL_WEIGHT + evidence)))
+
+
+def _with_resamples(found: Fit, resamples: int, level: float, options: dict[str, Any]) -> Fit:
+    if not resamples:
+        return found
+    fewest = int(np.ceil(2 / (1 - level)))
+    options = {**options, "resamples": max(resamples, fewest), "level": level, "seed": found.seed, "init": "quick"}
+    return fit(found.runs, found.law, loss=found.loss, **options)
+
+
+def _warnings(rolling: Rolling) -> list[str]:
+    if len(rolling.cuts) > 1:
+        return []
+    if rolling.cuts:
+        return ["few budgets: one backtest alone says how far the forecast may be off, and is no sure measure"]
+    return [
+        "too few budgets to backtest any law: the interval is as wide as laws usually miss by on public runs "
+        f"({_UNTESTED_RATE:.1%} per e-fold of scale to the power {REACH_POWER:g}), and nothing here tested it"
+    ]

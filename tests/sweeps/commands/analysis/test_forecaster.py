@@ -1,0 +1,124 @@
+"""The laws that commands take: the consensus, the one that a backtest chooses, every objective, and other variables."""
+
+import json
+import re
+import shlex
+
+import numpy as np
+import pandas as pd
+import pytest
+
+
+@pytest.fixture
+def bent(published_folder, tmp_path):
+    """Marin's runs on Comma, on which Chinchilla's law bends, as a file."""
+    path = tmp_path / "comma.csv"
+    table = pd.read_csv(published_folder / "isoflop_open_athena.csv")
+    table[table["suite"] == "marin-comma"].to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def known(tmp_path):
+    flops = np.repeat(np.geomspace(1e18, 1e20, 5), 5)
+    params = np.sqrt(flops / 120) * np.tile(np.geomspace(1 / 4, 4, 5), 5)
+    loss = 1.8 + 480 / params**0.35 + 2100 / (flops / 6 / params) ** 0.37
+    noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(25))
+    path = tmp_path / "runs.csv"
+    pd.DataFrame({"params": params, "flops": flops, "loss": loss * noise}).to_csv(path, index=False)
+    return path
+
+
+def test_what_backtest_trusts_is_run_as_it_is_printed(called, bent):
+    code, out, _ = called("backtest", bent, "--law", "size-data", "--law", "chinchilla", "--json")
+    told = json.loads(out)
+    words = shlex.split(told["command"].replace("FLOPS", "1e21"))
+    assert code == 0
+    code, out, _ = called(*words[1:], "--json", "--resamples", "100")
+    assert code == 0
+    assert json.loads(out)["law"] == told["best"]["law"] == "size-data"
+
+
+@pytest.mark.parametrize("command", ["fit", "forecast", "frontier", "next"])
+def test_the_law_may_be_left_to_a_backtest(called, known, command):
+    asked = {"fit": [], "next": ["--target", "1e21"]}.get(command, ["--flops", "1e21"])
+    code, out, err = called(command, known, "--law", "auto", "--json", *asked)
+    assert code == 0, err
+    assert "consensus" not in out
+
+
+def test_an_objective_that_leans_leans_the_way_that_is_said(called, known):
+    """Towards the upper runs lies higher than towards the lower."""
+    losses = {}
+    for tilt in ("0.2", "0.8"):
+        words = ("--law", "chinchilla", "--objective", "asymmetric", "--delta", "0.01", "--tilt", tilt)
+        _, out, _ = called("forecast", known, *words, "--flops", "1e20", "--resamples", "100", "--json")
+        losses[tilt] = json.loads(out)["targets"][0]["loss"]
+    assert losses["0.8"] > losses["0.2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tilt", "0.3"], "--tilt: is that of --objective asymmetric"),
+        (["--fix", "E=1.8"], "a consensus is of several; name it with --law"),
+        (["--fix", "E=1.8", "--law", "auto"], "is of one law; name it with --law"),
+        (["--law", "moe"], "needs one in N and D or in C"),
+        (["--at", "experts=64"], "--at: is a run by itself"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(called, known, words, said):
+    code, _, err = called("forecast", known, "--flops", "1e21", *words)
+    assert code == 2
+    assert said in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        (["Q=3"], "no law has a variable 'Q'"),
+        (["params=much"], "'much' is not a number"),
+        (["params=-1"], "should be greater than 0"),
+        (["params=1e9", "N=1e9"], "given twice"),
+        (["params"], "write it as VARIABLE=VALUE"),
+        (["params=1e9", "P=2", "density=0.5"], "no law is in params, P, density alone"),
+    ],
+)
+def test_a_point_that_is_none_is_one_line(called, known, at, said):
+    code, _, err = called("forecast", known, *(word for text in at for word in ("--at", text)))
+    assert code == 2
+    assert said in " ".join(err.split())
+
+
+def test_experts_are_forecast_at_the_next_size(called, published_folder):
+    """The runs with 64 experts at the held-out size measured 2.054 to 2.112."""
+    columns = ("--params-column", "dense_parameter_count", "--loss-column", "loss_validation")
+    table = published_folder / "scalebench_moe.csv"
+    where = ("--where", 'split == "train"', "--column", "experts=num_experts")
+    at = ("--at", "experts=64", "--at", "params=1.308819e9")
+    code, out, _ = called("forecast", table, *columns, *where, *at, "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert told["loss_interval"][0] < 2.054 < 2.112 < told["loss_interval"][1]
+    assert told["reach"]["params"] == pytest.approx(3.56, abs=0.01)
+
+
+def test_a_frontier_far_beyond_the_runs_says_how_far(called, known):
+    code, out, _ = called("frontier", known, "--flops", "1e30", "--json")
+    assert code == 0
+    (warning,) = [text for text in json.loads(out)["warnings"] if "1e+30 FLOPs" in text]
+    assert re.search(r"1e\+10 times the largest run fitted: a backtest among these runs tests no more than", warning)
+
+
+def test_losses_below_zero_are_refused_with_the_constant_that_mends_it(called, published_folder):
+    """Tao et al.'s losses are relative to a unigram model."""
+    table = published_folder / "scalebench_vocab_train.csv"
+    names = {"params": "non_vocab_parameters", "tokens": "num_characters", "loss": "unigram_normalized_loss"}
+    columns = [word for name, column in names.items() for word in (f"--{name}-column", column)]
+    code, _, err = called("forecast", table, *columns, "--flops", "1e20")
+    assert code == 2
+    assert "--add-to-loss C, here more than 5.343" in " ".join(err.split())
+    smaller = ("--where", "num_characters < 1e10 and vocab_size == 4096", "--add-to-loss", "8")
+    code, out, _ = called("fit", table, *columns, *smaller, "--json", "--resamples", "100")
+    assert code == 0
+    assert any("8 added to every loss" in note for note in json.loads(out)["notes"])
