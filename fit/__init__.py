@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nextscale.fit.conventions import CONVENTIONS
+    from nextscale.fit.curves.curve import Curve, curves_of, schedule_of
+    from nextscale.fit.curves.curve_fit import CurveFit, fit_curves
     from nextscale.fit.curves.emergence import steepest_fall
-    from nextscale.fit.curves.schedule_laws import annealing, multi_power
+    from nextscale.fit.curves.schedule_laws import SCHEDULE_LAWS
+    from nextscale.fit.curves.schedules import schedule
     from nextscale.fit.errors import InputError
     from nextscale.fit.estimate.covariance import delta_interval
     from nextscale.fit.estimate.downstream import SIGMOID, accuracy
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
     from nextscale.fit.trust.card import card
     from nextscale.fit.trust.choice import Choice, backtest_table, choose
     from nextscale.fit.trust.compare import compare
+    from nextscale.fit.trust.consensus import Consensus, consensus
+    from nextscale.fit.trust.forecaster import fit_forecaster
     from nextscale.fit.trust.next_run import next_runs
     from nextscale.fit.trust.trend import trend
     from nextscale.fit.tuning.hyperparameters import cell_optima, fit_rule
@@ -68,8 +73,11 @@ _HOMES = {
     "estimate.profile": ["profiled"],
     "estimate.published": ["PUBLISHED", "published"],
     "estimate.seed_noise": ["seed_noise"],
+    "curves.curve": ["Curve", "curves_of", "schedule_of"],
+    "curves.curve_fit": ["CurveFit", "fit_curves"],
     "curves.emergence": ["steepest_fall"],
-    "curves.schedule_laws": ["annealing", "multi_power"],
+    "curves.schedule_laws": ["SCHEDULE_LAWS"],
+    "curves.schedules": ["schedule"],
     "tuning.hyperparameters": ["cell_optima", "fit_rule"],
     "tuning.transfer": ["best_rates", "rate_drift"],
     "optimum.approaches": ["approaches"],
@@ -85,6 +93,8 @@ _HOMES = {
     "trust.card": ["card"],
     "trust.choice": ["Choice", "backtest_table", "choose"],
     "trust.compare": ["compare"],
+    "trust.consensus": ["Consensus", "consensus"],
+    "trust.forecaster": ["fit_forecaster"],
     "trust.next_run": ["next_runs"],
     "trust.trend": ["trend"],
 }
@@ -94,10 +104,14 @@ __all__ = [
     "CONVENTIONS",
     "LAWS",
     "PUBLISHED",
+    "SCHEDULE_LAWS",
     "SIGMOID",
     "Candidate",
     "Choice",
     "Columns",
+    "Consensus",
+    "Curve",
+    "CurveFit",
     "Fit",
     "Formula",
     "InputError",
@@ -111,7 +125,6 @@ __all__ = [
     "Term",
     "TokenCost",
     "accuracy",
-    "annealing",
     "approaches",
     "as_runs",
     "at_equal_flops",
@@ -125,9 +138,13 @@ __all__ = [
     "closed_form",
     "compare",
     "compute_for",
+    "consensus",
+    "curves_of",
     "delta_interval",
     "fit",
     "fit_backtested",
+    "fit_curves",
+    "fit_forecaster",
     "fit_rule",
     "forecast",
     "forecast_run",
@@ -135,7 +152,6 @@ __all__ = [
     "isoflops",
     "law_named",
     "lifetime",
-    "multi_power",
     "next_runs",
     "overtrained",
     "profiled",
@@ -143,6 +159,8 @@ __all__ = [
     "rate_drift",
     "read_table",
     "repetition",
+    "schedule",
+    "schedule_of",
     "seed_noise",
     "smallest_sizes",
     "steepest_fall",

@@ -22,7 +22,17 @@ from nextscale.sweeps.commands import (
     specs,
     watch,
 )
-from nextscale.sweeps.commands.analysis import backtest, compare, fit, forecast, frontier, lifetime, next_runs, trend
+from nextscale.sweeps.commands.analysis import (
+    backtest,
+    compare,
+    curve,
+    fit,
+    forecast,
+    frontier,
+    lifetime,
+    next_runs,
+    trend,
+)
 from nextscale.sweeps.errors import USER_ERRORS
 from nextscale.sweeps.terminal.console import complain
 from nextscale.sweeps.terminal.usage_errors import USAGE, usage_error
@@ -30,7 +40,7 @@ from nextscale.sweeps.terminal.usage_errors import USAGE, usage_error
 COMMANDS_BY_HEADING = {
     "Plan and run": ("quickstart", "init", "plan", "run"),
     "Watch": ("status", "serve", "logs", "stop"),
-    "Laws from runs": ("fit", "backtest", "frontier", "compare", "trend"),
+    "Laws from runs": ("fit", "backtest", "frontier", "compare", "trend", "curve"),
     "Forecasts": ("forecast", "overtrain", "inference", "family", "next", "ledger"),
     "Pages and figures": ("report",),
     "Keep and share": ("runs", "verify", "gc", "import", "export"),
@@ -70,7 +80,7 @@ app = typer.Typer(
 
 for module in (plan, run, init, specs, watch, runs, ledger, report, export, import_runs, hardware):
     app.add_typer(module.app)
-for analysis in (fit, backtest, frontier, compare, trend, forecast, next_runs, lifetime):
+for analysis in (fit, backtest, frontier, compare, trend, curve, forecast, next_runs, lifetime):
     app.add_typer(analysis.app)
 
 

@@ -1,80 +1,67 @@
-"""Curves under a schedule: fitted on one, they forecast another; and accuracy in two steps."""
+"""Laws of the loss under a schedule: they are the sums of their papers; and accuracy in two steps."""
+
+import dataclasses
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from nextscale.fit import InputError, fit
-from nextscale.fit.curves.schedule_laws import annealing, multi_power
+from nextscale.fit.curves.schedule_laws import MomentumLaw, schedule_law_named
+from nextscale.fit.curves.schedules import schedule, warmup_end
 from nextscale.fit.estimate.downstream import SIGMOID, accuracy
 
-STEPS = 600
-
-
-def cosine(peak=1e-3):
-    t = np.arange(1, STEPS + 1)
-    return peak * np.minimum(t / 50, 0.1 + 0.45 * (1 + np.cos(np.pi * np.clip((t - 50) / (STEPS - 50), 0, 1))))
-
-
-def wsd(peak=1e-3):
-    t = np.arange(1, STEPS + 1)
-    return peak * np.minimum(np.minimum(t / 50, 1), 0.1 + 0.9 * np.clip((STEPS - t) / 150, 0, 1))
-
-
-LAWS = {
-    "annealing": (annealing, {"E": 2.0, "A": 0.5, "C": 0.5, "alpha": 0.5}),
-    "multi-power": (
-        multi_power,
-        {"E": 2.0, "A": 0.5, "B": 300.0, "C": 1.5, "alpha": 0.5, "beta": 0.5, "gamma": 0.5},
-    ),
+RATES = {
+    "cosine": schedule("cosine:peak=3e-4,steps=3000,warmup=200,final=3e-5"),
+    "wsd to 0": schedule("wsd:peak=3e-4,steps=3000,warmup=200,decay=600"),
+    "up and down": np.repeat([1e-4, 3e-4, 1e-4, 2e-4, 3e-5], 600),
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["annealing", pytest.param("multi-power", marks=pytest.mark.slow)],  # seven parameters take 17 s
-)
-def test_a_curve_on_one_schedule_forecasts_another(name):
-    make, truth = LAWS[name]
-    steps = np.arange(110, STEPS + 1, 20)
-    on, other = make(cosine()), make(wsd())
-    curve = np.exp(on.log_losses(on.theta(truth)[None], {"step": steps})[0])
-    found = fit(pd.DataFrame({"step": steps, "loss": curve, "flops": steps}), on, resamples=0)
-    np.testing.assert_allclose(found.predict(step=steps), curve, rtol=1e-4)
-    expected = np.exp(other.log_losses(other.theta(truth)[None], {"step": steps})[0])
-    forecast = np.exp(other.log_losses(found.theta[None], {"step": steps})[0])
-    np.testing.assert_allclose(forecast, expected, rtol=2e-3)
+@pytest.mark.parametrize("rates", RATES.values(), ids=RATES)
+def test_a_law_is_the_sum_over_every_step(truth, rates):
+    """Warm-up from 0 included, and with rates in units of the peak or as they are."""
+    rates = np.concatenate([np.linspace(0, rates[0], 50), rates])
+    steps = np.arange(warmup_end(rates), len(rates) + 1, 50)
+    for peak in (1.0, rates.max()):
+        np.testing.assert_allclose(np.exp(truth.expand(rates, steps, peak)[0]), truth.losses(rates, steps), rtol=3e-6)
 
 
-def test_a_falling_rate_takes_off_the_loss_and_a_constant_one_does_not():
-    constant = np.full(STEPS, 1e-3)
-    for make, truth in LAWS.values():
-        flat, falling = (make(s) for s in (constant, wsd()))
-        zero = truth | {"C": 1e-12} if "B" not in truth else truth | {"B": 1e-12}
-        end = {"step": np.array([STEPS])}
-        without = np.exp(flat.log_losses(flat.theta(zero)[None], end))
-        assert np.exp(flat.log_losses(flat.theta(truth)[None], end)) == pytest.approx(without)
-        theta = falling.theta(truth)[None]
-        assert (
-            np.exp(falling.log_losses(theta, end)) < np.exp(falling.log_losses(falling.theta(zero)[None], end)) - 0.01
-        )
+def test_the_momentum_of_falls_is_the_double_sum_of_the_paper(momentum):
+    rates = RATES["cosine"][::50]
+    short = dataclasses.replace(momentum, law=MomentumLaw(decay=0.9))
+    falls = np.maximum(-np.diff(rates, prepend=0), 0)
+    last = len(rates)
+    direct = sum(falls[k] * 0.9 ** (i - k) for i in range(last) for k in range(i + 1))
+    expected = 2 + 0.5 * rates.sum() ** -0.5 - 0.5 * direct
+    assert np.exp(short.expand(rates, [last])[0][0]) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_momentum_of_falls_is_the_sum_of_the_paper():
-    rates = wsd()[::50]
-    law = annealing(rates, decay=0.9)
-    falls = np.concatenate([[0], np.maximum(rates[:-1] - rates[1:], 0)])
-    i = len(rates)
-    direct = sum(falls[k] * 0.9 ** (j - k) for j in range(i) for k in range(j + 1))
-    truth = {"E": 2.0, "A": 0.5, "C": 0.5, "alpha": 0.5}
-    loss = np.exp(law.log_losses(law.theta(truth)[None], {"step": np.array([i])}))[0, 0]
-    assert loss == pytest.approx(2 + 0.5 * rates.sum() ** -0.5 - 0.5 * direct, rel=1e-9)
+def test_slopes_are_those_of_the_values(truth):
+    def values(theta):
+        return truth.law.expand(theta, truth.law.course(RATES["cosine"] / 3e-4, np.array([200, 1000, 3000])))
+
+    theta = truth.theta(3e-4)
+    slopes, (natural, by_theta) = values(theta)[1], truth.law.natural(theta, 3e-4)
+    np.testing.assert_allclose(np.exp(natural), [*truth.parameters.values()])
+    for i, shift in enumerate(1e-5 * np.eye(len(theta))):
+        np.testing.assert_allclose(slopes[i], (values(theta + shift)[0] - values(theta - shift)[0]) / 2e-5, atol=1e-8)
+        ends = [truth.law.natural(theta + sign * shift, 3e-4)[0] for sign in (1, -1)]
+        np.testing.assert_allclose(by_theta[:, i], np.subtract(*ends) / 2e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("schedule", [[1e-3], [1e-3, 0.0], [1e-3, np.nan], [[1e-3, 1e-3]]])
-def test_a_schedule_is_positive_rates(schedule):
-    with pytest.raises(InputError, match="learning rate of each of two or more steps"):
-        annealing(np.array(schedule))
+def test_a_falling_rate_takes_off_the_loss_and_warm_up_does_not(truth):
+    E, A, alpha = (truth.parameters[name] for name in ("E", "A", "alpha"))
+    for rates, falls in ((schedule("constant:peak=3e-4,steps=900,warmup=100"), False), (RATES["wsd to 0"], True)):
+        loss = float(np.exp(truth.expand(rates, [len(rates)])[0][0]))
+        without = E + A * rates.sum() ** -alpha
+        assert loss < without - 0.01 if falls else loss == pytest.approx(without)
+
+
+def test_laws_have_names():
+    assert schedule_law_named("momentum") == MomentumLaw()
+    with pytest.raises(InputError, match="no law of curves 'momentun'; name one of multi-power, momentum"):
+        schedule_law_named("momentun")
 
 
 def test_accuracy_in_two_steps(isoflop_grid):
