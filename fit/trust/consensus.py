@@ -27,7 +27,7 @@ _LAWS = {("N", "D"): (CHINCHILLA, SIZE_DATA, DATA_SIZE), ("C",): (SATURATING,)}
 _WINDOWS = (0.0, 1 / 3, 1 / 2)
 """Shares of the steps of scale that are left out, from the smallest: small runs often bend the curve that larger ones
 follow."""
-_USUAL_RATE, _USUAL_WEIGHT, _UNTESTED_RATE = 0.004, 3.0, 0.012
+_USUAL_RATE, _USUAL_WEIGHT, _UNTESTED_RATE = 0.0035, 4.0, 0.012
 """The error per unit of growth that laws usually have, over public suites; as how many cuts of a backtest that counts;
 and the usual one of a law that no backtest has chosen."""
 _SHARPNESS = 4.0
@@ -112,7 +112,7 @@ def consensus(
     what they missed above: rate^(-4 x evidence), where evidence is the number of cuts, each half of the next newer.
 
     An error of reach is drawn from Student's t whose scale is the root of the mean of rate² over the cuts and of the
-    usual rate², the latter as three cuts, with as many degrees of freedom: a conjugate prior of the variance.
+    usual rate², the latter as four cuts, with as many degrees of freedom: a conjugate prior of the variance.
 
     Args:
         laws: in the same variables; by default those with an irreducible loss that are quickly fitted, in N and D, or
