@@ -22,8 +22,8 @@ from nextscale.fit.trust.candidates import weigh_repeats_as_one
 from nextscale.fit.trust.rolling import NEAREST, REACH_POWER, Contender, Rolling, growth, roll
 
 CONSENSUS = "consensus"
-_LAWS = {("N", "D"): (CHINCHILLA, SIZE_DATA, DATA_SIZE), ("C",): (SATURATING,)}
-"""By variables. Each has an irreducible loss: what falls without end wins near the runs and loses far beyond them."""
+_IN_SIZE_AND_DATA, _IN_COMPUTE = (CHINCHILLA, SIZE_DATA, DATA_SIZE), (SATURATING,)
+"""Each has an irreducible loss: what falls without end wins near the runs and loses far beyond them."""
 _WINDOWS = (0.0, 1 / 3, 1 / 2)
 """Shares of the steps of scale that are left out, from the smallest: small runs often bend the curve that larger ones
 follow."""
@@ -129,7 +129,7 @@ def consensus(
     contenders = [Contender(law, cost, window) for window in _WINDOWS for law in laws]
     rolling = roll(runs, contenders, level=level, seed=seed, **options)
     rates, scales = rolling.rates(), np.maximum(_scales(rolling), drift)
-    weights = weights_of(rates, rolling.evidence)
+    weights = weights_of(rates, rolling.evidence())
     counts = np.round(weights * max(resamples, 1)).astype(int)
     if not resamples:
         counts = (weights > 0.01).astype(int)
@@ -142,11 +142,11 @@ def consensus(
     centres, drawn, surprises = [], [], []
     rng = np.random.default_rng(seed)
     thetas = [each.theta for each in fits]
+    freedom = _USUAL_WEIGHT + rolling.evidence()
     for place, (k, each) in enumerate(zip(order, fits, strict=True)):
         rows = each.resamples[: counts[k]] if resamples else each.theta[None]
         centres += [mixture.vector({place: 1.0}, thetas)] * len(rows)
         drawn += [mixture.vector({place: 1.0}, [*thetas[:place], row, *thetas[place + 1 :]]) for row in rows]
-        freedom = _USUAL_WEIGHT + rolling.evidence
         surprises.append(rng.standard_t(freedom, len(rows)) * scales[k])
     heaviest = fits[0]
     return Consensus(
@@ -178,9 +178,9 @@ def laws_for(runs: Runs) -> tuple[Law, ...]:
     """
     known = {*runs.table}
     if {"params", "tokens"} <= known:
-        return _LAWS["N", "D"]
+        return _IN_SIZE_AND_DATA
     if "flops" in known:
-        return _LAWS[("C",)]
+        return _IN_COMPUTE
     raise InputError(f"{runs.source}: a consensus is of laws in N and D, or in C; name a law of other variables")
 
 
@@ -200,7 +200,7 @@ def prequential_errors(rolling: Rolling) -> list[tuple[np.ndarray, np.ndarray]]:
     found = []
     for i, cut in enumerate(rolling.cuts):
         rates = rolling.rates(before=cut)
-        evidence = rolling.evidence_before(cut)
+        evidence = rolling.evidence(before=cut)
         weights = weights_of(rates, evidence) if evidence else np.full(len(rates), 1 / len(rates))
         above = rolling.part >= cut
         found.append((np.exp(rolling.reach(cut, above)), weights @ rolling.errors[:, i, above]))
@@ -209,7 +209,7 @@ def prequential_errors(rolling: Rolling) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _scales(rolling: Rolling) -> np.ndarray:
     """Of the error per unit of growth, by backtest and by what is usual."""
-    evidence = rolling.evidence
+    evidence = rolling.evidence()
     if not evidence:
         return np.full(len(rolling.contenders), _UNTESTED_RATE)
     squares = _USUAL_WEIGHT * _USUAL_RATE**2 + evidence * np.square(rolling.rates())

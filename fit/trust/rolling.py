@@ -62,14 +62,14 @@ class Rolling:
     errors: np.ndarray
     newest: tuple[Fit, ...]
 
-    @property
-    def evidence(self) -> float:
-        """How many cuts there are, an older one counting less."""
-        return float(sum(_NEWER**age for age in range(len(self.cuts))))
+    def evidence(self, before: int | None = None) -> float:
+        """How many cuts there are, an older one counting less.
 
-    def evidence_before(self, step: int) -> float:
-        """The same of what was known when runs had come to a step."""
-        return float(sum(_NEWER**age for age in range(sum(cut < step for cut in self.cuts))))
+        Args:
+            before: see `rates`.
+        """
+        cuts = sum(before is None or cut < before for cut in self.cuts)
+        return float(sum(_NEWER**age for age in range(cuts)))
 
     def reach(self, cut: int, of: np.ndarray) -> np.ndarray:
         """e-folds from the largest run below a cut to each of some runs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nextscale.sweeps.commands.analysis.options import Forecaster, LawChoice, Source, as_pair
+from nextscale.sweeps.commands.analysis.options import Forecaster, LawChoice, Source, numbers_by_name
 from nextscale.sweeps.errors import SpecError
 
 if TYPE_CHECKING:
@@ -26,19 +26,15 @@ def values_at(texts: Sequence[str]) -> dict[str, float]:
     known = dict.fromkeys(variable for law in LAWS.values() for variable in law.variables)
     columns = {column_of(variable) for variable in known}
     found: dict[str, float] = {}
-    for text in texts:
-        name, value = as_pair(text, "--at", "VARIABLE=VALUE")
+    for name, value in numbers_by_name(texts, "--at", "VARIABLE=VALUE").items():
         column = column_of(name)
         if column not in columns:
-            raise SpecError(f"--at {text}: no law has a variable '{name}'; they have {', '.join(known)}")
+            raise SpecError(f"--at {name}: no law has a variable '{name}'; they have {', '.join(known)}")
         if column in found:
-            raise SpecError(f"--at {text}: {name} is given twice; give it once")
-        try:
-            found[column] = float(value)
-        except ValueError:
-            raise SpecError(f"--at {text}: '{value}' is not a number") from None
-        if not 0 < found[column] < float("inf"):
-            raise SpecError(f"--at {text}: should be greater than 0")
+            raise SpecError(f"--at {name}: {column} is given twice; give it once")
+        if not 0 < value < float("inf"):
+            raise SpecError(f"--at {name}={value:g}: should be greater than 0")
+        found[column] = value
     return found
 
 
@@ -59,7 +55,7 @@ def forecast_at(source: Source, estimator: Forecaster, at: Mapping[str, float]) 
         laws = _laws_in(at)
         variables = laws[0].variables
     else:
-        chosen, _ = estimator.settled(source, rows)
+        chosen = estimator.settled(source, rows)
         variables = chosen.variables
         if lacking := [name for name in map(column_of, variables) if name not in at]:
             raise SpecError(f"--law {chosen.law}: needs --at {' --at '.join(f'{name}=VALUE' for name in lacking)} too")

@@ -28,8 +28,9 @@ def frontier(source: Source, estimator: Forecaster, flops: Targets, json_: Json 
 
     table_rows = source.rows()
     chosen, variables = estimator.read_rows(source, table_rows, ("N", "D"))
-    found = fit_forecaster(source.of_rows(table_rows, variables), chosen.law, **chosen.options)
-    table = approaches(found.runs, found, flops)
+    every = source.of_rows(table_rows, variables)
+    found = fit_forecaster(every, chosen.law, **chosen.options)
+    table = approaches(every, found, flops)  # a law may leave out small runs, whose minima are minima still
     warnings = [*found.warnings, *beyond_warnings(found, flops, reach_errors(found))]
     rows = [
         row | {"range": interval_between(row["params_low"], row["params_high"], count)}

@@ -241,7 +241,7 @@ def _fitted(source: Source, estimator: Estimator, hardware: Hardware) -> tuple[F
         from nextscale.fit.trust.backtest import fit_backtested
 
         rows = source.rows()
-        chosen, _ = estimator.settled(source, rows)
+        chosen = estimator.settled(source, rows)
         found, _ = fit_backtested(source.of_rows(rows, chosen.variables), (chosen.law,), **chosen.options)
         return found, hardware.cluster(rows)
     from nextscale.fit.estimate.published import published

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -154,24 +154,20 @@ class Source(TableOptions):
         return table
 
 
-LawName = Annotated[
-    str,
-    typer.Option(
-        "--law",
-        metavar="NAME",
-        help="of the law, `nextscale laws` lists them; auto, the one that a backtest chooses",
-        autocompletion=completion.laws,
-    ),
-]
-
-
 @dataclasses.dataclass(frozen=True)
 class LawChoice:
     """Which law, and what its fit minimises."""
 
     panel: ClassVar = "Law"
 
-    law: LawName = "chinchilla"
+    law: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="of the law, `nextscale laws` lists them; auto, the one that a backtest chooses",
+            autocompletion=completion.laws,
+        ),
+    ] = "chinchilla"
     fix: Annotated[
         list[str] | None, typer.Option(metavar="PARAMETER=VALUE", help="pin a parameter; may be given again")
     ] = None
@@ -197,14 +193,15 @@ class LawChoice:
         Args:
             wanted: the variables of laws that the command can say something by; any unless given.
         """
-        chosen, rows = self.settled(source, source.rows(), *wanted)
+        rows = source.rows()
+        chosen = self.settled(source, rows, *wanted)
         return chosen, source.of_rows(rows, chosen.variables)
 
-    def settled(self, source: Source, rows: pd.DataFrame, *wanted: tuple[str, ...]) -> tuple[LawChoice, pd.DataFrame]:
-        """The same of rows that are read already."""
+    def settled(self, source: Source, rows: pd.DataFrame, *wanted: tuple[str, ...]) -> LawChoice:
+        """The choice of `read`, of rows that are read already."""
         if self.law != "auto":
             self.check_variables(*wanted)
-            return self, rows
+            return self
         from nextscale.fit.laws.loss import Loss
         from nextscale.fit.trust.candidates import LOSSES
         from nextscale.fit.trust.forecaster import chosen_law
@@ -221,7 +218,7 @@ class LawChoice:
             objective=loss.name,
             delta=loss.delta if loss.name in ("huber", "asymmetric") else self.delta,
             tilt=loss.tilt if loss.name == "asymmetric" else None,
-        ), rows
+        )
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -242,20 +239,12 @@ class LawChoice:
         """Those of `nextscale.fit.fit`."""
         if self.tilt is not None and self.objective != "asymmetric":
             raise SpecError("--tilt: is that of --objective asymmetric")
-        options = {"fixed": self._fixed(), "loss": self.objective or "huber", "delta": self.delta}
+        options = {
+            "fixed": numbers_by_name(self.fix or (), "--fix", "PARAMETER=VALUE"),
+            "loss": self.objective or "huber",
+            "delta": self.delta,
+        }
         return options if self.tilt is None else options | {"tilt": self.tilt}
-
-    def _fixed(self) -> Mapping[str, float]:
-        found = {}
-        for text in self.fix or ():
-            name, value = as_pair(text, "--fix", "PARAMETER=VALUE")
-            if name in found:
-                raise SpecError(f"--fix {text}: {name} is pinned twice; give it once")
-            try:
-                found[name] = float(value)
-            except ValueError:
-                raise SpecError(f"--fix {text}: '{value}' is not a number") from None
-        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,7 +294,7 @@ class Forecaster(Estimator):
                 rows have.
         """
         if self.law != "consensus":
-            chosen, _ = self.settled(source, rows, *wanted)
+            chosen = self.settled(source, rows, *wanted)
             return chosen, chosen.variables
         if self.fix:
             raise SpecError(f"--fix {self.fix[0]}: is of one law, and a consensus is of several; name it with --law")
@@ -313,12 +302,25 @@ class Forecaster(Estimator):
         return self, next((variables for variables in wanted if {*variables} <= held), wanted[0])
 
 
-def as_pair(text: str, option: str, form: str) -> tuple[str, str]:
-    """The two sides of `NAME=VALUE`.
+def numbers_by_name(texts: Sequence[str], option: str, form: str) -> dict[str, float]:
+    """From `NAME=VALUE` each.
 
     Raises:
-        SpecError: it is written otherwise.
+        SpecError: one is written otherwise, is named twice, or is no number.
     """
+    found = {}
+    for text in texts:
+        name, value = _pair(text, option, form)
+        if name in found:
+            raise SpecError(f"{option} {text}: {name} is given twice; give it once")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise SpecError(f"{option} {text}: '{value}' is not a number") from None
+    return found
+
+
+def _pair(text: str, option: str, form: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
         raise SpecError(f"{option} {text}: write it as {form}")
@@ -330,7 +332,7 @@ def _variable(text: str) -> tuple[str, str]:
     from nextscale.fit.laws.catalogue import LAWS
     from nextscale.fit.table.columns import column_of
 
-    name, column = as_pair(text, "--column", "VARIABLE=NAME")
+    name, column = _pair(text, "--column", "VARIABLE=NAME")
     named = {"N": "--params-column", "D": "--tokens-column", "C": "--flops-column"}
     known = {v: column_of(v) for law in LAWS.values() for v in law.variables if v not in named}
     if name in named:

@@ -109,7 +109,7 @@ class TestChoices:
             (["--column", "X=C"], "no law has a variable 'X'"),
             (["--column", "N=C"], "with --params-column"),
             (["--fix", "E=inf"], "E should be a number"),
-            (["--fix", "E=1", "--fix", "E=2"], "pinned twice"),
+            (["--fix", "E=1", "--fix", "E=2"], "given twice"),
             (["--level", ".999", "--resamples", "100"], "needs 2000 or more"),
             (["--objective", "l2"], "loss: 'l2' is not one of huber"),
             (["--bootstrap", "none"], "bootstrap: 'none' is not one of case"),
@@ -214,13 +214,15 @@ class TestForecast:
         row = next(line for line in out.splitlines() if "1.00e+22" in line)
         assert row.count("[") == 4
 
-    def test_the_compute_that_a_loss_takes(self, called, csv):
-        code, out, _ = called("forecast", csv, *NAMED, "--loss", "2.08", "--loss", "1.2", "--json")
+    @pytest.mark.parametrize("law, loss", [("chinchilla", 1.99), ("consensus", 2.08)])
+    def test_the_compute_that_a_loss_takes(self, called, csv, law, loss):
+        words = ("forecast", csv, *NAMED, "--law", law, "--json")
+        code, out, _ = called(*words, "--loss", str(loss), "--loss", "1.2")
         near, never = json.loads(out)["compute_for"]
         assert code == 0
         assert near["interval"][0] < near["flops"] < near["interval"][1]
-        back = json.loads(called("forecast", csv, *NAMED, "--flops", str(near["flops"]), "--json")[1])
-        assert back["targets"][0]["loss"] == pytest.approx(2.08, abs=1e-4)
+        back = json.loads(called(*words, "--flops", str(near["flops"]))[1])
+        assert back["targets"][0]["loss"] == pytest.approx(loss, abs=1e-4)
         assert never["flops"] is None
         assert "irreducible loss" in never["reason"]
 

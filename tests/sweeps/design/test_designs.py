@@ -102,7 +102,8 @@ class TestWindows:
             if run.config.training.steps >= 50:
                 assert abs(run.flops / budget - 1) <= 0.01
         middle = math.exp(sum(math.log(run.params) for run in runs) / sizes)
-        if budget > 1e19 and sizes in (3, 5, 7):  # where widths lie close, and one in the middle
+        # Where widths lie close, and one in the middle: those of wide heads lie 128 or 256 apart.
+        if budget > (1e19 if heads.get("rule") == 128 else 1e17) and sizes in (3, 5, 7):
             assert middle * 20 == pytest.approx(budget / flops_per_token(runs[sizes // 2].config.model), rel=0.6)
             assert runs[-1].params / runs[0].params < span**2 * 2
 

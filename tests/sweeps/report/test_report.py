@@ -103,6 +103,22 @@ def test_an_interval_narrower_than_backtests_missed_by_is_told_beside_the_foreca
     assert found["forecast"]["warnings"] == told
 
 
+@pytest.mark.slow
+def test_so_it_is_of_runs_from_elsewhere(called, tmp_path, monkeypatch):
+    """Beside the loss that is foretold at ten times their compute."""
+    C = np.repeat(np.geomspace(1e18, 1e20, 5), 5)
+    N = np.sqrt(C / 120) * np.tile(np.geomspace(1 / 4, 4, 5), 5)
+    loss = 1.8 + 480 / N**0.35 + 2100 / (C / 6 / N) ** 0.37
+    table, out = tmp_path / "runs.csv", tmp_path / "out"
+    pd.DataFrame({"params": N, "flops": C, "loss": loss}).to_csv(table, index=False)
+    assert called("import", table, "--out", out)[0] == 0
+    band = {"reach": "3-100", "error": 0.3, "se": 0.0, "bias": 0.0, "cuts": 2}
+    missed = reach.ReachErrors((band,), furthest=100.0)
+    monkeypatch.setattr("nextscale.sweeps.report.report.reach_errors", lambda fit, choice: missed)
+    assert called("report", out)[0] == 0
+    assert "backtests of such a reach missed the loss by 30.00%" in said_in(out / "report.html", "forecast")[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
