@@ -11,21 +11,24 @@ import numpy as np
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.bootstrap import Bootstrap
 from nextscale.fit.estimate.solve import Init
-from nextscale.fit.laws.catalogue import LAWS
+from nextscale.fit.laws.catalogue import LAWS, SATURATING_D, SATURATING_N
 from nextscale.fit.laws.law import COLLINEAR, Law
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.table.columns import column_of
 from nextscale.fit.table.runs import Runs
 
+ZERO = 1e-30
+"""A coefficient given as 0: its logarithm is what is fitted."""
 
-def check_options(bootstrap: str, init: str, level: float, resamples: int) -> None:
+
+def check_options(bootstrap: str | None, init: str, level: float, resamples: int) -> None:
     """Checks the options of a fit that are words or shares.
 
     Raises:
         InputError: one is not known, or out of range.
     """
     for name, value, kind in (("bootstrap", bootstrap, Bootstrap), ("init", init, Init)):
-        if value not in get_args(kind):
+        if value is not None and value not in get_args(kind):
             raise InputError(f"{name}: '{value}' is not one of {', '.join(get_args(kind))}")
     if not 0 < level < 1:
         raise InputError(f"level: should lie between 0 and 1, not {level}")
@@ -34,7 +37,7 @@ def check_options(bootstrap: str, init: str, level: float, resamples: int) -> No
 
 
 def checked_fixed(law: Law, fixed: Mapping[str, float]) -> dict[str, float]:
-    """Parameters that are given and not fitted, by name.
+    """Parameters that are given and not fitted, by name; a coefficient that is 0 as what is nothing beside any loss.
 
     Raises:
         InputError: the law has none of that name, or it cannot have that value.
@@ -44,9 +47,10 @@ def checked_fixed(law: Law, fixed: Mapping[str, float]) -> dict[str, float]:
             raise InputError(f"fixed: {law.name} has no parameter '{name}'; it has {', '.join(law.parameters)}")
         if not np.isfinite(value):
             raise InputError(f"fixed: {name} should be a number, not {value}")
-        if law.on_log_scale[law.parameters.index(name)] and not value > 0:
-            raise InputError(f"fixed: {name} should be greater than 0, not {value}")
-    return {name: float(value) for name, value in fixed.items()}
+        nothing = value == 0 and name in law.coefficients
+        if law.on_log_scale[law.parameters.index(name)] and not value > 0 and not nothing:
+            raise InputError(f"fixed: {name} should be greater than 0, not {value:g}")
+    return {name: float(value) or (ZERO if name in law.coefficients else 0.0) for name, value in fixed.items()}
 
 
 def checked_variables(law: Law, runs: Runs, fixed: Mapping[str, float]) -> dict[str, np.ndarray]:
@@ -76,6 +80,7 @@ def checked_variables(law: Law, runs: Runs, fixed: Mapping[str, float]) -> dict[
         if np.ptp(values) <= 1e-9 * np.abs(values).max():
             raise InputError(
                 f"{runs.source}: {column_of(name)} is the same in every run, so its term cannot be seen; vary it"
+                f"{_without(law, name, variables)}"
             )
     _check_separable(law, variables, fixed, runs.source)
     return variables
@@ -96,6 +101,14 @@ def _suggestion(law: Law, runs: int) -> str:
     if not able:
         return ""
     return f", or fit a law of fewer parameters: --law {max(able, key=lambda other: len(other.parameters)).name}"
+
+
+def _without(law: Law, name: str, variables: Mapping[str, np.ndarray]) -> str:
+    """Which law is in what else varies, in words; nothing where none is."""
+    other = {"N": SATURATING_D, "D": SATURATING_N}.get(name)
+    if other is None or set(law.variables) != {"N", "D"} or np.ptp(variables[other.variables[0]]) == 0:
+        return ""
+    return f", or fit the law of {column_of(other.variables[0])} alone: --law {other.name}"
 
 
 def _check_separable(law: Law, variables: Mapping[str, np.ndarray], fixed: Mapping[str, float], source: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from nextscale.fit.estimate.fit import Fit
+from nextscale.fit.intervals import interval_around
 from nextscale.fit.laws.formula import Formula
 from nextscale.fit.laws.law import Shape
 
@@ -44,6 +45,4 @@ def accuracy(loss: Fit, task: Fit, **at: Any) -> tuple[np.ndarray, np.ndarray, n
     again = task.resamples[np.random.default_rng(1).integers(len(task.resamples), size=len(draws))]
     accuracies = np.stack([task.losses(theta[None], task_loss=row)[0] for theta, row in zip(again, draws, strict=True)])
     scatter = np.random.default_rng(2).choice(task.residuals - np.median(task.residuals), accuracies.shape)
-    tail = (1 - loss.level) / 2
-    low, high = np.quantile(accuracies * np.exp(scatter), [tail, 1 - tail], axis=0)
-    return expected, low, high
+    return expected, *interval_around(expected, accuracies * np.exp(scatter), loss.level)

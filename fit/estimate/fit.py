@@ -10,17 +10,21 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.estimate.bootstrap import Bootstrap, draw_resamples
-from nextscale.fit.estimate.checks import check_options, checked_fixed, checked_variables
+from nextscale.fit.estimate.bootstrap import Bootstrap, draw_resamples, spreads, usual_bootstrap
+from nextscale.fit.estimate.checks import ZERO, check_options, checked_fixed, checked_variables
+from nextscale.fit.estimate.fit_html import fit_html
 from nextscale.fit.estimate.fit_warnings import warnings_of
+from nextscale.fit.estimate.outliers import FarOff, far_off_runs
 from nextscale.fit.estimate.profile import unidentified
 from nextscale.fit.estimate.solve import Init, Minimum, grid_starts, minimise, minimise_resamples
+from nextscale.fit.intervals import ends_around, interval_around
 from nextscale.fit.laws.catalogue import law_named
 from nextscale.fit.laws.law import Law, Problem
 from nextscale.fit.laws.loss import Loss
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.table.columns import Columns, column_of
 from nextscale.fit.table.runs import Runs, as_runs
+from nextscale.fit.table.sources import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +48,7 @@ class Fit:
             what the resamples allow for, or that was stated (see `backtest.py`); widens intervals beyond the fitted
             scale.
         open_intervals: of the parameters that the runs do not identify, by profile likelihood.
+        outliers: runs far off the law of the others, which are fitted all the same; None where there are none.
         warnings: what a reader of these numbers must know, in words.
     """
 
@@ -59,16 +64,18 @@ class Fit:
     seed: int = 0
     extrapolation_error: float = 0.0
     open_intervals: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    outliers: FarOff | None = None
     warnings: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> dict[str, float]:
         """By name; losses in nats per token."""
-        return dict(zip(self.law.parameters, self.law.natural(self.theta).tolist(), strict=True))
+        values = dict(zip(self.law.parameters, self.law.natural(self.theta).tolist(), strict=True))
+        return values | {name: 0.0 for name, value in self.fixed.items() if value == ZERO}
 
     def interval(self, name: str, level: float | None = None) -> tuple[float, float]:
-        """Percentile interval of a parameter over the resamples; open where the runs do not identify it, and not a
-        number where there are no resamples.
+        """Percentile interval of a parameter over the resamples, which holds its value; open where the runs do not
+        identify it, and not a number where there are no resamples.
 
         Raises:
             InputError: the law has no such parameter.
@@ -76,10 +83,12 @@ class Fit:
         self.check_parameter(name)
         if len(self.resamples) < 2:
             return (np.nan, np.nan)
+        if name in self.fixed:
+            return (self.parameters[name], self.parameters[name])
         if name in self.open_intervals:
             return self.open_intervals[name]
-        values = self.law.natural(self.resamples)[:, self.law.parameters.index(name)]
-        return _percentiles(values, level or self.level)
+        index = self.law.parameters.index(name)
+        return ends_around(self.parameters[name], self.law.natural(self.resamples)[:, index], level or self.level)
 
     def check_parameter(self, name: str) -> None:
         """
@@ -132,23 +141,25 @@ class Fit:
         self, thetas: np.ndarray, params: Any = None, tokens: Any = None, flops: Any = None, **others: Any
     ) -> np.ndarray:
         """Loss at each point under each of R parameter vectors, R x n."""
-        return np.exp(self.log_losses(thetas, point(params, tokens, flops, others)))
+        with np.errstate(over="ignore"):  # a resample that lost the law may be infinite far away
+            return np.asarray(np.exp(self.log_losses(thetas, point(params, tokens, flops, others))))
 
     def confidence_interval(
         self, params: Any = None, tokens: Any = None, flops: Any = None, *, level: float | None = None, **others: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         """Interval of the law itself at each point, for the mean of many runs there: low and high, n each."""
-        return _bounds(self.losses(self.resamples, params, tokens, flops, **others), level or self.level)
+        best = self.predict(params, tokens, flops, **others)
+        return interval_around(best, self.losses(self.resamples, params, tokens, flops, **others), level or self.level)
 
     def predict_interval(
         self, params: Any = None, tokens: Any = None, flops: Any = None, *, level: float | None = None, **others: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         """Prediction interval at each point, for what one run there would measure: low and high, n each; not numbers
         where there are no resamples."""
+        best = self.predict(params, tokens, flops, **others)
         if len(self.resamples) < 2:
-            nowhere = np.full(len(self.predict(params, tokens, flops, **others)), np.nan)
-            return nowhere, nowhere
-        return _bounds(self.predictive(params, tokens, flops, **others), level or self.level)
+            return np.full(len(best), np.nan), np.full(len(best), np.nan)
+        return interval_around(best, self.predictive(params, tokens, flops, **others), level or self.level)
 
     def predictive(
         self, params: Any = None, tokens: Any = None, flops: Any = None, *, seed: int = 0, **others: Any
@@ -157,8 +168,9 @@ class Fit:
         and the extrapolation error that a backtest has shown. FLOPs are 6ND where none are given."""
         at = point(params, tokens, flops, others)
         scatter, surprise = self.error_draws(len(next(iter(at.values()))), seed=seed)
-        losses = np.exp(self.log_losses(self.resamples, at))
-        return losses * np.exp(scatter + surprise * self.extrapolation_error * self.reach(at))
+        errors = scatter + surprise * self.extrapolation_error * self.reach(at)
+        with np.errstate(over="ignore"):
+            return np.asarray(np.exp(self.log_losses(self.resamples, at) + errors))
 
     def law_draws(self, log_losses: Callable[[np.ndarray], np.ndarray], reach: np.ndarray) -> np.ndarray:
         """Draws of what the law says so many e-folds of scale beyond the runs (n), and of its error there, R x n.
@@ -179,11 +191,14 @@ class Fit:
     def error_draws(self, points: int, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """The random errors of `predictive`: by how much the log loss of a run scatters about the law, R x points; and
         how the law errs beyond its runs, R x 1, in units of `extrapolation_error` per e-fold."""
-        rng = np.random.default_rng(seed)
+        rng, R = np.random.default_rng(seed), len(self.resamples)
+        if self.bootstrap == "normal":
+            scatter = self.noise * spreads(self.freedom, R, self.seed)[:, None] * rng.standard_normal((R, points))
+            return scatter, rng.standard_normal((R, 1))
         residuals = self.residuals - np.median(self.residuals)
         rms = np.sqrt(np.mean(np.square(residuals))) or 1.0
-        scatter = rng.choice(residuals * self.noise / rms, (len(self.resamples), points))
-        return scatter, rng.standard_normal((len(self.resamples), 1))
+        scatter = rng.choice(residuals * self.noise / rms, (R, points))
+        return scatter, rng.standard_normal((R, 1))
 
     def log_losses(self, thetas: np.ndarray, at: pd.DataFrame | Mapping[str, Any]) -> np.ndarray:
         """log L under each of R parameter vectors at each row of a table, R x n.
@@ -199,16 +214,20 @@ class Fit:
         shape = np.broadcast_shapes(*(values.shape for values in variables.values()))
         return self.law.log_losses(thetas, {k: np.broadcast_to(v, shape) for k, v in variables.items()})
 
-    def frontier(self, flops: Sequence[float]) -> pd.DataFrame:
+    def frontier(self, flops: float | Sequence[float]) -> pd.DataFrame:
         """The best size and tokens at each budget, with intervals: see `nextscale.fit.optimum.frontier.frontier`."""
         from nextscale.fit.optimum.frontier import frontier
 
-        return frontier(self, flops)
+        return frontier(self, np.atleast_1d(flops).tolist())
 
-    def plot(self, ax: Axes) -> Axes:
-        """The runs and the law with its band: see `nextscale.fit.plot.law`."""
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The runs and the law with its band (see `nextscale.fit.plot.law`), on axes of their own unless given."""
         from nextscale.fit.plot.laws import law
 
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            ax = plt.figure().add_subplot()
         return law(ax, self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -232,6 +251,7 @@ class Fit:
             "params_convention": self.runs.convention,
             "notes": list(self.runs.notes),
             "warnings": list(self.warnings),
+            "outliers": None if self.outliers is None else self.outliers.to_dict(),
             "diagnostics": {
                 "gradient_norm": self.minimum.gradient_norm,
                 "start_agreement": self.minimum.agreement,
@@ -259,32 +279,37 @@ class Fit:
         intervals = f"{self.level:.0%} intervals" if known else "no intervals"
         return f"Fit({self.law.formula}; {', '.join(numbers.values())}; {intervals}; {len(self.runs)} runs)"
 
+    def _repr_html_(self) -> str:
+        return fit_html(self)
+
 
 def fit(
-    runs: pd.DataFrame | Runs,
+    runs: Table | Runs,
     law: str | Law = "chinchilla",
     *,
     params: str = "total",
-    columns: Columns = Columns(),
+    columns: Columns | Mapping[str, str] = Columns(),
     loss: str | Loss = "huber",
     delta: float = 1e-3,
     tilt: float = 0.9,
     fixed: Mapping[str, float] | None = None,
-    bootstrap: Bootstrap = "case",
+    bootstrap: Bootstrap | None = None,
     resamples: int = 1000,
     level: float = 0.9,
     seed: int = 0,
     init: Init = "projected",
+    drop_outliers: bool = False,
 ) -> Fit:
     """Fits a law to a table of runs.
 
     The objective is the sum over runs of a loss of log predicted - log measured loss: Huber's, unless another is asked
-    for (Hoffmann et al. 2022, sec. 3.3). Intervals come from a bootstrap (see `bootstrap.py`), each resample with a
+    for (Hoffmann et al. 2022, sec. 3.3). Intervals come from a bootstrap (`bootstrap.py`), each resample with a
     search of its own. `columns.weight` weighs the runs: by 1/variance where the noise of each is known.
 
     Args:
         runs: one row per finished run, with `loss` (nats per token) and what the law varies in; of `params`, `tokens`
-            and `flops` two are enough.
+            and `flops` two are enough. A frame, the path of a file, a dict of columns, a list of rows, or `as_runs` of
+            one of these with what that has to be told.
         law: a name in `LAWS`, or a `Law`.
         params: what N counts: `total`, `non_embedding` or `active`.
         columns: names of the table's columns where they are others.
@@ -292,13 +317,14 @@ def fit(
         delta: where Huber's loss turns from squared to absolute, in log loss.
         tilt: of the asymmetric loss: the share of the weight on runs above the law.
         fixed: parameters that are given, by name.
-        bootstrap: `case`, `stratified`, `cluster` or `residual`.
+        bootstrap: see `draw_resamples`; `normal` unless given where runs are at most eight more than parameters, and
+            else `case`.
         resamples: of the bootstrap; 0 for no intervals.
         level: of the intervals given by default.
         seed: of the bootstrap.
         init: `projected` starts (see `solve.py`), or the usual `grid` over all parameters of a sum of powers (4500 for
-            Chinchilla's), every one of them followed to its end; `quick` follows few, and does not look for
-            parameters that the runs do not identify.
+            Chinchilla's), every one followed to its end; `quick` follows few, without a look at what is not identified.
+        drop_outliers: leave out runs far off the law of the others (`outliers.py`), of which else a warning tells.
 
     Raises:
         InputError: the table cannot be used, has too few runs, or the law, loss or bootstrap is not known.
@@ -307,46 +333,44 @@ def fit(
     cost = loss if isinstance(loss, Loss) else Loss.of(loss, delta, tilt)
     fixed = checked_fixed(law, fixed or {})
     check_options(bootstrap, init, level, resamples)
-    if isinstance(runs, pd.DataFrame):
+    if not isinstance(runs, Runs):
         runs = as_runs(runs, columns=columns, convention=params, variables=law.variables)
     variables = checked_variables(law, runs, fixed)
     problem = law.problem(variables, runs.table["loss"].to_numpy(), cost, fixed)
-    starts = _usual_grid(law, problem) if init == "grid" else None
-    minimum = minimise(problem, runs.weights, starts=starts, quick=init == "quick")
+    quick, starts = init == "quick", _usual_grid(law, problem) if init == "grid" else None
+    minimum = minimise(problem, runs.weights, starts=starts, quick=quick)
     if not np.isfinite(minimum.objective):
         raise InputError(f"{runs.source}: {law.name} gives no number on these runs anywhere that was searched")
-    drawn = minimum.theta[None]
-    if resamples:
-        drawn = _resampled(problem, minimum, runs, bootstrap, resamples, seed, candidates=2 if init == "quick" else 3)
     found = Fit(
         law=law,
         runs=runs,
         theta=problem.uncentred(minimum.theta),
-        resamples=problem.uncentred(drawn),
+        resamples=problem.uncentred(minimum.theta[None]),
         loss=cost,
         level=level,
         minimum=minimum,
         fixed=fixed,
-        bootstrap=bootstrap,
+        bootstrap=bootstrap or usual_bootstrap(len(runs) - int(problem.free.sum())),
         seed=seed,
     )
-    warnings = warnings_of(found, variables)
-    if resamples and init != "quick":
-        loose = unidentified(found)
-        warnings += [each.warning for each in loose if each.warning]
-        found = dataclasses.replace(found, open_intervals={each.name: each.interval for each in loose})
-    return dataclasses.replace(found, warnings=tuple(warnings))
+    outliers = far_off_runs(found) if drop_outliers or not quick else None
+    if drop_outliers and outliers is not None:
+        options: dict[str, Any] = {"bootstrap": bootstrap, "resamples": resamples, "level": level, "seed": seed}
+        return fit(outliers.without(runs), law, loss=cost, fixed=fixed, init=init, **options)
+    drawn = _resampled(found, problem, resamples, 2 if quick else 3) if resamples else found.resamples
+    found = dataclasses.replace(found, outliers=outliers, resamples=drawn)
+    loose = [] if quick or not resamples else unidentified(found)
+    warnings = [*warnings_of(found, variables), *(each.warning for each in loose if each.warning)]
+    open_intervals = {each.name: each.interval for each in loose}
+    return dataclasses.replace(found, warnings=tuple(warnings), open_intervals=open_intervals)
 
 
-def _resampled(
-    problem: Problem, minimum: Minimum, runs: Runs, kind: Bootstrap, count: int, seed: int, candidates: int
-) -> np.ndarray:
-    """The parameter vectors, centred, that a bootstrap finds, resamples x parameters."""
-    fitted = problem.values(minimum.theta[None])[0]
-    freedom = len(runs) - len(problem.law.parameters) + len(problem.fixed)
-    again = draw_resamples(runs, kind, count, fitted, freedom, seed)
-    weights = again.weights * runs.weights
-    return minimise_resamples(problem, weights, minimum.starts, targets=again.targets, candidates=candidates)
+def _resampled(found: Fit, problem: Problem, count: int, candidates: int) -> np.ndarray:
+    """The parameter vectors that a bootstrap finds, resamples x parameters."""
+    fitted = problem.values(found.minimum.theta[None])[0]
+    again = draw_resamples(found.runs, found.bootstrap, count, fitted, found.freedom, found.seed)
+    weights, starts = again.weights * found.runs.weights, found.minimum.starts
+    return problem.uncentred(minimise_resamples(problem, weights, starts, targets=again.targets, candidates=candidates))
 
 
 def _usual_grid(law: Law, problem: Problem) -> np.ndarray:
@@ -361,13 +385,3 @@ def point(params: Any, tokens: Any, flops: Any, others: Mapping[str, Any]) -> di
     """What is given of some points, by column."""
     given = {"params": params, "tokens": tokens, "flops": flops, **others}
     return {name: np.atleast_1d(np.asarray(v, float)) for name, v in given.items() if v is not None}
-
-
-def _bounds(draws: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return low, high
-
-
-def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -18,8 +18,8 @@ LOW_E_SHARE = 0.5
 
 def warnings_of(fit: Fit, variables: Mapping[str, np.ndarray]) -> list[str]:
     """What the fit alone shows to be wrong with itself, in words."""
-    warnings = []
     values = fit.parameters
+    warnings = [] if fit.outliers is None else [fit.outliers.warning]
     if "N" in variables and "D" in variables:
         correlation = correlation_of(variables)
         if abs(correlation) > 0.995:

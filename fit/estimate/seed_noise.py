@@ -11,6 +11,7 @@ import pandas as pd
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.table.runs import Runs
+from nextscale.fit.table.sources import Table, as_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class SeedNoise:
     weights: pd.Series
 
 
-def seed_noise(runs: pd.DataFrame | Runs, config: Sequence[str] = ("params", "tokens")) -> SeedNoise:
+def seed_noise(runs: Table | Runs, config: Sequence[str] = ("params", "tokens")) -> SeedNoise:
     """The noise that repeated runs show, where only the seed differs between them.
 
     Few repeats make a poor variance, so each configuration's is drawn towards that of all, by as much as their spread
@@ -44,7 +45,7 @@ def seed_noise(runs: pd.DataFrame | Runs, config: Sequence[str] = ("params", "to
     from scipy.optimize import brentq
     from scipy.special import digamma, polygamma
 
-    table = runs.table if isinstance(runs, Runs) else runs
+    table = runs.table if isinstance(runs, Runs) else as_table(runs)
     groups = np.log(table["loss"]).groupby([table[name] for name in config])
     freedom, variance = groups.transform("size") - 1, groups.transform("var").fillna(0)
     once = groups.agg(["size", "var"]).query("size > 1")

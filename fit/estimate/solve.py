@@ -26,6 +26,7 @@ _POINTS = 576
 _STARTS, _QUICK_STARTS = 16, 4
 _GAUSS_NEWTON_STEPS, _STEPS = 8, 200
 _CACHE_FLOATS = 60_000
+_MANY = 600
 _TINY = np.log(1e-30)
 
 
@@ -99,19 +100,22 @@ def minimise_resamples(
         theta in the coordinates of the problem, R x parameters.
     """
     # The optimum of all runs is a start for every resample, with the best of the rest.
+    many = len(problem.target) > _MANY
     scores = scores_of(problem, pool[1:], weights)
-    rest = np.argsort(scores, axis=1)[:, : candidates - 1]
+    rest = np.argsort(scores, axis=1)[:, : min(candidates, 2 if many else candidates) - 1]
     chosen = np.concatenate([np.zeros((len(weights), 1), int), 1 + rest], axis=1)
     count = chosen.shape[1]
+    # Of many runs, what is best half-way is best at the end, and that alone is followed there.
     theta, objective, _ = polish(
         problem,
         pool[chosen.ravel()],
         np.repeat(weights, count, axis=0),
         targets=None if targets is None else np.repeat(targets, count, axis=0),
-        tolerance=1e-8,
+        tolerance=1e-3 if many else 1e-8,
     )
     best = objective.reshape(-1, count).argmin(axis=1)
-    return theta.reshape(len(weights), count, -1)[np.arange(len(weights)), best]
+    found = theta.reshape(len(weights), count, -1)[np.arange(len(weights)), best]
+    return polish(problem, found, weights, targets=targets, tolerance=1e-8)[0] if many else found
 
 
 def grid_starts(law: Law, problem: Problem, per_axis: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -294,15 +298,21 @@ def derivatives(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Objective, gradient and Hessian (or its Gauss-Newton part, with the loss's weights) at each theta, by the free
     parameters; infinite where the law gives no number."""
-    loss, at = problem.loss, problem.expand(theta)
-    residual = at.value - aims
+    loss, cells = problem.loss, problem.cells
+    distinct = problem if cells is None else cells.distinct
+    at = distinct.expand(theta)
+    residual = (at.value if cells is None else at.value[:, cells.of]) - aims
+
+    def summed(values: np.ndarray) -> np.ndarray:
+        return values if cells is None else cells.sums(values)
+
     objective = (weights * loss(residual)).sum(axis=1)
-    pull = weights * loss.pull(residual)
+    pull = summed(weights * loss.pull(residual))
     gradient = np.einsum("spn,sn->sp", at.slope, pull)
     if exact:
-        hessian = problem.hessian(theta, at, pull, weights * loss.stiffness(residual))
+        hessian = distinct.hessian(theta, at, pull, summed(weights * loss.stiffness(residual)))
     else:
-        slopes = at.slope * (weights * loss.weight(residual))[:, None]
+        slopes = at.slope * summed(weights * loss.weight(residual))[:, None]
         hessian = np.matmul(slopes, at.slope.transpose(0, 2, 1))
     sound = np.isfinite(objective) & np.isfinite(gradient).all(axis=1) & np.isfinite(hessian).all(axis=(1, 2))
     if not sound.all():

@@ -80,6 +80,18 @@ SATURATING = SumOfPowers.of(
     Term("K", {"C": "gamma"}),
 )
 
+SATURATING_N, SATURATING_D = (
+    SumOfPowers.of(
+        f"saturating-{variable.lower()}",
+        f"L = E + {coefficient}/{variable}^{exponent}",
+        f"Henighan et al. 2020, eq. 1, in {variable}",
+        Term("E"),
+        Term(coefficient, {variable: exponent}),
+    )
+    for variable, coefficient, exponent in (("N", "A", "alpha"), ("D", "B", "beta"))
+)
+"""Of runs that vary in size alone, or in tokens alone."""
+
 MOE = SumOfPowers.of(
     "moe",
     "L = E + A/(N^alpha experts^delta)",
@@ -121,6 +133,8 @@ LAWS: dict[str, Law] = {
         SIZE_DATA,
         DATA_SIZE,
         SATURATING,
+        SATURATING_N,
+        SATURATING_D,
         *KAPLAN,
         formula_laws.KAPLAN_COUPLED,
         OVER_TRAINING,

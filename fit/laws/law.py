@@ -109,6 +109,26 @@ class Expansion:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cells:
+    """Runs that are alike in all that a law varies in, such as a search over learning rates, taken together.
+
+    Attributes:
+        distinct: the problem on one run of each cell, m.
+        of: the cell of each run, n.
+        order: the runs by cell, n; and `first`, where each cell begins in that order, m.
+    """
+
+    distinct: Problem
+    of: np.ndarray
+    order: np.ndarray
+    first: np.ndarray
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Of each cell the sum over its runs: S x m, of S x n."""
+        return np.asarray(np.add.reduceat(values[:, self.order], self.first, axis=1))
+
+
+@dataclasses.dataclass(frozen=True)
 class Problem(abc.ABC):
     """A law on n runs. Its theta may be other coordinates than the law's, better conditioned on these runs.
 
@@ -130,6 +150,11 @@ class Problem(abc.ABC):
     def size(self) -> int:
         """Numbers in the expansion of one parameter vector."""
         return len(self.target) * len(self.law.parameters)
+
+    @property
+    def cells(self) -> Cells | None:
+        """Its distinct runs, where many are alike in all that the law varies in; None where that saves nothing."""
+        return None
 
     @abc.abstractmethod
     def values(self, theta: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from scipy.interpolate import Akima1DInterpolator
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
+from nextscale.fit.intervals import ends_around
 from nextscale.fit.optimum.frontier import TokenCost, closed_form_exponents, frontier
 from nextscale.fit.optimum.isoflop import IsoFlop, PowerLaw, isoflops, run_noise
 from nextscale.fit.table.runs import Runs
@@ -23,6 +24,8 @@ _PER_GAP = 25
 """Points between two sizes among which an interpolation's minimum is looked for, as Porian et al. 2024 do."""
 _SAME_SIZE = 0.02
 """Sizes closer than this in the logarithm are one."""
+_SAME_BUDGET = np.log(1.1)
+"""Compute nearer than this, in the logarithm, is that of a budget."""
 _BIN = 10**0.25
 _DRAWS = 500
 
@@ -35,7 +38,8 @@ class Minima:
         name: `envelope`, `parabola` or `akima`.
         flops, params, tokens, loss: of the minima, by rising budget.
         law: N*(C), None with fewer than two minima.
-        laws: the same under each redraw of the noise, as (log scale, exponent), draws x 2.
+        laws: the same under each redraw of the noise, as (log scale, exponent), draws x 2; of a single minimum its log
+            size, and 0.
         problem: why there is no law, or which budgets have no minimum.
     """
 
@@ -49,16 +53,17 @@ class Minima:
     problem: str | None
 
     def interval(self, flops: float, level: float) -> tuple[float, float] | None:
-        """Of N* at a budget."""
-        return _bounds(np.exp(self.laws[:, 0] + self.laws[:, 1] * np.log(flops)), level)
+        """Of N* at a budget; of a single minimum, at its own."""
+        best = self.params[0] if self.law is None else float(self.law(flops))
+        return _bounds(best, np.exp(self.laws[:, 0] + self.laws[:, 1] * np.log(flops)), level)
 
     def exponent_interval(self, level: float) -> tuple[float, float] | None:
-        return _bounds(self.laws[:, 1], level)
+        return None if self.law is None else _bounds(self.law.exponent, self.laws[:, 1], level)
 
 
 def approaches(
     runs: Runs,
-    fit: Fit,
+    fit: Fit | None,
     flops: Sequence[float],
     cost: TokenCost | None = None,
     *,
@@ -71,10 +76,10 @@ def approaches(
 
     Args:
         runs: those that the minima are read off.
-        fit: the law of approach 3.
+        fit: the law of approach 3; None where the runs show none, such as those of one budget.
         flops: training FLOPs.
         cost: FLOPs per token of a size; read off the runs unless given.
-        level: of the intervals; that of the fit unless given.
+        level: of the intervals; that of the fit, or 90 %, unless given.
         noise: relative scatter of one run; judged from the runs unless given.
         draws: redraws of that noise behind the intervals of approaches 1 and 2.
 
@@ -82,16 +87,19 @@ def approaches(
         one row per budget and approach: `flops`, `approach`, `params`, `tokens`, `tokens_per_param`, `loss` (of 1
         and 2, a saturating law through the minima), `exponent` (a of N* ∝ C^a), `params_` and `exponent_` `low` and
         `high`, `budgets` (used; runs for approach 3), `problem` (why there is nothing, or less than there could be)
-        and `disagreement`, the largest N* of any approach at this budget / the smallest. None where there is none.
+        and `disagreement`, the largest N* of any approach at this budget / the smallest. None where there is none, and
+        of `disagreement` where fewer than two approaches have a size. A single budget with a minimum makes no law, and
+        has that minimum alone, at its own compute.
     """
-    level = level or fit.level
+    level = level or (0.9 if fit is None else fit.level)
     cost = cost or TokenCost.of_runs(runs)
     minima = [kind(runs, noise=noise, draws=draws) for kind in (envelope, parabola, akima)]
     rows = [row for each in minima for row in _by_minima(each, flops, cost, level)]
-    rows += _by_law(fit, flops, cost, level)
+    rows += [] if fit is None else _by_law(fit, flops, cost, level)
     table = pd.DataFrame(rows).sort_values("flops", kind="stable").reset_index(drop=True)
     known = table["params"].astype(float).groupby(table["flops"])
-    table["disagreement"] = known.transform("max") / known.transform("min")
+    apart = known.transform("max") / known.transform("min")
+    table["disagreement"] = apart.where(known.transform("count") > 1)
     return table.astype(object).where(table.notna(), None)
 
 
@@ -120,7 +128,7 @@ def envelope(runs: Runs, *, noise: float | None = None, draws: int = _DRAWS, see
         again = losses * np.exp((noise or 0.0) * rng.standard_normal((draws, len(losses))))
         logs.append(np.log(sizes)[again.argmin(axis=1)])
     columns = [np.array([row[name] for row in chosen]) for name in ("flops", "params", "tokens", "loss")]
-    return _minima("envelope", columns, np.array(logs).reshape(-1, draws), reason, noise)
+    return _minima("envelope", columns, np.array(logs).reshape(len(logs), draws), reason, noise)
 
 
 def parabola(runs: Runs, *, noise: float | None = None, draws: int = _DRAWS, seed: int = 0) -> Minima:
@@ -139,7 +147,7 @@ def parabola(runs: Runs, *, noise: float | None = None, draws: int = _DRAWS, see
         logs.append(np.where((x[0] < at) & (at < x[-1]), at, np.nan))
     optima = np.array([(curve.flops, *(curve.optimum or ())) for curve in chosen]).reshape(-1, 4)
     reason = [str(curve.problem) for curve in curves if curve.optimum is None]
-    return _minima("parabola", list(optima.T), np.array(logs).reshape(-1, draws), reason, noise)
+    return _minima("parabola", list(optima.T), np.array(logs).reshape(len(logs), draws), reason, noise)
 
 
 def akima(runs: Runs, *, noise: float | None = None, draws: int = _DRAWS, seed: int = 0) -> Minima:
@@ -159,16 +167,16 @@ def akima(runs: Runs, *, noise: float | None = None, draws: int = _DRAWS, seed: 
         lowest = Akima1DInterpolator(x, np.vstack([y, again]).T)(fine).argmin(axis=0)
         inside = (lowest > 0) & (lowest < len(fine) - 1)
         # A minimum that the noise of a run moves out of sight as often as not is none.
-        if not inside[0] or inside[1:].mean() < 0.5:
+        if not inside[0] or inside[1:].sum() < draws / 2:
             reason.append("the lowest point is not inside the sizes tried")
             continue
         logs.append(np.where(inside[1:], fine[lowest[1:]], np.nan))
         # The middle of the redraws: a single interpolation jumps from run to run.
-        at = float(np.nanmedian(logs[-1])) if noise else float(fine[lowest[0]])
+        at = float(np.nanmedian(logs[-1])) if noise and draws else float(fine[lowest[0]])
         tokens, loss = np.exp(np.interp(at, x, log_tokens)), np.exp(Akima1DInterpolator(x, y)(at))
         rows.append((curve.flops, np.exp(at), tokens, loss))
     columns = list(np.array(rows).reshape(-1, 4).T)
-    return _minima("akima", columns, np.array(logs).reshape(-1, draws), reason, noise)
+    return _minima("akima", columns, np.array(logs).reshape(len(logs), draws), reason, noise)
 
 
 def _minima(
@@ -187,7 +195,9 @@ def _minima(
         usual = max(set(reason), key=reason.count)
         problem = f"{len(reason)} of {len(reason) + len(flops)} budgets without a minimum: {usual}"
     if len(flops) < 2:
-        return Minima(name, flops, params, tokens, loss, None, np.empty((0, 2)), problem)
+        known = logs[0, np.isfinite(logs[0])] if len(flops) and noise else np.empty(0)
+        alone = np.stack([known, np.zeros(len(known))], axis=1)
+        return Minima(name, flops, params, tokens, loss, None, alone, problem)
     x = np.log(flops)
     intercept, exponent = _lines(x, np.log(params)[None])[0]
     laws = _lines(x, logs.T) if noise else np.empty((0, 2))
@@ -210,8 +220,13 @@ def _by_minima(minima: Minima, flops: Sequence[float], cost: TokenCost, level: f
     for budget, loss in zip(flops, losses, strict=True):
         row: dict[str, Any] = {"flops": float(budget), "approach": minima.name, **dict.fromkeys(_NUMBERS)}
         row |= {"budgets": len(minima.flops), "problem": minima.problem}
-        if minima.law is None:
-            row["problem"] = minima.problem or "fewer than two budgets with a minimum"
+        if minima.law is None and len(minima.flops) == 1 and abs(np.log(budget / minima.flops[0])) < _SAME_BUDGET:
+            params, tokens, loss = (float(values[0]) for values in (minima.params, minima.tokens, minima.loss))
+            row |= {"params": params, "tokens": tokens, "tokens_per_param": tokens / params, "loss": loss}
+            row |= _with_bounds("params", minima.interval(budget, level))
+        elif minima.law is None:
+            one = [f"only {at:.3g} FLOPs has a minimum, and one makes no law" for at in minima.flops]
+            row["problem"] = minima.problem or next(iter(one), "no budget with a minimum")
         else:
             params = float(minima.law(budget))
             tokens = float(budget / cost(np.array([params]))[0])
@@ -238,7 +253,8 @@ def _by_law(fit: Fit, flops: Sequence[float], cost: TokenCost, level: float) -> 
     try:
         # Of a law with a closed form; the resamples of another would each need an optimum either side.
         exact = closed_form_exponents(fit)
-        bounds = np.array(_bounds(exact, level)) - np.median(exact)
+        middle = float(np.median(exact))
+        bounds = np.array(_bounds(middle, exact, level) or (np.nan, np.nan)) - middle
     except InputError:
         bounds = np.array([np.nan, np.nan])
     rows = []
@@ -290,8 +306,5 @@ def _with_bounds(name: str, bounds: tuple[float, float] | None) -> dict[str, flo
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def _bounds(draws: np.ndarray, level: float) -> tuple[float, float] | None:
-    if len(draws) < 20:
-        return None
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _bounds(best: float, draws: np.ndarray, level: float) -> tuple[float, float] | None:
+    return None if len(draws) < 20 else ends_around(best, draws, level)

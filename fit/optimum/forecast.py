@@ -29,8 +29,8 @@ def forecast(
         `targets`, one per budget with `flops`, `loss`, `params`, `tokens`, `tokens_per_param`, each but the first
         with its `_interval` (for the loss, of what a run would measure), `near_optimal_params` (loss within 0.1 % of
         the best), `near_optimal_params_wide` (within 0.5 %) and `reach`, budget / largest fitted run; `level`;
-        `params_convention`; `notes` on the table, and `warnings`. Of sizes and tokens None where there is no optimum,
-        or the law is one in C alone.
+        `params_convention`, `loss_unit`; `notes` on the table, and `warnings`. Of sizes and tokens None where there is
+        no optimum, or the law is one in C alone.
 
     Raises:
         InputError: the law takes neither C alone nor N and D.
@@ -59,6 +59,7 @@ def forecast(
         "law": fit.law.name,
         "level": fit.level,
         "params_convention": fit.runs.convention,
+        "loss_unit": fit.runs.loss_unit,
         "targets": targets,
         "notes": list(fit.runs.notes),
         "warnings": warnings,

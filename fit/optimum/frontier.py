@@ -14,6 +14,7 @@ from scipy.interpolate import PchipInterpolator
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
+from nextscale.fit.intervals import ends_around
 from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.table.columns import column_of
@@ -24,6 +25,8 @@ _RANGE = 100.0
 """Sizes are searched from 100 times below the smallest run to 100 times above the largest, and on with compute."""
 _STEPS, _HALF, _NEAR = 12, 1e-2, 0.2
 """Of the last search, in log size: how many, half the width of its differences, and how far it may go."""
+_LOWER = 0.5
+"""A minimum lies no lower than that beside the lowest point of a grid."""
 _ROUNDING = 4 * float(np.finfo(float).eps)
 """Of a difference of two losses / the loss."""
 NEAR_OPTIMAL, NEAR_OPTIMAL_WIDE = 0.001, 0.005
@@ -111,11 +114,10 @@ def frontier(
         low, high = fit.predict_interval(best_params[:1], best_tokens[:1], [budget], **others)
         row = {"flops": float(budget), "loss": best_loss[0], "loss_low": low[0], "loss_high": high[0]}
         quantities = {"params": best_params, "tokens": best_tokens, "tokens_per_param": best_tokens / best_params}
-        tail = (1 - fit.level) / 2
         for name, values in quantities.items():
             row[name] = values[0]
-            known = values[1:] if len(fit.resamples) > 1 else [np.nan]
-            row[f"{name}_low"], row[f"{name}_high"] = np.quantile(known, [tail, 1 - tail])
+            known = values[1:] if len(fit.resamples) > 1 else np.array([np.nan])
+            row[f"{name}_low"], row[f"{name}_high"] = ends_around(values[0], known, fit.level)
         for name, share in (("near", NEAR_OPTIMAL), ("near_wide", NEAR_OPTIMAL_WIDE)):
             near = sizes[losses[0] <= losses[0].min() * (1 + share)]
             row[f"params_{name}_low"], row[f"params_{name}_high"] = near.min(), near.max()
@@ -185,7 +187,8 @@ def optima(
     columns = []
     for budget in flops:
         sizes = sizes_searched(runs, budget, _COARSE)
-        losses = np.exp(law.log_losses(thetas, at({"N": sizes, "D": budget / cost(sizes)})))
+        with np.errstate(over="ignore"):
+            losses = np.exp(law.log_losses(thetas, at({"N": sizes, "D": budget / cost(sizes)})))
         columns.append(parabola_minimum(np.log(sizes), losses))
     sizes_best, losses_best = (np.stack(rows, axis=1) for rows in zip(*columns, strict=True))
     return sizes_best, losses_best
@@ -242,11 +245,14 @@ def parabola_minimum(x: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.
     centre = np.clip(losses.argmin(axis=1), 1, len(x) - 2)
     rows = np.arange(len(losses))
     left, middle, right = (losses[rows, centre + i] for i in (-1, 0, 1))
-    curvature = left - 2 * middle + right
-    shift = np.where(curvature > 0, 0.5 * (left - right) / np.where(curvature > 0, curvature, 1), 0)
-    shift = np.clip(shift, -1, 1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        curvature = left - 2 * middle + right
+    curved = (curvature > 0) & np.isfinite(curvature)
+    slope = np.where(curved, left - right, 0)
+    shift = np.clip(0.5 * slope / np.where(curved, curvature, 1), -1, 1)
     step = x[1] - x[0]
-    loss = middle - 0.25 * (left - right) * shift
+    # Through losses that rise many times over from point to point, a parabola would fall below zero.
+    loss = np.maximum(middle - 0.25 * slope * shift, _LOWER * middle)
     return np.exp(x[centre] + shift * step), loss
 
 

@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
+from nextscale.fit.intervals import ends_around
 from nextscale.fit.optimum.forecast import reach_warnings
 from nextscale.fit.optimum.frontier import Optimum, TokenCost, optima, optimum
 
@@ -134,12 +135,12 @@ class Frontiers:
             verdict = "reached"
         known = found is not None and self.cost is not None
         optimal: dict[str, Any] = {name: getattr(found, name) if known else None for name in given}
-        values = optimal | {asked: value} | self._shapes(asked, value, needed[1:])
+        values = optimal | {asked: value} | self._shapes(asked, value, found, needed[1:])
         return ComputeFor(
             asked=asked,
             **values,
             flops=best,
-            interval=self._ends(needed[1:]),
+            interval=self._ends(np.nan if best is None else best, needed[1:]),
             level=fit.level,
             verdict=verdict,
             unreachable=float(np.isinf(needed[1:]).mean()),
@@ -174,25 +175,29 @@ class Frontiers:
             x = brentq(missed, x - _DECADE, x + _DECADE, xtol=1e-13, rtol=1e-14)
         return float(np.exp(x)), at(x)
 
-    def _shapes(self, asked: str, value: float, needed: np.ndarray) -> dict[str, Any]:
-        """What the best model is under each resample, where that gets there."""
+    def _shapes(self, asked: str, value: float, found: Optimum | None, needed: np.ndarray) -> dict[str, Any]:
+        """What the best model is under each resample, where that gets there.
+
+        Args:
+            found: what it is by the law itself.
+        """
         names = ("params", "tokens", "tokens_per_param")
         if self.sizes is None or self.lengths is None:
             return {f"{name}_interval": (None, None) for name in names}
         held = [_along(curves[1:], self.flops, needed) for curves in (self.sizes, self.lengths)]
         with np.errstate(invalid="ignore"):  # where it is never reached, or at once
             held.append(held[1] / held[0])
-        ends = {f"{name}_interval": self._ends(values) for name, values in zip(names, held, strict=True)}
+        best = (np.nan,) * 3 if found is None else (found.params, found.tokens, found.tokens / found.params)
+        ends = {f"{name}_interval": self._ends(one, draws) for name, one, draws in zip(names, best, held, strict=True)}
         return ends if asked == "loss" else ends | {f"{asked}_interval": (value, value)}
 
-    def _ends(self, values: np.ndarray) -> tuple[float | None, float | None]:
-        """An interval; None for an end that is never reached, or at once."""
+    def _ends(self, best: float, values: np.ndarray) -> tuple[float | None, float | None]:
+        """An interval, around what is best where that is a number; None for an end never reached, or at once."""
         known = values[~np.isnan(values)]
         if len(known) < 2:
             return (None, None)
-        tail = (1 - self.fit.level) / 2
-        # Nearest, for there is no mean with infinity.
-        ends = (float(end) for end in np.quantile(known, [tail, 1 - tail], method="nearest"))
+        middle = float(np.median(known)) if np.isnan(best) else best
+        ends = ends_around(middle, known, self.fit.level, method="nearest")
         low, high = (end if np.isfinite(end) and end else None for end in ends)
         return low, high
 

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike
 
+from nextscale.fit.intervals import ends_around
 from nextscale.fit.table.runs import Runs
 
 _PARABOLA = 3
@@ -91,7 +92,8 @@ def optimum_interval(
     """Interval of the optimum at a budget: every curve is redrawn with the noise of one run, and the power law
     through the optima refitted. None where there is no law, or no runs to judge the noise by."""
     noise = run_noise(curves)
-    if noise is None or optimum_law(curves, quantity) is None:
+    best = optimum_law(curves, quantity)
+    if noise is None or best is None:
         return None
     rng = np.random.default_rng(seed)
     values = []
@@ -105,9 +107,7 @@ def optimum_interval(
         law = optimum_law(redrawn, quantity)
         if law is not None:
             values.append(float(law(flops)))
-    tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    return ends_around(float(best(flops)), np.array(values), level) if values else None
 
 
 def _curve(budget: float, params: np.ndarray, tokens: np.ndarray, loss: np.ndarray) -> IsoFlop:

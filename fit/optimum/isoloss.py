@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
+from nextscale.fit.intervals import ends_around
 from nextscale.fit.laws.law import Law
 from nextscale.fit.optimum.frontier import TokenCost
 from nextscale.fit.table.columns import column_of
@@ -177,12 +178,9 @@ def interval_row(level: float, **draws: np.ndarray) -> dict[str, float]:
     """Of each quantity its value, the first of its draws, and `_low` and `_high`, the quantiles of the others: not
     numbers where there are none. A draw that is not a number counts as infinite."""
     row: dict[str, float] = {}
-    tails = [(1 - level) / 2, (1 + level) / 2]
     for name, values in draws.items():
         known = np.where(np.isnan(values[1:]), np.inf, values[1:])
-        # Nearest, for there is no mean with infinity.
-        low, high = np.quantile(known, tails, method="nearest") if len(known) else (np.nan, np.nan)
         value = float(values[0])
-        # A value at an end of what it can be, such as an overhead of nothing, may lie beyond every quantile.
-        row |= {name: value, f"{name}_low": min(float(low), value), f"{name}_high": max(float(high), value)}
+        low, high = ends_around(value, known, level, method="nearest") if len(known) else (np.nan, np.nan)
+        row |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return row

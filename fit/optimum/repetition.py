@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
+from nextscale.fit.intervals import ends_around
 from nextscale.fit.optimum.frontier import TokenCost, newton_minimum, parabola_minimum, sizes_searched
 from nextscale.fit.table.runs import Runs, as_runs
 
@@ -172,13 +173,13 @@ def best_on_limited_data(
     best, loss = newton_minimum(lambda at: losses(fit.theta[None], at, spent)[0], params[0])
     tokens = spent / float(per_token(np.array([best]))[0])
     # At a kink of the worth of repeats all draws have one size, which a grid meets less exactly.
-    ends = np.quantile(params[1:], [(1 - fit.level) / 2, (1 + fit.level) / 2])
+    ends = np.array(ends_around(best, params[1:], fit.level))
     low, high = fit.predict_interval(*worth.effective([best], [tokens], unique, unique_params), [spent])
     shortest, longest = sorted((spent / per_token(ends)).tolist())
     return DataConstrainedOptimum(
         flops=spent,
         params=best,
-        params_interval=(min(float(ends[0]), best), max(float(ends[1]), best)),
+        params_interval=(float(ends[0]), float(ends[1])),
         tokens=tokens,
         tokens_interval=(min(shortest, tokens), max(longest, tokens)),
         epochs=tokens / unique,
@@ -213,5 +214,4 @@ def price_of_repeats(
     thetas = np.concatenate([fit.theta[None], fit.resamples])
     repeated = fit.losses(thetas, *worth.effective([params], [tokens], unique, unique_params))
     more = (repeated - fit.losses(thetas, [params], [tokens]))[:, 0]
-    low, high = np.quantile(more[1:], [(1 - fit.level) / 2, (1 + fit.level) / 2])
-    return float(more[0]), (float(low), float(high))
+    return float(more[0]), ends_around(float(more[0]), more[1:], fit.level)

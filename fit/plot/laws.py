@@ -34,10 +34,10 @@ def law(ax: Axes, fit: Fit, reach: float | None = None) -> Axes:
         return _one_variable(ax, fit, reach)
     table = fit.runs.table
     predicted = table["loss"] / np.exp(fit.residuals)
-    ends = [table["loss"].min(), table["loss"].max()]
+    ends, unit = [table["loss"].min(), table["loss"].max()], fit.runs.loss_unit
     ax.plot(ends, ends, color=BLUE, linewidth=1, label="the law")
     ax.plot(predicted, table["loss"], "o", color=GREY, markersize=3, label="runs")
-    ax.set(xlabel="predicted loss (nats/token)", ylabel="measured loss (nats/token)", title=fit.law.formula)
+    ax.set(xlabel=f"predicted loss ({unit})", ylabel=f"measured loss ({unit})", title=fit.law.formula)
     ax.legend(fontsize="small")
     return ax
 
@@ -62,7 +62,7 @@ def loss_against(ax: Axes, fit: Fit, optima: pd.DataFrame, held_out: Sequence[Is
         ax.plot([curve.flops] * len(curve.loss), curve.loss, "s", color=ORANGE, markersize=4, label=label)
     ax.plot(optima["flops"], optima["loss"], color=BLUE, label="compute-optimal")
     ax.fill_between(optima["flops"], optima["loss_low"], optima["loss_high"], color=BLUE, alpha=0.15, linewidth=0)
-    ax.set(xscale="log", xlabel="compute C (FLOPs)", ylabel="loss (nats/token)", title=fit.law.formula)
+    ax.set(xscale="log", xlabel="compute C (FLOPs)", ylabel=f"loss ({fit.runs.loss_unit})", title=fit.law.formula)
     ax.legend(fontsize="small")
     return ax
 
@@ -76,6 +76,6 @@ def _one_variable(ax: Axes, fit: Fit, reach: float | None) -> Axes:
     ax.plot(values, fit.runs.table["loss"], "o", color=GREY, markersize=3, label="runs")
     ax.plot(there, fit.predict(**at), color=BLUE, label=f"the law, {fit.level:.0%} interval")
     ax.fill_between(there, low, high, color=BLUE, alpha=0.15, linewidth=0)
-    ax.set(xscale="log", xlabel=name, ylabel="loss (nats/token)", title=fit.law.formula)
+    ax.set(xscale="log", xlabel=name, ylabel=f"loss ({fit.runs.loss_unit})", title=fit.law.formula)
     ax.legend(fontsize="small")
     return ax

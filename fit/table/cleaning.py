@@ -5,18 +5,19 @@ Each step takes the table as far as it has come, and returns it with notes on wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.table.columns import COUNTS
+from nextscale.fit.table.columns import ColumnSources
+from nextscale.fit.table.names import COUNTS
+from nextscale.fit.table.numerals import numbers_in
 
+Notes = list[str]
 MOST_ROWS = 5000
 """Of finished runs there are never so many; and each resample is a fit to all of them."""
-_FEWEST_IN_UNITS = 1e5
-"""Fewer parameters or tokens than these are counted to the last one."""
 _ACCOUNTS_APART = 3.0
 """How far apart two accounts of a run's FLOPs may lie."""
 _FROM_6ND = 1.5
@@ -33,29 +34,48 @@ _PART = 10**0.25
 """What these are taken together by."""
 
 
-def numeric_columns(table: pd.DataFrame, sources: Mapping[str, str], where: str) -> pd.DataFrame:
-    """The column of each quantity as floats; what is no number is missing.
+def numeric_columns(table: pd.DataFrame, sources: ColumnSources, as_is: bool, where: str) -> tuple[pd.DataFrame, Notes]:
+    """The column of each quantity as floats, in whole counts where cells or headers write a unit.
 
     Args:
-        sources: by quantity the table's column.
+        as_is: units of headers are none.
 
     Raises:
-        InputError: a column holds no number at all.
+        InputError: a column holds no number at all, or figures that are none.
     """
-    return pd.DataFrame({key: _numeric(table[source], where) for key, source in sources.items()})
+    numbers, notes = {}, []
+    for key, source in sources.of.items():
+        values, told = numbers_in(table[source], where)
+        factor, unit = sources.factor(key)
+        if factor != 1 and not as_is:
+            values = values * factor
+            told.append(f"column '{source}' is in {unit}: times {factor:g}; --as-is takes its figures as they are")
+        numbers[key] = values
+        notes += told
+    if sources.loss_unit == "perplexity" and not as_is:
+        numbers["loss"] = np.log(numbers["loss"].where(numbers["loss"] > 0))
+        notes.append(
+            f"the loss is the logarithm of column '{sources.of['loss']}', a perplexity; --as-is takes it as it is"
+        )
+    return pd.DataFrame(numbers), notes
 
 
-def derive_counts(numbers: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Whichever of params, tokens and flops is missing, from the other two by C = 6ND (Kaplan et al. 2020)."""
+def derive_counts(numbers: pd.DataFrame) -> tuple[pd.DataFrame, Notes]:
+    """Whichever of params, tokens and flops is missing, from the other two by C = 6ND (Kaplan et al. 2020), in which N
+    is the parameters that a token passes through where the table knows them (`params_active`)."""
     given = [key for key in COUNTS if key in numbers]
     if len(given) != 2:
         return numbers, []
-    if "flops" not in given:
-        return numbers.assign(flops=6 * numbers["params"] * numbers["tokens"]), ["flops follow from C = 6ND"]
-    (other,) = {"params", "tokens"}.intersection(given)
-    missing = "tokens" if other == "params" else "params"
-    derived = numbers["flops"] / (6 * numbers[other])
-    return numbers.assign(**{missing: derived}), [f"{missing} follow from C = 6ND"]
+    (missing,) = {*COUNTS} - {*given}
+    active = "params_active" in numbers
+    law = "C = 6ND" + (", N the active parameters" if active else "")
+    passed = numbers["params_active" if active else "params"] if "params" in numbers else None
+    if missing == "flops":
+        assert passed is not None
+        derived = 6 * passed * numbers["tokens"]
+    else:
+        derived = numbers["flops"] / (6 * (numbers["tokens"] if passed is None else passed))
+    return numbers.assign(**{missing: derived}), [f"{missing} follow from {law}"]
 
 
 def flops_as_stated(rows: pd.DataFrame, stated: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -98,19 +118,6 @@ def with_added_loss(numbers: pd.DataFrame, constant: float, where: str) -> tuple
     return numbers.assign(loss=loss), told
 
 
-def unit_notes(counts: pd.DataFrame) -> list[str]:
-    """Whether params or tokens, as the table gives them, look like millions or billions."""
-    scaled = [key for key in ("params", "tokens") if key in counts and _in_a_unit(counts[key])]
-    if not scaled:
-        return []
-    verb = "is" if len(scaled) == 1 else "are"
-    most = f"{counts[scaled[0]].max():.4g} at most"
-    return [
-        f"{' and '.join(scaled)} {verb} not in whole numbers, {most}: where they stand for millions or billions, "
-        "so does all that is told of them; write them out"
-    ]
-
-
 def usable_rows(numbers: pd.DataFrame) -> tuple[pd.Series, list[str]]:
     """Which rows are finite throughout, and positive in what cannot be otherwise."""
     positive = [name for name in numbers if name in (*COUNTS, "loss", "weight")]
@@ -144,8 +151,8 @@ def check_row_count(rows: pd.DataFrame, where: str, left_out: Sequence[str]) -> 
         raise InputError(f"{where}: no usable row: {'; '.join(left_out) or 'the table is empty'}")
     if len(rows) > MOST_ROWS:
         raise InputError(
-            f"{where}: {len(rows)} rows, and a law is fitted to finished runs, {MOST_ROWS} at most; of curves keep "
-            "the last row of each run, or choose rows with --where"
+            f"{where}: {len(rows)} rows, and a law is fitted to finished runs, {MOST_ROWS} at most; of curves "
+            "keep the last row of each run, by a column 'run', or choose rows with --where"
         )
 
 
@@ -188,20 +195,6 @@ def row_labels(table: pd.DataFrame, group: str | None, where: str, listing: str)
     groups = {} if group is None else {"group": table[group].astype(str)}
     named = table["run_id"].astype(str) if "run_id" in table else pd.Series([f"row {i}" for i in range(len(table))])
     return {**groups, "run_id": named}
-
-
-def _numeric(column: pd.Series, where: str) -> pd.Series:
-    values = pd.to_numeric(column, errors="coerce").astype(float)
-    if column.notna().any() and values.isna().all():
-        first = str(column.dropna().iloc[0])[:40]
-        raise InputError(f"{where}: column '{column.name}' holds no numbers, but '{first}'; write them out, as 1e9")
-    return values
-
-
-def _in_a_unit(counts: pd.Series) -> bool:
-    """Whether counts look like millions or billions: small, and not whole."""
-    known = counts[np.isfinite(counts)]
-    return bool((known < _FEWEST_IN_UNITS).all() and (known % 1 != 0).any())
 
 
 def _near(given: pd.Series, scale: pd.Series, factor: float) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,26 +10,12 @@ import pandas as pd
 
 from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.errors import InputError
+from nextscale.fit.table.names import BUDGETS, COUNTS, LossUnit, Meaning, bare_name, meaning_of
+from nextscale.fit.table.numerals import holds_numbers
 
-COUNTS = ("params", "tokens", "flops")
-"""The quantities tied by C = 6ND: two give the third."""
 NOT_VARIABLES = ("loss", "weight", "group", "run_id", "budget")
 """Columns of `Runs.table` that no law takes."""
 _COLUMNS = {"N": "params", "D": "tokens", "C": "flops", "U": "unique_tokens"}
-
-_USUAL = {
-    "params": "n params parameters nparams nparameters numparams numparameters paramcount parametercount modelsize "
-    "totalparams totalparameters",
-    "tokens": "d tokens ntokens dtokens numtokens tokencount tokensseen totaltokens traintokens trainingtokens",
-    "flops": "c flop flops compute cflops computeflop computeflops totalflops totalcompute trainflop trainflops "
-    "trainingflop trainingflops traincompute trainingcompute trainingcomputeflop trainingcomputeflops",
-    "loss": "l loss finalloss valloss validloss validationloss evalloss testloss trainloss trainingloss",
-}
-"""Of each quantity the names that can mean nothing else beside the others, letters and figures alone. None has a unit
-in it (`params (B)`): its figures would be taken for counts."""
-_QUANTITIES = {name: quantity for quantity, names in _USUAL.items() for name in names.split()}
-_BUDGETS = ("budget", "flopsbudget", "flopbudget", "budgetflops", "isoflopbudget", "computebudget")
-"""Names of columns that may state the compute that a run was given, the first of them first."""
 
 
 def column_of(variable: str) -> str:
@@ -56,6 +41,22 @@ class Columns:
     group: str | None = None
     others: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    @classmethod
+    def of(cls, columns: Columns | Mapping[str, str]) -> Columns:
+        """The same, of a dict too: `{"N": "size", "loss": "val_loss", "experts": "num_experts"}`.
+
+        Raises:
+            InputError: it is neither.
+        """
+        if isinstance(columns, Columns):
+            return columns
+        if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns.values()):
+            raise InputError(f"columns: should be names by quantity, such as {{'loss': 'val_loss'}}, not {columns!r}")
+        named = {{"L": "loss"}.get(key, column_of(key)): name for key, name in columns.items()}
+        own = {field.name for field in dataclasses.fields(cls)} - {"others"}
+        others = {key: name for key, name in columns.items() if {"L": "loss"}.get(key, column_of(key)) not in own}
+        return cls(**{key: name for key, name in named.items() if key in own}, others=others)
+
 
 def recognise_columns(
     table: pd.DataFrame, columns: Columns = Columns(), convention: str = "total"
@@ -66,7 +67,8 @@ def recognise_columns(
     may be the same quantity neither is taken.
 
     Args:
-        convention: what N counts; a column that may be N says nothing but the total.
+        convention: what N counts. Where it is the total, and no column counts that, one that leaves embeddings or
+            experts out is taken.
 
     Returns:
         The columns, and for each quantity that was looked for the names that may be it.
@@ -74,23 +76,44 @@ def recognise_columns(
     usual = _usual_columns(convention)
     absent = [key for key, name in usual.items() if getattr(columns, key) is None and name not in table]
     enough = len(set(COUNTS).intersection(absent)) < 2
-    sought = [key for key in absent if key == "loss" or not (enough or (key == "params" and convention != "total"))]
+    sought = [key for key in absent if key == "loss" or not enough]
     stated = {columns.params, columns.tokens, columns.flops, columns.loss, columns.weight, columns.group}
     stated |= {*columns.others.values()}
     candidates: dict[str, list[str]] = {key: [] for key in sought}
+    second: dict[str, list[str]] = {key: [] for key in sought}
     for name, column in table.items():
-        quantity = _quantity_of(name)
-        if quantity in candidates and name not in stated and pd.to_numeric(column, errors="coerce").notna().any():
-            candidates[quantity].append(str(name))
+        if name in stated or (meaning := meaning_of(str(name))) is None or not _can_hold(column, str(name)):
+            continue
+        key, spare = _sought_as(meaning, convention)
+        if key in candidates:
+            (second if spare else candidates)[key].append(str(name))
+    candidates = {key: names or second[key] for key, names in candidates.items()}
     recognised: dict[str, Any] = {key: names[0] for key, names in candidates.items() if len(names) == 1}
     return dataclasses.replace(columns, **recognised), candidates
 
 
 def stated_budgets(table: pd.DataFrame) -> pd.DataFrame:
     """The columns that by their names state budgets, as floats; what they hold may be anything, dollars even."""
-    named = sorted((name for name in table if _bare(name) in _BUDGETS), key=lambda name: _BUDGETS.index(_bare(name)))
+    named = sorted((name for name in table if bare_name(name) in BUDGETS), key=lambda n: BUDGETS.index(bare_name(n)))
     numbers = {name: pd.to_numeric(table[name], errors="coerce").astype(float) for name in named}
     return pd.DataFrame(numbers, index=table.index).dropna(axis="columns", how="all")
+
+
+def _can_hold(column: pd.Series, name: str) -> bool:
+    """Whether there are numbers in it; an L that is whole in every run is of layers."""
+    if not holds_numbers(column):
+        return False
+    known = pd.to_numeric(column, errors="coerce").dropna()
+    return bare_name(name) != "l" or len(known) < 2 or not (known % 1 == 0).all()
+
+
+def _sought_as(meaning: Meaning, convention: str) -> tuple[str, bool]:
+    """The quantity that a column may be taken for, and whether only where nothing better is there."""
+    if meaning.quantity == CONVENTIONS[convention]:
+        return "params", meaning.second
+    if meaning.quantity.startswith("params"):
+        return ("params", True) if convention == "total" else ("", True)
+    return meaning.quantity, meaning.second
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +131,17 @@ class ColumnSources:
     of: Mapping[str, str]
     notes: tuple[str, ...]
     listing: str
+
+    @property
+    def loss_unit(self) -> LossUnit:
+        """What the loss is told in, as far as the name of its column says."""
+        meaning = meaning_of(self.of["loss"])
+        return meaning.loss_unit if meaning and meaning.quantity == "loss" else "nats/token"
+
+    def factor(self, quantity: str) -> tuple[float, str]:
+        """What the figures of a count's column are multiplied by, as its name says, and that unit."""
+        meaning = meaning_of(self.of[quantity]) if quantity in (*COUNTS, "params_active") else None
+        return (meaning.factor, meaning.unit) if meaning else (1.0, "")
 
 
 def locate_columns(
@@ -155,9 +189,20 @@ def locate_columns(
                 f"(it has {listing})"
             )
     sources |= {key: source_of[key] for key in (*present, "loss")}
+    if active := _active_column(table, sources, convention):
+        sources["params_active"] = active
     taken = ", ".join(f"{names[0]} for {key}" for key, names in candidates.items() if len(names) == 1)
     notes = [f"taken by the names of columns: {taken}"] if taken else []
     return ColumnSources(columns, sources, (*notes, *doubts.values()), listing)
+
+
+def _active_column(table: pd.DataFrame, sources: Mapping[str, str], convention: str) -> str | None:
+    """The column of the parameters that a token passes through, where N is another count and FLOPs rest on it."""
+    if convention != "total" or "params" not in sources or {"tokens", "flops"} <= sources.keys():
+        return None
+    named = [str(name) for name in table if (known := meaning_of(str(name))) and known.quantity == "params_active"]
+    others = [name for name in named if name not in sources.values() and holds_numbers(table[name])]
+    return others[0] if len(others) == 1 else None
 
 
 def _usual_columns(convention: str) -> dict[str, str]:
@@ -170,12 +215,3 @@ def _further_sources(columns: Columns, needed: Sequence[str]) -> dict[str, str]:
     named = {column_of(name): source for name, source in columns.others.items()}
     sources = {name: named.get(name, name) for name in needed if name not in COUNTS}
     return sources | ({"weight": columns.weight} if columns.weight else {})
-
-
-def _quantity_of(name: object) -> str | None:
-    """Which of `params`, `tokens`, `flops` and `loss` a column is by its name, case and signs aside; None if none."""
-    return _QUANTITIES.get(_bare(name))
-
-
-def _bare(name: object) -> str:
-    return re.sub(r"[\W_]", "", str(name)).casefold()

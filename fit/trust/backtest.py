@@ -6,7 +6,7 @@ How well it does chooses the law and its window of runs, and widens its interval
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ import pandas as pd
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
+from nextscale.fit.estimate.outliers import FarOff, far_off_runs
 from nextscale.fit.laws.catalogue import law_named
 from nextscale.fit.laws.law import Law
 from nextscale.fit.optimum.isoflop import isoflops, run_noise
 from nextscale.fit.table.columns import column_of
 from nextscale.fit.table.runs import Runs, as_runs
+from nextscale.fit.table.sources import Table
 
 _RESAMPLES = 200
 _PARTS = 12
@@ -54,7 +56,7 @@ class Backtest:
 
 
 def backtest(
-    runs: pd.DataFrame | Runs, laws: Sequence[str | Law] = ("chinchilla",), *, starts: int | None = None, **options: Any
+    runs: Table | Runs, laws: Sequence[str | Law] = ("chinchilla",), *, starts: int | None = None, **options: Any
 ) -> list[Backtest]:
     """Scores every law, started at every budget, on the largest budget; best first.
 
@@ -89,7 +91,7 @@ def backtest(
 
 
 def fit_backtested(
-    runs: pd.DataFrame | Runs, laws: Sequence[str | Law] = ("chinchilla",), *, drift: float = 0.0, **options: Any
+    runs: Table | Runs, laws: Sequence[str | Law] = ("chinchilla",), *, drift: float = 0.0, **options: Any
 ) -> tuple[Fit, list[Backtest]]:
     """The law, and the budget to start from, that forecast the largest budget best, now fitted with it.
 
@@ -100,7 +102,7 @@ def fit_backtested(
     Args:
         drift: what the law is taken to be off by per e-fold of compute beyond the runs, relative: a backtest that
             missed by less, or is not to be had, does not show that the law is right.
-        options: passed to `fit`.
+        options: passed to `fit`; runs that `drop_outliers` leaves out are left out of the backtest as well.
 
     Returns:
         the fit, and every score; with too few runs for a backtest all are fitted, and a warning says so.
@@ -109,6 +111,8 @@ def fit_backtested(
         InputError: see `fit`.
     """
     runs = _as_runs(runs, options)
+    if options.pop("drop_outliers", False) and (outliers := outliers_by(runs, laws[0], options)) is not None:
+        runs = outliers.without(runs)
     scores = backtest(runs, laws, **options)
     if not scores:
         found = fit(runs, laws[0], **options)
@@ -126,6 +130,15 @@ def fit_backtested(
     found = fit(window, chosen, **options)
     found = dataclasses.replace(found, extrapolation_error=max(best.excess, drift))
     return dataclasses.replace(found, warnings=(*found.warnings, *misfit_warnings(found))), scores
+
+
+def outliers_by(runs: Runs, law: str | Law, options: Mapping[str, Any]) -> FarOff | None:
+    """The runs far off the law of the others (see `far_off_runs`), of a law with these of the options of `fit`."""
+    how = {name: options[name] for name in ("loss", "delta", "tilt", "fixed") if name in options}
+    try:
+        return far_off_runs(fit(runs, law, resamples=0, init="quick", **how))
+    except InputError:
+        return None  # what follows says why it cannot be fitted
 
 
 def with_extrapolation_error(fit: Fit) -> Fit:
@@ -180,7 +193,7 @@ def _misfit(fit: Fit) -> tuple[float, float]:
     return (1.0, fit.noise) if noise is None else (fit.noise / noise if noise else np.inf, noise)
 
 
-def _as_runs(runs: pd.DataFrame | Runs, options: dict[str, Any]) -> Runs:
+def _as_runs(runs: Table | Runs, options: dict[str, Any]) -> Runs:
     if isinstance(runs, Runs):
         return runs
     given = {name: options.pop(name) for name in ("columns",) if name in options}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from nextscale.fit.conventions import CONVENTIONS
-from nextscale.fit.laws.catalogue import LAWS, law_named
+from nextscale.fit.laws.catalogue import LAWS, SATURATING_D, SATURATING_N, law_named
 from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.loss import Loss
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
@@ -60,6 +60,8 @@ def candidates_for(
     """
     varies = {name for name in runs.table if name not in NOT_VARIABLES and runs.table[name].nunique() > 1}
     usable = quick_laws() if laws is None else [law_named(law) for law in laws]
+    if laws is None and {"params", "tokens"} <= varies:
+        usable = [law for law in usable if law not in (SATURATING_N, SATURATING_D)]
     suited = [law for law in usable if {*map(column_of, law.variables)} <= varies]
     found = [Candidate(law, loss) for law in suited for loss in losses]
     if laws is None:

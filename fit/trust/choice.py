@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.table.columns import NOT_VARIABLES, Columns, column_of
 from nextscale.fit.table.runs import Runs, as_runs
+from nextscale.fit.table.sources import Table, as_table
 from nextscale.fit.trust.candidates import Candidate, candidates_for, variables_in, weigh_repeats_as_one
 
 REACH_BANDS = (1.0, 3.0, 10.0, 100.0, np.inf)
@@ -86,11 +87,11 @@ class Choice:
 
 
 def backtest_table(
-    runs: pd.DataFrame | Runs,
+    runs: Table | Runs,
     candidates: Sequence[Candidate] | None = None,
     *,
     cuts: int | Sequence[float] = 5,
-    columns: Columns = Columns(),
+    columns: Columns | Mapping[str, str] = Columns(),
     params: str = "total",
     resamples: int = 0,
     level: float = 0.9,
@@ -141,11 +142,11 @@ def backtest_table(
 
 
 def choose(
-    runs: pd.DataFrame | Runs,
+    runs: Table | Runs,
     candidates: Sequence[Candidate] | None = None,
     *,
     cuts: int | Sequence[float] = 5,
-    columns: Columns = Columns(),
+    columns: Columns | Mapping[str, str] = Columns(),
     params: str = "total",
 ) -> Choice:
     """Which law and loss to trust for which reach, by a backtest on these runs alone.
@@ -286,9 +287,12 @@ def _cuts(runs: Runs, cuts: int | Sequence[float]) -> list[float]:
     return [float(runs.scale[runs.table["budget"] == budget].max()) for budget in chosen if budget < budgets[-1]]
 
 
-def _as_runs(runs: pd.DataFrame | Runs, candidates: Sequence[Candidate] | None, columns: Columns, params: str) -> Runs:
+def _as_runs(
+    runs: Table | Runs, candidates: Sequence[Candidate] | None, columns: Columns | Mapping[str, str], params: str
+) -> Runs:
     if isinstance(runs, Runs):
         return runs
+    runs, columns = as_table(runs), Columns.of(columns)
     variables = variables_in(runs, columns, params)
     if candidates:
         variables = tuple(dict.fromkeys(variable for c in candidates for variable in c.law.variables))

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
+from nextscale.fit.intervals import interval_around
 from nextscale.fit.jsonable import jsonable
 from nextscale.fit.laws.catalogue import law_named
 from nextscale.fit.laws.law import Law
@@ -22,6 +23,7 @@ from nextscale.fit.optimum.frontier import TokenCost
 from nextscale.fit.optimum.isoflop import isoflops, run_noise
 from nextscale.fit.table.columns import Columns, column_of
 from nextscale.fit.table.runs import Runs, as_runs
+from nextscale.fit.table.sources import Table
 from nextscale.fit.trust.answers import comparison_answer
 from nextscale.fit.trust.envelope import Envelope, multipliers_of_envelopes
 from nextscale.fit.trust.joint_law import JointFit, Shared
@@ -32,6 +34,8 @@ _USUAL, _ENOUGH = 0.95, 200
 _MOST, _APART = 0.9, 2.0
 """Of the resamples, that must have a multiplier all over the runs, and how far these must reach in compute, before its
 change is reported."""
+_NOTHING = 1e-4
+"""A multiplier, or a change of one, by less than that is none: it is the rounding of runs without noise."""
 _MISFIT = 1.5
 """Residuals of a law this many times the scatter of a budget's runs are held against it, as in a backtest."""
 
@@ -139,8 +143,8 @@ class Comparison:
 
 
 def compare(
-    runs_a: pd.DataFrame | Runs,
-    runs_b: pd.DataFrame | Runs,
+    runs_a: Table | Runs,
+    runs_b: Table | Runs,
     law: str | Law = "auto",
     *,
     shared: Shared = "exponents",
@@ -148,7 +152,7 @@ def compare(
     cost_a: TokenCost | None = None,
     cost_b: TokenCost | None = None,
     params: str = "total",
-    columns: Columns = Columns(),
+    columns: Columns | Mapping[str, str] = Columns(),
     level: float = 0.9,
     resamples: int = 500,
     **options: Any,
@@ -229,7 +233,7 @@ def _check(shared: str, flops: float | None, resamples: int) -> None:
 
 
 def _both(
-    runs_a: pd.DataFrame | Runs, runs_b: pd.DataFrame | Runs, law: str | Law, params: str, columns: Columns
+    runs_a: Table | Runs, runs_b: Table | Runs, law: str | Law, params: str, columns: Columns | Mapping[str, str]
 ) -> tuple[Runs, Runs, SumOfPowers]:
     tables = [
         # A law in C needs least; what else the table has comes along.
@@ -282,8 +286,7 @@ def _freer(joint: JointFit, how: Mapping[str, Any]) -> JointFit | None:
 
 
 def _bounds(draws: np.ndarray, level: float) -> dict[str, np.ndarray]:
-    # Nearest, for there is no mean with infinity.
-    low, high = np.quantile(draws[1:], [(1 - level) / 2, (1 + level) / 2], axis=0, method="nearest")
+    low, high = interval_around(draws[0], draws[1:], level, method="nearest")
     return {"multiplier": draws[0], "multiplier_low": low, "multiplier_high": high}
 
 
@@ -309,7 +312,7 @@ def _growth(draws: np.ndarray, steps: np.ndarray, flops: float, level: float, by
     return Growth(
         per_decade=float(rate["multiplier"][0]),
         interval=(low, high),
-        verdict="grows" if low > 1 else "shrinks" if high < 1 else "unknown",
+        verdict="grows" if low > 1 + _NOTHING else "shrinks" if high < 1 - _NOTHING else "unknown",
         multiplier=float(ends["multiplier"][0]),
         multiplier_interval=(float(ends["multiplier_low"][0]), float(ends["multiplier_high"][0])),
         by=by,
@@ -325,7 +328,7 @@ def _more(flops: float, multiplier: float) -> float | None:
 
 def _verdict(interval: tuple[float, float]) -> str:
     low, high = interval
-    return "better" if low > 1 else "worse" if high < 1 else "not distinguishable"
+    return "better" if low > 1 + _NOTHING else "worse" if high < 1 - _NOTHING else "not distinguishable"
 
 
 def _leaning(table: pd.DataFrame, covered: np.ndarray, base: SumOfPowers, flops: float) -> list[str]:

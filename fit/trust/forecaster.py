@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
@@ -16,7 +15,8 @@ from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.loss import Loss
 from nextscale.fit.table.columns import Columns
 from nextscale.fit.table.runs import Runs, as_runs
-from nextscale.fit.trust.backtest import fit_backtested
+from nextscale.fit.table.sources import Table, as_table
+from nextscale.fit.trust.backtest import fit_backtested, outliers_by
 from nextscale.fit.trust.candidates import LOSSES, Candidate, candidates_for, variables_in
 from nextscale.fit.trust.choice import choose
 from nextscale.fit.trust.consensus import CONSENSUS, consensus, laws_for
@@ -24,15 +24,15 @@ from nextscale.fit.trust.rolling import Contender, roll
 
 AUTO = "auto"
 """In place of a law's name: the one that a backtest chooses."""
-_FAR = 2.0
-"""Errors so many times those of the best are worse by far."""
+_FAR, _ROUNDING = 2.0, 1e-5
+"""Errors so many times those of the best are worse by far; and what is none, of runs without noise."""
 
 
 def fit_forecaster(
-    runs: pd.DataFrame | Runs,
+    runs: Table | Runs,
     law: str | Law = CONSENSUS,
     *,
-    columns: Columns = Columns(),
+    columns: Columns | Mapping[str, str] = Columns(),
     params: str = "total",
     **options: Any,
 ) -> Fit:
@@ -42,12 +42,13 @@ def fit_forecaster(
         law: `consensus`, of several laws weighed by backtests; or one law, from the budget on that a backtest chooses
             (see `fit_backtested`), with a warning where backtests say that another forecasts far better.
         columns, params: of a table, see `as_runs`.
-        options: of `fit`; `drift`, see `fit_backtested`; and of a consensus its `laws`.
+        options: of `fit`, `drop_outliers` among them; `drift`, see `fit_backtested`; and of a consensus its `laws`.
 
     Raises:
         InputError: see `fit`; or parameters are given of a consensus.
     """
     if not isinstance(runs, Runs):
+        runs, columns = as_table(runs), Columns.of(columns)
         held = variables_in(runs, columns, params)
         wanted = ("N", "D") if {"N", "D"} <= {*held} else ("C",)
         variables = wanted if law == CONSENSUS else law_named(law).variables
@@ -55,7 +56,13 @@ def fit_forecaster(
     if law == CONSENSUS:
         if options.pop("fixed", None):
             raise InputError("fixed: a consensus is of several laws; name the law that the parameter is of")
-        return consensus(runs, **options)
+        laws = options.get("laws") or laws_for(runs)
+        dropped, outliers = options.pop("drop_outliers", False), outliers_by(runs, next(iter(laws)), options)
+        if outliers is None:
+            return consensus(runs, **options)
+        made = consensus(outliers.without(runs) if dropped else runs, **options)
+        warnings = made.warnings if dropped else (outliers.warning, *made.warnings)
+        return dataclasses.replace(made, outliers=None if dropped else outliers, warnings=warnings)
     found, _ = fit_backtested(runs, (law,), **options)
     beaten = beaten_warning(found, runs)
     return found if beaten is None else dataclasses.replace(found, warnings=(beaten, *found.warnings))
@@ -91,7 +98,7 @@ def beaten_warning(fit: Fit, runs: Runs) -> str | None:
         return None
     rates = rolling.rates()
     own, best = names.index(fit.law.name), int(rates.argmin())
-    if not rates[own] > _FAR * rates[best]:
+    if not rates[own] > _FAR * max(rates[best], _ROUNDING):
         return None
     missed = [
         np.mean([np.abs(rolling.errors[k, i, rolling.part >= cut]).mean() for i, cut in enumerate(rolling.cuts)])

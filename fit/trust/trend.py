@@ -14,11 +14,14 @@ from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.optimum.forecast import forecast
 from nextscale.fit.table.columns import column_of
 from nextscale.fit.table.runs import Runs, as_runs
+from nextscale.fit.table.sources import Table
 from nextscale.fit.trust.answers import trend_answer
 from nextscale.fit.trust.backtest import with_extrapolation_error
 
 ALARM = 0.05
 """The default rate of false alarms."""
+_ROUNDING = 1e-5
+"""Of log losses: runs without noise are off their law by as much, to either side."""
 _RESAMPLES = 400
 _BEYOND = 10.0
 _SPARE = 2
@@ -124,7 +127,7 @@ class Trend:
 
 def trend(
     fit: Fit,
-    new_runs: pd.DataFrame | Runs | None = None,
+    new_runs: Table | Runs | None = None,
     *,
     newest: int = 1,
     alarm: float = ALARM,
@@ -206,7 +209,7 @@ def _surprises(fit: Fit, new: Runs, alarm: float, seed: int) -> list[dict[str, A
     draws = _log_draws(fit, new, seed)
     measured = np.log(new.table["loss"].to_numpy(float))
     predicted = fit.log_losses(fit.theta[None], new.table)[0]
-    spread = _spread(draws)
+    spread = _spread(fit, draws)
     reach = t_distribution.isf(alarm / 2, fit.freedom)
     rows = []
     for i, row in enumerate(new.table.to_dict("records")):
@@ -233,7 +236,7 @@ def _mean_surprise(fit: Fit, new: Runs, seed: int) -> tuple[float, float, float,
     draws = _log_draws(fit, new, seed).mean(axis=1, keepdims=True)
     predicted = fit.log_losses(fit.theta[None], new.table)[0]
     shift = float(np.mean(np.log(new.table["loss"].to_numpy(float)) - predicted))
-    spread = float(_spread(draws)[0])
+    spread = float(_spread(fit, draws)[0])
     z = shift / spread
     return float(np.expm1(shift)), z, _two_sided(fit, z), spread
 
@@ -291,10 +294,12 @@ def _log_draws(fit: Fit, new: Runs, seed: int) -> np.ndarray:
     return np.log(fit.predictive(**at, seed=seed))
 
 
-def _spread(draws: np.ndarray) -> np.ndarray:
+def _spread(fit: Fit, draws: np.ndarray) -> np.ndarray:
     """Standard deviation of each column, by its middle 90 %: resamples that lost the law are no part of it."""
     low, high = np.quantile(draws, [0.05, 0.95], axis=0)
-    return (high - low) / (2 * 1.6449)
+    # Of few runs the draws are of Student's t already.
+    reach = t_distribution.isf(0.05, fit.freedom) if fit.bootstrap == "normal" else 1.6449
+    return np.asarray(np.maximum((high - low) / (2 * reach), _ROUNDING))
 
 
 def _two_sided(fit: Fit, z: float) -> float:
@@ -305,7 +310,7 @@ def _columns(fit: Fit) -> list[str]:
     return [column_of(name) for name in fit.law.variables]
 
 
-def _as_runs(table: pd.DataFrame, fit: Fit) -> Runs:
+def _as_runs(table: Table, fit: Fit) -> Runs:
     convention = fit.runs.convention
     known = convention in ("total", "non_embedding", "active")
     return as_runs(table, convention=convention if known else "total", variables=fit.law.variables, where="new runs")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
+from nextscale.fit.intervals import interval_around
 
 _NEAR = 0.02
 """Runs within this share of the cell's best loss say where its minimum is; beyond, the surface is no quadratic."""
@@ -56,7 +57,8 @@ def cell_optima(
 
     Returns:
         one row per cell: its columns, `lr`, `batch`, `loss` at the minimum (missing where there is none), `runs` used,
-        and `problem`, why there is no minimum: too few runs, not convex, or outside of what was tried.
+        `left_out`, those of which a number is missing, infinite or not above 0, and `problem`, why there is no minimum:
+        too few runs, not convex, or outside of what was tried.
 
     Raises:
         InputError: a column is missing.
@@ -66,8 +68,9 @@ def cell_optima(
     rows = []
     for key, runs in table.groupby(list(cell)):
         numbers = runs[[lr, batch, loss]].to_numpy(float)
-        numbers = numbers[np.isfinite(numbers).all(axis=1) & (numbers > 0).all(axis=1)]
-        rows.append(dict(zip(cell, np.atleast_1d(np.asarray(key)), strict=True)) | _minimum(numbers))
+        sound = np.isfinite(numbers).all(axis=1) & (numbers > 0).all(axis=1)
+        named = dict(zip(cell, np.atleast_1d(np.asarray(key)), strict=True))
+        rows.append(named | _minimum(numbers[sound]) | {"left_out": int((~sound).sum())})
     return pd.DataFrame(rows)
 
 
@@ -99,7 +102,7 @@ def fit_rule(
         if np.linalg.matrix_rank(design[drawn] - design[drawn].mean(axis=0), tol=1e-9) == len(variables):
             solutions.append(np.linalg.lstsq(design[drawn], y[drawn], rcond=None)[0])
     best, spread = solutions[0], np.array(solutions[1:])
-    low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2], axis=0) if resamples else (best, best)
+    low, high = interval_around(best, spread, level) if resamples else (best, best)
     bounds = {name: (float(low[i + 1]), float(high[i + 1])) for i, name in enumerate(variables)}
     bounds["scale"] = (float(np.exp(low[0])), float(np.exp(high[0])))
     exponents = {name: float(best[i + 1]) for i, name in enumerate(variables)}

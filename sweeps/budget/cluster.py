@@ -202,11 +202,13 @@ class MeasuredUtilisation:
 
     Attributes:
         params: of the largest of these models.
+        left_out: runs on it that were not timed, or not in numbers that can be.
     """
 
     share: float
     runs: int
     params: float | None
+    left_out: int
 
 
 def measured_utilisation(table: pd.DataFrame, accelerator: Accelerator) -> MeasuredUtilisation | None:
@@ -219,7 +221,7 @@ def measured_utilisation(table: pd.DataFrame, accelerator: Accelerator) -> Measu
     columns = {*table.columns}
     if "accelerator" not in columns:
         return None
-    here = table[table["accelerator"] == accelerator.name]
+    here = on_it = table[table["accelerator"] == accelerator.name]
     if {"flops_kept", "device_hours"} <= columns:
         # By the time taken, for the peak of a CPU is as it is measured now, and may have been another then.
         here = here[(here["flops_kept"] > 0) & (here["device_hours"] > 0)]
@@ -233,7 +235,7 @@ def measured_utilisation(table: pd.DataFrame, accelerator: Accelerator) -> Measu
     if here.empty:
         return None
     params = float(here["params"].max()) if "params" in columns else None
-    return MeasuredUtilisation(min(float(flops / used), 1.0), len(here), params)
+    return MeasuredUtilisation(min(float(flops / used), 1.0), len(here), params, len(on_it) - len(here))
 
 
 def parse_hardware(text: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> tuple[Accelerator, int]:
@@ -282,7 +284,8 @@ def cluster_of(
     if utilisation is not None:
         basis = "as stated"
     elif (measured := None if runs is None else measured_utilisation(runs, accelerator)) is not None:
-        utilisation, basis = measured.share, f"as measured over {measured.runs} runs on it"
+        left_out = f" ({measured.left_out} more without a usable time left out)" if measured.left_out else ""
+        utilisation, basis = measured.share, f"as measured over {measured.runs} runs on it{left_out}"
     else:
         utilisation = expected_utilisation(accelerator, math.inf)
         basis = "assumed, for none was stated and no run was timed on it: PaLM reached .46, others .21 to .33"

@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from nextscale.fit.table.runs import Runs
+    from nextscale.fit.table.sources import Table
 
 
 def forecast_budget(
-    runs: Fit | pd.DataFrame | Runs,
+    runs: Fit | Table | Runs,
     *,
     flops: Sequence[float] = (),
     loss: Sequence[float] = (),

@@ -157,7 +157,7 @@ def family(
         its interval (None where sizes were given); `overhead`, training FLOPs / those of the compute-optimal model of
         its loss - 1; of a shape `width`, `depth` and `heads`; on a cluster `slices`, `chips`, and with their intervals
         where the FLOPs have one (see `Cluster.costs`) `device_hours`, `days`, `usd`, `kwh`. `total`: the sums, and the
-        days until the last is done. `level`, `params_convention`, `notes`, `warnings`.
+        days until the last is done. `level`, `params_convention`, `loss_unit`, `notes`, `warnings`.
 
     Raises:
         SpecError: no shape is near, or there are fewer slices than members.
@@ -194,6 +194,7 @@ def family(
         "law": fit.law.name,
         "level": fit.level,
         "params_convention": fit.runs.convention,
+        "loss_unit": fit.runs.loss_unit,
         "cluster": None if cluster is None else cluster.to_dict(),
         "members": members,
         "total": total,

@@ -41,7 +41,7 @@ def loss_against_cost(ax: Axes, fit: Fit, cluster: Cluster, targets: Sequence[Ma
         ax.errorbar([at], [loss], spread, fmt="o", color=ORANGE, capsize=4, label="asked" if i == 0 else None)
     top = ax.secondary_xaxis("top", functions=(lambda x: np.divide(x, per_flop), lambda x: np.multiply(x, per_flop)))
     top.set_xlabel("compute C (FLOPs)")
-    ax.set(xscale="log", ylabel="loss (nats/token)")
+    ax.set(xscale="log", ylabel=f"loss ({fit.runs.loss_unit})")
     ax.set_xlabel(f"{'dollars' if priced else 'device-hours'} on {cluster.accelerator.name}")
     ax.legend(fontsize="small")
     return ax

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from nextscale.fit.errors import options_are_told
 from nextscale.sweeps.commands import (
     export,
     hardware,
@@ -87,7 +88,8 @@ for analysis in (fit, backtest, frontier, compare, trend, curve, forecast, next_
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; what a user can mend is one line on stderr and exit code 2."""
     try:
-        sys.exit(app(args=arguments, prog_name="nextscale", standalone_mode=False) or 0)
+        with options_are_told():
+            sys.exit(app(args=arguments, prog_name="nextscale", standalone_mode=False) or 0)
     except USER_ERRORS as error:
         _fail(str(error))
     except USAGE as error:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from nextscale.sweeps.commands.analysis.options import TableOptions
-from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.store.foreign_tables import TableKind, Take
 from nextscale.sweeps.terminal.console import Json, note, print_json, screen, with_option_groups
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 app = typer.Typer()
 
@@ -26,8 +22,9 @@ def import_(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="tables (CSV, TSV, JSON, JSONL, Parquet), exports of Weights & Biases (the CSV of a table of runs or "
-            "of a chart, folders of runs) or of TensorBoard (folders with event files, the CSV of a scalar)",
+            help="tables (CSV, TSV, JSON, JSONL, Parquet, Excel), logs of training, exports of Weights & Biases (the "
+            "CSV of a table of runs or of a chart, folders of runs) or of TensorBoard (folders with event files, the "
+            "CSV of a scalar)",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="the folder of runs that they are put beside")],
@@ -37,8 +34,14 @@ def import_(
         typer.Option("--from", help="what the files are \\[default: by their names and what is in them]"),
     ] = None,
     take: Annotated[
-        Take, typer.Option(help="of a curve (TensorBoard, charts): the value of its last step, or the lowest")
+        Take, typer.Option(help="of a curve (TensorBoard, charts, logs): the value of its last step, or the lowest")
     ] = "last",
+    join: Annotated[
+        bool,
+        typer.Option(
+            "--join", help="join the files: curves, such as charts, by run and step, and a table of runs by their names"
+        ),
+    ] = False,
     with_: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,20 +64,27 @@ def import_(
     Each needs a loss and two of parameters, tokens and training FLOPs. Where they come from stays with them: file,
     sha256, row, columns. To import a file again changes nothing; with other columns, it takes the place of before.
     """
+    from nextscale.fit.table.expressions import with_columns, with_numerals
     from nextscale.sweeps.store.foreign_tables import read_foreign
     from nextscale.sweeps.store.imported_runs import ImportResult, write_import
+    from nextscale.sweeps.store.joined_curves import read_joined
     from nextscale.sweeps.store.store import Store
 
     results: list[ImportResult] = []
     # All are read before any is kept: a mistake in the last leaves nothing behind of the first.
-    read = [(path, read_foreign(path, kind, take)) for path in files]
+    if join:
+        read = [(files[0], read_joined(files, kind, take))]
+    else:
+        read = [(path, read_foreign(path, kind, take)) for path in files]
     ready = []
     for path, foreign in read:
-        table = options.selected(_with(foreign.table, with_ or (), path), path)
+        named = [options.params_column, options.tokens_column, options.flops_column, options.loss_column]
+        figures = with_numerals(foreign.table, named, str(path)) if with_ or options.where else foreign.table
+        table = options.selected(with_columns(figures, with_ or (), str(path)), path)
         variables = ("N", "D", *options.columns.others)
         runs = options.as_runs(table.assign(run_id=table.index), path, variables)
         ready.append((path, foreign, runs))
-    meaning = dataclasses.asdict(options) | {"with": list(with_ or ()), "take": take}
+    meaning = dataclasses.asdict(options) | {"with": list(with_ or ()), "take": take, "join": join}
     root = Store.at(out).root
     for path, foreign, runs in ready:
         results.append(write_import(root, path, foreign, runs, meaning, data))
@@ -87,17 +97,3 @@ def import_(
         text = f"{one.source}: {one.runs} runs, on data '{one.data}'{again}{known}"
         screen.print(text, highlight=False, soft_wrap=True, markup=False)
         note(one.notes)
-
-
-def _with(table: pd.DataFrame, expressions: list[str] | tuple[()], path: Path) -> pd.DataFrame:
-    for text in expressions:
-        name, equals, expression = text.partition("=")
-        if not (name and equals and expression):
-            raise SpecError(f"--with {text}: write it as NAME=EXPRESSION")
-        try:
-            table = table.assign(**{name: lambda of, expression=expression: of.eval(expression)})
-        except Exception as error:  # pandas raises of every kind
-            reason = " ".join(str(error).split())[:100]
-            held = ", ".join(map(str, table.columns[:12]))
-            raise SpecError(f"--with {text}: cannot be used ({reason}); {path} has {held}") from None
-    return table

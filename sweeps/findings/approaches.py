@@ -29,7 +29,7 @@ _NAMES = {
 
 def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     """Exponents of N* ∝ C^a and D* ∝ C^b, and N* at the largest budget and, where there is a holdout, at its own."""
-    table = as_runs(fitted_runs(runs), convention=spec.forecast.params, where=f"sweep {spec.name}")
+    table = as_runs(fitted_runs(runs), convention=spec.forecast.params, as_is=True, where=f"sweep {spec.name}")
     how = spec.forecast.model_dump(include={"level", "resamples", "bootstrap", "delta", "drift"})
     fit, _ = fit_backtested(table, (law_name(spec),), **how)
     held_out = runs.loc[runs["role"] == "holdout", "budget"]

@@ -41,7 +41,7 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
             )
             steps.append((f"{label}; embedding and head not counted", as_kaplan))
             label = "embedding and head counted"
-        steps.append((label, as_runs(part, where=f"sweep {spec.name}")))
+        steps.append((label, as_runs(part, as_is=True, where=f"sweep {spec.name}")))
     minima = [(label, runs_here, parabola(runs_here)) for label, runs_here in steps]
     level = spec.forecast.level
     rows, results, notes = [], [], []

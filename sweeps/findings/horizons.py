@@ -32,7 +32,7 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     size = CONVENTIONS[options.params]
     table = fitted_runs(runs)
     how = options.model_dump(include={"level", "resamples", "bootstrap", "delta", "drift"})
-    ready = as_runs(table, convention=options.params, where=f"sweep {spec.name}")
+    ready = as_runs(table, convention=options.params, as_is=True, where=f"sweep {spec.name}")
     fit, _ = fit_backtested(ready, (law_name(spec),), **how)
     lengths = _lengths(table["tokens"])
     place = lengths[np.abs(np.log(table["tokens"].to_numpy()[:, None] / lengths)).argmin(axis=1)]

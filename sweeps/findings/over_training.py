@@ -27,7 +27,7 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     """The law by the fitted runs with M = D/N and C the true FLOPs, and its error on each held-out run."""
     options = spec.forecast
     table = _with_multiplier(fitted_runs(runs), spec)
-    ready = as_runs(table, convention=options.params, variables=("C", "M"), where=f"sweep {spec.name}")
+    ready = as_runs(table, convention=options.params, variables=("C", "M"), as_is=True, where=f"sweep {spec.name}")
     how = options.model_dump(include={"level", "resamples", "bootstrap", "delta"})
     law_fit = fit(ready, "over-training", **how)
     held_out = _with_multiplier(runs[(runs["role"] == "holdout") & runs["loss"].notna()], spec)

@@ -30,7 +30,7 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     """The exponent of each law where the other two are no bottleneck, with and without an irreducible loss."""
     options = spec.forecast
     table = fitted_runs(runs)
-    ready = as_runs(table, convention=options.params, where=f"sweep {spec.name}").table
+    ready = as_runs(table, convention=options.params, as_is=True, where=f"sweep {spec.name}").table
     how = options.model_dump(include={"level", "resamples"})
     laws: dict[str, Fit] = {}
     rows, notes, results = [], [], {}

@@ -86,7 +86,7 @@ class Report:
         """What a study came to."""
         held_out, options = study.table("holdout"), study.spec.forecast
         known = "loss" in held_out and held_out["loss"].notna().any()
-        runs = as_runs(held_out, convention=options.params) if known else None
+        runs = as_runs(held_out, convention=options.params, as_is=True) if known else None
         return cls(study.store.root, summary, analysis, runs, findings, card, options)
 
     @classmethod
@@ -290,7 +290,7 @@ class _Writer:
     @property
     def _command(self) -> str:
         """That gives what the page computes, but for what is asked."""
-        default = {"law": _DEFAULT_LAW} | _estimator(ForecastConfig())
+        default = _estimator(ForecastConfig()) | {"law": _DEFAULT_LAW, "bootstrap": None}
         chosen = {"law": self._law_name} | self._estimator
         options = {name: value for name, value in chosen.items() if value != default[name]}
         if self.report.options.params != "total":
@@ -305,7 +305,7 @@ def _all_runs(folder: Path, options: ForecastConfig) -> Runs:
     """Every run of a folder, as `nextscale forecast` reads them."""
     table = load_finished(folder)
     check_one_data_source(table, folder)
-    return as_runs(table, convention=options.params, where=str(folder))
+    return as_runs(table, convention=options.params, as_is=True, where=str(folder))
 
 
 def _estimator(options: ForecastConfig) -> dict[str, Any]:

@@ -14,7 +14,8 @@ def forecast_tables(forecast: Mapping[str, Any]) -> list[Table]:
     """What `nextscale.sweeps.budget.targets.forecast_targets` returns."""
     targets, level = forecast["targets"], f"{forecast['level']:.0%} intervals"
     sized = any(target["params"] is not None for target in targets)
-    best: list[Column] = [("loss (nats/token)", "loss", loss)]
+    unit = forecast["loss_unit"]
+    best: list[Column] = [(f"loss ({unit})", "loss", loss)]
     if any(target["bits_per_byte"] is not None for target in targets):
         best += [("bits/byte", "bits_per_byte", loss)]
     if sized:
@@ -31,7 +32,7 @@ def forecast_tables(forecast: Mapping[str, Any]) -> list[Table]:
     if any(target["reach"] is not None for target in targets):
         found.append(_reach(targets, sized))
     if any(target["data"] is not None for target in targets):
-        found.append(_data(targets))
+        found.append(_data(targets, unit))
     return found
 
 
@@ -94,7 +95,7 @@ def _reach(targets: list[dict[str, Any]], sized: bool) -> Table:
     return Table("How far that is, and how well such a reach is known", heads, rows)
 
 
-def _data(targets: list[dict[str, Any]]) -> Table:
+def _data(targets: list[dict[str, Any]], unit: str) -> Table:
     rows = []
     for target in targets:
         data = target["data"]
@@ -113,7 +114,7 @@ def _data(targets: list[dict[str, Any]]) -> Table:
         row += [f"{form(best[key])} {interval(best[f'{key}_interval'], form)}" for key, form in (("params", count),)]
         row += [f"{count(best['tokens'])} {interval(best['tokens_interval'], count)}", three_digits(best["epochs"])]
         rows.append([*row, f"{loss(best['loss'])} {interval(best['loss_interval'])}"])
-    heads = ["asked", "tokens needed", "epochs", "repeats cost (nats/token)"]
+    heads = ["asked", "tokens needed", "epochs", f"repeats cost ({unit})"]
     return Table(
         "Where the data is short: what repeating it costs, and the best model on what there is",
         [*heads, "best: parameters", "tokens", "epochs", "loss"],

@@ -11,15 +11,15 @@ from nextscale.sweeps.show.tables import Column, Table
 
 
 def lifetime_tables(
-    rows: Sequence[Mapping[str, Any]], served: float, level: float, convention: str, unit: str
+    rows: Sequence[Mapping[str, Any]], served: float, level: float, convention: str, unit: str, loss_unit: str
 ) -> list[Table]:
     """What `nextscale.fit.optimum.lifetime.lifetime` returns, a row of each target, with costs in `unit`."""
     money = dollars if unit == "dollars" else three_digits
-    columns: list[Column] = [("loss (nats/token)", "loss", loss), (params_label(convention), "params", count)]
+    columns: list[Column] = [(f"loss ({loss_unit})", "loss", loss), (params_label(convention), "params", count)]
     columns += [("tokens", "tokens", count), ("tokens/param", "tokens_per_param", three_digits)]
-    costs: list[Column] = [("loss (nats/token)", "loss", loss), ("training", "training", money)]
+    costs: list[Column] = [(f"loss ({loss_unit})", "loss", loss), ("training", "training", money)]
     costs += [("serving", "serving", money), ("both", "total", money)]
-    optimal: list[Column] = [("loss (nats/token)", "loss", loss)]
+    optimal: list[Column] = [(f"loss ({loss_unit})", "loss", loss)]
     optimal += [(params_label(convention), "optimal_params", count), ("tokens", "optimal_tokens", count)]
     optimal += [("both", "optimal_total", money), ("saved against it", "saving", _share)]
     return [
@@ -30,7 +30,7 @@ def lifetime_tables(
 
 
 def overtrain_tables(
-    model: Mapping[str, Any], lesser: Sequence[Mapping[str, Any]], level: float, convention: str
+    model: Mapping[str, Any], lesser: Sequence[Mapping[str, Any]], level: float, convention: str, loss_unit: str
 ) -> list[Table]:
     """A model of a given size beside the compute-optimal of its loss, and smaller ones of that loss."""
     cost = [("dollars", "usd", dollars)] if "optimal_usd" in model else []
@@ -40,7 +40,7 @@ def overtrain_tables(
         [heading, _cell(model, name, form), _cell(model, f"optimal_{name}", form)] for heading, name, form in quantities
     ]
     rows.insert(2, ["tokens/param", _cell(model, "tokens_per_param", three_digits), ""])
-    rows.append(["loss (nats/token)", _cell(model, "loss", loss), "the same"])
+    rows.append([f"loss ({loss_unit})", _cell(model, "loss", loss), "the same"])
     rows.append(["more compute", _cell(model, "overhead", _share), ""])
     heads = ["", "this model", "compute-optimal"]
     columns: list[Column] = [("more compute", "overhead", _share), (params_label(convention), "params", count)]
@@ -54,7 +54,7 @@ def overtrain_tables(
 
 def family_tables(family: Mapping[str, Any]) -> list[Table]:
     """What `nextscale.sweeps.budget.model_family.family` returns."""
-    members, convention = family["members"], family["params_convention"]
+    members, convention, loss_unit = family["members"], family["params_convention"], family["loss_unit"]
     columns: list[Column] = [("", "name", str)]
     if "width" in members[0]:
         columns += [("width", "width", str), ("depth", "depth", str), ("heads", "heads", str)]
@@ -62,7 +62,7 @@ def family_tables(family: Mapping[str, Any]) -> list[Table]:
     if any(member["best_params"] is not None for member in members):
         columns += [("best by the law", "best_params", count)]
     columns += [("tokens", "tokens", count), ("tokens/param", "tokens_per_param", three_digits)]
-    columns += [("loss (nats/token)", "loss", loss)]
+    columns += [(f"loss ({loss_unit})", "loss", loss)]
     # What is given has no interval, and what follows from it none either.
     given = all(member["flops_interval"] == [member["flops"]] * 2 for member in members)
     training = "training FLOPs, as given" if given else "training FLOPs"

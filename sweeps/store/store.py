@@ -173,7 +173,9 @@ def load(*roots: str | Path, sweep: str | None = None) -> pd.DataFrame:
     table = _with(table, _wanted([plan for plan in plans if sweep in (None, plan["sweep"])]))
     if sweep is not None:
         table = table[table["sweep"].notna()]
-    return with_standard_columns(table).sort_values(["flops", "params", "run_id"], ignore_index=True)
+    found = with_standard_columns(table).sort_values(["flops", "params", "run_id"], ignore_index=True)
+    found.attrs["counted"] = True
+    return found
 
 
 def load_curves(*roots: str | Path, of: Literal["evaluation", "training"] = "evaluation") -> pd.DataFrame:

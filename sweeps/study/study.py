@@ -159,7 +159,9 @@ class Study:
             record = self.store.record(run.config.run_id)
             if record is not None:
                 rows.append(record | {"budget": run.budget})
-        return pd.DataFrame(rows)
+        table = pd.DataFrame(rows)
+        table.attrs["counted"] = True
+        return table
 
     def job(self, run: PlannedRun, seats: tuple[Seat, ...] = ()) -> Job:
         keep, run_id = self.spec.checkpoint, run.config.run_id
@@ -226,7 +228,7 @@ class Study:
         options, table = self.spec.forecast, self.table("fit")
         if table.empty or table["loss"].isna().all():
             raise InputError(f"sweep {self.spec.name}: none of its runs has come to a loss")
-        runs = as_runs(table, convention=options.params, where=f"sweep {self.spec.name}")
+        runs = as_runs(table, convention=options.params, as_is=True, where=f"sweep {self.spec.name}")
         laws = AUTO if options.law == "auto" else (options.law,)
         how = options.model_dump(include={"level", "resamples", "bootstrap", "delta", "drift"})
         return *fit_backtested(runs, laws, **how), runs

@@ -125,7 +125,7 @@ def _optimal(study: Study, forecast: Entry, analysis: Analysis | None) -> dict[s
     """N* and tokens per parameter at the held-out budget, forecast and measured."""
     table = study.table("holdout")
     enough = study.held_out_at_one_budget and table["loss"].notna().sum() >= 3
-    curve = isoflops(as_runs(table, convention=study.spec.forecast.params))[-1] if enough else None
+    curve = isoflops(as_runs(table, convention=study.spec.forecast.params, as_is=True))[-1] if enough else None
     optimal = forecast["optimal_params"] | {"params_convention": forecast["params_convention"]}
     assert analysis is not None
     flops, size = optimal["flops"], optimal["predicted"]

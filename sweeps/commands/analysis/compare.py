@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from nextscale.sweeps.commands.analysis.options import Source, notes_of
+from nextscale.sweeps.commands.analysis.options import Source, notes_of, numbers_by_name
 from nextscale.sweeps.terminal import completion
 from nextscale.sweeps.terminal.console import Json, note, print_json, say, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
@@ -39,6 +39,9 @@ def compare(
             help="where to tell it: what the worse recipe takes \\[default: amid the runs]",
         ),
     ] = None,
+    fix: Annotated[
+        list[str] | None, typer.Option(metavar="PARAMETER=VALUE", help="pin a parameter of both; may be given again")
+    ] = None,
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="of the intervals")] = 0.9,
     resamples: Annotated[int, typer.Option(min=100, max=100_000, help="of the bootstrap")] = 500,
     json_: Json = False,
@@ -57,7 +60,9 @@ def compare(
 
     variables = _VARIABLES if law == "auto" else law_named(law).variables
     a, b = source.read(variables), source.read_other(other, variables)
-    result = compare_runs(a, b, law, shared=shared, flops=flops, level=level, resamples=resamples)
+    how: dict[str, Any] = {"level": level, "resamples": resamples}
+    how["fixed"] = numbers_by_name(fix or (), "--fix", "PARAMETER=VALUE")
+    result = compare_runs(a, b, law, shared=shared, flops=flops, **how)
     if plot is not None:
         with axes_at(plot) as axes:
             draw.multiplier(axes, result)

@@ -201,11 +201,14 @@ def _bits_per_nat(source: Source, rows: pd.DataFrame, bytes_per_token: float | N
     import math
 
     from nextscale.fit.table.columns import recognise_columns
+    from nextscale.fit.table.names import meaning_of
     from nextscale.sweeps.budget.targets import bits_per_nat_of
 
     if bytes_per_token is not None:
         return 1 / (math.log(2) * bytes_per_token), None
     columns, _ = recognise_columns(rows, source.columns, source.params)
+    if columns.loss and (meaning := meaning_of(columns.loss)) and meaning.loss_unit != "nats/token":
+        return None, None
     return bits_per_nat_of(rows, columns.loss or "loss")
 
 

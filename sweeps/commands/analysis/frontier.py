@@ -20,6 +20,7 @@ Targets = Annotated[list[float], typer.Option(min=1, max=1e40, help="training co
 def frontier(source: Source, estimator: Forecaster, flops: Targets, json_: Json = False, plot: PlotFile = None) -> None:
     """Finds the compute-optimal size by approaches 1, 2 and 3 of Hoffmann et al. 2022, side by side."""
     from nextscale.fit import plot as draw
+    from nextscale.fit.errors import InputError
     from nextscale.fit.optimum.approaches import approaches
     from nextscale.fit.trust.forecaster import fit_forecaster
     from nextscale.fit.trust.reach import beyond_warnings, reach_errors
@@ -29,9 +30,17 @@ def frontier(source: Source, estimator: Forecaster, flops: Targets, json_: Json 
     table_rows = source.rows()
     chosen, variables = estimator.read_rows(source, table_rows, ("N", "D"))
     every = source.of_rows(table_rows, variables)
-    found = fit_forecaster(every, chosen.law, **chosen.options)
-    table = approaches(every, found, flops)  # a law may leave out small runs, whose minima are minima still
-    warnings = [*found.warnings, *beyond_warnings(found, flops, reach_errors(found))]
+    found, warnings = None, []
+    try:
+        found = fit_forecaster(every, chosen.law, **chosen.options)
+        warnings = [*found.warnings, *beyond_warnings(found, flops, reach_errors(found))]
+    except InputError as error:
+        if len(every.budgets) > 1:
+            raise
+        warnings = [f"one budget shows no law, only its own minimum ({error})"]
+    used = every if found is None else found.runs
+    # A law may leave out small runs, whose minima are minima still.
+    table = approaches(every, found, flops, level=estimator.level)
     rows = [
         row | {"range": interval_between(row["params_low"], row["params_high"], count)}
         for row in table.to_dict("records")
@@ -40,14 +49,15 @@ def frontier(source: Source, estimator: Forecaster, flops: Targets, json_: Json 
         with axes_at(plot) as axes:
             draw.approaches(axes, table)
     if json_:
-        facts = {"law": found.law.name, "level": found.level, "params_convention": found.runs.convention}
-        print_json(facts | {"rows": table.to_dict("records"), "warnings": warnings})
+        name = None if found is None else found.law.name
+        facts = {"law": name, "level": estimator.level, "params_convention": used.convention}
+        print_json(facts | {"rows": table.to_dict("records"), "notes": list(used.notes), "warnings": warnings})
         return
     columns = (
         ("FLOPs", "flops", three_digits),
         ("approach", "approach", text),
-        (params_label(found.runs.convention), "params", count),
-        (f"{found.level:.0%} interval", "range", text),
+        (params_label(used.convention), "params", count),
+        (f"{estimator.level:.0%} interval", "range", text),
         ("tokens", "tokens", count),
         ("tokens/param", "tokens_per_param", three_digits),
         ("loss", "loss", loss),
@@ -60,5 +70,5 @@ def frontier(source: Source, estimator: Forecaster, flops: Targets, json_: Json 
         if row["disagreement"]:
             apart = f"a factor of {row['disagreement']:.3g}"
             screen.print(f"at {number(row['flops'], 3)} FLOPs the approaches lie {apart} apart in size")
-    note(found.runs.notes)
+    note(used.notes)
     warn(warnings)

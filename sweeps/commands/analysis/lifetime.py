@@ -81,7 +81,7 @@ def inference(
         return
     from nextscale.sweeps.show.lifetime_tables import lifetime_tables
 
-    for one in lifetime_tables(rows, serving.served, found.level, found.runs.convention, unit):
+    for one in lifetime_tables(rows, serving.served, found.level, found.runs.convention, unit, found.runs.loss_unit):
         screen.print(one.rich())
     note(notes)
     warn(warnings)
@@ -150,7 +150,7 @@ def overtrain(
         return
     from nextscale.sweeps.show.lifetime_tables import overtrain_tables
 
-    for one in overtrain_tables(result, lesser, found.level, found.runs.convention):
+    for one in overtrain_tables(result, lesser, found.level, found.runs.convention, found.runs.loss_unit):
         screen.print(one.rich())
     note(notes)
     warn(warnings)

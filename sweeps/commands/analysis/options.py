@@ -57,6 +57,23 @@ class TableOptions:
         typer.Option(metavar="CONDITION", help="rows to use, of every table, as pandas queries: 'split == \"train\"'"),
     ] = None
 
+    rows_of_runs: Annotated[
+        str | None,
+        typer.Option(
+            "--rows",
+            metavar="WHICH",
+            help="of rows that are steps of a run the last, or the best by its loss, and of runs tuned otherwise the "
+            "best; or all \\[default: last; all with groups or weights]",
+            autocompletion=completion.one_of("last", "best", "all"),
+        ),
+    ] = None
+    keep_unfinished: Annotated[
+        bool, typer.Option("--keep-unfinished", help="take runs that a column says crashed, failed or still run")
+    ] = False
+    as_is: Annotated[
+        bool, typer.Option("--as-is", help="take the figures as they are, in no unit and however little plausible")
+    ] = False
+
     @property
     def columns(self) -> Columns:
         from nextscale.fit.table.columns import Columns
@@ -75,6 +92,9 @@ class TableOptions:
         """The rows of a table as runs, with what a law of these variables needs."""
         from nextscale.fit.table.runs import as_runs
 
+        which = self.rows_of_runs
+        if which not in (None, "last", "best", "all"):
+            raise SpecError(f"--rows {which}: is not one of last, best and all")
         return as_runs(
             rows,
             columns=self.columns,
@@ -82,6 +102,9 @@ class TableOptions:
             variables=variables,
             drop_largest_losses=drop,
             add_to_loss=self.add_to_loss,
+            rows=which,  # type: ignore[arg-type]
+            keep_unfinished=self.keep_unfinished,
+            as_is=self.as_is,
             where=str(path),
         )
 
@@ -109,6 +132,15 @@ class Source(TableOptions):
     drop_largest_losses: Annotated[
         int, typer.Option(min=0, metavar="K", help="leave out the K runs of the largest loss, and say so")
     ] = 0
+
+    computed: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="NAME=EXPRESSION",
+            help="a further column, such as params=1.2e8 or 'tokens=step*2048'; may be given again",
+        ),
+    ] = None
 
     def read(self, variables: Sequence[str] = ("N", "D")) -> Runs:
         """The runs, with what a law of these variables needs."""
@@ -146,12 +178,21 @@ class Source(TableOptions):
         if str(path).startswith("published:"):
             raise SpecError(f"{path}: is of constants without runs; inference, overtrain and family take it")
         if not path.is_dir():
-            return self.selected(read_table(path), path)
+            return self._prepared(read_table(path), path)
         from nextscale.sweeps.store.finished_runs import check_one_data_source, load_finished
 
-        table = self.selected(load_finished(path), path)
+        table = self._prepared(load_finished(path), path)
         check_one_data_source(table, path)
         return table
+
+    def _prepared(self, table: pd.DataFrame, path: Path) -> pd.DataFrame:
+        """With computed columns, and without rows that are not to be used."""
+        if self.computed or self.where:
+            from nextscale.fit.table.expressions import with_columns, with_numerals
+
+            named = [self.params_column, self.tokens_column, self.flops_column, self.loss_column]
+            table = with_columns(with_numerals(table, named, str(path)), self.computed or (), str(path))
+        return self.selected(table, path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,10 +270,18 @@ class LawChoice:
     def check_variables(self, *wanted: tuple[str, ...]) -> None:
         """Refuses a law that a command can say nothing by, before it is fitted."""
         if wanted and set(self.variables) not in map(set, wanted):
+            from nextscale.fit.table.columns import column_of
+
             needed = " or in ".join(" and ".join(variables) for variables in wanted)
             raise SpecError(
-                f"--law {self.law}: is a law in {', '.join(self.variables)}; this command needs one in {needed}"
+                f"--law {self.law}: is a law in {', '.join(self.variables)}; this command needs one in {needed}; "
+                f"forecast --at {column_of(self.variables[0])}=VALUE forecasts a run by it"
             )
+
+    drop_outliers: Annotated[
+        bool,
+        typer.Option("--drop-outliers", help="leave out runs that lie far off the law of the others, and say which"),
+    ] = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -243,6 +292,7 @@ class LawChoice:
             "fixed": numbers_by_name(self.fix or (), "--fix", "PARAMETER=VALUE"),
             "loss": self.objective or "huber",
             "delta": self.delta,
+            "drop_outliers": self.drop_outliers,
         }
         return options if self.tilt is None else options | {"tilt": self.tilt}
 
@@ -254,13 +304,14 @@ class Estimator(LawChoice):
     panel: ClassVar = "Law and intervals"
 
     bootstrap: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="KIND",
-            help="case, stratified (by budget), cluster (by group) or residual",
-            autocompletion=completion.one_of("case", "stratified", "cluster", "residual"),
+            help="case, stratified (by budget), cluster (by group), residual or normal \\[default: case; normal of few "
+            "runs]",
+            autocompletion=completion.one_of("case", "stratified", "cluster", "residual", "normal"),
         ),
-    ] = "case"
+    ] = None
     resamples: Annotated[int, typer.Option(min=100, max=100_000, help="of the bootstrap")] = 1000
     level: Annotated[float, typer.Option(min=0.01, max=0.999, help="of the intervals")] = 0.9
 

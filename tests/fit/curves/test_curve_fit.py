@@ -160,7 +160,7 @@ class TestTables:
         ("columns", "said"),
         [
             ({"step": [1, 2], "loss": [3, 3]}, "there is no column 'lr'; name it with --lr-column"),
-            ({"step": [1, 2], "lr": [1, 1], "val_loss": [3, 3], "train_loss": [3, 3]}, "name it with --loss-column"),
+            ({"step": [1, 2], "lr": [1, 1], "val_loss": [3, 3], "train_loss": [3, 3]}, r"with columns=\{'loss'"),
             ({"step": [1, 2], "lr": [1, "x"], "loss": [3, 3]}, "column 'lr': 'x' is no number"),
             ({"step": [1, 2.5], "lr": [1, 1], "loss": [3, 3]}, "a whole number of 0 or more"),
             ({"step": [1, 1e12], "lr": [1, 1], "loss": [3, 3]}, "not of tokens"),

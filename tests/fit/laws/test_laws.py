@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextscale.fit import fit
+from nextscale.fit import as_runs, fit
 from nextscale.fit.laws.catalogue import LAWS
 from nextscale.fit.laws.formula_laws import FARSEER, broken_in, offset_in, sigmoidal_in
 from nextscale.fit.table.columns import Columns, column_of
@@ -108,7 +108,8 @@ class TestKnownParameters:
         table = runs_of(LAWS["chinchilla-coupled"])
         table["loss"] *= np.exp(0.003 * np.random.default_rng(0).standard_normal(len(table)))
         one = fit(table, "chinchilla-coupled", resamples=0)
-        other = fit(table.assign(tokens=table.tokens / 1e9, params=table.params / 1e6), one.law, resamples=0)
+        table = table.assign(tokens=table.tokens / 1e9, params=table.params / 1e6)
+        other = fit(as_runs(table, variables=one.law.variables, as_is=True), one.law, resamples=0)
         assert other.objective == pytest.approx(one.objective, rel=1e-6)
         assert other.parameters["gamma"] == pytest.approx(one.parameters["gamma"], rel=1e-3)
 

@@ -49,7 +49,7 @@ def test_what_may_be_either_is_refused(columns, says):
 
 def test_what_may_be_either_is_left_alone_where_the_rest_is_enough():
     runs = as_runs(table(D=[1e8, 1e8]).rename(columns={"params": "N", "tokens": "model_size"}))
-    assert runs.notes[1] == "N and model_size may each be params, so none is taken; name it with --params-column"
+    assert runs.notes[1].startswith("N and model_size may each be params, so none is taken; name it with columns=")
     assert runs.convention == "total"
     np.testing.assert_allclose(runs.table["params"], table()["params"])
 

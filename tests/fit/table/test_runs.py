@@ -33,20 +33,23 @@ def test_named_columns():
 
 
 @pytest.mark.parametrize("column, values", [("params", [25.3, 84.4]), ("tokens", [6.59, 1.97])])
-def test_counts_in_millions_or_billions_are_said(column, values):
+def test_counts_in_millions_or_billions_are_refused(column, values):
     """They would be taken for counts, and a forecast in FLOPs would be off by as much."""
-    (told,) = [note for note in as_runs(table(**{column: values})).notes if "millions or billions" in note]
-    assert told.startswith(f"{column} is not in whole numbers")
+    frame = table(**{column: values}).drop(columns="flops")
+    with pytest.raises(InputError, match=rf"table\.eval\('{column}={column}\*1e\+0[69]'\)"):
+        as_runs(frame)
+    assert as_runs(frame, as_is=True).table[column].tolist() == values
 
 
 @pytest.mark.parametrize("params", [[2560.0, 4992.0], [1.5e8 + 0.25, 2e8]])
 def test_small_models_and_large_counts_by_formula_are_no_millions(params):
-    assert as_runs(table(params=params)).notes == ()
+    assert as_runs(table(params=params).drop(columns="flops")).notes == ("flops follow from C = 6ND",)
 
 
-def test_words_for_numbers_are_named():
-    with pytest.raises(InputError, match=r"'params' holds no numbers, but '25\.3M'"):
-        as_runs(table(params=["25.3M", "84.4M"]))
+def test_units_in_cells_are_read_and_said():
+    runs = as_runs(table(params=["25.3M", "84.4M"]).drop(columns="flops"))
+    assert runs.table["params"].tolist() == [25.3e6, 84.4e6]
+    assert runs.notes[0] == "cells of 'params' such as '25.3M' are read as 2.53e+07"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0, -1, None])
@@ -127,7 +130,7 @@ def test_runs_at_every_scale_are_not_one_budget():
 class TestNegativeLosses:
     @pytest.mark.parametrize("constant", [0.0, 1.0])
     def test_they_are_refused_with_the_least_that_mends_it(self, constant):
-        with pytest.raises(InputError, match=r"2 of 2 losses lie below 0.*--add-to-loss C, here more than 4\.5;"):
+        with pytest.raises(InputError, match=r"2 of 2 losses lie below 0.*add_to_loss=C, here more than 4\.5;"):
             as_runs(table(loss=[-4.5, -3.5]), add_to_loss=constant)
 
     def test_a_constant_is_added_to_every_loss_and_said(self):
@@ -204,5 +207,5 @@ def test_any_numbers_are_taken_or_refused_in_one_line(values):
 
 def test_compute_alone_is_refused_with_the_law_that_takes_it():
     table = pd.DataFrame({"flops": [1e18, 1e19, 1e20], "loss": [3.5, 3.2, 2.9]})
-    with pytest.raises(InputError, match="--law saturating"):
+    with pytest.raises(InputError, match="law='saturating'"):
         as_runs(table)

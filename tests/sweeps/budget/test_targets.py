@@ -227,7 +227,9 @@ class TestNarrowIntervals:
         """Of a curve that bends: the law of the smallest runs misses what lies beyond by more than that of all says."""
         table = simulated(noise=1e-4)
         table.assign(loss=table.loss * (1 + 0.02 * (1e19 / table.flops) ** 1.5)).to_csv(csv, index=False)
-        code, out, _ = called("forecast", csv, *FAST, "--law", "chinchilla", "--flops", "3.2e21", "--json")
+        code, out, _ = called(
+            "forecast", csv, *FAST, "--bootstrap", "case", "--law", "chinchilla", "--flops", "3.2e21", "--json"
+        )
         told = json.loads(out)
         (target,) = told["targets"]
         assert code == 0

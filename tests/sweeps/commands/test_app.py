@@ -338,7 +338,7 @@ class TestMistakes:
         "arguments, says",
         [
             (["fit", "x.csv", "--objectiv", "l1"], "no such option: --objectiv (did you mean --objective?)"),
-            (["fit", "x.csv", "--bogus"], "no such option: --bogus"),
+            (["fit", "x.csv", "--xyzzy"], "no such option: --xyzzy"),
             (["forecast", "x.csv", "--usd", "2M"], "--usd 2M: is no number; write it out, as 2e6"),
             (["forecast", "x.csv", "--usd", "nan"], "--usd nan: is no number; write it out, as 2e6"),
             (["forecast", "x.csv", "--usd", "1e31"], "--usd 1e31: should be less than or equal to 1e+30"),

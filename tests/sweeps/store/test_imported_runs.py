@@ -226,13 +226,10 @@ def test_of_a_table_of_weights_and_biases_what_finished_counts(imported, tmp_pat
     named = ("--params-column", "N", "--tokens-column", "D", "--loss-column", "eval/loss")
     (told,) = imported(path, *named)
     assert told["runs"] == 16
-    assert told["notes"][:2] == [
-        "3 runs left out: crashed at Weights & Biases",
-        "1 runs left out: running at Weights & Biases",
-    ]
+    assert any("4 rows left out as not finished by column 'State' (3 crashed, 1 running)" in n for n in told["notes"])
     found = load(tmp_path / "out").set_index("Name")
     np.testing.assert_allclose(found.loc["run-3", "loss"], rows["eval/loss"][3])
-    assert imported(path, *named, "--from", "csv", out="other")[0]["runs"] == 20
+    assert imported(path, *named, "--keep-unfinished", out="other")[0]["runs"] == 20
 
 
 def test_of_a_chart_of_weights_and_biases_the_last_value_or_the_lowest_counts(imported, tmp_path):
@@ -241,7 +238,7 @@ def test_of_a_chart_of_weights_and_biases_the_last_value_or_the_lowest_counts(im
     extremes = {f"{name}__{kind}": values for name, values in curves.items() for kind in ("MIN", "MAX")}
     path = tmp_path / "chart.csv"
     pd.DataFrame({"Step": steps, **curves, **extremes}).to_csv(path, index=False)
-    given = ("--from", "wandb", "--with", "params=1e6 * (1 + index)", "--with", "tokens=Step * 2048")
+    given = ("--from", "wandb", "--with", "params=1e6 * (1 + index)", "--with", "tokens=step * 2048")
     named = ("--loss-column", "eval/loss")
     imported(path, *given, *named)
     found = load(tmp_path / "out").sort_values("loss")
@@ -249,6 +246,71 @@ def test_of_a_chart_of_weights_and_biases_the_last_value_or_the_lowest_counts(im
     assert list(found["tokens"]) == [5 * 2048, 4 * 2048, 4 * 2048]
     imported(path, *given, *named, "--take", "min")
     np.testing.assert_allclose(sorted(load(tmp_path / "out")["loss"]), [2.1, 3.1, 4.1])
+
+
+def chart(path, metric, curves, **columns):
+    """As Weights & Biases exports it, of (step, value) pairs by run."""
+    frames = [
+        pd.DataFrame(pairs, columns=["Step", f"{run} - {metric}"]).set_index("Step") for run, pairs in curves.items()
+    ]
+    whole = pd.concat(frames, axis=1).sort_index()
+    for name in list(whole):
+        whole[f"{name}__MIN"] = whole[f"{name}__MAX"] = whole[name]
+    whole.reset_index().to_csv(path, index=False)
+
+
+def test_charts_are_joined_by_step_and_with_a_table_of_sizes_by_run(imported, called, tmp_path):
+    losses, tokens, sizes = (tmp_path / f"{name}.csv" for name in ("losses", "tokens", "sizes"))
+    chart(losses, "eval/loss", {f"r{i}": [(10, 4.0 + i), (20, 2.5 + i), (30, 3.0 + i)] for i in range(4)})
+    chart(tokens, "tokens", {f"r{i}": [(10, 1e9), (20, 2e9), (30, 3e9 + i), (40, 9e9)] for i in range(4)})
+    pd.DataFrame({"model": [f"r{i}" for i in range(3)], "params": [1e7, 2e7, 3e7]}).to_csv(sizes, index=False)
+    files = (losses, tokens, sizes, "--join", "--loss-column", "eval/loss")
+    (told,) = imported(*files)
+    assert told["runs"] == 3
+    assert any("1 runs left out: sizes.csv does not have them (r3)" in note for note in told["notes"])
+    found = load(tmp_path / "out").sort_values("params")
+    assert found[["run", "step", "params", "tokens", "loss"]].values.tolist() == [
+        [f"r{i}", 30, (i + 1) * 1e7, 3e9 + i, 3.0 + i] for i in range(3)
+    ]
+    imported(*files, "--take", "min")
+    found = load(tmp_path / "out").sort_values("params")
+    assert list(found["loss"]) == [2.5, 3.5, 4.5]
+    assert list(found["tokens"]) == [2e9] * 3, "of the same step"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "more", "message"),
+    [
+        ("name,params\nx,1e7\n", (), "no column of {} names a run of the curves, such as 'r0'"),
+        ("name,params\nr0,1e7\nr0,2e7\n", (), "{} has run 'r0' twice; keep one of the rows"),
+        ("name,params,eval/loss\nr0,1e7,3\n", (), "'eval/loss' is a column of {} and of"),
+        ("name,params\nr0,1e7\n", ("apart.csv",), "apart.csv has no run at a step"),
+    ],
+)
+def test_what_cannot_be_joined_is_said(called, tmp_path, sizes, more, message):
+    chart(tmp_path / "losses.csv", "eval/loss", {"r0": [(10, 4.0), (20, 2.5)]})
+    chart(tmp_path / "apart.csv", "tokens", {"r0": [(11, 4.0), (21, 2.5)]})
+    (tmp_path / "sizes.csv").write_text(sizes)
+    files = [tmp_path / name for name in ("losses.csv", *more, "sizes.csv")]
+    code, _, error = called("import", *files, "--join", "--out", tmp_path / "out")
+    assert code == 2
+    assert message.format(tmp_path / "sizes.csv") in error
+    assert error.count("\n") == 1
+
+
+def test_logs_are_runs_of_their_last_values(imported, tmp_path):
+    for i in range(3):
+        lines = [
+            f"step {step}: train loss {4 - step / 1000}, val loss {4.1 - step / 1000 + i}" for step in (0, 500, 900)
+        ]
+        text = f"number of parameters: {i + 1}0.00M\ntokens per iteration will be: 500,000\n" + "\n".join(lines)
+        (tmp_path / f"size-{i}.log").write_text(text + "\niter 990: loss 3.0, time 1.00ms, mfu 1.0%\n")
+    files = [tmp_path / f"size-{i}.log" for i in range(3)]
+    told = imported(*files, "--loss-column", "val loss", "--data", "one")
+    assert any("'val loss' of 1 runs is of before their last step, as 900 of 990" in note for note in told[0]["notes"])
+    found = load(tmp_path / "out").sort_values("params")
+    assert list(found["params"]) == [1e7, 2e7, 3e7]
+    np.testing.assert_allclose(found["loss"], [3.2, 4.2, 5.2])
 
 
 def test_of_event_files_the_last_value_or_the_lowest_counts_with_what_was_taken_back(imported, tmp_path):
@@ -262,7 +324,7 @@ def test_of_event_files_the_last_value_or_the_lowest_counts_with_what_was_taken_
         events = [event_files.version_event(), *curve, event_files.restart_event(300), *again, worse, ended]
         content = b"".join(map(event_files.encoded, events))
         (folder / f"events.out.{event_files.MARK}.1.host").write_bytes(content + b"\x99torn")
-    given = ("--with", "tokens=step*1000", "--params-column", "hparams.size", "--loss-column", "eval/loss")
+    given = ("--with", "tokens=step*1000", "--params-column", "hparams.size", "--loss-column", "eval/loss", "--as-is")
     (told,) = imported(tmp_path / "logs", *given)
     assert told["runs"] == 4
     found = load(tmp_path / "out").sort_values("params")
