@@ -177,6 +177,8 @@ def locate_columns(
     if len(present) < 2 and not set(COUNTS).intersection(needed) <= set(present):
         mend = "; ".join(doubts.values()) or "name them with --params-column, --tokens-column or --flops-column"
         mend += ", or take a law in compute alone, --law saturating" if present == ["flops"] else ""
+        if table.attrs.get("curve"):
+            mend += ", compute them (--with params=1.2e8), or join a table of them (nextscale import --join)"
         raise InputError(
             f"{where}: needs two of params, tokens and flops, and has {' and '.join(present) or 'none'}; {mend} "
             f"(it has {listing})"

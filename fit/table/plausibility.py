@@ -29,8 +29,10 @@ _ONE_TABLE = 2e4
 """How far a run's tokens per parameter may lie from those of the run in the middle."""
 _HIGHEST_LOSS = 13.0
 """What guessing costs with half a million tokens in the vocabulary, in nats."""
-_FEWEST_FOR_SIGN = 6
-_EXPLAINED = 0.5
+_COMPARED, _FEWEST_PAIRS = 300, 10
+"""Of so many runs pairs are compared, where as many can be."""
+_MORE, _MOSTLY = np.log(1.5), 0.75
+"""So much more compute is more, and in so large a share of pairs it is no accident."""
 _ONE_MULTIPLE = 1.02
 _ODD_MULTIPLE = 0.1
 _KEEP = "; --as-is takes the figures as they are"
@@ -159,10 +161,7 @@ def _mend_counts(rows: pd.DataFrame, sources: Mapping[str, str]) -> str:
 def _check_losses(rows: pd.DataFrame, source: str, loss_unit: LossUnit, where: str) -> None:
     loss = rows["loss"]
     name = source if source.isidentifier() else f"`{source}`"
-    scale = [np.log(rows[name]) for name in ("params", "tokens") if name in rows and rows[name].nunique() > 1]
-    if not scale and "flops" in rows and rows["flops"].nunique() > 1:
-        scale = [np.log(rows["flops"])]
-    if scale and len(rows) >= _FEWEST_FOR_SIGN and loss.nunique() > 1 and _rises(scale, loss):
+    if _rises(rows):
         looks = "an accuracy, a score or a log-likelihood" if loss.max() <= 1 else "a score or a log-likelihood"
         raise InputError(
             f"{where}: column '{source}' is taken for the loss and rises with scale, as {looks} does; name the loss "
@@ -175,12 +174,14 @@ def _check_losses(rows: pd.DataFrame, source: str, loss_unit: LossUnit, where: s
         )
 
 
-def _rises(scale: list[pd.Series], loss: pd.Series) -> bool:
-    """Whether it does with each logarithm of scale, by a regression on them."""
-    design = np.column_stack([np.ones(len(loss)), *scale])
-    slopes, *_ = np.linalg.lstsq(design, loss.to_numpy(), rcond=None)
-    explained = 1 - ((loss - design @ slopes) ** 2).sum() / ((loss - loss.mean()) ** 2).sum()
-    return bool((slopes[1:] > 0).all() and explained > _EXPLAINED)
+def _rises(rows: pd.DataFrame) -> bool:
+    """Whether of two runs that with more of everything mostly has the larger loss."""
+    some = rows.iloc[:: max(1, len(rows) // _COMPARED)]
+    names = [name for name in ("params", "tokens") if name in some] or ["flops"]
+    gaps = np.array([logs[:, None] - logs for logs in np.log(some[names].to_numpy()).T])
+    more = (gaps >= 0).all(axis=0) & (gaps.sum(axis=0) > _MORE)
+    loss = some["loss"].to_numpy()
+    return bool(more.sum() >= _FEWEST_PAIRS and (loss[:, None] > loss)[more].mean() > _MOSTLY)
 
 
 def _rows(count: int) -> str:

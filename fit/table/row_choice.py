@@ -34,7 +34,8 @@ _EXIT_CODES = {"exitcode", "returncode", "exitstatus"}
 _TRUE, _FALSE = {"true", "yes", "1", "1.0", "y", "t"}, {"false", "no", "0", "0.0", "n", "f"}
 _RUNS = {"run", "runid", "runname", "trial", "trialid", "experimentid", "job", "jobid", "uuid", "wandbid", "runhash"}
 _NAMES = {"name", "id", "experiment", "expname", "experimentname", "model", "modelname"}
-"""Names that each run may have to itself, or many may share: they are those of runs where rows have steps, too."""
+"""Names that each run may have to itself, or many may share, as those of one model trained for several lengths: they
+are those of runs where each has many rows at several steps, or some as far apart from one to the next."""
 _STEPS = _names(
     "step steps globalstep iter iters iteration iterations trainstep trainsteps trainingstep "
     "trainingsteps update updates optimizerstep itern"
@@ -49,6 +50,8 @@ _ALIKE = 0.01
 """So far apart in log, counts are of one cell: steps are whole, and batches differ."""
 _SPARSE = 0.1
 """In so large a share of the rows a loss is missing where it is measured at some steps alone."""
+_SEVERAL, _SURELY = 4, 10
+"""Rows under one name at even steps, or at any, fewer of which may be runs of their own."""
 _MANY = 5000
 """More rows cannot be fitted, whatever they are."""
 _EVEN = 6
@@ -90,7 +93,8 @@ def one_row_a_run(
     step_name = next(
         (name for name in table if last_part(name) in _STEPS and _numeric(table[name]).notna().any()), None
     )
-    run_name = named or _run_column(table, numbers, step_name is not None)
+    steps = None if step_name is None else _numeric(table[step_name])
+    run_name = named or _run_column(table, numbers, steps)
     if run_name is None:
         if choice != "all" and (size := _even_curves(numbers)):
             return every, [
@@ -99,7 +103,7 @@ def one_row_a_run(
             ]
         return every, []
     runs = table[run_name].astype(str)
-    order = _numeric(table[step_name]) if step_name is not None else _position(numbers)
+    order = _position(numbers) if steps is None else steps
     by = f"'{run_name}', '{step_name}'" if step_name is not None else f"'{run_name}'"
     present = numbers["loss"].notna()
     lossless = 1 - present.mean()
@@ -161,22 +165,22 @@ def best_of_each_cell(
         return every, []
     named = " and ".join(f"'{name}'" for name in searched[:3])
     return kept, [
-        f"{len(table)} rows are {cell.nunique()} cells of {' and '.join(keys)} tried at several {named}: the best of "
+        f"{len(table)} rows are {_cells(cell.nunique())} of {' and '.join(keys)} tried at several {named}: the best of "
         "each counts; --rows all takes every row"
     ]
 
 
-def _run_column(table: pd.DataFrame, numbers: pd.DataFrame, stepped: bool) -> str | None:
+def _run_column(table: pd.DataFrame, numbers: pd.DataFrame, steps: pd.Series | None) -> str | None:
     """The column whose values are each of one size, and of several rows that no two are at the same place."""
     likely = [name for name in table if last_part(name) in _RUNS]
-    likely += [name for name in table if stepped and last_part(name) in _NAMES]
+    likely += [name for name in table if steps is not None and last_part(name) in _NAMES and _even(steps, table[name])]
     for name in likely:
         runs = table[name]
         if runs.isna().any() or runs.nunique() == len(runs):
             continue
         runs = runs.astype(str)
         sizes = numbers["params"].groupby(runs).nunique() if "params" in numbers else pd.Series([1])
-        if (sizes <= 1).all() and (stepped or not _position(numbers).groupby(runs).apply(_repeats).any()):
+        if (sizes <= 1).all() and (steps is not None or not _position(numbers).groupby(runs).apply(_repeats).any()):
             return str(name)
     return None
 
@@ -184,6 +188,17 @@ def _run_column(table: pd.DataFrame, numbers: pd.DataFrame, stepped: bool) -> st
 def _position(numbers: pd.DataFrame) -> pd.Series:
     """How far a run has come at each row."""
     return next((numbers[name] for name in ("tokens", "flops") if name in numbers), numbers["loss"] * 0)
+
+
+def _even(steps: pd.Series, names: pd.Series) -> bool:
+    """Whether each name has rows of several steps: that rise by one distance but for the last, or so many of them."""
+    for _, own in steps.groupby(names.astype(str)):
+        gaps = np.diff(np.sort(own.dropna().unique()))[:-1]
+        if len(own) != own.nunique() or len(own) < _SEVERAL:
+            return False
+        if len(own) < _SURELY and np.ptp(gaps) > _ALIKE * gaps.mean():
+            return False
+    return True
 
 
 def _repeats(values: pd.Series) -> bool:
@@ -231,3 +246,7 @@ def _words(cell: object) -> str:
 
 def _numeric(column: pd.Series) -> pd.Series:
     return pd.to_numeric(column, errors="coerce").astype(float)
+
+
+def _cells(count: int) -> str:
+    return "1 cell" if count == 1 else f"{count} cells"

@@ -127,7 +127,7 @@ class Source(TableOptions):
     """Which runs, and what their columns mean."""
 
     runs: Annotated[
-        Path, typer.Argument(metavar="RUNS", help="a CSV, TSV, JSON, JSONL or Parquet file, or the --out of a sweep")
+        Path, typer.Argument(metavar="RUNS", help="a table (text, JSON, Parquet, Excel), or the --out of a sweep")
     ]
     drop_largest_losses: Annotated[
         int, typer.Option(min=0, metavar="K", help="leave out the K runs of the largest loss, and say so")

@@ -64,6 +64,7 @@ def test_laws_have_names():
         schedule_law_named("momentun")
 
 
+@pytest.mark.slow
 def test_accuracy_in_two_steps(isoflop_grid):
     truth = {"floor": 0.25, "gain": 0.7, "slope": 6.0, "middle": 2.3}
     losses = np.linspace(1.9, 3.2, 30)

@@ -73,6 +73,7 @@ class TestResamples:
         assert (drawn.std(axis=0) > 0.5).all()
         assert (drawn.sum(axis=1) == 20).all()
 
+    @pytest.mark.slow
     def test_checkpoints_of_one_run_are_not_independent(self, published_folder):
         table = pd.read_json(published_folder / "gemstones_cool_end.jsonl", lines=True)
         columns = Columns(params="params_active_precise", loss="final_loss", group="run_name")

@@ -67,6 +67,7 @@ class TestDataConstrained:
     def runs(self, published):
         return published("data_constrained_datablations.csv").rename(columns={"val_loss": "loss"})
 
+    @pytest.mark.slow
     def test_the_second_stage_on_their_first(self, runs):
         found = fit(runs, "data-constrained", fixed=FIRST_STAGE, resamples=0)
         assert len(found.runs) == 182
@@ -77,6 +78,7 @@ class TestDataConstrained:
         assert self.objective(found, R_N=2.33, R_D=46.99) == pytest.approx(0.0158074, abs=1e-6)
         assert any("the data leave several answers" in warning for warning in found.warnings)
 
+    @pytest.mark.slow
     def test_both_stages_of_ours_and_both_at_once_do_better(self, runs):
         once = runs[runs.tokens <= runs.unique_tokens * 1.0001]
         first = fit(once, "chinchilla-tied", resamples=0)

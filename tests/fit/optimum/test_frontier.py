@@ -98,6 +98,7 @@ class TestIsoFlop:
         measured = [run_noise(isoflops(as_runs(isoflop_grid(noise=0.004, seed=s)))) for s in range(40)]
         assert np.sqrt(np.mean(np.square(measured))) == pytest.approx(0.004, rel=0.15)
 
+    @pytest.mark.slow
     def test_the_interval_of_the_optimum_covers(self, isoflop_grid):
         growth = (0.35 * 480 / (0.37 * 2100)) ** (1 / 0.72)
         exact = growth * (1e22 / 6) ** (0.37 / 0.72)

@@ -65,6 +65,7 @@ def with_states(name, bad, good="finished"):
     return pd.concat([table.assign(**{name: good}), crashed.assign(**{name: bad})])
 
 
+NAMES = [f"width {n:.0f}" for n in PARAMS]
 MILLIONS, BILLIONS = np.array(PARAMS) / 1e6, np.array(TOKENS) / 1e9
 FLOPS = 6 * np.array(PARAMS) * TOKENS
 READ = {
@@ -103,6 +104,11 @@ READ = {
     "curves of a logger": curves().rename(
         columns={"run": "run_id", "step": "trainer/global_step", "loss": "eval/loss"}
     ),
+    "models and their lengths": reference(
+        model=[f"{n:.0f}m" for n in MILLIONS], steps=[d / 5e5 for d in TOKENS], seed=0
+    ),
+    "names and seeds": pd.concat([reference(name=NAMES, step=1000, seed=seed) for seed in (0, 1)]),
+    "checkpoints of models": curves(8).rename(columns={"run": "model"}),
     "curves logged in between": pd.concat([curves(), curves().assign(step=lambda r: r["step"] + 1, loss=np.nan)]),
     "learning rates": tuned(),
     "learning rates of a config": tuned().rename(columns={"lr": "config.learning_rate", "bs": "config.batch_size"}),

@@ -107,6 +107,7 @@ class TestIsItFlattening:
         assert (p < 0.05) == (shift != 0)
         json.dumps(told.to_dict(), allow_nan=False)
 
+    @pytest.mark.slow
     def test_how_small_a_shift_would_have_been_seen_is_where_the_verdict_turns(self, isoflop_grid):
         table = isoflop_grid(noise=0.002)
         found = trend(fit(table, resamples=100)).flattening

@@ -101,6 +101,7 @@ class TestCoordinates:
     def test_they_are_flat_over_sixteen_times_the_width(self, parametrization):
         assert np.all(spread(*(coordinates(parametrization, width=width) for width in (16, 256))) < 1.5)
 
+    @pytest.mark.slow
     def test_they_grow_with_the_width_under_one_learning_rate(self):
         _, first, all_blocks = spread(*(coordinates("standard", width=width) for width in (16, 256)))
         assert min(first, all_blocks) > 10

@@ -89,6 +89,7 @@ def test_a_pinned_position_changes_nothing_of_a_trunk(trunk, folder):
     assert folder(trunk).metrics_file.read_bytes() == folder(trunk, "alone").metrics_file.read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_trunks_and_branches_go_on_as_if_nothing_had_happened(trunk, straight, folder, monkeypatch):
     alone, whole = (train(run, folder(run, "alone")) for run in (straight, trunk))
     start = Parent(run_id=trunk.run_id, tokens=BRANCH)

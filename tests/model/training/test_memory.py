@@ -55,6 +55,7 @@ def test_micro_batches_give_the_numbers_of_the_whole_batch(tiny_run, run_directo
     assert row["gradient_norm"] == pytest.approx(same[0]["gradient_norm"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved", [False, True])
 def test_a_run_that_runs_out_of_memory_goes_on_with_half_the_micro_batch(
     run, run_directory, monkeypatch, caplog, saved
@@ -140,6 +141,7 @@ def test_a_stated_limit_decides_before_anything_runs_out(tiny_run, run_directory
     assert run_directory.attempts() == []
 
 
+@pytest.mark.slow
 def test_a_plan_s_saving_is_begun_with_and_an_attempt_s_lack_adds_to_it(tiny_run, run_directory):
     run = tiny_run(steps=20, batch_tokens=64)
     with pytest.raises(InputError, match="8 sequences per device are not 3 equal micro-batches"):

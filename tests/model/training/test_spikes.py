@@ -121,6 +121,7 @@ class TestRun:
         assert record["reason"] == "none of the last 128 steps could be taken by token 12288"
         assert folder("run").metrics()[-1]["loss"] is None
 
+    @pytest.mark.slow
     def test_it_is_resumed_to_the_bit(self, tiny_run, folder, poison, monkeypatch):
         monkeypatch.setattr(attempt, "_PROGRESS_SECONDS", 0)
         poison(POISONED, POISONED + 3, 16)

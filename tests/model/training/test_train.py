@@ -64,6 +64,7 @@ def without_seconds(record):
     return {key: value for key, value in record.items() if key != "seconds"}
 
 
+@pytest.mark.slow
 def test_a_run_learns_towards_the_entropy_and_never_below_it(tiny_run, run_directory):
     family = ModelFamily(depth=1, heads=2, context=8, position="alibi", mlp="relu2")
     run = tiny_run(family=family, width=32, steps=2000, batch_tokens=64, schedule="linear")

@@ -206,6 +206,7 @@ def test_a_run_on_other_data_is_another_question(landing):
     assert score_landed(Store.existing(out), ledger) == []
 
 
+@pytest.mark.slow
 def test_the_next_run_of_the_sweep_scores_what_has_landed(landing, swept, monkeypatch, in_process_backend):
     from nextscale.sweeps.plan.spec_files import load_spec
     from nextscale.sweeps.run import session

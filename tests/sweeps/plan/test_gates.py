@@ -158,6 +158,7 @@ class TestRuns:
         assert "@" in approval["by"]
         assert forecast["previous"] == approval["hash"], "in the chain like every entry"
 
+    @pytest.mark.slow
     def test_the_forecast_comes_first_where_only_the_held_out_scale_crosses(self, spec_at, ran, costs):
         spec = spec_at(f"{RUN}: {costs['first']!r}")
         summary, entries = ran(spec)
@@ -186,6 +187,7 @@ class TestRuns:
         assert (approval["value"], approval["forecast"]) == (low, forecast["hash"])
         assert approval["forecast_seen"]
 
+    @pytest.mark.slow
     def test_going_on_asks_no_second_time_and_a_larger_plan_does(
         self, spec_at, ran, tmp_path, monkeypatch, in_process_backend
     ):

@@ -128,6 +128,7 @@ class TestRuns:
 
 
 class TestStore:
+    @pytest.mark.slow
     def test_what_is_done_is_not_counted_again(self, told, spec_file, tmp_path):
         spec, out = spec_file(), tmp_path / "out"
         run = min(planned_runs(load_spec(spec)), key=lambda run: run.tokens)

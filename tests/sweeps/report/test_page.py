@@ -239,6 +239,7 @@ def test_a_figure_is_given_as_svg_and_its_data_as_csv(page):
 HOSTILE = ("</script><script>window.hit=1</script>", "<!--<script>", "$x_{$", "=1+1")
 
 
+@pytest.mark.slow
 def test_hostile_names_stay_text(opened, reported, tmp_path):
     out = shutil.copytree(reported, tmp_path / "out")
     rows = [json.loads(line) for line in (out / "accounts.jsonl").read_text().splitlines()]

@@ -90,6 +90,7 @@ def test_the_cap_that_is_said_to_be_enough_carries_a_sweep_through_its_held_out_
     assert summary["runs"]["done"] == 10
 
 
+@pytest.mark.slow
 def test_an_interrupted_attempt_is_open_to_status_and_its_end_is_in_the_logs(
     swept, tmp_path, monkeypatch, in_process_backend, called
 ):

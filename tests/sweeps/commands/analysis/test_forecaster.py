@@ -29,6 +29,7 @@ def known(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_what_backtest_trusts_is_run_as_it_is_printed(called, bent):
     code, out, _ = called("backtest", bent, "--law", "size-data", "--law", "chinchilla", "--json")
     told = json.loads(out)
