@@ -8,7 +8,7 @@ PACKAGES := nextscale.cluster nextscale.fit nextscale.model nextscale.sweeps
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal
 SOURCES := benchmarks cluster fit model sweeps tests
 
-.PHONY: quickstart test test-slow lint types format clean
+.PHONY: quickstart test test-slow test-soak lint types format clean
 
 quickstart: $(VENV)/user
 	$(BIN)/nextscale quickstart
@@ -17,7 +17,10 @@ test: lint types
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 test-slow: $(VENV)/developer
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow --durations=20
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not soak" --durations=20
+
+test-soak: $(VENV)/developer
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m soak --exitfirst --durations=20
 
 lint: $(VENV)/developer
 	$(BIN)/ruff check $(SOURCES)

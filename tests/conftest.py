@@ -67,7 +67,7 @@ def command():
 def nextscale(command):
     """Runs the command to its end: `nextscale("plan", path)`."""
 
-    def run(*arguments, timeout=300, **options):
+    def run(*arguments, timeout=900, **options):
         given = [*command, *map(str, arguments)]
         return subprocess.run(given, check=False, capture_output=True, text=True, timeout=timeout, **options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -58,6 +59,11 @@ def note(notes: Sequence[str]) -> None:
 def warn(warnings: Sequence[str]) -> None:
     for text in warnings:
         screen.print(f"warning: {text}", style="yellow", markup=False)
+
+
+def busy(runs: int) -> contextlib.AbstractContextManager[Any]:
+    """While laws are fitted a terminal says so; elsewhere nothing is shown."""
+    return aside.status(f"fitting {runs:,} runs") if aside.is_terminal else contextlib.nullcontext()
 
 
 def complain(message: str) -> None:

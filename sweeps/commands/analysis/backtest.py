@@ -10,7 +10,7 @@ import typer
 from nextscale.sweeps.commands.analysis.options import Source
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.terminal import completion
-from nextscale.sweeps.terminal.console import Json, note, print_json, screen, warn, with_option_groups
+from nextscale.sweeps.terminal.console import Json, busy, note, print_json, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ def backtest(
         raise SpecError("--delta: is that of an --objective; name one")
     runs = source.read_all()
     losses = LOSSES if objectives is None else [Loss.of(kind, delta or 1e-3) for kind in objectives]
-    choice = choose(runs, candidates_for(runs, laws, losses), cuts=cut or cuts)
+    with busy(len(runs)):
+        choice = choose(runs, candidates_for(runs, laws, losses), cuts=cut or cuts)
     if plot is not None:
         with axes_at(plot) as axes:
             draw.backtest(axes, choice)

@@ -10,7 +10,7 @@ import typer
 
 from nextscale.sweeps.commands.analysis.options import Estimator, Source
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.terminal.console import Json, note, print_json, screen, warn, with_option_groups
+from nextscale.sweeps.terminal.console import Json, busy, note, print_json, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, draw_fit
 
 app = typer.Typer()
@@ -59,7 +59,8 @@ def fit(
     from nextscale.sweeps.show.summary_tables import law_table
 
     chosen, runs = estimator.read(source)
-    found = fit_runs(runs, chosen.law, **chosen.options)
+    with busy(len(runs)):
+        found = fit_runs(runs, chosen.law, **chosen.options)
     if plot is not None:
         draw_fit(plot, found)
     if card_file is not None:

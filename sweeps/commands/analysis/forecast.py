@@ -12,7 +12,7 @@ import typer
 from nextscale.sweeps.commands.analysis.hardware_options import Hardware
 from nextscale.sweeps.commands.analysis.options import Forecaster, Source
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.terminal.console import Json, note, print_json, screen, warn, with_option_groups
+from nextscale.sweeps.terminal.console import Json, busy, note, print_json, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, draw_fit, two_axes_at
 
 if TYPE_CHECKING:
@@ -128,10 +128,11 @@ def forecast(
     runs, data = _runs(source, variables, rows, text.data_available)
     check_queries(chosen.law, variables, asked, cluster, data is not None)
     factor, without = _bits_per_nat(source, rows, text.bytes_per_token)
-    found = fit_forecaster(runs, chosen.law, **chosen.options)
-    result = forecast_targets(
-        found, asked, cluster=cluster, data=data, bits_per_nat=factor, backtests=reach_errors(found)
-    )
+    with busy(len(runs)):
+        found = fit_forecaster(runs, chosen.law, **chosen.options)
+        result = forecast_targets(
+            found, asked, cluster=cluster, data=data, bits_per_nat=factor, backtests=reach_errors(found)
+        )
     result["notes"] += [without] if without else []
     if plot is not None:
         _draw(plot, found, result, cluster)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from nextscale.sweeps.commands.analysis.options import Forecaster, Source
-from nextscale.sweeps.terminal.console import Json, note, print_json, screen, warn, with_option_groups
+from nextscale.sweeps.terminal.console import Json, busy, note, print_json, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
 
 app = typer.Typer()
@@ -32,7 +32,8 @@ def frontier(source: Source, estimator: Forecaster, flops: Targets, json_: Json 
     every = source.of_rows(table_rows, variables)
     found, warnings = None, []
     try:
-        found = fit_forecaster(every, chosen.law, **chosen.options)
+        with busy(len(every)):
+            found = fit_forecaster(every, chosen.law, **chosen.options)
         warnings = [*found.warnings, *beyond_warnings(found, flops, reach_errors(found))]
     except InputError as error:
         if len(every.budgets) > 1:

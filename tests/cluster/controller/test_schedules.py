@@ -174,6 +174,7 @@ def test_whatever_happens(fake, tmp_path_factory, n, **schedule):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @given(n=st.integers(1, 60), **schedules)
 @settings(deadline=None, max_examples=2000)
 def test_whatever_happens_many_times(fake, tmp_path_factory, n, **schedule):

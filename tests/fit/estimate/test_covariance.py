@@ -30,6 +30,7 @@ class TestIntervals:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 class TestCoverage:
     """Simulated from a known law: 5 budgets of 5 runs over 2 decades, log-noise .003; the loss ten times beyond."""
 

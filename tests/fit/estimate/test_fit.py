@@ -105,6 +105,7 @@ class TestKnownLaw:
         assert coverage(isoflop_grid, repeats=24) >= 0.75
 
     @pytest.mark.slow
+    @pytest.mark.soak
     def test_coverage_is_what_the_level_says(self, isoflop_grid):
         """Of the case bootstrap; `test_covariance.py` has the stratified one."""
         assert 0.82 <= coverage(isoflop_grid, repeats=120) <= 0.98

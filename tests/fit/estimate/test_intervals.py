@@ -53,6 +53,7 @@ class TestFewRuns:
         assert ((held >= 0.8) & (held <= 0.98)).all(), held
 
     @pytest.mark.slow
+    @pytest.mark.soak
     @pytest.mark.parametrize(("runs", "fixed"), [(3, {"E": 1.8}), (4, {"E": 1.8}), (4, {}), (6, {}), (12, {"E": 1.8})])
     def test_intervals_hold_what_they_say_over_many_simulations(self, runs, fixed):
         held = coverage(runs, fixed, 200)

@@ -150,6 +150,7 @@ class TestLifetime:
             Served.of(1e12, prompt_share=1.5)
 
     @pytest.mark.slow
+    @pytest.mark.soak
     def test_intervals_hold_the_truth(self, isoflop_grid):
         """Of the law that the runs were drawn from, over repetitions of the experiment: 90 % intervals, 24 tries."""
         truth = fit(isoflop_grid(noise=0.0), resamples=0)

@@ -151,6 +151,7 @@ def test_the_figure_is_drawn_on_the_axes_given(recipes):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("law, worth", [(OF_B, 1.5), (None, 1.0)])
 def test_intervals_cover_and_equal_recipes_are_not_distinguishable(recipes, law, worth):
     """A 90 % interval, 30 repeats: within three standard errors of it."""

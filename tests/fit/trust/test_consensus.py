@@ -73,6 +73,7 @@ class TestCoverage:
         ids=["of the law", "bent", "broken"],
     )
     @pytest.mark.slow
+    @pytest.mark.soak
     def test_intervals_hold(self, shape):
         inside = []
         for seed in range(25):

@@ -101,6 +101,7 @@ def test_the_figure_is_drawn_on_the_axes_given(isoflop_grid):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_run_chosen_narrows_the_interval_more_than_another_of_its_cost(isoflop_grid, measured):
     """Three of each run, so that what they do stands out from the bootstrap's own scatter."""
     cost = 1e21

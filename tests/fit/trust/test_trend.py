@@ -99,6 +99,7 @@ def test_the_figure_is_drawn_on_the_axes_given(isoflop_grid, new_runs):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_false_alarms_are_as_rare_as_stated(isoflop_grid, new_runs):
     """5 % nominal. In 100 repeats 1 to 10 % of verdicts on one run are wrong; the test for flattening extrapolates
     from fewer budgets, where intervals are wide, and may be as careful as 1 %."""

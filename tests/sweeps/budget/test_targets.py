@@ -100,6 +100,7 @@ class TestDirections:
             assert told.reason
 
     @pytest.mark.slow
+    @pytest.mark.soak
     def test_intervals_of_the_compute_cover(self, simulated):
         """90 % of them hold the truth: of 30 sweeps of a known law, within three standard errors."""
         flops = 8e21

@@ -216,6 +216,7 @@ forecast: {bootstrap: residual, delta: 0.01, resamples: 100}
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_sequence_is_trained_to_its_end_and_goes_on_where_it_was_stopped(tmp_path, nextscale):
     (tmp_path / "spec.yaml").write_text(TINY)
     out = tmp_path / "out"
@@ -341,6 +342,7 @@ def test_a_choice_that_was_written_twice_counts_once(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("surface, share", [(law, 0.5), (bent, 0.35)])
 def test_a_sequence_is_as_sure_as_a_grid_of_far_more_compute(surface, share):
     """By the same forecast, median over five seeds; and what it forecasts holds.

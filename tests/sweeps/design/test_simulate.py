@@ -90,6 +90,7 @@ def test_it_is_the_same_for_the_same_design(design):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("noise", [0.003, 0.001])
 def test_it_is_the_interval_that_a_sweep_ends_with(design, noise):
     """Median of 24 whole analyses, bootstrap and backtest and all: within a quarter."""

@@ -160,6 +160,7 @@ def test_mlflow_in_a_store_of_its_own(run, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_sweep_is_shown_and_is_the_same_without(spec_file, tmp_path, nextscale):
     for name, loggers in (("with", "[tensorboard]"), ("without", "[]"), ("blocked", "[tensorboard]")):
         out = tmp_path / name

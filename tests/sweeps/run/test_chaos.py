@@ -63,6 +63,7 @@ def sweep(spec, out, command):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_ten_kills_change_nothing(spec_file, tmp_path, command):
     spec = spec_file(SPEC)
     process = sweep(spec, tmp_path / "undisturbed", command)

@@ -100,6 +100,7 @@ def test_a_holdout_needs_a_law(spec_file):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 class TestForReal:
     """From the command line to the finding, at laptop scale."""
 
