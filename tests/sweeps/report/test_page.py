@@ -192,7 +192,8 @@ def test_an_interval_narrower_than_its_backtest_is_told_first_as_the_command_doe
         assert ended.value.code == 0
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        main(["forecast", out, "--law", "chinchilla", "--flops", "3.2e21", "--flops", "5e20", "--json"])
+        how = ["--law", "chinchilla", "--bootstrap", "case"]  # as the page says
+        main(["forecast", out, *how, "--flops", "3.2e21", "--flops", "5e20", "--json"])
     first = json.loads(capsys.readouterr().out)["warnings"][0]
     page = opened(tmp_path / "out" / "report.html")
     page.fill("[name=budget]", "3.2e21")
