@@ -19,7 +19,7 @@ from nextscale.fit.trust.consensus import consensus
 from nextscale.fit.trust.trend import trend
 
 SEEDS = st.integers(0, 2**32 - 1)
-LOW, HIGH = 0.82, 0.99
+LOW, HIGH = 0.78, 0.995
 
 
 def in_compute(runs, noise, rng):
