@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -54,7 +55,8 @@ def splits(data: Path) -> Iterator[Split]:
         suite = suite if (warmup, decay) != ("short", "kaplan") else "porian short"
         yield from by_budget(suite, rows[["params", "tokens", "flops", "loss"]])
     columns = Columns(params="Model Size", flops="Training FLOP", loss="loss")
-    yield from by_budget("chinchilla (Epoch)", read_table(data / "chinchilla_epoch.csv"), columns, drop=5)
+    rows = read_table(data / "chinchilla_epoch.csv")
+    yield from by_budget("chinchilla (Epoch)", rows, columns, drop_largest_losses=5)
     yield from by_budget("farseer", read_table(data / "scalebench_farseer.csv"), Columns("N", "D"))
     table = read_table(data / "overtraining_gadre.csv")
     for (dataset, loss), rows in {
@@ -65,7 +67,8 @@ def splits(data: Path) -> Iterator[Split]:
         if len(rows) > 20:
             yield from by_budget(f"gadre {dataset.split('_')[0]} {loss[5:]}", rows, Columns("N", "D", loss=loss))
     gemstones = Columns("params_active_precise", loss="final_loss")
-    yield from by_budget("gemstones", read_table(data / "gemstones_cool_end.jsonl"), gemstones)
+    # Each row is the end of a cool-down of its own, though several branch off one run.
+    yield from by_budget("gemstones", read_table(data / "gemstones_cool_end.jsonl"), gemstones, rows="all")
     rows = read_table(data / "marin_moe_minima.csv")
     runs = as_runs(rows[rows["held_out"] == 0], variables=("C",))
     unseen = rows[rows["held_out"] == 1]
@@ -76,9 +79,9 @@ def splits(data: Path) -> Iterator[Split]:
     yield Split("OLMo ladder, c4", runs, unseen.assign(flops=6.0 * unseen.params * unseen.tokens), "13B: -3.83 %")
 
 
-def by_budget(suite: str, rows: pd.DataFrame, columns: Columns | None = None, drop: int = 0) -> Iterator[Split]:
+def by_budget(suite: str, table: pd.DataFrame, columns: Columns | None = None, **options: Any) -> Iterator[Split]:
     """Of isoFLOP runs by their own budgets; of others by groups of runs of rising compute."""
-    runs = as_runs(rows, columns=columns or Columns(), drop_largest_losses=drop)
+    runs = as_runs(table, columns=columns or Columns(), **options)
     each = runs.table.groupby("budget").size()
     part = runs.table["budget"].rank(method="dense") if each.min() >= 3 and len(each) > 3 else parts_of(runs)
     for count in HELD_OUT:

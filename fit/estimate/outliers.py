@@ -17,7 +17,7 @@ from nextscale.fit.table.runs import Runs
 if TYPE_CHECKING:
     from nextscale.fit.estimate.fit import Fit
 
-_SUSPICIOUS, _FAR, _APART = 0.05, 0.1, 4.0
+_SUSPICIOUS, _FAR, _APART = 0.02, 0.1, 4.0
 """A residual from which runs are looked for; and how far off such a run is at least, in log loss and in times the
 farthest of all others."""
 _SHARE = 4
@@ -29,6 +29,8 @@ _POOL, _DRAWN_ROWS, _MOST_DRAWN, _BEST = 16, 2000, 100, 8
 many are followed."""
 _WIDE, _ROUNDS, _ROUGH = 0.02, 3, 1e-4
 """The search is by Huber's loss of so large a delta, which has no kinks at the scatter of runs."""
+_CHANCE, _SINGULAR = 0.01, 1e-10
+"""That a run of a table without any is taken for one; and slopes that rounding alone tells from none."""
 _NAMED = 8
 
 
@@ -99,6 +101,9 @@ def far_off_runs(fit: Fit) -> FarOff | None:
     if kept.all():
         return None
     without = minimise(problem, runs.weights * kept, quick=True).theta[None]
+    kept |= ~_beyond_chance(problem, without, runs.weights, kept)
+    if kept.all():
+        return None
     rows, others = np.flatnonzero(~kept), fit.law.natural(problem.uncentred(without[0])).tolist()
     return FarOff(
         rows=tuple(rows.tolist()),
@@ -107,6 +112,19 @@ def far_off_runs(fit: Fit) -> FarOff | None:
         parameters={name: (value, b) for (name, value), b in zip(fit.parameters.items(), others, strict=True)},
         of=n,
     )
+
+
+def _beyond_chance(problem: Problem, theta: np.ndarray, weights: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Whether each run lies further off than scatter allows, n: by the outlier test of Cook & Weisberg 1982 (sec.
+    2.2.2), which knows how surely the law of those kept tells what the others would be."""
+    from scipy.stats import t as student
+
+    slope, off = problem.expand(theta).slope[0][problem.free], _residuals(problem, theta)[0]
+    freedom = int(kept.sum()) - len(slope)
+    known = slope[:, kept] * np.sqrt(weights[kept])
+    leverage = np.square(np.linalg.pinv(known, rcond=_SINGULAR) @ slope).sum(axis=0)
+    noise = np.sqrt((weights * np.square(off))[kept].sum() / freedom)
+    return np.abs(off) > student.isf(_CHANCE / 2 / len(off), freedom) * noise * np.sqrt(1 / weights + leverage)
 
 
 def _trimmed(

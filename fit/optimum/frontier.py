@@ -251,9 +251,24 @@ def parabola_minimum(x: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.
     slope = np.where(curved, left - right, 0)
     shift = np.clip(0.5 * slope / np.where(curved, curvature, 1), -1, 1)
     step = x[1] - x[0]
-    # Through losses that rise many times over from point to point, a parabola would fall below zero.
-    loss = np.maximum(middle - 0.25 * slope * shift, _LOWER * middle)
+    # Where losses rise many times over from point to point, a parabola would fall below any that can be.
+    least = np.fmax(_least_of_convex(losses, centre), _LOWER * middle)
+    loss = np.maximum(middle - 0.25 * slope * shift, np.minimum(least, middle))
     return np.exp(x[centre] + shift * step), loss
+
+
+def _least_of_convex(losses: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """What the minimum of a convex curve through evenly spaced points, S x n, is at least: between the lowest point and
+    a neighbour the curve lies above the lines through the next two points on either side."""
+    ends = np.pad(losses, ((0, 0), (1, 1)), constant_values=np.inf)
+    rows = np.arange(len(losses))
+    far_left, left, middle, right, far_right = (ends[rows, centre + 1 + i] for i in range(-2, 3))
+    found = []
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        for behind, ahead, beyond in ((left, right, far_right), (right, left, far_left)):
+            falls, rises = 1 / (behind - middle), 1 / (beyond - ahead)
+            found.append((middle * falls + ahead * rises - 1) / (falls + rises))
+        return np.fmin(*found)
 
 
 def _at_budget(

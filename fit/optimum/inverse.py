@@ -245,6 +245,7 @@ def _first_at(curve: np.ndarray, flops: np.ndarray, values: np.ndarray | float) 
     """Where a curve that rises with compute comes up to each value."""
     # Equal values at a flat end would leave no inverse.
     rising = np.maximum.accumulate(curve) + 1e-12 * np.arange(len(curve))
-    inverse = PchipInterpolator(rising, np.log(flops))
+    with np.errstate(over="ignore"):  # of a loss that rises without bound at the least compute
+        inverse = PchipInterpolator(rising, np.log(flops))
     found = np.exp(inverse(np.clip(values, rising[0], rising[-1])))
     return np.where(values > rising[-1], np.inf, np.where(values < rising[0], 0.0, found))

@@ -52,10 +52,12 @@ class Columns:
             return columns
         if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns.values()):
             raise InputError(f"columns: should be names by quantity, such as {{'loss': 'val_loss'}}, not {columns!r}")
-        named = {{"L": "loss"}.get(key, column_of(key)): name for key, name in columns.items()}
         own = {field.name for field in dataclasses.fields(cls)} - {"others"}
-        others = {key: name for key, name in columns.items() if {"L": "loss"}.get(key, column_of(key)) not in own}
-        return cls(**{key: name for key, name in named.items() if key in own}, others=others)
+        named, others = {}, {}
+        for key, name in columns.items():
+            field = "loss" if key == "L" else column_of(key)
+            (named if field in own else others)[field] = name
+        return cls(**named, others=others)
 
 
 def recognise_columns(

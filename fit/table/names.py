@@ -11,6 +11,8 @@ from nextscale.fit.table.numerals import split_unit
 
 COUNTS = ("params", "tokens", "flops")
 """The quantities tied by C = 6ND: two give the third."""
+STEPS = {"step", "globalstep", "iteration", "iter"}
+"""Bare names of a column that counts a run's steps."""
 LossUnit = Literal["nats/token", "bits/byte", "bits/token", "perplexity"]
 
 _SPLIT = "val valid validation eval test heldout train training"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.table.names import COUNTS, bare_name, last_part
+from nextscale.fit.table.names import COUNTS, STEPS, bare_name, last_part
 
 RowChoice = Literal["last", "best", "all"]
 """Of each run its last row, or that of the lowest loss; or every row, whatever it is."""
@@ -36,9 +36,8 @@ _RUNS = {"run", "runid", "runname", "trial", "trialid", "experimentid", "job", "
 _NAMES = {"name", "id", "experiment", "expname", "experimentname", "model", "modelname"}
 """Names that each run may have to itself, or many may share, as those of one model trained for several lengths: they
 are those of runs where each has many rows at several steps, or some as far apart from one to the next."""
-_STEPS = _names(
-    "step steps globalstep iter iters iteration iterations trainstep trainsteps trainingstep "
-    "trainingsteps update updates optimizerstep itern"
+_STEPS = STEPS | _names(
+    "steps iters iterations trainstep trainsteps trainingstep trainingsteps update updates optimizerstep itern"
 )
 _TUNED = _names(
     "lr learningrate peaklr maxlr minlr lrpeak lrmax peaklearningrate maxlearningrate baselr muonlr adamlr "

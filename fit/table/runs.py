@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit.conventions import CONVENTIONS
-from nextscale.fit.errors import InputError
-from nextscale.fit.errors import told as told_so
+from nextscale.fit.errors import InputError, told
 from nextscale.fit.table.cleaning import (
     budgets_of,
     check_row_count,
@@ -147,15 +146,15 @@ def as_runs(
     found = found.drop(columns="params_active", errors="ignore")
     stated = stated_budgets(table)
     if derived and "flops" not in given:
-        found, told = flops_as_stated(found, stated)
-        derived = told or derived
+        found, better = flops_as_stated(found, stated)
+        derived = better or derived
     found, largest, dropped = split_largest_losses(found, drop_largest_losses)
     notes = (*read_so, *sources.notes, *units, *chosen, *added, *derived, *odd, *unusable, *duplicates, *dropped)
-    notes = tuple(map(told_so, notes))
+    notes = tuple(map(told, notes))
     unit: LossUnit = "nats/token" if sources.loss_unit == "perplexity" and not as_is else sources.loss_unit
     runs = Runs(found, sources.columns.params or convention, notes, largest, where, unit)
-    budget, told = budgets_of(runs.scale, stated)
-    return dataclasses.replace(runs, table=found.assign(budget=budget).reset_index(drop=True), notes=(*notes, *told))
+    budget, doubts = budgets_of(runs.scale, stated)
+    return dataclasses.replace(runs, table=found.assign(budget=budget).reset_index(drop=True), notes=(*notes, *doubts))
 
 
 def _chosen_rows(
@@ -167,9 +166,8 @@ def _chosen_rows(
         raise InputError(f"{where}: no run is finished: {'; '.join(notes)}")
     if rows == "all":
         return kept, notes
-    last, told = one_row_a_run(table[kept], numbers[kept], rows, sources.columns.group, where)
+    last, curves = one_row_a_run(table[kept], numbers[kept], rows, sources.columns.group, where)
     kept = kept & last.reindex(table.index, fill_value=False)
-    notes += told
     variables = [key for key in sources.of if key not in ("loss", "weight", "params_active")]
-    best, told = best_of_each_cell(table[kept], numbers[kept], variables, [*sources.of.values()])
-    return kept & best.reindex(table.index, fill_value=False), [*notes, *told]
+    best, cells = best_of_each_cell(table[kept], numbers[kept], variables, [*sources.of.values()])
+    return kept & best.reindex(table.index, fill_value=False), [*notes, *curves, *cells]

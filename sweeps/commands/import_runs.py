@@ -42,14 +42,6 @@ def import_(
             "--join", help="join the files: curves, such as charts, by run and step, and a table of runs by their names"
         ),
     ] = False,
-    with_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--with",
-            metavar="NAME=EXPRESSION",
-            help="a further column, such as params=1.2e8 or 'tokens=step*2048'; may be given again",
-        ),
-    ] = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -64,7 +56,6 @@ def import_(
     Each needs a loss and two of parameters, tokens and training FLOPs. Where they come from stays with them: file,
     sha256, row, columns. To import a file again changes nothing; with other columns, it takes the place of before.
     """
-    from nextscale.fit.table.expressions import with_columns, with_numerals
     from nextscale.sweeps.store.foreign_tables import read_foreign
     from nextscale.sweeps.store.imported_runs import ImportResult, write_import
     from nextscale.sweeps.store.joined_curves import read_joined
@@ -78,13 +69,11 @@ def import_(
         read = [(path, read_foreign(path, kind, take)) for path in files]
     ready = []
     for path, foreign in read:
-        named = [options.params_column, options.tokens_column, options.flops_column, options.loss_column]
-        figures = with_numerals(foreign.table, named, str(path)) if with_ or options.where else foreign.table
-        table = options.selected(with_columns(figures, with_ or (), str(path)), path)
+        table = options.prepared(foreign.table, path)
         variables = ("N", "D", *options.columns.others)
         runs = options.as_runs(table.assign(run_id=table.index), path, variables)
         ready.append((path, foreign, runs))
-    meaning = dataclasses.asdict(options) | {"with": list(with_ or ()), "take": take, "join": join}
+    meaning = dataclasses.asdict(options) | {"take": take, "join": join}
     root = Store.at(out).root
     for path, foreign, runs in ready:
         results.append(write_import(root, path, foreign, runs, meaning, data))

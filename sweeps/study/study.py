@@ -159,9 +159,7 @@ class Study:
             record = self.store.record(run.config.run_id)
             if record is not None:
                 rows.append(record | {"budget": run.budget})
-        table = pd.DataFrame(rows)
-        table.attrs["counted"] = True
-        return table
+        return pd.DataFrame(rows)
 
     def job(self, run: PlannedRun, seats: tuple[Seat, ...] = ()) -> Job:
         keep, run_id = self.spec.checkpoint, run.config.run_id

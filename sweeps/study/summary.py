@@ -12,7 +12,7 @@ from nextscale.fit.table.runs import as_runs
 from nextscale.fit.trust.reach import narrow_interval_warnings, reach_errors
 from nextscale.model.config.data import MarkovData
 from nextscale.model.data.markov import markov
-from nextscale.sweeps.ledger import Entry
+from nextscale.sweeps.ledger import Entry, score_of
 from nextscale.sweeps.study.study import E_LEVEL, Analysis, Study
 
 _EPOCHS = 4.0
@@ -98,13 +98,13 @@ def _scores(study: Study, forecast: Entry, true_entropy: float | None) -> list[d
     for target in forecast["targets"]:
         record = study.store.record(target["run_id"])
         loss: float | None = None if record is None else record["loss"]
-        miss = 0.0 if loss is None else target["predicted"] - loss
+        score = score_of(target, loss)
         rows.append(
             target
             | {
                 "measured": loss,
-                "error": loss and miss / loss,
-                "reducible_error": loss and miss / (loss - floor),
+                "error": score["error"],
+                "reducible_error": loss and (target["predicted"] - loss) / (loss - floor),
                 "tokens_per_param": target["tokens"] / target["params"],
             }
         )

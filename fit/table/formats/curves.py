@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from nextscale.fit.table.names import STEPS, last_part
+
 CHART_NOTE = "it is a chart of Weights & Biases, a curve a run; nextscale import --join adds sizes from another table"
 _COLUMN = re.compile(r"(?:Group: )?(?P<run>.+) - (?P<metric>.+?)(?P<extreme>__MIN|__MAX)?")
-_STEPS = {"step", "_step", "global_step", "trainer/global_step", "train/global_step", "iteration", "iter"}
 
 
 def curve_of(rows: Iterable[Mapping[str, Any]], run: str) -> pd.DataFrame:
@@ -35,7 +36,7 @@ def marked(table: pd.DataFrame, step: str) -> pd.DataFrame:
 
 def step_column(table: pd.DataFrame) -> str | None:
     """The column that counts a run's steps, if there is one."""
-    return next((str(name) for name in table if str(name).casefold() in _STEPS), None)
+    return next((str(name) for name in table if last_part(name) in STEPS), None)
 
 
 def by_step(table: pd.DataFrame, run: str) -> pd.DataFrame | None:
@@ -66,12 +67,12 @@ def chart_curves(table: pd.DataFrame, sure: bool = False) -> pd.DataFrame | None
         return None
     matches = {name: match for name, match in found.items() if match}
     extremes = any(match["extreme"] for match in matches.values())
-    is_step = axis.casefold() in _STEPS
+    is_step = last_part(axis) in STEPS
     if not (sure or extremes or is_step):
         return None
     kept: dict[str, dict[str, str]] = {}
     for name, match in matches.items():
-        if not match["extreme"] and not (is_step and match["metric"].casefold() in _STEPS):
+        if not match["extreme"] and not (is_step and last_part(match["metric"]) in STEPS):
             kept.setdefault(match["run"], {})[name] = match["metric"]
     step = "step" if is_step else axis
     curves = []

@@ -80,7 +80,7 @@ class Curves:
             if path.is_dir():
                 curves, said = self._of_sweep(path)
             else:
-                table = TableOptions(where=self.where).selected(read_table(path), path)
+                table = TableOptions(where=self.where).prepared(read_table(path), path)
                 curves, said = curves_of(table, path.stem, self.columns, self.warmup)
             taken = {curve.name for curve in found}
             found += [
@@ -100,7 +100,7 @@ class Curves:
         table = load_curves(folder, of="training")
         if table.empty or table["loss"].isna().all():
             raise SpecError(f"{folder}: none of its runs has a training curve")
-        table = TableOptions(where=self.where).selected(table.dropna(subset="loss"), folder)
+        table = TableOptions(where=self.where).prepared(table.dropna(subset="loss"), folder)
         store, curves, apart = Store.existing(folder), [], 0
         models = set()
         for run_id, rows in table.groupby("run_id", sort=False):

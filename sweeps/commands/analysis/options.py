@@ -74,6 +74,15 @@ class TableOptions:
         bool, typer.Option("--as-is", help="take the figures as they are, in no unit and however little plausible")
     ] = False
 
+    computed: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="NAME=EXPRESSION",
+            help="a further column, such as params=1.2e8 or 'tokens=step*2048'; may be given again",
+        ),
+    ] = None
+
     @property
     def columns(self) -> Columns:
         from nextscale.fit.table.columns import Columns
@@ -108,7 +117,16 @@ class TableOptions:
             where=str(path),
         )
 
-    def selected(self, table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    def prepared(self, table: pd.DataFrame, path: Path) -> pd.DataFrame:
+        """A table with computed columns, and without rows that are not to be used."""
+        if self.computed or self.where:
+            from nextscale.fit.table.expressions import with_columns, with_numerals
+
+            named = [self.params_column, self.tokens_column, self.flops_column, self.loss_column]
+            table = with_columns(with_numerals(table, named, str(path)), self.computed or (), str(path))
+        return self._selected(table, path)
+
+    def _selected(self, table: pd.DataFrame, path: Path) -> pd.DataFrame:
         """The rows of a table that are to be used."""
         if self.where is None:
             return table
@@ -132,15 +150,6 @@ class Source(TableOptions):
     drop_largest_losses: Annotated[
         int, typer.Option(min=0, metavar="K", help="leave out the K runs of the largest loss, and say so")
     ] = 0
-
-    computed: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--with",
-            metavar="NAME=EXPRESSION",
-            help="a further column, such as params=1.2e8 or 'tokens=step*2048'; may be given again",
-        ),
-    ] = None
 
     def read(self, variables: Sequence[str] = ("N", "D")) -> Runs:
         """The runs, with what a law of these variables needs."""
@@ -178,21 +187,12 @@ class Source(TableOptions):
         if str(path).startswith("published:"):
             raise SpecError(f"{path}: is of constants without runs; inference, overtrain and family take it")
         if not path.is_dir():
-            return self._prepared(read_table(path), path)
+            return self.prepared(read_table(path), path)
         from nextscale.sweeps.store.finished_runs import check_one_data_source, load_finished
 
-        table = self._prepared(load_finished(path), path)
+        table = self.prepared(load_finished(path), path)
         check_one_data_source(table, path)
         return table
-
-    def _prepared(self, table: pd.DataFrame, path: Path) -> pd.DataFrame:
-        """With computed columns, and without rows that are not to be used."""
-        if self.computed or self.where:
-            from nextscale.fit.table.expressions import with_columns, with_numerals
-
-            named = [self.params_column, self.tokens_column, self.flops_column, self.loss_column]
-            table = with_columns(with_numerals(table, named, str(path)), self.computed or (), str(path))
-        return self.selected(table, path)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,11 @@ KNOWN = {
     "chinchilla": {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37},
     "chinchilla-tied": {"E": 1.87, "A": 521.0, "B": 1488.0, "alpha": 0.353},
     "chinchilla-coupled": {"E": 1.22, "A": 39.3, "B": 84.2, "alpha": 0.184, "beta": 0.195, "gamma": 0.452},
+    "size-data": {"E": 1.8, "B": 2100.0, "G": 900.0, "beta": 0.37, "gamma": 0.2, "delta": 0.1},
+    "data-size": {"E": 1.8, "A": 480.0, "G": 900.0, "alpha": 0.35, "beta": 0.2, "delta": 0.1},
     "saturating": {"E": 1.7, "K": 2000.0, "gamma": 0.16},
+    "saturating-n": {"E": 1.8, "A": 480.0, "alpha": 0.35},
+    "saturating-d": {"E": 1.8, "B": 2100.0, "beta": 0.37},
     "kaplan-n": {"K": 11.5, "alpha": 0.076},
     "kaplan-d": {"K": 20.2, "alpha": 0.095},
     "kaplan-c": {"K": 26.2, "alpha": 0.05},
@@ -76,6 +80,10 @@ def runs_of(law, **parameters):
     table = pd.DataFrame({column_of(name): values for name, values in variables.items()})
     table["loss"] = losses(law, variables, **parameters)
     return table[table.tokens >= table.unique_tokens] if "U" in variables else table
+
+
+def test_no_law_is_without_them():
+    assert {*KNOWN} == {*LAWS}
 
 
 class TestKnownParameters:

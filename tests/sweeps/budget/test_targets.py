@@ -102,16 +102,16 @@ class TestDirections:
     @pytest.mark.slow
     @pytest.mark.soak
     def test_intervals_of_the_compute_cover(self, simulated):
-        """90 % of them hold the truth: of 30 sweeps of a known law, within three standard errors."""
+        """90 % of them hold the truth: of 60 sweeps of a known law, within three standard errors."""
         flops = 8e21
         truth = forecast_targets(fit(simulated(noise=1e-7), resamples=100), [{"flops": flops}])["targets"][0]
         inside = dict.fromkeys(("loss", "params", "tokens"), 0)
-        for seed in range(30):
+        for seed in range(60):
             frontiers = Frontiers.of(fit_backtested(simulated(seed), resamples=100)[0])
             for asked in inside:
                 low, high = frontiers.compute_for(**{asked: truth[asked]}).interval
                 inside[asked] += (low or 0) <= flops <= (high or np.inf)
-        assert min(inside.values()) / 30 > 0.9 - 3 * np.sqrt(0.09 / 30), inside
+        assert min(inside.values()) / 60 > 0.9 - 3 * np.sqrt(0.09 / 60), inside
 
 
 class TestData:

@@ -63,7 +63,7 @@ def test_what_one_more_seed_would_give_is_what_it_gives(design):
         "design.flops=[2.5e10, 6.25e10, 1.5625e11, 3.90625e11, 9.765625e11]",
         "design.widths=[[8,12,16,24,32],[12,16,24,32,40],[16,24,32,40,48],[24,32,40,48,64],[32,40,56,64,84]]",
     )
-    assert budget["half_width"] == pytest.approx(told(larger).half_width, rel=0.25)
+    assert budget["half_width"] == pytest.approx(told(larger).half_width, rel=0.2)
 
 
 def test_without_a_holdout_four_times_the_largest_budget_is_forecast(design):
@@ -93,14 +93,14 @@ def test_it_is_the_same_for_the_same_design(design):
 @pytest.mark.soak
 @pytest.mark.parametrize("noise", [0.003, 0.001])
 def test_it_is_the_interval_that_a_sweep_ends_with(design, noise):
-    """Median of 24 whole analyses, bootstrap and backtest and all: within a quarter."""
+    """Median of 40 whole analyses, bootstrap and backtest and all: within a fifth."""
     runs, rng = design(), np.random.default_rng(1)
     quick, table, prior = told(runs, noise), table_of(runs), prior_of(runs, noise)
     truth = prior.log_losses(table["params"].to_numpy(), table["tokens"].to_numpy())
     at = {name: quick.target[name] for name in ("params", "tokens", "flops")}
     widths = []
-    for _ in range(24):
+    for _ in range(40):
         table["loss"] = np.exp(truth + noise * rng.standard_normal(len(table)))
         low, high = fit_backtested(table, resamples=200)[0].predict_interval(**at)
         widths.append(np.log(high[0] / low[0]) / 2)
-    assert quick.half_width == pytest.approx(np.median(widths), rel=0.25)
+    assert quick.half_width == pytest.approx(np.median(widths), rel=0.2)
