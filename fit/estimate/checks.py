@@ -17,6 +17,8 @@ from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.table.columns import column_of
 from nextscale.fit.table.runs import Runs
 
+_ALIKE = 0.02
+"""Counts that lie no further apart, relative to the largest, show no power of theirs."""
 ZERO = 1e-30
 """A coefficient given as 0: its logarithm is what is fitted."""
 
@@ -77,9 +79,11 @@ def checked_variables(law: Law, runs: Runs, fixed: Mapping[str, float]) -> dict[
                 f"{runs.source}: {column_of(name)} is 0 or less in {(~(values > 0)).sum()} of {len(runs)} runs, "
                 f"and {law.name} takes its logarithm; leave these out"
             )
-        if np.ptp(values) <= 1e-9 * np.abs(values).max():
+        alike = _ALIKE if name in "NDC" else 1e-9
+        if np.ptp(values) <= alike * np.abs(values).max():
+            same = "the same" if np.ptp(values) == 0 else f"all but the same ({values.min():.4g} to {values.max():.4g})"
             raise InputError(
-                f"{runs.source}: {column_of(name)} is the same in every run, so its term cannot be seen; vary it"
+                f"{runs.source}: {column_of(name)} is {same} in every run, so its term cannot be seen; vary it"
                 f"{_without(law, name, variables)}"
             )
     _check_separable(law, variables, fixed, runs.source)

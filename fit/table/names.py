@@ -39,9 +39,9 @@ _USUAL = {
     "nonembparams nonembedparams paramsnonemb paramsnonembed nparamsnonembedding numnonembeddingparams nnonembedding "
     "nnonemb nnonembed nnoembed paramsnoembed nonembeddingparamsize nonembeddingn numparamsnonembedding "
     "paramswithoutembeddings",
-    "params_active": "paramsactive activeparams activeparameters nactive activatedparams activatedparameters "
-    "numactiveparams nactiveparams paramsactivated nactivated activen activeparamcount numactivatedparams "
-    "numparamsactive nparamsactive",
+    "params_active": "na nact actparams paramsact paramsactive activeparams activeparameters nactive activatedparams "
+    "activatedparameters numactiveparams nactiveparams paramsactivated nactivated activen activeparamcount "
+    "numactivatedparams numparamsactive nparamsactive",
     "tokens": "d tokens token ntokens dtokens numtokens numberoftokens tokencount tokenscount tokensseen seentokens "
     "totaltokens tokenstotal traintokens trainingtokens tokenstrained trainedtokens tokensprocessed processedtokens "
     "numinputtokensseen traintokensseen traintotaltokens totaltraintokens totaltrainingtokens ntraintokens "

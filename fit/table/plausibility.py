@@ -108,6 +108,12 @@ def _with(sources: Mapping[str, str], quantity: str, factor: float) -> str:
 def _check_counts(rows: pd.DataFrame, sources: Mapping[str, str], where: str) -> None:
     if not {"params", "tokens"} <= {*rows}:
         return
+    if "params_active" in rows and (more := rows["params_active"] > rows["params"]).any():
+        raise InputError(
+            f"{where}: in {_rows(int(more.sum()))} the active parameters, column '{sources['params_active']}', are "
+            f"more than all, column '{sources['params']}', first in row {rows.index[more.argmax()]}; name the column "
+            f"of all with --params-column{_KEEP}"
+        )
     each = rows["tokens"] / rows["params"]
     low, high = _TOKENS_PER_PARAM
     middle = float(each.median())

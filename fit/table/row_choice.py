@@ -46,7 +46,7 @@ _TUNED = _names(
     "gradclip gradientclip dropout"
 )
 _ALIKE = 0.01
-"""So far apart in log, counts are of one cell: steps are whole, and batches differ."""
+"""So far apart in log, lengths are of one cell; and so unequal, distances are equal."""
 _SPARSE = 0.1
 """In so large a share of the rows a loss is missing where it is measured at some steps alone."""
 _SEVERAL, _SURELY = 4, 10
@@ -144,8 +144,10 @@ def best_of_each_cell(
     keys = [name for name in variables if name in numbers]
     if not tuned or not keys:
         return every, []
+    # Steps are whole and batches differ, so lengths come out near each other; sizes are one where they are the same.
+    near = {*COUNTS} - {"params"}
     cells = pd.DataFrame(
-        {name: (np.log(numbers[name]) / _ALIKE).round() if name in COUNTS else numbers[name] for name in keys}
+        {name: (np.log(numbers[name]) / _ALIKE).round() if name in near else numbers[name] for name in keys}
     )
     fine = cells.notna().all(axis=1) & numbers["loss"].gt(0) & np.isfinite(numbers["loss"])
     by = [cells.loc[fine, name] for name in keys]
@@ -164,7 +166,7 @@ def best_of_each_cell(
         return every, []
     named = " and ".join(f"'{name}'" for name in searched[:3])
     return kept, [
-        f"{len(table)} rows are {_cells(cell.nunique())} of {' and '.join(keys)} tried at several {named}: the best of "
+        f"{len(table)} rows are {_cells(cell.nunique())} of {_listed(keys)} tried at several {named}: the best of "
         "each counts; --rows all takes every row"
     ]
 
@@ -245,6 +247,10 @@ def _words(cell: object) -> str:
 
 def _numeric(column: pd.Series) -> pd.Series:
     return pd.to_numeric(column, errors="coerce").astype(float)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _cells(count: int) -> str:

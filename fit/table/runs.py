@@ -168,6 +168,6 @@ def _chosen_rows(
         return kept, notes
     last, curves = one_row_a_run(table[kept], numbers[kept], rows, sources.columns.group, where)
     kept = kept & last.reindex(table.index, fill_value=False)
-    variables = [key for key in sources.of if key not in ("loss", "weight", "params_active")]
+    variables = [key for key in sources.of if key not in ("loss", "weight")]
     best, cells = best_of_each_cell(table[kept], numbers[kept], variables, [*sources.of.values()])
     return kept & best.reindex(table.index, fill_value=False), [*notes, *curves, *cells]

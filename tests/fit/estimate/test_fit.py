@@ -81,7 +81,8 @@ class TestKnownLaw:
         law = {"E": E, "A": at_n * 3e8**alpha, "B": at_d * 3e10**beta, "alpha": alpha, "beta": beta}
         loss = E + law["A"] / params**alpha + law["B"] / tokens**beta
         table = pd.DataFrame({"params": params.ravel(), "tokens": tokens.ravel(), "loss": loss.ravel()})
-        assert fit(table, resamples=0).parameters == pytest.approx(law, rel=1e-6)
+        runs = as_runs(table, as_is=True)  # some of these laws lie above what guessing costs
+        assert fit(runs, resamples=0).parameters == pytest.approx(law, rel=1e-6)
 
     def test_units_do_not_matter(self, isoflop_grid):
         table = isoflop_grid(noise=0.003)

@@ -113,6 +113,9 @@ READ = {
     "learning rates": tuned(),
     "learning rates of a config": tuned().rename(columns={"lr": "config.learning_rate", "bs": "config.batch_size"}),
     "experts": reference(params_active=np.array(PARAMS) / 8),
+    "experts, in letters": reference(params_active=np.array(PARAMS) / 8).rename(
+        columns={"params": "N", "params_active": "Na", "tokens": "D"}
+    ),
     "a run that diverged": pd.concat([reference(), reference().iloc[:1].assign(loss="diverged")]),
     "no numbers in a row": pd.concat([reference(), pd.DataFrame([{"params": "n/a", "tokens": "-", "loss": ""}])]),
     "names 1": renamed(params="params_total", tokens="tokens_trained", loss="final_loss"),
@@ -126,6 +129,10 @@ READ = {
     "perplexities": reference(loss=lambda rows: np.exp(rows["loss"])).rename(columns={"loss": "val_ppl"}),
 }
 REFUSED = {
+    "more active than all": (
+        reference(params_active=np.array(PARAMS) * 2),
+        r"in 9 rows the active parameters, column 'params_active', are more than all, column 'params', first in row 0",
+    ),
     "GFLOP": (reference(flops=FLOPS / 1e9), r"flops are in GFLOP, .*'flops=flops\*1e\+09'"),
     "PF-days": (reference(flops=FLOPS / 8.64e19), r"in PF-days, .*'flops=flops\*8\.64e\+19'"),
     "EFLOP": (reference(flops=FLOPS / 1e18), r"in EFLOP, .*'flops=flops\*1e\+18'"),
@@ -207,6 +214,7 @@ class TestSaid:
             ("curves", "36 rows are steps of 9 runs (by 'run', 'step'): the last of each counts; rows='all'"),
             ("learning rates", "36 rows are 9 cells of params and tokens tried at several 'lr' and 'bs': the best"),
             ("experts", "flops follow from C = 6ND, N the active parameters"),
+            ("experts, in letters", "flops follow from C = 6ND, N the active parameters"),
             ("perplexities", "the loss is the logarithm of column 'val_ppl', a perplexity"),
             ("a run that diverged", "1 cell of 'loss' holds no number, but 'diverged'"),
             ("names 1", "taken by the names of columns: params_total for params, tokens_trained for tokens"),
@@ -274,6 +282,21 @@ class TestOverruled:
     def test_units_of_headers(self):
         raw = as_runs(READ["units in headers"], as_is=True)
         assert raw.table["params"].tolist() == MILLIONS.tolist()
+
+
+def test_models_of_one_size_are_cells_of_their_own(published):
+    """Step-law's mixtures of experts: two of one size in all differ in what a token passes through, and the third is
+    larger by a fifth of a percent; each was tried at 45 settings."""
+    table = published("lr_batch_steplaw_moe.csv")
+    runs = as_runs(table)
+    assert "708 rows are 16 cells of params, tokens and params_active tried at several 'lr' and 'bs'" in runs.notes[1]
+    lowest = table.groupby(["N", "Na", "D"])["loss"].min()
+    assert sorted(runs.table["loss"]) == pytest.approx(sorted(lowest))
+    assert sorted(runs.table["flops"]) == pytest.approx(sorted(6.0 * n * d for _, n, d in lowest.index))
+    with pytest.raises(
+        InputError, match=r"params is all but the same \(2\.151e\+09 to 2\.156e\+09\).*--law saturating-d|law="
+    ):
+        fit(runs, resamples=0)
 
 
 class TestExperts:
