@@ -108,10 +108,13 @@ def with_added_loss(numbers: pd.DataFrame, constant: float, where: str) -> tuple
     known = loss[np.isfinite(loss)]
     below = int((known < 0).sum())
     if below > 1 and below >= _NORMALISED * len(known):
+        # As far above 0 as losses differ, E has room: a law's other terms are the same whatever is added.
+        with np.errstate(over="ignore"):
+            enough = constant - known.min() + (known.max() - known.min())
         raise InputError(
             f"{where}: {below} of {len(known)} losses lie below 0, and laws are fitted to their logarithms. Where they "
-            "are relative to a unigram model or the like, add one constant to every run's, such as that model's "
-            f"entropy, or more where E comes out as 0: --add-to-loss C, here more than {constant - known.min():.4g}; "
+            f"are relative to a unigram model or the like, add one constant to every run's: --add-to-loss {enough:.3g} "
+            f"(any more than {constant - known.min():.4g} can be fitted; E comes out as 0 where it is too little); "
             "where they are log-likelihoods, turn their sign"
         )
     told = [f"{constant:g} added to every loss: losses and E are told with it"] if constant else []

@@ -42,6 +42,7 @@ class Runs:
         dropped: the rows left out on purpose (`drop_largest_losses`).
         source: what to call them in errors, such as the path of their file.
         loss_unit: what the loss is told in, by the name of its column.
+        along: the column that says how large a run is, where it is not the usual one (see `ordered_along`).
     """
 
     table: pd.DataFrame
@@ -50,6 +51,7 @@ class Runs:
     dropped: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
     source: str = "runs"
     loss_unit: LossUnit = "nats/token"
+    along: str | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -61,6 +63,8 @@ class Runs:
     @property
     def scale_name(self) -> str:
         """What says how large a run is: FLOPs, or parameters where the table knows no FLOPs."""
+        if self.along is not None:
+            return self.along
         known = [str(name) for name in self.table if name not in NOT_VARIABLES]
         return next(name for name in ("flops", "params", "tokens", *known) if name in self.table)
 
@@ -68,6 +72,22 @@ class Runs:
     def scale(self) -> pd.Series:
         """The column of that name."""
         return self.table[self.scale_name]
+
+    def ordered_along(self, column: str) -> Runs:
+        """The same in the order of another column, such as `experts`: what lies beyond the runs, the cuts of a backtest
+        and `budget` are along it.
+
+        Raises:
+            InputError: there is no such variable, or it is the same in every run.
+        """
+        variables = [str(name) for name in self.table if name not in NOT_VARIABLES]
+        if column not in variables or self.table[column].nunique() < 2:
+            raise InputError(
+                f"{self.source}: {column} {'is the same in every run' if column in variables else 'is no variable'}; "
+                f"runs can be ordered along {', '.join(name for name in variables if self.table[name].nunique() > 1)}"
+            )
+        budget, _ = budgets_of(self.table[column], self.table[[]])
+        return dataclasses.replace(self, table=self.table.assign(budget=budget), along=column)
 
     @property
     def weights(self) -> np.ndarray:

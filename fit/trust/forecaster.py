@@ -68,6 +68,22 @@ def fit_forecaster(
     return found if beaten is None else dataclasses.replace(found, warnings=(beaten, *found.warnings))
 
 
+def ordered_by_reach(runs: Runs, at: Mapping[str, float]) -> Runs:
+    """Runs in the order of that variable, of those of a point, in which it lies furthest beyond them: what backtests
+    there missed by is what can be told of it. As they are, where that is in compute."""
+    known = (
+        at if "flops" in at or not {"params", "tokens"} <= {*at} else {**at, "flops": 6 * at["params"] * at["tokens"]}
+    )
+    beyond = {name: value / runs.table[name].max() for name, value in known.items() if name in runs.table}
+    furthest = max(beyond, key=lambda name: beyond[name])
+    usual = beyond.get(runs.scale_name, 0)
+    # Where compute goes as far, parameters or tokens go with it.
+    ordered = furthest not in ("params", "tokens", "flops") or runs.scale_name not in beyond
+    if beyond[furthest] <= max(usual, 1) or not ordered or runs.table[furthest].nunique() < 2:
+        return runs
+    return runs.ordered_along(furthest)
+
+
 def chosen_law(runs: Runs, losses: Sequence[Loss] = LOSSES, variables: Sequence[set[str]] | None = None) -> Candidate:
     """The law, and its loss, that a backtest trusts most (see `choose`).
 

@@ -105,6 +105,20 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def words_of(group: Any) -> list[str]:
+    """The options of a dataclass of them that are not at their default, as words of a command line."""
+    hints = typing.get_type_hints(type(group), include_extras=True)
+    words: list[str] = []
+    for field in dataclasses.fields(group):
+        value, (_, info) = getattr(group, field.name), typing.get_args(hints[field.name])
+        if value == field.default or not isinstance(info, OptionInfo):
+            continue
+        name = next(iter(info.param_decls or ()), f"--{field.name.replace('_', '-')}")
+        for one in value if isinstance(value, list) else [value]:
+            words += [name] if one is True else [name, str(one)]
+    return words
+
+
 def _under(panel: str | None, annotation: Any) -> Any:
     """The annotation of an option that `--help` shows under a heading; arguments stay where they are."""
     kind, info = typing.get_args(annotation)

@@ -10,7 +10,7 @@ import typer
 from nextscale.sweeps.commands.analysis.options import Source
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.terminal import completion
-from nextscale.sweeps.terminal.console import Json, busy, note, print_json, screen, warn, with_option_groups
+from nextscale.sweeps.terminal.console import Json, busy, note, print_json, screen, warn, with_option_groups, words_of
 from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
 
 if TYPE_CHECKING:
@@ -37,9 +37,13 @@ def backtest(
         typer.Option("--objective", metavar="KIND", help="to try; may be given again \\[default: five]"),
     ] = None,
     delta: Annotated[float | None, typer.Option(min=1e-12, help="of the --objective, in log loss")] = None,
-    cuts: Annotated[int, typer.Option(min=1, max=50, help="in compute, below which laws are fitted")] = 5,
+    cuts: Annotated[int, typer.Option(min=1, max=50, help="in scale, below which laws are fitted")] = 5,
     cut: Annotated[
-        list[float] | None, typer.Option(min=1, metavar="FLOPS", help="a cut of your own; may be given again")
+        list[float] | None,
+        typer.Option(min=1e-9, metavar="SCALE", help="a cut of your own, such as FLOPs; may be given again"),
+    ] = None,
+    along: Annotated[
+        str | None, typer.Option(metavar="VARIABLE", help="that cuts are in, such as experts \\[default: compute]")
     ] = None,
     json_: Json = False,
     plot: PlotFile = None,
@@ -47,6 +51,7 @@ def backtest(
     """Tells which law to trust, and how far: each is fitted to the smaller runs and scored on the larger."""
     from nextscale.fit import plot as draw
     from nextscale.fit.laws.loss import Loss
+    from nextscale.fit.table.columns import column_of
     from nextscale.fit.trust.candidates import LOSSES, candidates_for
     from nextscale.fit.trust.choice import choose
     from nextscale.sweeps.show.formats import percent, percent_with_error, text
@@ -55,6 +60,8 @@ def backtest(
     if delta is not None and objectives is None:
         raise SpecError("--delta: is that of an --objective; name one")
     runs = source.read_all()
+    if along is not None:
+        runs = runs.ordered_along(column_of(along))
     losses = LOSSES if objectives is None else [Loss.of(kind, delta or 1e-3) for kind in objectives]
     with busy(len(runs)):
         choice = choose(runs, candidates_for(runs, laws, losses), cuts=cut or cuts)
@@ -97,13 +104,16 @@ def backtest(
 
 
 def _command(source: Source, best: Candidate) -> str:
-    """That forecasts by it, or where the law is of other variables fits it."""
+    """That forecasts by it; the values of what it varies in are left to say."""
+    from nextscale.fit.table.columns import column_of
+
     options = {"law": best.law.name, "objective": best.loss.name}
     if best.loss.name in ("huber", "asymmetric"):
         options["delta"] = f"{best.loss.delta:g}"
     if best.loss.name == "asymmetric":
         options["tilt"] = f"{best.loss.tilt:g}"
-    words = " ".join(f"--{name} {value}" for name, value in options.items())
-    forecast = set(best.law.variables) in ({"N", "D"}, {"C"})
-    ending = " --flops FLOPS" if forecast else ""
-    return f"nextscale {'forecast' if forecast else 'fit'} {shlex.quote(str(source.runs))} {words}{ending}"
+    words = ["nextscale", "forecast", str(source.runs), *words_of(source)]
+    words += [word for name, value in options.items() for word in (f"--{name}", value)]
+    usual = set(best.law.variables) in ({"N", "D"}, {"C"})
+    asked = ["--flops FLOPS"] if usual else [f"--at {column_of(name)}=VALUE" for name in best.law.variables]
+    return " ".join([*map(shlex.quote, words), *asked])

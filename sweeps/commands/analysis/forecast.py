@@ -56,6 +56,14 @@ class Question:
         ),
     ] = None
 
+    along: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VARIABLE",
+            help="that backtests and reach are counted along, with --at \\[default: that which goes furthest beyond]",
+        ),
+    ] = None
+
     @property
     def asked(self) -> list[Query]:
         """
@@ -117,6 +125,8 @@ def forecast(
     if question.at:
         _at(source, estimator, question, json_)
         return
+    if question.along is not None:
+        raise SpecError(f"--along {question.along}: is of a run by the variables of its law; give these with --at")
     asked = question.asked
     if register and not any(_is_run(one) for one in asked):
         raise SpecError("--register: say of what compute, with --flops, or of what run, with --params and --tokens")
@@ -161,9 +171,9 @@ def _at(source: Source, estimator: Forecaster, question: Question, json_: bool) 
     """A run by the variables of its law."""
     from nextscale.sweeps.commands.analysis.forecast_at import at_table, forecast_at, values_at
 
-    if question != Question(at=question.at):
+    if question != Question(at=question.at, along=question.along):
         raise SpecError("--at: is a run by itself; give its params and tokens as --at params=N --at tokens=D")
-    found, result = forecast_at(source, estimator, values_at(question.at or ()))
+    found, result = forecast_at(source, estimator, values_at(question.at or ()), question.along)
     if json_:
         print_json(result | {"law": found.law.name, "formula": found.law.formula, "notes": list(found.runs.notes)})
         return

@@ -38,15 +38,21 @@ def values_at(texts: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def forecast_at(source: Source, estimator: Forecaster, at: Mapping[str, float]) -> tuple[Fit, dict[str, Any]]:
+def forecast_at(
+    source: Source, estimator: Forecaster, at: Mapping[str, float], along: str | None
+) -> tuple[Fit, dict[str, Any]]:
     """The fit, and what `nextscale.fit.optimum.forecast.forecast_run` says of the point.
+
+    Args:
+        along: the variable that reach and backtests are counted along; that in which the point lies furthest beyond the
+            runs, unless given.
 
     Raises:
         SpecError: no law is in these variables, or the one that is named is in others.
     """
     from nextscale.fit.optimum.forecast import forecast_run
     from nextscale.fit.table.columns import column_of
-    from nextscale.fit.trust.forecaster import fit_forecaster
+    from nextscale.fit.trust.forecaster import fit_forecaster, ordered_by_reach
 
     rows = source.rows()
     chosen: LawChoice = estimator
@@ -60,7 +66,9 @@ def forecast_at(source: Source, estimator: Forecaster, at: Mapping[str, float]) 
         if lacking := [name for name in map(column_of, variables) if name not in at]:
             raise SpecError(f"--law {chosen.law}: needs --at {' --at '.join(f'{name}=VALUE' for name in lacking)} too")
     more: dict[str, Any] = {"laws": laws} if laws else {}
-    found = fit_forecaster(source.of_rows(rows, variables), chosen.law, **chosen.options, **more)
+    runs = source.of_rows(rows, variables)
+    runs = ordered_by_reach(runs, at) if along is None else runs.ordered_along(column_of(along))
+    found = fit_forecaster(runs, chosen.law, **chosen.options, **more)
     return found, forecast_run(found, **at)
 
 

@@ -130,7 +130,8 @@ def test_runs_at_every_scale_are_not_one_budget():
 class TestNegativeLosses:
     @pytest.mark.parametrize("constant", [0.0, 1.0])
     def test_they_are_refused_with_the_least_that_mends_it(self, constant):
-        with pytest.raises(InputError, match=r"2 of 2 losses lie below 0.*add_to_loss=C, here more than 4\.5;"):
+        says = r"2 of 2 losses lie below 0.*add_to_loss=5\.5 \(any more than 4\.5 can be fitted"
+        with pytest.raises(InputError, match=says):
             as_runs(table(loss=[-4.5, -3.5]), add_to_loss=constant)
 
     def test_a_constant_is_added_to_every_loss_and_said(self):

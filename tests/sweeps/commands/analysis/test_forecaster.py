@@ -40,6 +40,20 @@ def test_what_backtest_trusts_is_run_as_it_is_printed(called, bent):
     assert json.loads(out)["law"] == told["best"]["law"] == "size-data"
 
 
+def test_what_backtest_trusts_of_other_variables_is_run_as_it_is_printed(called, published_folder):
+    """With the names of columns and the condition that the table needs."""
+    table = published_folder / "scalebench_parallel_train.csv"
+    words = ("--column", "P=parallel_size", "--params-column", "num_params", "--where", "group == 'pile'")
+    code, out, _ = called("backtest", table, *words, "--law", "parallel", "--along", "P", "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert max(row["furthest"] for row in told["table"]) == 4
+    again = shlex.split(told["command"].replace("params=VALUE", "params=1e9").replace("P=VALUE", "P=8"))
+    code, out, err = called(*again[1:], "--json", "--resamples", "100")
+    assert code == 0, err
+    assert json.loads(out)["law"] == "parallel"
+
+
 @pytest.mark.parametrize("command", ["fit", "forecast", "frontier", "next"])
 def test_the_law_may_be_left_to_a_backtest(called, known, command):
     asked = {"fit": [], "next": ["--target", "1e21"]}.get(command, ["--flops", "1e21"])
@@ -104,6 +118,37 @@ def test_experts_are_forecast_at_the_next_size(called, published_folder):
     assert told["reach"]["params"] == pytest.approx(3.56, abs=0.01)
 
 
+@pytest.mark.parametrize("group", ["pile", "stack"])
+def test_reach_is_counted_along_what_goes_beyond(called, published_folder, group):
+    """Runs of 4 parallel streams, by those of fewer (Chen et al. 2025 measured them)."""
+    rows = pd.read_csv(published_folder / "scalebench_parallel_train.csv").query(
+        "group == @group and parallel_size == 4"
+    )
+    given = (published_folder / "scalebench_parallel_train.csv", "--column", "P=parallel_size")
+    given += ("--params-column", "num_params", "--where", f"group == '{group}' and parallel_size < 4")
+    held = []
+    for params, loss in rows[["num_params", "loss"]].itertuples(index=False):
+        at = ("--at", "P=4", "--at", f"params={params}", "--json")
+        _, out, _ = called("forecast", *given, *at)
+        _, along_size, _ = called("forecast", *given, *at, "--along", "params")
+        told, of_size = json.loads(out), json.loads(along_size)
+        low, high = told["loss_interval"]
+        held.append(low < loss < high)
+        assert told["reach"]["P"] == 2
+        assert any("too few budgets to backtest" in warning for warning in told["warnings"])
+        assert low < of_size["loss_interval"][0] < of_size["loss_interval"][1] < high
+    assert np.mean(held) > 0.8, held
+
+
+def test_what_runs_cannot_be_ordered_along_is_one_line(called, known):
+    code, _, err = called("backtest", known, "--along", "experts")
+    assert code == 2
+    assert "experts is no variable; runs can be ordered along params, flops, tokens" in " ".join(err.split())
+    code, _, err = called("forecast", known, "--flops", "1e21", "--along", "params")
+    assert code == 2
+    assert "--along params: is of a run by the variables of its law; give these with --at" in " ".join(err.split())
+
+
 def test_a_frontier_far_beyond_the_runs_says_how_far(called, known):
     code, out, _ = called("frontier", known, "--flops", "1e30", "--json")
     assert code == 0
@@ -118,7 +163,7 @@ def test_losses_below_zero_are_refused_with_the_constant_that_mends_it(called, p
     columns = [word for name, column in names.items() for word in (f"--{name}-column", column)]
     code, _, err = called("forecast", table, *columns, "--flops", "1e20")
     assert code == 2
-    assert "--add-to-loss C, here more than 5.343" in " ".join(err.split())
+    assert "--add-to-loss 9.99 (any more than 5.343 can be fitted" in " ".join(err.split())
     smaller = ("--where", "num_characters < 1e10 and vocab_size == 4096", "--add-to-loss", "8")
     code, out, _ = called("fit", table, *columns, *smaller, "--json", "--resamples", "100")
     assert code == 0
