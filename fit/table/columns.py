@@ -53,7 +53,8 @@ class Columns:
         if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns.values()):
             raise InputError(f"columns: should be names by quantity, such as {{'loss': 'val_loss'}}, not {columns!r}")
         own = {field.name for field in dataclasses.fields(cls)} - {"others"}
-        named, others = {}, {}
+        named: dict[str, str] = {}
+        others: dict[str, str] = {}
         for key, name in columns.items():
             field = "loss" if key == "L" else column_of(key)
             (named if field in own else others)[field] = name

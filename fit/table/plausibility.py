@@ -111,7 +111,7 @@ def _check_counts(rows: pd.DataFrame, sources: Mapping[str, str], where: str) ->
     if "params_active" in rows and (more := rows["params_active"] > rows["params"]).any():
         raise InputError(
             f"{where}: in {_rows(int(more.sum()))} the active parameters, column '{sources['params_active']}', are "
-            f"more than all, column '{sources['params']}', first in row {rows.index[more.argmax()]}; name the column "
+            f"more than all, column '{sources['params']}', first in row {rows.index[more][0]}; name the column "
             f"of all with --params-column{_KEEP}"
         )
     each = rows["tokens"] / rows["params"]
