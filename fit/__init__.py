@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from nextscale.fit.table.reading import read_table
     from nextscale.fit.table.recount import at_equal_flops
     from nextscale.fit.table.runs import Runs, as_runs
+    from nextscale.fit.tasks import TaskForecast, TaskForecaster
     from nextscale.fit.trust.backtest import backtest, fit_backtested
     from nextscale.fit.trust.candidates import Candidate, candidates_for
     from nextscale.fit.trust.card import card
@@ -88,6 +89,7 @@ _HOMES = {
     "optimum.lifetime": ["Prices", "Served", "lifetime"],
     "optimum.overtrain": ["overtrained", "smallest_sizes"],
     "optimum.repetition": ["repetition"],
+    "tasks": ["TaskForecast", "TaskForecaster"],
     "trust.backtest": ["backtest", "fit_backtested"],
     "trust.candidates": ["Candidate", "candidates_for"],
     "trust.card": ["card"],
@@ -122,6 +124,8 @@ __all__ = [
     "Served",
     "Shape",
     "SumOfPowers",
+    "TaskForecast",
+    "TaskForecaster",
     "Term",
     "TokenCost",
     "accuracy",

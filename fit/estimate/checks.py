@@ -23,13 +23,14 @@ ZERO = 1e-30
 """A coefficient given as 0: its logarithm is what is fitted."""
 
 
-def check_options(bootstrap: str | None, init: str, level: float, resamples: int) -> None:
+def check_options(bootstrap: str | None, init: object, level: float, resamples: int) -> None:
     """Checks the options of a fit that are words or shares.
 
     Raises:
         InputError: one is not known, or out of range.
     """
-    for name, value, kind in (("bootstrap", bootstrap, Bootstrap), ("init", init, Init)):
+    words = {"bootstrap": (bootstrap, Bootstrap), "init": (init if isinstance(init, str) else None, Init)}
+    for name, (value, kind) in words.items():
         if value is not None and value not in get_args(kind):
             raise InputError(f"{name}: '{value}' is not one of {', '.join(get_args(kind))}")
     if not 0 < level < 1:

@@ -297,7 +297,7 @@ def fit(
     resamples: int = 1000,
     level: float = 0.9,
     seed: int = 0,
-    init: Init = "projected",
+    init: Init | Fit = "projected",
     drop_outliers: bool = False,
 ) -> Fit:
     """Fits a law to a table of runs.
@@ -323,7 +323,8 @@ def fit(
         level: of the intervals given by default.
         seed: of the bootstrap.
         init: `projected` starts (see `solve.py`), or the usual `grid` over all parameters of a sum of powers (4500 for
-            Chinchilla's), every one followed to its end; `quick` follows few, without a look at what is not identified.
+            Chinchilla's), every one followed to its end; `quick` follows few, without a look at what is not identified;
+            a fit of the same law to the same runs by another loss, the same from where its search began.
         drop_outliers: leave out runs far off the law of the others (`outliers.py`), of which else a warning tells.
 
     Raises:
@@ -337,8 +338,8 @@ def fit(
         runs = as_runs(runs, columns=columns, convention=params, variables=law.variables)
     variables = checked_variables(law, runs, fixed)
     problem = law.problem(variables, runs.table["loss"].to_numpy(), cost, fixed)
-    quick, starts = init == "quick", _usual_grid(law, problem) if init == "grid" else None
-    minimum = minimise(problem, runs.weights, starts=starts, quick=quick)
+    quick = isinstance(init, Fit) or init == "quick"
+    minimum = _searched(problem, runs, init, quick)
     if not np.isfinite(minimum.objective):
         raise InputError(f"{runs.source}: {law.name} gives no number on these runs anywhere that was searched")
     found = Fit(
@@ -360,9 +361,16 @@ def fit(
     drawn = _resampled(found, problem, resamples, 2 if quick else 3) if resamples else found.resamples
     found = dataclasses.replace(found, outliers=outliers, resamples=drawn)
     loose = [] if quick or not resamples else unidentified(found)
-    warnings = [*warnings_of(found, variables), *(each.warning for each in loose if each.warning)]
-    open_intervals = {each.name: each.interval for each in loose}
-    return dataclasses.replace(found, warnings=tuple(warnings), open_intervals=open_intervals)
+    warnings = (*warnings_of(found, variables), *(each.warning for each in loose if each.warning))
+    return dataclasses.replace(found, warnings=warnings, open_intervals={each.name: each.interval for each in loose})
+
+
+def _searched(problem: Problem, runs: Runs, init: Init | Fit, quick: bool) -> Minimum:
+    """The minimum, by a search that begins where it was asked to."""
+    if isinstance(init, Fit):
+        return minimise(problem, runs.weights, pool=init.minimum.starts, quick=quick)
+    starts = _usual_grid(problem.law, problem) if init == "grid" else None
+    return minimise(problem, runs.weights, starts=starts, quick=quick)
 
 
 def _resampled(found: Fit, problem: Problem, count: int, candidates: int) -> np.ndarray:

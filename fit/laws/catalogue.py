@@ -146,8 +146,10 @@ LAWS: dict[str, Law] = {
         MOE,
         formula_laws.MOE_BILINEAR,
         formula_laws.MOE_SATURATING,
+        formula_laws.MOE_JOINT,
         SPARSITY,
         VOCABULARY,
+        formula_laws.PRECISION,
         formula_laws.PARALLEL,
         formula_laws.CRITICAL_BATCH,
     )

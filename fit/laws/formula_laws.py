@@ -233,6 +233,55 @@ MOE_SATURATING = Formula.of(
 )
 
 
+def _moe_joint(
+    N: Any, D: Any, experts: Any, E: Any, A: Any, B: Any, alpha: Any, beta: Any, a: Any, b: Any, c: Any, d: Any
+) -> Any:
+    import jax.numpy as jnp
+
+    number = jnp.log(experts)
+    size = A * jnp.exp(-a * number - (alpha - c * number) * jnp.log(N / MOE_SIZE))
+    return E + size + B * jnp.exp(-b * number - (beta - d * number) * jnp.log(D / MOE_TOKENS))
+
+
+MOE_SIZE, MOE_TOKENS = 1e8, 1e10
+"""The active parameters and tokens at which the coefficients of the joint law are stated."""
+_WITH_EXPERTS = Shape(-0.06, 0.06)
+
+MOE_JOINT = Formula.of(
+    _moe_joint,
+    "moe-joint",
+    "L = E + A experts^-a n^(-alpha + c log experts) + B experts^-b d^(-beta + d log experts), n = N/1e8, d = D/1e10",
+    # N counts the active parameters. Their transformed count of experts is `experts` where there are few to hundreds;
+    # stated at one size and length, for there the coefficients are known and far away they are not.
+    "Ludziejewski et al. 2025 (arXiv 2502.05172)",
+    coefficients=("E", "A", "B"),
+    shapes={
+        "alpha": EXPONENT,
+        "beta": EXPONENT,
+        "a": Shape(-0.3, 0.6),
+        "b": Shape(-0.6, 0.3),
+        "c": _WITH_EXPERTS,
+        "d": _WITH_EXPERTS,
+    },
+)
+
+
+def _precision(N: Any, D: Any, bits: Any, E: Any, A: Any, B: Any, alpha: Any, beta: Any, gamma: Any) -> Any:
+    import jax.numpy as jnp
+
+    return E + A / (-N * jnp.expm1(-bits / gamma)) ** alpha + B / D**beta
+
+
+PRECISION = Formula.of(
+    _precision,
+    "precision",
+    "L = E + A/(N (1 - exp(-bits/gamma)))^alpha + B/D^beta",
+    "Kumar et al. 2024 (arXiv 2411.04330), sec. 4, of the weights' bits",
+    coefficients=("E", "A", "B"),
+    shapes={"alpha": EXPONENT, "beta": EXPONENT, "gamma": Shape(0.3, 12.0, positive=True)},
+)
+
+
 def _parallel(N: Any, P: Any, E: Any, A: Any, alpha: Any, k: Any) -> Any:
     import jax.numpy as jnp
 

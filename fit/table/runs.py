@@ -43,6 +43,7 @@ class Runs:
         source: what to call them in errors, such as the path of their file.
         loss_unit: what the loss is told in, by the name of its column.
         along: the column that says how large a run is, where it is not the usual one (see `ordered_along`).
+        rows: of each run the place of its row in the table that they were read from.
     """
 
     table: pd.DataFrame
@@ -52,13 +53,15 @@ class Runs:
     source: str = "runs"
     loss_unit: LossUnit = "nats/token"
     along: str | None = None
+    rows: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0, int))
 
     def __len__(self) -> int:
         return len(self.table)
 
     def where(self, kept: pd.Series) -> Runs:
         """The same with only some of the rows."""
-        return dataclasses.replace(self, table=self.table[kept].reset_index(drop=True))
+        rows = self.rows[kept.to_numpy()] if len(self.rows) == len(kept) else self.rows
+        return dataclasses.replace(self, table=self.table[kept].reset_index(drop=True), rows=rows)
 
     @property
     def scale_name(self) -> str:
@@ -174,7 +177,8 @@ def as_runs(
     unit: LossUnit = "nats/token" if sources.loss_unit == "perplexity" and not as_is else sources.loss_unit
     runs = Runs(found, sources.columns.params or convention, notes, largest, where, unit)
     budget, doubts = budgets_of(runs.scale, stated)
-    return dataclasses.replace(runs, table=found.assign(budget=budget).reset_index(drop=True), notes=(*notes, *doubts))
+    table = found.assign(budget=budget).reset_index(drop=True)
+    return dataclasses.replace(runs, table=table, notes=(*notes, *doubts), rows=found.index.to_numpy())
 
 
 def _chosen_rows(

@@ -126,13 +126,17 @@ def backtest_table(
             continue
         for name, predicted in _baselines(below, above).items():
             rows += _scores({"law": name, "loss": "-", "cut": cut}, below, above, predicted)
+        first: dict[str, Fit] = {}
         for candidate in candidates:
+            name = candidate.law.name
             if len(below) < 2 * len(candidate.law.parameters):
                 continue
+            how: dict[str, Any] = {"resamples": resamples, "level": level, "init": first.get(name, "quick")}
             try:
-                found = fit(below, candidate.law, loss=candidate.loss, resamples=resamples, level=level, init="quick")
+                found = fit(below, candidate.law, loss=candidate.loss, **how)
             except InputError:
                 continue  # what lies below this cut cannot show the law
+            first.setdefault(name, found)
             predicted = found.log_losses(found.theta[None], above.table)[0]
             label = {"law": candidate.law.name, "loss": candidate.loss_label, "cut": cut}
             rows += _scores(label, below, above, predicted, _inside(found, above) if resamples else None)

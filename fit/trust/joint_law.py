@@ -87,6 +87,7 @@ class JointFit:
         curves = []
         for is_b, runs, cost in zip((0.0, 1.0), self.tables, self.costs, strict=True):
             losses = optima(self.fit.law, thetas, runs, flops.tolist(), cost, variables_of_recipe(is_b))[1]
+            losses = np.maximum(losses, floors / _UNDER_E)  # a minimum between points of a grid may come out below E
             curves.append(Curve.of(flops, np.log(losses - floors)))
         of_a, of_b = computes_for_one_loss(curves[0], curves[1], at)
         with np.errstate(divide="ignore"):

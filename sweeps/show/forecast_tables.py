@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from nextscale.sweeps.show.formats import Format, count, dollars, interval, loss, params_label, percent, three_digits
 from nextscale.sweeps.show.tables import Column, Table
+
+if TYPE_CHECKING:
+    from nextscale.fit.tasks import TaskForecast
 
 
 def forecast_tables(forecast: Mapping[str, Any]) -> list[Table]:
@@ -34,6 +37,22 @@ def forecast_tables(forecast: Mapping[str, Any]) -> list[Table]:
     if any(target["data"] is not None for target in targets):
         found.append(_data(targets, unit))
     return found
+
+
+def task_table(tasks: Sequence[TaskForecast], targets: Sequence[Mapping[str, Any]]) -> Table:
+    """A row of each task at each target that has a compute: the tasks in order, each at all of these."""
+    reached = [target for target in targets if target["flops"] is not None]
+    ways = {"loss": "through the loss", "compute": "from compute"}
+    rows = []
+    for i, each in enumerate(tasks):
+        tested = {way: three_digits(found["error"]) if found["cuts"] else "-" for way, found in each.tested.items()}
+        expected = f"{three_digits(each.value)} {interval(each.interval, three_digits)}"
+        flops = three_digits(reached[i % len(reached)]["flops"])
+        rows.append(
+            [each.task, flops, expected, ways[each.by], *(tested[way] for way in ("loss", "compute", "newest"))]
+        )
+    heads = ["task", "FLOPs", "score", "forecast", "loss missed by", "compute missed by", "newest runs missed by"]
+    return Table(f"Tasks, with {tasks[0].level:.0%} intervals, and what backtests of each way missed by", heads, rows)
 
 
 def request_text(target: Mapping[str, Any]) -> str:

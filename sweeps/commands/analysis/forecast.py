@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from nextscale.fit.estimate.fit import Fit
     from nextscale.fit.table.runs import Runs
+    from nextscale.fit.tasks import TaskForecast
     from nextscale.sweeps.budget.cluster import Cluster
     from nextscale.sweeps.budget.queries import Query
     from nextscale.sweeps.budget.targets import AvailableData
@@ -54,6 +55,11 @@ class Question:
         typer.Option(
             metavar="VARIABLE=VALUE", help="a run by the variables of a law, such as experts=64 and params=7e9"
         ),
+    ] = None
+
+    task: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="of scores on a task, shares or percent: what the run will score there"),
     ] = None
 
     along: Annotated[
@@ -116,11 +122,12 @@ def forecast(
     It is a consensus of laws, each weighed by what it missed when it was fitted to the smaller runs alone. Of one law,
     where it is named, a backtest chooses where the fit starts and widens the intervals by what it missed.
     """
+    from nextscale.fit.tasks import scores_of
     from nextscale.fit.trust.forecaster import fit_forecaster
     from nextscale.fit.trust.reach import reach_errors
     from nextscale.sweeps.budget.queries import check_queries
     from nextscale.sweeps.budget.targets import forecast_targets
-    from nextscale.sweeps.show.forecast_tables import forecast_tables
+    from nextscale.sweeps.show.forecast_tables import forecast_tables, task_table
 
     if question.at:
         _at(source, estimator, question, json_)
@@ -137,6 +144,8 @@ def forecast(
     chosen, variables = estimator.read_rows(source, rows, ("N", "D"), ("C",))
     runs, data = _runs(source, variables, rows, text.data_available)
     check_queries(chosen.law, variables, asked, cluster, data is not None)
+    for name in question.task or ():
+        scores_of(runs, rows, name)  # what cannot be used is told before the law is fitted
     factor, without = _bits_per_nat(source, rows, text.bytes_per_token)
     with busy(len(runs)):
         found = fit_forecaster(runs, chosen.law, **chosen.options)
@@ -144,6 +153,7 @@ def forecast(
             found, asked, cluster=cluster, data=data, bits_per_nat=factor, backtests=reach_errors(found)
         )
     result["notes"] += [without] if without else []
+    tasks = _tasks(found, rows, question.task or (), result["targets"])
     if plot is not None:
         _draw(plot, found, result, cluster)
     registered: list[dict[str, Any]] = []
@@ -155,16 +165,28 @@ def forecast(
         certain_result = result | {"targets": certain}
         registered = registry.register(where, source.runs, runs, found, certain_result, chosen.options)
     if json_:
-        print_json(result | {"registered": registered})
+        scored = {"tasks": [each.to_dict() for each in tasks]} if tasks else {}
+        print_json(result | {"registered": registered} | scored)
         return
-    for table in forecast_tables(result):
+    for table in [*forecast_tables(result), *([task_table(tasks, result["targets"])] if tasks else [])]:
         screen.print(table.rich())
     for entry in registered:
         what = "no forecast: its run was there" if entry["started_before"] else "registered"
         line = f"{what}: {where.path}, entry {entry['hash']}, {entry['time'][:16]} UTC"
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
     note(result["notes"])
-    warn(result["warnings"])
+    warn([*result["warnings"], *dict.fromkeys(text for each in tasks for text in each.warnings)])
+
+
+def _tasks(
+    found: Fit, rows: pd.DataFrame, names: Sequence[str], targets: Sequence[dict[str, Any]]
+) -> list[TaskForecast]:
+    """What each target scores on each task, the targets of a task together."""
+    from nextscale.fit.tasks import TaskForecaster, scores_of
+
+    reached = [target for target in targets if target["flops"] is not None]
+    made = [TaskForecaster(found, scores_of(found.runs, rows, name), name, seed=found.seed) for name in names]
+    return [each.forecast(target["params"], target["tokens"], target["flops"]) for each in made for target in reached]
 
 
 def _at(source: Source, estimator: Forecaster, question: Question, json_: bool) -> None:

@@ -39,7 +39,7 @@ def with_gradient(function, *x):
     return out, *back(jnp.sin(out))
 
 
-@pytest.mark.parametrize(("H", "G"), [(2, 2), (4, 2)])
+@pytest.mark.parametrize(("H", "G"), [pytest.param(2, 2, marks=pytest.mark.slow), (4, 2)])
 def test_the_kernel_of_tpus_is_plain_attention(H, G):
     """Interpreted on the CPU."""
     x = drawn(256, H, G, 64)
@@ -48,7 +48,7 @@ def test_the_kernel_of_tpus_is_plain_attention(H, G):
         np.testing.assert_allclose(each, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("H", "G"), [(2, 2), (4, 2)])
+@pytest.mark.parametrize(("H", "G"), [pytest.param(2, 2, marks=pytest.mark.slow), (4, 2)])
 @pytest.mark.parametrize("kernel", ["cudnn", "blocks"])
 def test_the_other_kernels_are_plain_attention(monkeypatch, kernel, H, G):
     """What asks for cuDNN is given what JAX computes without it: only the asking is tested."""
@@ -91,7 +91,7 @@ def test_alibi_penalises_distance_and_hides_the_future():
     assert np.all(np.diff(bias[:, 5], axis=-1) > 0)
 
 
-@pytest.mark.parametrize("T", [1, 5, 31, 64, 100, 256])
+@pytest.mark.parametrize("T", [1, 5, *(pytest.param(T, marks=pytest.mark.slow) for T in (31, 64, 256)), 100])
 def test_blocked_attention_is_plain_softmax_attention(T):
     config = model(position="alibi", heads=2, width=16, context=max(T, 2))
     q, k, v = (jax.random.normal(jax.random.key(i), (2, T, 2, 8)) for i in range(3))

@@ -86,6 +86,7 @@ class TestFit:
         assert len(card["notes"]) == 2
         assert not told(called, "fit", *paths, "--law", "momentum", *named, "--warmup", "200")["notes"]
 
+    @pytest.mark.slow
     def test_of_a_sweep(self, called, swept):
         """Trunks and branches that cool down: several schedules of one size."""
         _, out = swept

@@ -40,6 +40,7 @@ def test_what_backtest_trusts_is_run_as_it_is_printed(called, bent):
     assert json.loads(out)["law"] == told["best"]["law"] == "size-data"
 
 
+@pytest.mark.slow
 def test_what_backtest_trusts_of_other_variables_is_run_as_it_is_printed(called, published_folder):
     """With the names of columns and the condition that the table needs."""
     table = published_folder / "scalebench_parallel_train.csv"
@@ -118,6 +119,7 @@ def test_experts_are_forecast_at_the_next_size(called, published_folder):
     assert told["reach"]["params"] == pytest.approx(3.56, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["pile", "stack"])
 def test_reach_is_counted_along_what_goes_beyond(called, published_folder, group):
     """Runs of 4 parallel streams, by those of fewer (Chen et al. 2025 measured them)."""
@@ -147,6 +149,39 @@ def test_what_runs_cannot_be_ordered_along_is_one_line(called, known):
     code, _, err = called("forecast", known, "--flops", "1e21", "--along", "params")
     assert code == 2
     assert "--along params: is of a run by the variables of its law; give these with --at" in " ".join(err.split())
+
+
+class TestTasks:
+    @pytest.fixture
+    def gadre(self, published_folder):
+        """Small runs on C4; of 7B parameters and 138B tokens there is one that scored .649 on ARC easy."""
+        rows = ("--where", "dataset == 'c4_original' and N < 1e9", "--rows", "all", "--params-column", "N")
+        return published_folder / "overtraining_gadre.csv", "--loss-column", "loss_c4_val", *rows
+
+    def test_a_score_is_forecast_beside_the_loss(self, called, gadre):
+        asked = ("--params", "6.889e9", "--tokens", "1.38e11", "--task", "acc_arc_easy", "--task", "acc_hellaswag")
+        code, out, err = called("forecast", *gadre, *asked, "--json")
+        assert code == 0, err
+        easy, swag = json.loads(out)["tasks"]
+        assert [easy["task"], swag["task"]] == ["acc_arc_easy", "acc_hellaswag"]
+        assert easy["interval"][0] < 0.649 < easy["interval"][1]
+        assert {*easy["tested"]} == {"loss", "compute", "newest"}
+        code, out, _ = called("forecast", *gadre, *asked)
+        assert code == 0
+        assert "acc_arc_easy" in out and "Tasks, with 90% intervals" in " ".join(out.split())
+
+    @pytest.mark.parametrize(
+        ("task", "said"),
+        [
+            ("acc_nothing", "there is no column 'acc_nothing'"),
+            ("model", "column 'model' holds no number"),
+            ("acc_siqa", "acc_siqa does not scale in these"),
+        ],
+    )
+    def test_what_cannot_be_forecast_is_one_line(self, called, gadre, task, said):
+        code, _, err = called("forecast", *gadre, "--flops", "1e22", "--task", task)
+        assert code == 2
+        assert said in " ".join(err.split())
 
 
 def test_a_frontier_far_beyond_the_runs_says_how_far(called, known):
