@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ import pandas as pd
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.intervals import ends_around
+from nextscale.fit.table.names import meaning_of
+from nextscale.fit.table.numerals import numbers_in
 from nextscale.fit.table.runs import Runs
 from nextscale.fit.trust.backtest import parts_of
 from nextscale.fit.trust.consensus import Consensus, prequential_errors
@@ -22,10 +25,12 @@ _SLOPES, _MIDDLES = np.geomspace(0.5, 30, 24), np.linspace(-0.5, 3, 57)
 _ZOOMS, _RESAMPLES = 4, 400
 _CHANCE = 0.01
 """Of a rank correlation where there is none."""
-_FEWEST, _FLAT = 6, 1e-9
-_UNTESTED, _FREEDOM = 0.03, 2
-"""The error per unit of growth where no backtest tells, of a share; and the degrees of freedom of one that is told, for
-each cut one more."""
+_FEWEST, _SPENT, _FLAT = 6, 4, 1e-9
+"""Runs with a score at least; parameters of a curve; and what is flat beside everything."""
+_ROUNDING = 1e-6
+_LOSS = re.compile(r"(?i)(?<![a-z])(loss(es)?|ppl|perplexity|bpb|nll|entropy)(?![a-z])")
+_USUAL_RATE, _FREEDOM = 0.03, 2
+"""The error of a share per unit of growth that is usual, and as how many cuts of a backtest it counts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +121,7 @@ class TaskForecast:
             `newest`, the mean of the newest runs below each cut, which takes no trend.
         reach: scale / the largest of the runs that have a score.
         warnings: what a reader must know.
+        at: where: `flops`, and `params` and `tokens` where the law takes them.
     """
 
     task: str
@@ -126,6 +132,7 @@ class TaskForecast:
     tested: dict[str, dict[str, float]]
     reach: float
     warnings: tuple[str, ...]
+    at: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -138,6 +145,7 @@ class TaskForecaster:
         task: the name of its column.
         by: see `TaskForecast`.
         tested: see `TaskForecast`.
+        note: how many runs have a score, and as what it was read.
     """
 
     def __init__(self, law: Fit, scores: Sequence[float] | np.ndarray, task: str, *, seed: int = 0):
@@ -153,6 +161,8 @@ class TaskForecaster:
         known = np.isfinite(values)
         self.task, self._law, self._seed = task, law, seed
         self._whole = _whole(values[known], task)
+        kind = "shares of 1" if self._whole == 1 else "percent"
+        self.note = f"{task}: {known.sum()} of {len(known)} runs have a score, read as {kind}"
         self._runs = law.runs.where(pd.Series(known))
         share = values[known] / self._whole
         self._x = {"loss": -self._runs.table["loss"].to_numpy(), "compute": np.log(self._runs.scale.to_numpy())}
@@ -162,7 +172,7 @@ class TaskForecaster:
         self._part = part[known]
         cuts = [(cut, losses[known]) for cut, losses in rolled]
         errors = {way: [*self._rolling(way, cuts)] for way in ("loss", "compute", "newest")}
-        self.tested = {way: _summed_up(found) for way, found in errors.items()}
+        self.tested = {way: _summed_up(found, self._whole, self._falls) for way, found in errors.items()}
         ways = [way for way in ("loss", "compute") if errors[way]]
         self.by = min(ways, key=lambda way: self.tested[way]["error"], default="loss")
         self._cuts = len(errors[self.by])
@@ -171,10 +181,13 @@ class TaskForecaster:
         case = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=_RESAMPLES).astype(float)
         self._best = Sigmoids.fitted(x, self._share, np.ones((1, len(x))))
         self._resampled = Sigmoids.fitted(x, self._share, case)
-        self._residuals = self._share - self._best.at(x)[0]
+        spent = np.sqrt(len(x) / max(len(x) - _SPENT, 1))
+        self._residuals = spent * (self._share - self._best.at(x)[0])
         noise = np.square(self._residuals).mean()
-        scaled = [np.square(miss / growth(reach)).mean() for reach, miss in errors[self.by]]
-        self._drift = np.sqrt(max(np.mean(scaled) - noise, 0.0)) if scaled else _UNTESTED
+        scaled = [((np.square(miss) - noise) / np.square(growth(reach))).mean() for reach, miss in errors[self.by]]
+        usual = _FREEDOM * _USUAL_RATE**2
+        self._drift = np.sqrt((usual + np.maximum(scaled, 0).sum()) / (_FREEDOM + len(scaled)))
+        self._furthest = max((float(reach.max()) for reach, _ in errors[self.by]), default=0.0)
 
     def forecast(
         self, params: float | None = None, tokens: float | None = None, flops: float | None = None
@@ -194,8 +207,12 @@ class TaskForecaster:
             x, drawn = np.log([scale]), np.full(_RESAMPLES, np.log(scale))
         value = float(self._best.at(x)[0, 0])
         draws = self._resampled.at(drawn[:, None])[:, 0] + rng.choice(self._residuals, _RESAMPLES)
-        draws += rng.standard_t(_FREEDOM + self._cuts, _RESAMPLES) * self._drift * growth(np.array([reach]))
+        draws += (
+            rng.standard_t(_FREEDOM + self._cuts, _RESAMPLES) * self._drift * growth(np.array([reach]), self._furthest)
+        )
         low, high = ends_around(value, np.clip(draws, 0, 1), self._law.level)
+        if len(self._law.resamples) < 2:
+            low, high = np.nan, np.nan
         ends = (1 - high, 1 - low) if self._falls else (low, high)
         return TaskForecast(
             task=self.task,
@@ -203,19 +220,22 @@ class TaskForecaster:
             interval=(ends[0] * self._whole, ends[1] * self._whole),
             level=self._law.level,
             by=self.by,
-            tested={
-                way: {key: value if key == "cuts" else value * self._whole for key, value in found.items()}
-                for way, found in self.tested.items()
-            },
+            tested=self.tested,
             reach=scale / float(self._runs.scale.max()),
-            warnings=tuple(self._warnings()),
+            warnings=tuple(self._warnings(reach)),
+            at={name: float(value[0]) for name, value in at.items()},
         )
 
-    def _warnings(self) -> Iterator[str]:
+    def _warnings(self, reach: float) -> Iterator[str]:
+        if self._cuts and reach > self._furthest + _ROUNDING:
+            yield (
+                f"{self.task}: {np.exp(reach):.3g} times the largest run that has a score: backtests of it test no "
+                f"more than {np.exp(self._furthest):.3g} times"
+            )
         if not self._cuts:
             yield f"{self.task}: too few budgets for a backtest: the interval allows for an error that nothing tested"
         elif self.tested[self.by]["error"] >= self.tested["newest"]["error"]:
-            missed, newest = (f"{self.tested[way]['error'] * self._whole:.3g}" for way in (self.by, "newest"))
+            missed, newest = (f"{self.tested[way]['error']:.3g}" for way in (self.by, "newest"))
             yield (
                 f"{self.task}: backtests missed by {missed}, and the mean of the newest runs, which takes no trend, by "
                 f"{newest}: no trend here forecasts it"
@@ -257,18 +277,20 @@ def _rolled(law: Fit) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
     part = parts_of(law.runs).to_numpy()
     for cut in range(part.max(), 0, -1)[:CUTS]:
         try:
-            below = fit(law.runs.where(pd.Series(part < cut)), law.law, loss=law.loss, resamples=0, init="quick")
+            how: dict[str, Any] = {"loss": law.loss, "fixed": law.fixed, "resamples": 0, "init": "quick"}
+            below = fit(law.runs.where(pd.Series(part < cut)), law.law, **how)
         except InputError:
             break
         found.append((cut, np.exp(below.log_losses(below.theta[None], law.runs.table)[0])))
     return part, found
 
 
-def _summed_up(errors: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+def _summed_up(errors: Sequence[tuple[np.ndarray, np.ndarray]], whole: float, falls: bool) -> dict[str, float]:
+    """As the column has it; positive where runs scored above the forecast."""
     if not errors:
         return {"error": np.nan, "bias": np.nan, "cuts": 0}
     error, bias = (np.mean([of(miss) for _, miss in errors]) for of in (lambda miss: np.abs(miss).mean(), np.mean))
-    return {"error": float(error), "bias": float(bias), "cuts": len(errors)}
+    return {"error": whole * float(error), "bias": whole * float(bias) * (-1 if falls else 1), "cuts": len(errors)}
 
 
 def _logistic(x: np.ndarray) -> np.ndarray:
@@ -311,11 +333,14 @@ def scores_of(runs: Runs, table: pd.DataFrame, task: str) -> np.ndarray:
     """The column of a task, of each run that was read from a table.
 
     Raises:
-        InputError: there is no such column, or it holds no numbers.
+        InputError: there is no such column, it is one of losses, or its cells are no numbers.
     """
     if task not in table:
         raise InputError(f"{runs.source}: there is no column '{task}'; it has {', '.join(map(str, table))}")
-    values = pd.to_numeric(table[task], errors="coerce").to_numpy(float)[runs.rows]
-    if not np.isfinite(values).any():
-        raise InputError(f"{runs.source}: column '{task}' holds no number")
-    return values
+    if len(runs.rows) != len(runs):
+        raise InputError(
+            f"{runs.source}: its runs do not say which rows of a table they are of; read them from the table"
+        )
+    if meaning_of(task) is not None or _LOSS.search(task):
+        raise InputError(f"{task}: is no column of scores by its name; of a loss name it as --loss-column")
+    return numbers_in(table[task], runs.source)[0].to_numpy(float)[runs.rows]

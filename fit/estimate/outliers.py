@@ -101,9 +101,12 @@ def far_off_runs(fit: Fit) -> FarOff | None:
     if kept.all():
         return None
     without = minimise(problem, runs.weights * kept, quick=True).theta[None]
-    kept |= ~_beyond_chance(problem, without, runs.weights, kept)
-    if kept.all():
+    beyond = _beyond_chance(problem, without, runs.weights, kept)
+    if (kept | ~beyond).all():
         return None
+    if (again := ~kept & ~beyond).any():
+        kept |= again
+        without = minimise(problem, runs.weights * kept, quick=True).theta[None]
     rows, others = np.flatnonzero(~kept), fit.law.natural(problem.uncentred(without[0])).tolist()
     return FarOff(
         rows=tuple(rows.tolist()),

@@ -45,8 +45,8 @@ _TUNED = _names(
     "warmup warmupsteps warmuptokens warmupratio beta1 beta2 adambeta2 eps adameps momentum "
     "gradclip gradientclip dropout"
 )
-_ALIKE = 0.01
-"""So far apart in log, lengths are of one cell; and so unequal, distances are equal."""
+_ALIKE, _ONE_SIZE = 0.01, 1e-5
+"""So far apart in log, lengths are of one cell, and so unequal, distances are equal; so far apart, sizes are one."""
 _SPARSE = 0.1
 """In so large a share of the rows a loss is missing where it is measured at some steps alone."""
 _SEVERAL, _SURELY = 4, 10
@@ -144,10 +144,10 @@ def best_of_each_cell(
     keys = [name for name in variables if name in numbers]
     if not tuned or not keys:
         return every, []
-    # Steps are whole and batches differ, so lengths come out near each other; sizes are one where they are the same.
-    near = {*COUNTS} - {"params"}
+    # Steps are whole and batches differ, so lengths come out near each other; a size is the same to rounding.
+    apart = dict.fromkeys(COUNTS, _ALIKE) | dict.fromkeys(("params", "params_active"), _ONE_SIZE)
     cells = pd.DataFrame(
-        {name: (np.log(numbers[name]) / _ALIKE).round() if name in near else numbers[name] for name in keys}
+        {name: (np.log(numbers[name]) / apart[name]).round() if name in apart else numbers[name] for name in keys}
     )
     fine = cells.notna().all(axis=1) & numbers["loss"].gt(0) & np.isfinite(numbers["loss"])
     by = [cells.loc[fine, name] for name in keys]

@@ -60,7 +60,7 @@ class Runs:
 
     def where(self, kept: pd.Series) -> Runs:
         """The same with only some of the rows."""
-        rows = self.rows[kept.to_numpy()] if len(self.rows) == len(kept) else self.rows
+        rows = self.rows[kept.to_numpy()] if len(self.rows) == len(kept) else np.empty(0, int)
         return dataclasses.replace(self, table=self.table[kept].reset_index(drop=True), rows=rows)
 
     @property

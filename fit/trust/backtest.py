@@ -189,7 +189,8 @@ def _score(fit: Fit, target: Runs) -> Backtest:
 
 def _misfit(fit: Fit) -> tuple[float, float]:
     """How many times the scatter of runs around their own budget's curve the law misses them by, and that scatter."""
-    noise = run_noise(isoflops(fit.runs)) if {"params", "tokens"} <= {*fit.runs.table} else None
+    budgeted = {"params", "tokens"} <= {*fit.runs.table} and fit.runs.along is None
+    noise = run_noise(isoflops(fit.runs)) if budgeted else None
     return (1.0, fit.noise) if noise is None else (fit.noise / noise if noise else np.inf, noise)
 
 

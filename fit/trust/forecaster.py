@@ -77,8 +77,8 @@ def ordered_by_reach(runs: Runs, at: Mapping[str, float]) -> Runs:
     beyond = {name: value / runs.table[name].max() for name, value in known.items() if name in runs.table}
     furthest = max(beyond, key=lambda name: beyond[name])
     usual = beyond.get(runs.scale_name, 0)
-    # Where compute goes as far, parameters or tokens go with it.
-    ordered = furthest not in ("params", "tokens", "flops") or runs.scale_name not in beyond
+    # Where compute goes beyond as well, parameters or tokens go with it.
+    ordered = furthest not in ("params", "tokens") or usual <= 1
     if beyond[furthest] <= max(usual, 1) or not ordered or runs.table[furthest].nunique() < 2:
         return runs
     return runs.ordered_along(furthest)

@@ -39,19 +39,19 @@ def forecast_tables(forecast: Mapping[str, Any]) -> list[Table]:
     return found
 
 
-def task_table(tasks: Sequence[TaskForecast], targets: Sequence[Mapping[str, Any]]) -> Table:
-    """A row of each task at each target that has a compute: the tasks in order, each at all of these."""
-    reached = [target for target in targets if target["flops"] is not None]
+def task_table(tasks: Sequence[TaskForecast]) -> Table:
+    """A row of each forecast of a task."""
     ways = {"loss": "through the loss", "compute": "from compute"}
+    sized = any("params" in each.at for each in tasks)
     rows = []
-    for i, each in enumerate(tasks):
-        tested = {way: three_digits(found["error"]) if found["cuts"] else "-" for way, found in each.tested.items()}
-        expected = f"{three_digits(each.value)} {interval(each.interval, three_digits)}"
-        flops = three_digits(reached[i % len(reached)]["flops"])
-        rows.append(
-            [each.task, flops, expected, ways[each.by], *(tested[way] for way in ("loss", "compute", "newest"))]
-        )
-    heads = ["task", "FLOPs", "score", "forecast", "loss missed by", "compute missed by", "newest runs missed by"]
+    for each in tasks:
+        tested = [each.tested[way] for way in ("loss", "compute", "newest")]
+        shape = [count(each.at["params"]), count(each.at["tokens"])] if sized else []
+        score = f"{three_digits(each.value)} {interval(each.interval, three_digits)}"
+        missed = [three_digits(found["error"]) if found["cuts"] else "-" for found in tested]
+        rows.append([each.task, three_digits(each.at["flops"]), *shape, score, ways[each.by], *missed])
+    heads = ["task", "FLOPs", *(["parameters", "tokens"] if sized else []), "score", "forecast"]
+    heads += ["loss missed by", "compute missed by", "newest runs missed by"]
     return Table(f"Tasks, with {tasks[0].level:.0%} intervals, and what backtests of each way missed by", heads, rows)
 
 

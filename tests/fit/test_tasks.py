@@ -64,7 +64,9 @@ class TestForecast:
         assert percent.interval == pytest.approx(tuple(100 * end for end in plain.interval))
         assert errors.value == pytest.approx(1 - plain.value, abs=1e-6)
         assert errors.interval == pytest.approx((1 - plain.interval[1], 1 - plain.interval[0]), abs=1e-6)
-        assert errors.tested["loss"]["error"] == pytest.approx(plain.tested["loss"]["error"], abs=1e-6)
+        for name, sign in (("error", 1), ("bias", -1)):
+            assert errors.tested["loss"][name] == pytest.approx(sign * plain.tested["loss"][name], abs=1e-6)
+            assert percent.tested["loss"][name] == pytest.approx(100 * plain.tested["loss"][name])
 
     def test_runs_without_a_score_do_not_count(self, law):
         share = scored(law, 0.003)
@@ -72,6 +74,11 @@ class TestForecast:
         assert TaskForecaster(law, share, "acc").forecast(1e9, 1e11).value == pytest.approx(
             share_of(law.predict(1e9, 1e11)[0]), abs=0.03
         )
+
+    def test_without_resamples_there_is_no_interval(self, isoflop_grid):
+        law = fit(isoflop_grid(noise=0.002, budgets=6), resamples=0)
+        there = TaskForecaster(law, scored(law, 0.003), "acc").forecast(1e9, 1e11)
+        assert np.isnan(there.interval).all() and np.isfinite(there.value)
 
     def test_it_widens_with_reach(self, law):
         task = TaskForecaster(law, scored(law, 0.01), "acc")
@@ -138,7 +145,9 @@ class TestPublishedRuns:
 
     def test_two_larger_runs_score_as_forecast(self, published):
         tasks = ["acc_arc_easy", "acc_hellaswag", "acc_lambada_openai", "acc_piqa"]
-        self.check(published_tasks(published, tasks), 0.65)
+        found = published_tasks(published, tasks)
+        assert len(found) == 2 * 3 * len(tasks)
+        self.check(found, 0.65)
 
     @pytest.mark.slow
     def test_they_do_on_every_task(self, published):

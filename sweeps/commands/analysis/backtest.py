@@ -68,7 +68,7 @@ def backtest(
     if plot is not None:
         with axes_at(plot) as axes:
             draw.backtest(axes, choice)
-    command = _command(source, choice.best)
+    command = _command(source, choice.best, along)
     if json_:
         print_json(choice.to_dict() | {"command": command})
         return
@@ -103,7 +103,7 @@ def backtest(
     warn(choice.warnings)
 
 
-def _command(source: Source, best: Candidate) -> str:
+def _command(source: Source, best: Candidate, along: str | None) -> str:
     """That forecasts by it; the values of what it varies in are left to say."""
     from nextscale.fit.table.columns import column_of
 
@@ -115,5 +115,8 @@ def _command(source: Source, best: Candidate) -> str:
     words = ["nextscale", "forecast", str(source.runs), *words_of(source)]
     words += [word for name, value in options.items() for word in (f"--{name}", value)]
     usual = set(best.law.variables) in ({"N", "D"}, {"C"})
-    asked = ["--flops FLOPS"] if usual else [f"--at {column_of(name)}=VALUE" for name in best.law.variables]
+    if usual and along is None:
+        return " ".join([*map(shlex.quote, words), "--flops FLOPS"])
+    words += [] if along is None else ["--along", along]
+    asked = [f"--at {column_of(name)}=VALUE" for name in best.law.variables]
     return " ".join([*map(shlex.quote, words), *asked])

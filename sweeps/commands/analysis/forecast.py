@@ -153,7 +153,7 @@ def forecast(
             found, asked, cluster=cluster, data=data, bits_per_nat=factor, backtests=reach_errors(found)
         )
     result["notes"] += [without] if without else []
-    tasks = _tasks(found, rows, question.task or (), result["targets"])
+    tasks = _tasks(found, rows, question.task or (), result)
     if plot is not None:
         _draw(plot, found, result, cluster)
     registered: list[dict[str, Any]] = []
@@ -165,10 +165,10 @@ def forecast(
         certain_result = result | {"targets": certain}
         registered = registry.register(where, source.runs, runs, found, certain_result, chosen.options)
     if json_:
-        scored = {"tasks": [each.to_dict() for each in tasks]} if tasks else {}
+        scored = {"tasks": [each.to_dict() for each in tasks]} if question.task else {}
         print_json(result | {"registered": registered} | scored)
         return
-    for table in [*forecast_tables(result), *([task_table(tasks, result["targets"])] if tasks else [])]:
+    for table in [*forecast_tables(result), *([task_table(tasks)] if tasks else [])]:
         screen.print(table.rich())
     for entry in registered:
         what = "no forecast: its run was there" if entry["started_before"] else "registered"
@@ -178,15 +178,17 @@ def forecast(
     warn([*result["warnings"], *dict.fromkeys(text for each in tasks for text in each.warnings)])
 
 
-def _tasks(
-    found: Fit, rows: pd.DataFrame, names: Sequence[str], targets: Sequence[dict[str, Any]]
-) -> list[TaskForecast]:
-    """What each target scores on each task, the targets of a task together."""
+def _tasks(found: Fit, rows: pd.DataFrame, names: Sequence[str], result: dict[str, Any]) -> list[TaskForecast]:
+    """What each target scores on each task, the targets of a task together; what is to be said goes to the notes."""
     from nextscale.fit.tasks import TaskForecaster, scores_of
 
-    reached = [target for target in targets if target["flops"] is not None]
     made = [TaskForecaster(found, scores_of(found.runs, rows, name), name, seed=found.seed) for name in names]
-    return [each.forecast(target["params"], target["tokens"], target["flops"]) for each in made for target in reached]
+    there = [[target[variable] for variable in ("params", "tokens", "flops")] for target in result["targets"]]
+    known = [each for each in there if each[2] is not None and (each[0] is not None or found.law.variables == ("C",))]
+    result["notes"] += [each.note for each in made]
+    if len(known) < len(there) and made:
+        result["notes"].append("tasks are told of those targets alone that have a best run")
+    return [each.forecast(*at) for each in made for at in known]
 
 
 def _at(source: Source, estimator: Forecaster, question: Question, json_: bool) -> None:

@@ -293,10 +293,16 @@ def test_models_of_one_size_are_cells_of_their_own(published):
     lowest = table.groupby(["N", "Na", "D"])["loss"].min()
     assert sorted(runs.table["loss"]) == pytest.approx(sorted(lowest))
     assert sorted(runs.table["flops"]) == pytest.approx(sorted(6.0 * n * d for _, n, d in lowest.index))
-    with pytest.raises(
-        InputError, match=r"params is all but the same \(2\.151e\+09 to 2\.156e\+09\).*--law saturating-d|law="
-    ):
+    says = r"params is all but the same \(2\.151e\+09 to 2\.156e\+09\).*law='saturating-d'"
+    with pytest.raises(InputError, match=says):
         fit(runs, resamples=0)
+
+
+def test_sizes_to_rounding_are_one_cell():
+    """As they come from `--with params=flops/(6*tokens)`."""
+    table = tuned()
+    noise = 1 + 1e-15 * np.random.default_rng(0).integers(-2, 3, len(table))
+    assert len(as_runs(table.assign(params=table["params"] * noise))) == 9
 
 
 class TestExperts:

@@ -166,6 +166,10 @@ class TestTasks:
         assert [easy["task"], swag["task"]] == ["acc_arc_easy", "acc_hellaswag"]
         assert easy["interval"][0] < 0.649 < easy["interval"][1]
         assert {*easy["tested"]} == {"loss", "compute", "newest"}
+        assert any(
+            "acc_arc_easy: 31 of 31 runs have a score, read as shares" in each for each in json.loads(out)["notes"]
+        )
+        assert easy["at"] == pytest.approx({"params": 6.889e9, "tokens": 1.38e11, "flops": 6 * 6.889e9 * 1.38e11})
         code, out, _ = called("forecast", *gadre, *asked)
         assert code == 0
         assert "acc_arc_easy" in out and "Tasks, with 90% intervals" in " ".join(out.split())
@@ -174,7 +178,8 @@ class TestTasks:
         ("task", "said"),
         [
             ("acc_nothing", "there is no column 'acc_nothing'"),
-            ("model", "column 'model' holds no number"),
+            ("model", "values of 'model' are no numbers"),
+            ("loss_openlm", "is no column of scores by its name"),
             ("acc_siqa", "acc_siqa does not scale in these"),
         ],
     )
