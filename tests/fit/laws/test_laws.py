@@ -60,6 +60,8 @@ KNOWN = {
     "critical-batch": {"D_min": 3e9, "B_crit": 1e6},
 }
 
+COMPILED_LONG = {"data-constrained", "farseer", "m4", "moe-joint"}
+
 RUNS = {
     "N": np.geomspace(1e7, 1e10, 6),
     "D": np.geomspace(1e9, 1e12, 6),
@@ -100,7 +102,9 @@ def test_no_law_is_without_them():
 
 
 class TestKnownParameters:
-    @pytest.mark.parametrize("name", KNOWN)
+    @pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in COMPILED_LONG)) for name in KNOWN]
+    )
     def test_are_found_again(self, name):
         found = fit(runs_of(LAWS[name]), name, resamples=0)
         assert found.parameters == pytest.approx(KNOWN[name], rel=1e-6)
