@@ -50,7 +50,7 @@ def victims(pid):
     family = family_of(pid)
     found = {
         "controller": [pid],
-        "worker": [p for p, command in family.items() if command.startswith("ray::_Process.run")],
+        "worker": [p for p, command in family.items() if command.startswith("ray::_WarmWorker.run")],
         "raylet": [p for p, command in family.items() if "/raylet/raylet " in command],
     }
     return {what: pids for what, pids in found.items() if pids}
