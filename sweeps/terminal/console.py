@@ -85,7 +85,7 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
             parameters[name] = parameter.replace(annotation=hints[name])
             continue
         groups[name] = hints[name]
-        inner = typing.get_type_hints(hints[name], include_extras=True)
+        inner = _hints_of(hints[name])
         for field in dataclasses.fields(hints[name]):
             default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
             kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -105,9 +105,15 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+@functools.cache
+def _hints_of(group: type) -> dict[str, Any]:
+    """The annotations of a dataclass of options: many commands have the same, and they are long to evaluate."""
+    return typing.get_type_hints(group, include_extras=True)
+
+
 def words_of(group: Any) -> list[str]:
     """The options of a dataclass of them that are not at their default, as words of a command line."""
-    hints = typing.get_type_hints(type(group), include_extras=True)
+    hints = _hints_of(type(group))
     words: list[str] = []
     for field in dataclasses.fields(group):
         value, (_, info) = getattr(group, field.name), typing.get_args(hints[field.name])
