@@ -113,7 +113,8 @@ def _hints_of(group: type) -> dict[str, Any]:
 
 def words_of(group: Any) -> list[str]:
     """The options of a dataclass of them that are not at their default, as words of a command line."""
-    hints = _hints_of(type(group))
+    kind: Any = type(group)  # which mypy takes for unhashable otherwise
+    hints = _hints_of(kind)
     words: list[str] = []
     for field in dataclasses.fields(group):
         value, (_, info) = getattr(group, field.name), typing.get_args(hints[field.name])
