@@ -357,7 +357,7 @@ def fit(
     outliers = far_off_runs(found) if drop_outliers or not quick else None
     if drop_outliers and outliers is not None:
         options: dict[str, Any] = {"bootstrap": bootstrap, "resamples": resamples, "level": level, "seed": seed}
-        return fit(outliers.without(runs), law, loss=cost, fixed=fixed, init=init, **options)
+        return fit(outliers.without(runs), law, loss=cost, fixed=fixed, init="quick" if quick else init, **options)
     drawn = _resampled(found, problem, resamples, 2 if quick else 3) if resamples else found.resamples
     found = dataclasses.replace(found, outliers=outliers, resamples=drawn)
     loose = [] if quick or not resamples else unidentified(found)

@@ -101,11 +101,11 @@ def far_off_runs(fit: Fit) -> FarOff | None:
     if kept.all():
         return None
     without = minimise(problem, runs.weights * kept, quick=True).theta[None]
-    beyond = _beyond_chance(problem, without, runs.weights, kept)
-    if (kept | ~beyond).all():
+    others_too = kept | ~_beyond_chance(problem, without, runs.weights, kept)
+    if others_too.all():
         return None
-    if (again := ~kept & ~beyond).any():
-        kept |= again
+    if (others_too != kept).any():
+        kept = others_too
         without = minimise(problem, runs.weights * kept, quick=True).theta[None]
     rows, others = np.flatnonzero(~kept), fit.law.natural(problem.uncentred(without[0])).tolist()
     return FarOff(

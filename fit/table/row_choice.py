@@ -165,8 +165,9 @@ def best_of_each_cell(
     if kept.all():
         return every, []
     named = " and ".join(f"'{name}'" for name in searched[:3])
+    of = " and ".join(", ".join(keys).rsplit(", ", 1))
     return kept, [
-        f"{len(table)} rows are {_cells(cell.nunique())} of {_listed(keys)} tried at several {named}: the best of "
+        f"{len(table)} rows are {_cells(cell.nunique())} of {of} tried at several {named}: the best of "
         "each counts; --rows all takes every row"
     ]
 
@@ -247,10 +248,6 @@ def _words(cell: object) -> str:
 
 def _numeric(column: pd.Series) -> pd.Series:
     return pd.to_numeric(column, errors="coerce").astype(float)
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _cells(count: int) -> str:
