@@ -47,6 +47,7 @@ class Fit:
         extrapolation_error: relative error per e-fold of scale beyond the runs that a backtest found on top of
             what the resamples allow for, or that was stated (see `backtest.py`); widens intervals beyond the fitted
             scale.
+        backtested: whether a backtest among the runs had a say in that.
         open_intervals: of the parameters that the runs do not identify, by profile likelihood.
         outliers: runs far off the law of the others, which are fitted all the same; None where there are none.
         warnings: what a reader of these numbers must know, in words.
@@ -63,6 +64,7 @@ class Fit:
     bootstrap: Bootstrap = "case"
     seed: int = 0
     extrapolation_error: float = 0.0
+    backtested: bool = False
     open_intervals: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     outliers: FarOff | None = None
     warnings: tuple[str, ...] = ()

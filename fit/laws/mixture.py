@@ -60,7 +60,7 @@ class Mixture(Law):
         if not self.coefficients:
             return np.empty((*theta.shape[:-1], 0))
         logs = np.zeros(theta.shape[:-1])
-        for weight, own, law in self._parts(theta):
+        for weight, own, law in self.parts(theta):
             logs += weight * np.maximum(own[..., law.parameters.index("E")], -700)
         return np.exp(logs)[..., None]
 
@@ -81,14 +81,14 @@ class Mixture(Law):
 
     def _mean(self, theta: np.ndarray, shape: tuple[int, ...], log_losses: _LogLosses) -> np.ndarray:
         total = np.zeros(shape)
-        for weight, own, law in self._parts(theta):
+        for weight, own, law in self.parts(theta):
             rows = weight > 0  # most vectors are of one law alone
             if rows.any():
                 total[rows] += weight[rows, None] * log_losses(law, own[rows], rows)
         return total
 
-    def _parts(self, theta: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, Law]]:
-        """Of each law its weight and its own parameters."""
+    def parts(self, theta: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, Law]]:
+        """Of each law its weight and its own parameter vector, of parameter vectors in any number."""
         parts, first = [], len(self.laws)
         for k, law in enumerate(self.laws):
             last = first + len(law.parameters)

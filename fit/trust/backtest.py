@@ -128,7 +128,7 @@ def fit_backtested(
         note = f"{left_out} runs below {best.first_flops:.3g} left out: a backtest forecasts better without them"
         window = dataclasses.replace(window, notes=(*window.notes, note))
     found = fit(window, chosen, **options)
-    found = dataclasses.replace(found, extrapolation_error=max(best.excess, drift))
+    found = dataclasses.replace(found, extrapolation_error=max(best.excess, drift), backtested=True)
     return dataclasses.replace(found, warnings=(*found.warnings, *misfit_warnings(found))), scores
 
 

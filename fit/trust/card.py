@@ -15,6 +15,7 @@ from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.estimate.fit_warnings import LOW_E_SHARE
 from nextscale.fit.estimate.profile import Profiled, profiled
 from nextscale.fit.jsonable import jsonable
+from nextscale.fit.trust.consensus import Consensus, consensus
 
 _GROUPS = 12
 """Budgets and sizes at most, in the tables of residuals; neighbours are joined."""
@@ -38,6 +39,7 @@ def card(fit: Fit, *, profiles: Sequence[str] | None = None) -> dict[str, Any]:
             "variables": fit.law.variables,
             "parameters": len(fit.law.parameters),
             "fixed": fit.fixed,
+            **({"members": [*map(dataclasses.asdict, fit.members)]} if isinstance(fit, Consensus) else {}),
         },
         "data": _data(fit),
         "objective": {
@@ -143,7 +145,11 @@ def _dropped(fitted: Fit) -> dict[str, Any]:
     table = pd.concat([fitted.runs.table, dropped], ignore_index=True)
     try:
         whole = dataclasses.replace(fitted.runs, table=table, dropped=dropped.iloc[:0])
-        again = fit(whole, fitted.law, loss=fitted.loss, fixed=fitted.fixed, resamples=0)
+        again = (
+            consensus(whole, loss=fitted.loss, resamples=0)
+            if isinstance(fitted, Consensus)
+            else fit(whole, fitted.law, loss=fitted.loss, fixed=fitted.fixed, resamples=0)
+        )
     except InputError as error:
         return {**record, "with_them": str(error)}
     change = {name: again.parameters[name] / value - 1 for name, value in fitted.parameters.items() if value}

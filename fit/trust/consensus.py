@@ -6,13 +6,15 @@ How it is made is told, with what it came to on public runs, in docs/statistics.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit, point
+from nextscale.fit.intervals import ends_around
 from nextscale.fit.laws.catalogue import CHINCHILLA, DATA_SIZE, SATURATING, SIZE_DATA
 from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.loss import Loss
@@ -35,6 +37,8 @@ _SHARPNESS = 4.0
 cut, and a hundred and eightieth by four."""
 _FEWEST_DRAWS = 10
 """A law of fewer draws than that is left out."""
+_LIMIT_DRAWS = 100
+"""Of each law's irreducible loss."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +51,16 @@ class Member:
         runs: of how many.
         weight: its share, all of a consensus sum to 1.
         rate: root mean square of what it missed in backtests, relative, at e-folds of reach to the power of
-            `REACH_POWER`; not a number where there was none.
+            `REACH_POWER`; None where there was none.
+        parameters: by name.
     """
 
     law: str
     first: float
     runs: int
     weight: float
-    rate: float
+    rate: float | None
+    parameters: Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +69,10 @@ class Consensus(Fit):
 
     What a run at a scale will measure is the weighted mean of their logarithms; its interval is that of the laws
     themselves, each with an error drawn from Student's t, of the size that its rolling errors and those usual over
-    public suites have together, growing with reach. The resamples say how sure sizes and the irreducible loss are.
+    public suites have together, growing with reach. The resamples say how sure sizes are.
+
+    The interval of the irreducible loss is over all laws alike, whatever their weights: a backtest over a few e-folds
+    of compute tells nothing of their limits, which lie apart by more than any resample.
 
     Attributes:
         members: by falling weight.
@@ -77,6 +86,31 @@ class Consensus(Fit):
     surprises: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
     rolling: Rolling | None = None
 
+    @property
+    def leading(self) -> Fit:
+        """The law of most weight, erring beyond its runs as is reckoned here: for what needs the slopes of one law."""
+        leading = self._by_weight[0]
+        return dataclasses.replace(leading, extrapolation_error=self.extrapolation_error)
+
+    @property
+    def _by_weight(self) -> list[Fit]:
+        """Every contender fitted to all runs, by falling weight."""
+        assert self.rolling is not None
+        weights = weights_of(self.rolling.rates(), self.rolling.evidence())
+        return [self.rolling.newest[k] for k in np.argsort(-weights, kind="stable")]
+
+    def interval(self, name: str, level: float | None = None) -> tuple[float, float]:
+        if name != "E" or len(self.resamples) < 2:
+            return super().interval(name, level)
+        return ends_around(self.parameters[name], self._limits, level or self.level)
+
+    @functools.cached_property
+    def _limits(self) -> np.ndarray:
+        """Draws of the irreducible loss, as many of each law."""
+        best = {found.law.name: found for found in reversed(self._by_weight)}.values()
+        drawn = [_with_resamples(found, _LIMIT_DRAWS, self.level, {"bootstrap": self.bootstrap}) for found in best]
+        return np.concatenate([each.law.natural(each.resamples)[:, each.law.parameters.index("E")] for each in drawn])
+
     def predictive(
         self, params: Any = None, tokens: Any = None, flops: Any = None, *, seed: int = 0, **others: Any
     ) -> np.ndarray:
@@ -84,12 +118,20 @@ class Consensus(Fit):
         at = point(params, tokens, flops, others)
         return np.exp(self.law_draws(lambda thetas: self.log_losses(thetas, at), self.reach(at)))
 
+    def untested(self, reach: np.ndarray) -> np.ndarray:
+        """Which share of so many e-folds of reach lies beyond what backtests came to."""
+        return np.clip(1 - self.tested / np.maximum(reach, NEAREST), 0, 1)
+
+    @property
+    def tested(self) -> float:
+        """The longest reach of a backtest, in e-folds."""
+        return 0.0 if self.rolling is None else self.rolling.furthest
+
     def law_draws(self, log_losses: Callable[[np.ndarray], np.ndarray], reach: np.ndarray) -> np.ndarray:
         # What backtests missed by has the error of estimation in it; beyond their reach it is the resamples' to tell.
-        tested = 0.0 if self.rolling is None else self.rolling.furthest
-        untested = np.clip(1 - tested / np.maximum(reach, NEAREST), 0, 1)
         centres, resamples = log_losses(self.centres), log_losses(self.resamples)
-        return centres + untested * (resamples - centres) + self.surprises[:, None] * growth(reach, tested)
+        errors = self.surprises[:, None] * growth(reach, self.tested)
+        return centres + self.untested(reach) * (resamples - centres) + errors
 
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {"members": [dataclasses.asdict(member) for member in self.members]}
@@ -130,11 +172,7 @@ def consensus(
     rolling = roll(runs, contenders, level=level, seed=seed, **options)
     rates, scales = rolling.rates(), np.maximum(_scales(rolling), drift)
     weights = weights_of(rates, rolling.evidence())
-    counts = np.round(weights * max(resamples, 1)).astype(int)
-    if not resamples:
-        counts = (weights > 0.01).astype(int)
-    elif (counts >= _FEWEST_DRAWS).any():
-        counts[counts < _FEWEST_DRAWS] = 0
+    counts = _draws_of(weights, resamples)
     order = [k for k in np.argsort(-weights, kind="stable") if counts[k]]
     shares = weights[order] / weights[order].sum()
     fits = [_with_resamples(rolling.newest[k], int(counts[k]) if resamples else 0, level, options) for k in order]
@@ -159,9 +197,18 @@ def consensus(
         minimum=heaviest.minimum,
         bootstrap=heaviest.bootstrap,
         seed=seed,
+        extrapolation_error=float(scales[order[0]]),
+        backtested=bool(rolling.cuts),
         warnings=tuple(_warnings(rolling)),
         members=tuple(
-            Member(each.law.name, float(each.runs.scale.min()), len(each.runs), float(share), float(rates[k]))
+            Member(
+                law=each.law.name,
+                first=float(each.runs.scale.min()),
+                runs=len(each.runs),
+                weight=float(share),
+                rate=float(rates[k]) if rolling.cuts else None,
+                parameters=each.parameters,
+            )
             for k, each, share in zip(order, fits, shares, strict=True)
         ),
         centres=np.array(centres),
@@ -214,6 +261,14 @@ def _scales(rolling: Rolling) -> np.ndarray:
         return np.full(len(rolling.contenders), _UNTESTED_RATE)
     squares = _USUAL_WEIGHT * _USUAL_RATE**2 + evidence * np.square(rolling.rates())
     return np.asarray(np.sqrt(squares / (_USUAL_WEIGHT + evidence)))
+
+
+def _draws_of(weights: np.ndarray, resamples: int) -> np.ndarray:
+    """How many draws are of each contender; where there are none, 1 of each that counts."""
+    if not resamples:
+        return (weights > 0.01).astype(int)
+    counts = np.round(weights * resamples).astype(int)
+    return np.where(counts < _FEWEST_DRAWS, 0, counts) if (counts >= _FEWEST_DRAWS).any() else counts
 
 
 def _with_resamples(found: Fit, resamples: int, level: float, options: dict[str, Any]) -> Fit:

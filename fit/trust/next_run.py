@@ -13,6 +13,7 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.optimum.frontier import TokenCost, frontier
 from nextscale.fit.table.columns import column_of
+from nextscale.fit.trust.consensus import Consensus
 
 _COSTS, _SIZES = 6, 9
 _CHEAPEST, _DEAREST = 0.1, 10.0
@@ -22,6 +23,8 @@ _AWAY = (1.5, 8.0)
 for so far the law has been seen; but so many times at least, and at most."""
 _ROUNDS = 200
 """Of the search for an allocation: shares are then known to a few percent, and runs are whole."""
+_ROUNDING = 1e-6
+"""No loss is known more exactly, relative."""
 _STEPS = 16
 """Of the discrepancy, from the cheapest run to the target."""
 _COEFFICIENT, _EXPONENT = 3.0, 1.0
@@ -81,6 +84,8 @@ def next_runs(
     computer models"): it wanders at random with log compute, so that a run tells the less the farther it lies from the
     target, however often it is repeated.
 
+    Of a consensus the law of most weight stands for all.
+
     Args:
         target_flops: of the forecast.
         candidates: with `params` and `tokens` (what the law varies in) and, where the cost of a run is not as `cost`
@@ -94,6 +99,8 @@ def next_runs(
     Raises:
         InputError: the law takes neither C nor N and D, or no candidate is within the budget, or worth its cost.
     """
+    if isinstance(fit, Consensus):
+        fit = fit.leading
     names = [column_of(name) for name in fit.law.variables]
     if set(fit.law.variables) not in ({"C"}, {"N", "D"}):
         raise InputError(f"{fit.law.name}: the next run needs a law in N and D, or in C")
@@ -111,7 +118,7 @@ def next_runs(
     at = pd.concat([fit.runs.table[[*dict.fromkeys((*names, "flops"))]], offered, pd.DataFrame([target])])
     slopes = _slopes(fit, at)
     known, choices, g = np.split(slopes, [len(fit.runs), len(slopes) - 1])
-    noise = max(fit.noise, 1e-12)
+    noise = max(fit.noise, _ROUNDING)
     covariance = _covariance(fit, known, noise)
     variance = float(g[0] @ covariance @ g[0])
     removed = _removed(covariance, choices, g[0], noise)

@@ -30,7 +30,7 @@ _LOOKAHEAD = 100
 
 
 def choose_next(
-    spec: SweepSpec, fit: Fit, cost: TokenCost, runs: Sequence[PlannedRun], *, backtested: bool
+    spec: SweepSpec, fit: Fit, cost: TokenCost, runs: Sequence[PlannedRun]
 ) -> tuple[Progress, list[PlannedRun]]:
     """How far a sequence has come, and the next runs: `design.at_once` of those that narrow the forecast at the target
     most per FLOP; none when it is over.
@@ -40,16 +40,16 @@ def choose_next(
     seed of it.
 
     Args:
-        fit: the law, fitted to what has finished.
+        fit: what a forecast rests on, of what has finished. Before there are enough to forecast some of them from the
+            others, an interval is believed to be narrow only if `forecast.drift` says by how much the runs may leave
+            the law: it would not know.
         cost: FLOPs per token of a size.
         runs: all so far.
-        backtested: whether they were enough to forecast some of them from the others. Before, an interval is believed
-            to be narrow only if `forecast.drift` says by how much the runs may leave the law: it would not know.
     """
     design = _design(spec)
     half_width = relative_half_width(fit, target_of(spec), cost)
     progress = Progress(half_width, float(sum(run.own_flops for run in runs)), None)
-    if half_width <= design.until and (backtested or spec.forecast.drift):
+    if half_width <= design.until and (fit.backtested or spec.forecast.drift):
         reason = f"the interval at the target, ±{half_width:.2%}, is as narrow as design.until asks"
         return dataclasses.replace(progress, ended=reason), []
     left = design.flops - progress.spent

@@ -155,18 +155,28 @@ def _law(path: str) -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], Cal
     try:
         card = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
         name, convention = card["law"]["name"], card["data"]["params_convention"]
-        values = {key: float(entry["value"]) for key, entry in card["parameters"].items()}
+        whole = {key: entry["value"] for key, entry in card["parameters"].items()}
+        members = card["law"].get("members") or [{"law": name, "weight": 1.0, "parameters": whole}]
+        parts = [
+            (one["law"], float(one["weight"]), {key: float(value) for key, value in one["parameters"].items()})
+            for one in members
+        ]
     except OSError as error:
         raise refuse(f"cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise refuse("is no fit card") from None
-    law = LAWS.get(name)
-    if law is None or set(law.variables) != {"N", "D"} or set(law.parameters) - set(values):
-        raise refuse(f"its law is {name}, and an optimum needs one in N and D that is known here")
+    for name, _, values in parts:
+        law = LAWS.get(name)
+        if law is None or set(law.variables) != {"N", "D"} or set(law.parameters) - set(values):
+            raise refuse(f"its law is {name}, and an optimum needs one in N and D that is known here")
     if convention not in COUNTS:
         raise refuse(f"its N counts {convention} parameters; take one of {', '.join(COUNTS)}")
     with np.errstate(divide="ignore", invalid="ignore"):
-        theta = law.theta(values)[None]
-    if not np.isfinite(theta).all():
+        laws = [(LAWS[name], weight, LAWS[name].theta(values)[None]) for name, weight, values in parts]
+    if not all(np.isfinite(theta).all() for _, _, theta in laws):
         raise refuse("a parameter of its law is zero or no number")
-    return lambda N, D: law.log_losses(theta, {"N": N, "D": D})[0], COUNTS[convention]
+
+    def log_loss(N: np.ndarray, D: np.ndarray) -> np.ndarray:
+        return np.sum([weight * law.log_losses(theta, {"N": N, "D": D})[0] for law, weight, theta in laws], axis=0)
+
+    return log_loss, COUNTS[convention]

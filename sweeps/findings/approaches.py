@@ -10,7 +10,7 @@ from nextscale.fit.optimum.isoflop import isoflops
 from nextscale.fit.table.runs import as_runs
 from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.runs_table import fitted_runs, law_name
+from nextscale.sweeps.findings.runs_table import fitted_runs
 from nextscale.sweeps.show.formats import count, interval, number, text, three_digits
 from nextscale.sweeps.show.tables import table_of
 
@@ -31,7 +31,7 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     """Exponents of N* ∝ C^a and D* ∝ C^b, and N* at the largest budget and, where there is a holdout, at its own."""
     table = as_runs(fitted_runs(runs), convention=spec.forecast.params, as_is=True, where=f"sweep {spec.name}")
     how = spec.forecast.model_dump(include={"level", "resamples", "bootstrap", "delta", "drift"})
-    fit, _ = fit_backtested(table, (law_name(spec),), **how)
+    fit, _ = fit_backtested(table, (spec.forecast.one_law,), **how)
     held_out = runs.loc[runs["role"] == "holdout", "budget"]
     # Held-out runs by tokens per parameter are of several budgets, and of no isoFLOP curve.
     budgets = [*table.budgets, *([held_out.iloc[0]] if held_out.nunique() == 1 else [])]

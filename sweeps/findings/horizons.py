@@ -11,11 +11,11 @@ from nextscale.fit import plot
 from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.table.runs import as_runs
-from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.sweeps.findings import Finding
-from nextscale.sweeps.findings.runs_table import fitted_runs, law_name
+from nextscale.sweeps.findings.runs_table import fitted_runs
 from nextscale.sweeps.show.formats import count, interval, loss, params_label, percent
 from nextscale.sweeps.show.tables import Table, table_of
+from nextscale.sweeps.study.law_of_runs import law_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,9 +31,8 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     options = spec.forecast
     size = CONVENTIONS[options.params]
     table = fitted_runs(runs)
-    how = options.model_dump(include={"level", "resamples", "bootstrap", "delta", "drift"})
     ready = as_runs(table, convention=options.params, as_is=True, where=f"sweep {spec.name}")
-    fit, _ = fit_backtested(ready, (law_name(spec),), **how)
+    fit = law_of(ready, options)
     lengths = _lengths(table["tokens"])
     place = lengths[np.abs(np.log(table["tokens"].to_numpy()[:, None] / lengths)).argmin(axis=1)]
     grid = table.assign(length=place).pivot_table(index=size, columns="length", values="loss")

@@ -11,7 +11,6 @@ from nextscale.model.accounting import flops_per_token
 
 if TYPE_CHECKING:
     from nextscale.sweeps.design.planned_run import PlannedRun
-    from nextscale.sweeps.spec.sweep_spec import SweepSpec
     from nextscale.sweeps.study.study import Study
 
 
@@ -41,11 +40,6 @@ def config_columns(run: PlannedRun) -> dict[str, Any]:
         "warmup_tokens": training.warmup_steps * training.batch_tokens,
         "flops_kaplan": flops_per_token(run.config.model, "kaplan") * run.tokens,
     }
-
-
-def law_name(spec: SweepSpec) -> str:
-    """The law in N and D for findings that need one."""
-    return "chinchilla" if spec.forecast.law in ("auto", "none") else spec.forecast.law
 
 
 def fitted_runs(runs: pd.DataFrame) -> pd.DataFrame:

@@ -7,9 +7,15 @@ function unpacked(text) {
 }
 
 function forecaster(told) {
-  const thetas = unpacked(told.thetas), scatter = unpacked(told.scatter), surprise = unpacked(told.surprise);
+  const laws = told.laws.map((law) => ({...law, theta: unpacked(law.theta)}));
+  const surprise = unpacked(told.errors.surprise), scatter = told.errors.scatter && unpacked(told.errors.scatter);
   const known = unpacked(told.cost.x), cubics = unpacked(told.cost.cubics);
-  const P = told.parameters, draws = thetas.length / P;
+  // Of each resample its law, and where among which parameter vectors its own begins.
+  const draws = new Array(surprise.length);
+  for (const {law, rows, thetas} of told.draws) {
+    const packed = unpacked(thetas), size = laws[law].theta.length;
+    rows.forEach((row, i) => (draws[row] = {law: laws[law], theta: packed.subarray(i * size, (i + 1) * size)}));
+  }
 
   // log FLOPs per token of a size, by the logarithm of the size.
   function logCost(x) {
@@ -23,16 +29,37 @@ function forecaster(told) {
     return y + below * Math.min(x - known[0], 0) + above * Math.max(x - known[last], 0);
   }
 
-  // The loss under one draw of the law, by the logarithms of size and tokens.
-  function loss(draw, logN, logD) {
+  // The loss under one law, by the logarithms of size and tokens.
+  function lossOf({terms}, theta, logN, logD) {
     let sum = 0;
-    for (const [coefficient, powers] of told.terms) {
-      let log = thetas[draw * P + coefficient];
+    for (const [coefficient, powers] of terms) {
+      let log = theta[coefficient];
       for (const [variable, exponent, times] of powers)
-        log -= times * thetas[draw * P + exponent] * (variable === "N" ? logN : logD);
+        log -= times * theta[exponent] * (variable === "N" ? logN : logD);
       sum += Math.exp(log);
     }
     return sum;
+  }
+
+  // The loss that is forecast: the weighted mean of the laws' logarithms.
+  function central(logN, logD) {
+    if (laws.length === 1) return lossOf(laws[0], laws[0].theta, logN, logD);
+    let log = 0;
+    for (const law of laws) log += law.weight * Math.log(lossOf(law, law.theta, logN, logD));
+    return Math.exp(log);
+  }
+
+  // The losses that a run may measure so many e-folds beyond the runs, one by each resample.
+  function measurable(logN, logD, reach) {
+    const {grows} = told.errors, far = grows && Math.max(reach, grows.nearest);
+    const near = grows && Math.min(far, Math.max(grows.tested, grows.nearest));
+    const growth = grows ? (near ** grows.power * far) / near : reach;
+    const untested = grows ? Math.min(Math.max(1 - grows.tested / far, 0), 1) : 1;
+    return surprise.map((error, r) => {
+      const {law, theta} = draws[r], own = lossOf(law, theta, logN, logD);
+      const centre = untested < 1 ? lossOf(law, law.theta, logN, logD) : own;
+      return centre * (own / centre) ** untested * Math.exp((scatter ? scatter[r] : 0) + error * growth);
+    });
   }
 
   // A minimum to all digits, from near it: Newton's method on the central difference.
@@ -55,13 +82,14 @@ function forecaster(told) {
     const logN = Float64Array.from({length: GRID}, (_, i) => first + ((last - first) * i) / (GRID - 1));
     const logD = logN.map((x) => Math.log(flops) - logCost(x));
     const step = logN[1] - logN[0];
-    const sizes = new Float64Array(draws), tokens = new Float64Array(draws);
+    const sizes = new Float64Array(draws.length + 1), tokens = new Float64Array(draws.length + 1);
     let best, interior, near;
     const losses = new Float64Array(GRID);
-    for (let draw = 0; draw < draws; draw++) {
+    for (let draw = 0; draw <= draws.length; draw++) {
+      const {law, theta} = draws[draw - 1] ?? {};
       let lowest = 0;
       for (let i = 0; i < GRID; i++) {
-        losses[i] = loss(draw, logN[i], logD[i]);
+        losses[i] = draw ? lossOf(law, theta, logN[i], logD[i]) : central(logN[i], logD[i]);
         if (losses[i] < losses[lowest]) lowest = i;
       }
       // By a parabola through the lowest point and its neighbours.
@@ -73,36 +101,37 @@ function forecaster(told) {
       if (draw === 0) {
         best = middle - 0.25 * (left - right) * shift;
         interior = lowest > 0 && lowest < GRID - 1;
-        if (interior) [x, best] = polished((at) => loss(0, at, Math.log(flops) - logCost(at)), x);
+        if (interior) [x, best] = polished((at) => central(at, Math.log(flops) - logCost(at)), x);
         const good = logN.filter((_, i) => losses[i] <= losses[lowest] * (1 + NEAR));
         near = [Math.exp(good[0]), Math.exp(good[good.length - 1])];
       }
       sizes[draw] = Math.exp(x);
       tokens[draw] = Math.exp(Math.log(flops) - logCost(x));
     }
-    const reach = Math.max(Math.log(flops / told.flops[1]), 0) * told.extrapolationError;
-    const x = Math.log(sizes[0]), y = Math.log(tokens[0]);
-    const measured = surprise.map((z, r) => loss(r + 1, x, y) * Math.exp(scatter[r] + z * reach));
+    const reach = Math.max(Math.log(flops / told.flops[1]), 0);
+    const measured = measurable(Math.log(sizes[0]), Math.log(tokens[0]), reach);
     const ratios = tokens.map((value, draw) => value / sizes[draw]);
-    const known = (values) => (interior ? {value: values[0], interval: interval(values.subarray(1))} : null);
+    const known = (values) => (interior ? {value: values[0], interval: interval(values[0], values.subarray(1))} : null);
     return {
       flops,
       reach: flops / told.flops[1],
       below: flops / told.flops[0],
       near: interior ? near : null,
-      loss: {value: best, interval: interval(measured)},
+      loss: {value: best, interval: interval(best, measured)},
       params: known(sizes),
       tokens: known(tokens),
       tokens_per_param: known(ratios),
     };
   };
 
-  function interval(values) {
-    const sorted = Float64Array.from(values).sort();
-    return [(1 - told.level) / 2, (1 + told.level) / 2].map((share) => {
+  // Of draws, and the value that it is of, which it holds.
+  function interval(value, draws) {
+    const sorted = Float64Array.from(draws).sort();
+    const [low, high] = [(1 - told.level) / 2, (1 + told.level) / 2].map((share) => {
       const at = share * (sorted.length - 1), i = Math.floor(at);
       return sorted[i] + (at - i) * ((sorted[i + 1] ?? sorted[i]) - sorted[i]);
     });
+    return [Math.min(low, value), Math.max(high, value)];
   }
 }
 
@@ -157,8 +186,8 @@ function warned(told) {
   const [low, high] = told.loss.interval, half = (high - low) / 2 / told.loss.value;
   if (!(told.reach > 1) || !band || !(band.error > half)) return [];
   const reach = found ? "such a reach" : `${endsOf(band).map(three).join(" to ")} times, a shorter reach,`;
-  const widened = page.calculator.extrapolationError > 0
-    ? "is widened already by what the forecast of the largest budget missed, and that is too little"
+  const widened = page.calculator.errors.grows ? "is made of what each law missed in backtests, and that is too little"
+    : page.calculator.widened ? "is widened already by what the forecast of the largest budget missed, and that is too little"
     : "allows for the resamples of the law and the scatter of runs alone";
   const missed = (100 * band.error).toFixed(2), room = (100 * half).toFixed(2);
   return [`Backtests of ${reach} missed the loss by ${missed}% on average, more than the interval's ±${room}%: it ${widened}.`];

@@ -206,7 +206,7 @@ def check_enough(spec: SweepSpec) -> None:
         if isinstance(spec.design, SequentialDesign):
             raise SpecError("design: runs are chosen by a law, and forecast.law is none; name one", ("forecast", "law"))
         return
-    law = LAWS["chinchilla" if spec.forecast.law == "auto" else spec.forecast.law]
+    law = LAWS[spec.forecast.one_law]
     if spec.holdout is not None and count <= len(law.parameters):
         raise SpecError(
             f"design: {count} runs cannot fix the {len(law.parameters)} parameters of {law.name} and forecast a "
@@ -305,5 +305,5 @@ def _expected(spec: SweepSpec, planned: Sequence[PlannedRun], prior: Prior) -> E
     from nextscale.sweeps.design.simulate import expected_interval
 
     options = spec.forecast
-    law = LAWS["chinchilla" if options.law == "auto" else options.law]
+    law = LAWS[options.one_law]
     return expected_interval(planned, law, prior, level=options.level, convention=options.params, drift=options.drift)

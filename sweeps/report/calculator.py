@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nextscale.fit.estimate.fit import Fit
+from nextscale.fit.laws.law import Law
+from nextscale.fit.laws.mixture import Mixture
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.optimum.frontier import TokenCost
+from nextscale.fit.trust.consensus import Consensus
+from nextscale.fit.trust.rolling import NEAREST, REACH_POWER
 from nextscale.sweeps.show.formats import params_label
 
 if TYPE_CHECKING:
@@ -23,8 +27,15 @@ _USUAL = "h100"
 
 
 def is_computable(fit: Fit) -> bool:
-    """Whether the page can do its arithmetic: that of a sum of powers in N and D."""
-    return isinstance(fit.law, SumOfPowers) and set(fit.law.variables) == {"N", "D"} and len(fit.resamples) > 1
+    """Whether the page can do its arithmetic: that of sums of powers in N and D."""
+    laws = [law for _, _, law in _parts(fit.law, fit.theta)]
+    sums = all(isinstance(law, SumOfPowers) for law in laws)
+    return sums and set(fit.law.variables) == {"N", "D"} and len(fit.resamples) > 1
+
+
+def _parts(law: Law, theta: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, Law]]:
+    """Of each law its weight and parameter vector, of one such vector or several."""
+    return law.parts(theta) if isinstance(law, Mixture) else [(np.ones(theta.shape[:-1]), theta, law)]
 
 
 def calculator_data(
@@ -38,30 +49,51 @@ def calculator_data(
         hardware: one chip of each kind.
         bits_per_nat: bits per byte / loss.
     """
-    law = fit.law
-    assert isinstance(law, SumOfPowers)
     known, cost = fit.runs.table, TokenCost.of_runs(fit.runs)
-    scatter, surprise = fit.error_draws(1)
     return {
         "command": command,
         "hardware": [one.to_dict() for one in hardware],
         "bitsPerNat": bits_per_nat,
         "tested": {"bands": tested.bands, "furthest": tested.furthest, "problem": tested.problem},
-        "terms": [
-            [k, [[variable, law.parameters.index(exponent), times] for variable, exponent, times in term.powers]]
-            for k, term in enumerate(law.terms)
-        ],
-        "parameters": len(law.parameters),
-        "thetas": _packed(np.concatenate([fit.theta[None], fit.resamples])),
-        "scatter": _packed(scatter[:, 0]),
-        "surprise": _packed(surprise[:, 0]),
-        "extrapolationError": fit.extrapolation_error,
+        "laws": [_law(law, theta, float(weight)) for weight, theta, law in _parts(fit.law, fit.theta)],
+        "draws": _draws(fit),
+        "errors": _errors(fit),
+        "widened": fit.extrapolation_error > 0,
         "level": fit.level,
         "params": [known["params"].min(), known["params"].max()],
         "flops": [known["flops"].min(), known["flops"].max()],
         "cost": {"x": _packed(cost.log_params), "y": cost.log_flops_per_token[0], "slopes": cost.slopes}
         | {"cubics": _packed(cost.cubics)},
     }
+
+
+def _law(law: Law, theta: np.ndarray, weight: float) -> dict[str, Any]:
+    """A law as fitted, and its weight in log loss: of each term the place of its coefficient, and its powers."""
+    assert isinstance(law, SumOfPowers)
+    terms = [
+        [k, [[variable, law.parameters.index(exponent), times] for variable, exponent, times in term.powers]]
+        for k, term in enumerate(law.terms)
+    ]
+    return {"weight": weight, "terms": terms, "theta": _packed(theta)}
+
+
+def _draws(fit: Fit) -> list[dict[str, Any]]:
+    """The resamples, those of each law together: which law, and their parameter vectors one after another."""
+    drawn = []
+    for k, (weights, thetas, _) in enumerate(_parts(fit.law, fit.resamples)):
+        rows = np.flatnonzero(weights)
+        drawn.append({"law": k, "rows": rows.tolist(), "thetas": _packed(thetas[rows].ravel())})
+    return drawn
+
+
+def _errors(fit: Fit) -> dict[str, Any]:
+    """What is added to the log loss of each resample: see `predictive` of `Fit`, and of `Consensus`."""
+    if isinstance(fit, Consensus):
+        grows = {"tested": fit.tested, "nearest": NEAREST, "power": REACH_POWER}
+        return {"surprise": _packed(fit.surprises), "grows": grows}
+    scatter, surprise = fit.error_draws(1)
+    surprise = surprise[:, 0] * fit.extrapolation_error
+    return {"scatter": _packed(scatter[:, 0]), "surprise": _packed(surprise), "grows": None}
 
 
 def calculator(fit: Fit, hardware: Sequence[Cluster] = (), bits_per_nat: float | None = None, *, also: str = "") -> str:

@@ -20,11 +20,10 @@ from nextscale.fit.optimum.forecast import forecast
 from nextscale.fit.optimum.frontier import TokenCost
 from nextscale.fit.optimum.isoflop import isoflops, optimum_law
 from nextscale.fit.table.runs import Runs, as_runs
-from nextscale.fit.trust.backtest import fit_backtested
 from nextscale.fit.trust.candidates import Candidate
 from nextscale.fit.trust.card import card as fit_card
 from nextscale.fit.trust.choice import Choice, choose
-from nextscale.fit.trust.consensus import CONSENSUS
+from nextscale.fit.trust.consensus import Consensus, laws_for
 from nextscale.fit.trust.reach import ReachErrors, narrow_interval_warnings, reach_errors
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.budget.cluster import Cluster, cluster_of
@@ -43,13 +42,12 @@ from nextscale.sweeps.spec.site_file import load_site
 from nextscale.sweeps.spec.sweep_spec import ForecastConfig
 from nextscale.sweeps.store.finished_runs import check_one_data_source, load_finished
 from nextscale.sweeps.store.store import Store, load, load_curves
+from nextscale.sweeps.study.law_of_runs import law_of
 from nextscale.sweeps.study.study import Analysis, Study
 from nextscale.sweeps.study.summary import summarise
 
 _BEYOND = 10.0
 """How far beyond the runs a forecast is shown, where no scale was held out."""
-_DEFAULT_LAW = CONSENSUS
-"""Of `nextscale forecast`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +124,8 @@ class Report:
         """Of runs from elsewhere alone."""
         options = ForecastConfig()
         runs = _all_runs(store.root, options)
-        fit, backtests = fit_backtested(runs)
-        curves = isoflops(runs)
-        analysis = Analysis(fit, backtests, curves, optimum_law(curves), TokenCost.of_runs(fit.runs), [])
+        fit, curves = law_of(runs, options), isoflops(runs)
+        analysis = Analysis(fit, curves, optimum_law(curves), TokenCost.of_runs(fit.runs), [])
         nothing = dict.fromkeys(("forecast", "optimal_params", "irreducible"))
         summary = nothing | {"sweep": store.root.name, "law": fit.to_dict(), "warnings": list(fit.warnings)}
         summary |= {"holdout": [], "interior_minima": [curve.interior for curve in curves], "findings": {}}
@@ -272,29 +269,22 @@ class _Writer:
         if self.report.options.law == "none":
             return None
         try:
-            runs = _all_runs(self.report.root, self.report.options)
-            return fit_backtested(runs, (self._law_name,), **self._estimator)[0]
+            return law_of(_all_runs(self.report.root, self._options), self._options)
         except USER_ERRORS:
             return None
 
     @property
-    def _law_name(self) -> str:
-        options, analysis = self.report.options, self.report.analysis
-        return analysis.fit.law.name if analysis else "chinchilla" if options.law == "auto" else options.law
-
-    @property
-    def _estimator(self) -> dict[str, Any]:
-        """The options of `nextscale.fit.fit`, which are those of `nextscale forecast`."""
-        return _estimator(self.report.options)
+    def _options(self) -> ForecastConfig:
+        """Those that `nextscale forecast` has too, and the law that was chosen."""
+        analysis = self.report.analysis
+        chosen = {} if analysis is None else {"law": analysis.fit.law.name}
+        return self.report.options.model_copy(update={"drift": 0.0, **chosen})
 
     @property
     def _command(self) -> str:
         """That gives what the page computes, but for what is asked."""
-        default = _estimator(ForecastConfig()) | {"law": _DEFAULT_LAW, "bootstrap": None}
-        chosen = {"law": self._law_name} | self._estimator
-        options = {name: value for name, value in chosen.items() if value != default[name]}
-        if self.report.options.params != "total":
-            options["count"] = self.report.options.params
+        named = {"params": "count"}
+        options = {named.get(name, name): value for name, value in self._options.semantic().items()}
         arguments = "".join(f" --{name} {value}" for name, value in options.items())
         root, here = self.report.root, Path.cwd()
         folder = str(root.relative_to(here)) if root.is_relative_to(here) else root.name
@@ -308,10 +298,6 @@ def _all_runs(folder: Path, options: ForecastConfig) -> Runs:
     return as_runs(table, convention=options.params, as_is=True, where=str(folder))
 
 
-def _estimator(options: ForecastConfig) -> dict[str, Any]:
-    return {name: getattr(options, name) for name in ("delta", "bootstrap", "resamples", "level")}
-
-
 def _hardware(runs: pd.DataFrame) -> list[Cluster]:
     """A chip of every kind that is known here, with what the runs reached on it."""
     accelerators: Mapping[str, Accelerator] = CATALOGUE
@@ -322,8 +308,10 @@ def _hardware(runs: pd.DataFrame) -> list[Cluster]:
 
 
 def _backtested(fit: Fit) -> Choice | None:
+    """The law, or each of a consensus, on rising cuts."""
+    laws = laws_for(fit.runs) if isinstance(fit, Consensus) else (fit.law,)
     try:
-        return choose(fit.runs, [Candidate(fit.law, fit.loss)])
+        return choose(fit.runs, [Candidate(law, fit.loss) for law in laws])
     except InputError:  # too few budgets
         return None
 

@@ -87,6 +87,8 @@ def _found(summary: dict[str, Any]) -> list[Table]:
 
 def law_table(law: dict[str, Any]) -> Table:
     """What `Fit.to_dict` tells of a fit."""
+    if "members" in law:
+        return _members_table(law)
     rows = [
         [name, number(value), interval(law["intervals"][name], number)] for name, value in law["parameters"].items()
     ]
@@ -94,3 +96,13 @@ def law_table(law: dict[str, Any]) -> Table:
     if "fitted_flops" in law["diagnostics"]:
         title += f" from {number(law['diagnostics']['fitted_flops'][0], 3)} FLOPs on"
     return Table(title, ["parameter", "value", f"{law['level']:.0%} interval"], rows)
+
+
+def _members_table(law: dict[str, Any]) -> Table:
+    missed = ["-" if one["rate"] is None else f"{one['rate']:.2%}" for one in law["members"]]
+    rows = [
+        [one["law"], f"{one['weight']:.0%}", str(one["runs"]), number(one["first"], 3), rate]
+        for one, rate in zip(law["members"], missed, strict=True)
+    ]
+    title = f"The forecast is a consensus of laws, weighed by what each missed in backtests among {law['n']} runs"
+    return Table(title, ["law", "weight", "fitted to", "from FLOPs", "missed, one e-fold beyond its runs"], rows)

@@ -63,14 +63,18 @@ class SweepTraining(OptimizerConfig):
 class ForecastConfig(Config):
     """How runs become a law. What is left open, a backtest within the fitted budgets decides."""
 
-    law: Literal["auto", "chinchilla", "chinchilla-tied", "none"] = Field(
-        "chinchilla", description="none where runs differ in more than size and length: `findings` say what they show"
+    law: Literal["consensus", "auto", "chinchilla", "chinchilla-tied", "size-data", "data-size", "none"] = Field(
+        "consensus",
+        description="consensus, of laws weighed by what each missed in backtests; one law; auto, the one that a "
+        "backtest chooses; none where runs differ in more than size and length: `findings` say what they show",
     )
     params: Literal["total", "non_embedding"] = "total"
     level: float = Field(0.9, gt=0, lt=1, description="of the intervals")
     resamples: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples")
-    bootstrap: Literal["case", "stratified", "residual"] = Field(
-        "case", description="what is drawn again: runs, runs within budgets, or their residuals (of few, chosen runs)"
+    bootstrap: Literal["case", "stratified", "residual", "normal"] | None = Field(
+        None,
+        description="what is drawn again: runs, runs within budgets, their residuals, or the law from the normal "
+        "distribution of its parameters; of few runs normal unless given, of more case",
     )
     delta: PositiveFloat = Field(1e-3, description="where Huber's loss turns from squared to absolute, in log loss")
     drift: float = Field(
@@ -79,6 +83,11 @@ class ForecastConfig(Config):
         lt=0.1,
         description="what the law is taken to be off by per e-fold of compute beyond the runs, at least / the loss",
     )
+
+    @property
+    def one_law(self) -> str:
+        """The law in N and D for what needs one: Chinchilla's, where none is named."""
+        return "chinchilla" if self.law in ("consensus", "auto", "none") else self.law
 
 
 class CheckpointConfig(Config):

@@ -16,7 +16,7 @@ from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.optimum.frontier import TokenCost, frontier
 from nextscale.fit.optimum.isoflop import IsoFlop, PowerLaw, isoflops, optimum_interval, optimum_law
 from nextscale.fit.table.runs import Runs, as_runs
-from nextscale.fit.trust.backtest import Backtest, fit_backtested
+from nextscale.fit.trust.consensus import Consensus
 from nextscale.model.accounting import flops_per_token
 from nextscale.model.config.data import single_sources
 from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs
@@ -28,10 +28,12 @@ from nextscale.sweeps.ledger import Entry, Ledger, digest_of, score_of
 from nextscale.sweeps.spec.designs import SequentialDesign
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.store.store import Store
+from nextscale.sweeps.study.law_of_runs import law_of
 
 E_LEVEL = 0.95
-AUTO = ("chinchilla", "chinchilla-tied")
-"""The laws that `forecast.law: auto` lets a backtest choose from."""
+_FIRST_DEFAULTS = {"law": "chinchilla", "bootstrap": "case"}
+"""Of the first version: at these an option is left out of the digest of a forecast, so that older ones are known
+again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +41,7 @@ class Analysis:
     """What the fitted runs of a sweep say.
 
     Attributes:
-        fit: the law, from the budget that a backtest chose.
-        backtests: every law and window tried, best first.
+        fit: what the forecast rests on.
         curves: the isoFLOP curve of each budget; none where the design has no budgets.
         optimum: the power law through their minima, N*(C); None where fewer than two budgets have one.
         cost: FLOPs per token of a size of this family.
@@ -48,7 +49,6 @@ class Analysis:
     """
 
     fit: Fit
-    backtests: list[Backtest]
     curves: list[IsoFlop]
     optimum: PowerLaw | None
     cost: TokenCost
@@ -120,8 +120,8 @@ class Study:
         if ended is not None:
             return ended
         runs = self.runs("fit")
-        found, backtests, _ = self._fitted()
-        stands, chosen = choose_next(self.spec, found, self.cost, runs, backtested=bool(backtests))
+        found, _ = self._fitted()
+        stands, chosen = choose_next(self.spec, found, self.cost, runs)
         if stands.ended is None:
             self.choices.add(chosen, stands)
             self._plan(chosen)
@@ -209,10 +209,10 @@ class Study:
         Raises:
             InputError: too few runs finished.
         """
-        fit, backtests, runs = self._fitted()
+        fit, runs = self._fitted()
         curves = isoflops(runs) if any(run.isoflop for run in self.runs("fit")) else []
         fitted = runs.table[["run_id", "params", "tokens", "loss"]].to_dict("records")
-        return Analysis(fit, backtests, curves, optimum_law(curves), self.cost, fitted)
+        return Analysis(fit, curves, optimum_law(curves), self.cost, fitted)
 
     @property
     def cost(self) -> TokenCost:
@@ -221,23 +221,21 @@ class Study:
         sizes = [count_parameters(model, self.spec.forecast.params) for model in models]
         return TokenCost.of(sizes, [flops_per_token(model) for model in models])
 
-    def _fitted(self) -> tuple[Fit, list[Backtest], Runs]:
-        """The law, from the budget that a backtest chose; every backtest; and the runs, those left out too."""
+    def _fitted(self) -> tuple[Fit, Runs]:
+        """What a forecast rests on; and the runs, those left out too."""
         options, table = self.spec.forecast, self.table("fit")
         if table.empty or table["loss"].isna().all():
             raise InputError(f"sweep {self.spec.name}: none of its runs has come to a loss")
         runs = as_runs(table, convention=options.params, as_is=True, where=f"sweep {self.spec.name}")
-        laws = AUTO if options.law == "auto" else (options.law,)
-        how = options.model_dump(include={"level", "resamples", "bootstrap", "delta", "drift"})
-        return *fit_backtested(runs, laws, **how), runs
+        return law_of(runs, options), runs
 
     def inputs(self, analysis: Analysis) -> str:
         """The digest of all that a forecast rests on. Options at their default are left out, unless the ledger has it
         with them, as earlier versions wrote it."""
         options = self.spec.forecast
-        digest, earlier = (
-            digest_of([analysis.fitted, fields]) for fields in (options.semantic(), options.model_dump())
-        )
+        whole, usual = options.model_dump(), type(options)().model_dump() | _FIRST_DEFAULTS
+        told = {name: value for name, value in whole.items() if value != usual[name]}
+        digest, earlier = (digest_of([analysis.fitted, fields]) for fields in (told, whole))
         return earlier if any(entry.get("inputs") == earlier for entry in self.ledger.entries()) else digest
 
     def register(self, analysis: Analysis) -> Entry:
@@ -290,6 +288,8 @@ class Study:
             ],
             "warnings": list(fit.warnings),
         }
+        if isinstance(fit, Consensus):
+            entry["members"] = [dataclasses.asdict(member) for member in fit.members]
         if not started:
             return self.ledger.register(entry)
         if (earlier := self.ledger.registered(entry)) is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,6 @@ def summarise(
         },
         "interior_minima": [curve.interior for curve in analysis.curves] if analysis else [],
         "law": analysis and analysis.fit.to_dict(),
-        "backtests": [dataclasses.asdict(b) for b in analysis.backtests] if analysis else [],
         "warnings": _warnings(study, analysis, forecast, same, failed),
     }
 

@@ -10,6 +10,7 @@ from nextscale.fit.laws.catalogue import CHINCHILLA, KAPLAN
 from nextscale.fit.laws.loss import Loss
 from nextscale.fit.trust.consensus import consensus, prequential_errors, weights_of
 from nextscale.fit.trust.forecaster import beaten_warning, chosen_law, fit_forecaster
+from nextscale.fit.trust.next_run import next_runs
 from nextscale.fit.trust.reach import reach_errors
 from nextscale.fit.trust.rolling import Contender, growth, roll
 
@@ -143,6 +144,16 @@ def found():
     return consensus(as_runs(_runs(BUDGETS)), resamples=300)
 
 
+def _coupled(rng):
+    """The quickstart's grid on a surface that was fitted to it, with the scatter of its seeds."""
+    flops = np.repeat([2.5e10, 6.25e10, 1.5625e11, 3.90625e11], 5)
+    params = np.sqrt(flops / 6 / 30) * np.tile(np.geomspace(1 / 2.5, 2.5, 5), 4)
+    tokens = flops / 6 / params
+    terms = (18.13 / params**0.3942) ** (1 / 0.5033) + (33.12 / tokens**0.3358) ** (1 / 0.5033)
+    loss = (1.998 + terms**0.5033) * np.exp(0.0013 * rng.standard_normal(20))
+    return pd.DataFrame({"params": params, "tokens": tokens, "flops": flops, "loss": loss})
+
+
 class TestAsAFit:
     def test_the_compute_of_a_loss_is_the_forecast_inverted(self, found):
         (target,) = forecast(found, [1e21])["targets"]
@@ -161,7 +172,21 @@ class TestAsAFit:
         assert told["parameters"].keys() == {"E"}
         low, high = told["intervals"]["E"]
         assert low < told["parameters"]["E"] < high
-        assert {*told["members"][0]} == {"law", "first", "runs", "weight", "rate"}
+        assert {*told["members"][0]} == {"law", "first", "runs", "weight", "rate", "parameters"}
+
+    def test_its_irreducible_loss_is_no_surer_than_the_laws_agree(self):
+        """Of losses that add up as no law of it has them (Busbridge et al. 2025)."""
+        for seed in range(4):
+            made = consensus(as_runs(_coupled(np.random.default_rng(seed))), resamples=200)
+            low, high = made.interval("E", 0.95)
+            assert low <= 1.998 <= high
+            alone = [found.parameters["E"] for found in made.rolling.newest if len(found.runs) == len(made.runs)]
+            assert low <= min(alone) and max(alone) <= high
+
+    def test_its_leading_law_is_what_chooses_the_next_runs(self, found):
+        target = 10 * float(found.runs.scale.max())
+        pd.testing.assert_frame_equal(next_runs(found, target).sequence, next_runs(found.leading, target).sequence)
+        assert found.leading.law.name == found.members[0].law
 
     def test_it_is_the_same_each_time(self, found):
         again = consensus(as_runs(_runs(BUDGETS)), resamples=300)

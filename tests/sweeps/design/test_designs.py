@@ -121,8 +121,9 @@ class TestWindows:
             assert runs[2].tokens / runs[2].params == pytest.approx(20, rel=0.35), budget
         assert optima == sorted(optima)
 
-    def test_a_law_fitted_before_says_where(self, spec_file, tmp_path):
-        """N* of L = E + A/N^α + B/D^β, found on a fine grid of the true costs."""
+    @pytest.mark.parametrize("members", [1, 2])
+    def test_a_law_fitted_before_says_where(self, spec_file, tmp_path, members):
+        """N* of L = E + A/N^α + B/D^β, found on a fine grid of the true costs; and of a consensus of it with itself."""
         law = {"E": 1.7, "A": 400.0, "B": 410.0, "alpha": 0.34, "beta": 0.28}
         card = tmp_path / "card.json"
         changes = WINDOWS | {WIDTHS: f"sizes: 5\n  centre: {{law: '{card}'}}"}
@@ -132,6 +133,9 @@ class TestWindows:
                 "data": {"params_convention": convention},
                 "parameters": {name: {"value": value, "interval": None} for name, value in law.items()},
             }
+            if members > 1:
+                one = {"law": "chinchilla", "weight": 1 / members, "parameters": law}
+                told |= {"law": {"name": "consensus", "members": [one] * members}, "parameters": {}}
             card.write_text(json.dumps(told))
             spec = load_spec(spec_file(changes))
             for budget, runs in by_budget(spec).items():

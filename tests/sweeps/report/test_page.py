@@ -8,7 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nextscale.fit.optimum.forecast import forecast
+from nextscale.fit.trust.forecaster import fit_forecaster
+from nextscale.fit.trust.reach import ReachErrors
 from nextscale.sweeps.commands.app import main
+from nextscale.sweeps.report.calculator import calculator_data
 
 NARROW = {"width": 360, "height": 740}
 BUDGETS = (1e6, 3.7e8, 2e9, 4.56e11, 1e15, 8e21)
@@ -88,6 +92,27 @@ def test_the_calculator_agrees_with_the_command(page, reported, capsys):
             expected = [target[name], *(target.get(f"{name}_interval") or ())]
             assert told[name] == pytest.approx([one for one in expected if one is not None], rel=1e-5), (name, value)
     assert page.seen.errors == []
+
+
+@pytest.mark.parametrize("law, budgets", [("chinchilla", 4), ("consensus", 4), ("consensus", 2), ("consensus", 6)])
+def test_its_arithmetic_is_that_of_any_forecast(page, law, budgets):
+    """Of one law; of several laws, whose backtests reach a part of the way; and of one that nothing tested."""
+    flops = np.repeat(np.geomspace(1e19, 1e21, budgets), 5)
+    params = np.sqrt(flops / 120) * np.tile(np.geomspace(1 / 3, 3, 5), budgets)
+    loss = 1.8 + 480 / params**0.35 + 2100 / (flops / 6 / params) ** 0.37
+    noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(len(loss)))
+    runs = pd.DataFrame({"params": params, "flops": flops, "loss": loss * noise})
+    found = fit_forecaster(runs, law, resamples=200)
+    largest = found.runs.table["flops"].max()
+    asked = [float(largest * times) for times in (0.01, 1, 1.5, 8, 40, 1e4)]
+    told = page.evaluate(
+        "([told, asked]) => asked.map(forecaster(told))", [calculator_data(found, "", ReachErrors()), asked]
+    )
+    for one, target in zip(told, forecast(found, asked)["targets"], strict=True):
+        for name in ("loss", "params", "tokens", "tokens_per_param"):
+            expected = [target[name], *target[f"{name}_interval"]]
+            assert [one[name]["value"], *one[name]["interval"]] == pytest.approx(expected, rel=1e-5), (name, target)
+        assert one["reach"] == pytest.approx(target["reach"])
 
 
 NO_NUMBERS = (
@@ -191,11 +216,11 @@ def test_an_interval_narrower_than_its_backtest_is_told_first_as_the_command_doe
             main(words)
         assert ended.value.code == 0
     capsys.readouterr()
+    page = opened(tmp_path / "out" / "report.html")
+    how = page.evaluate("page.calculator.command").split()[3:]
     with pytest.raises(SystemExit):
-        how = ["--law", "chinchilla", "--bootstrap", "case"]  # as the page says
         main(["forecast", out, *how, "--flops", "3.2e21", "--flops", "5e20", "--json"])
     first = json.loads(capsys.readouterr().out)["warnings"][0]
-    page = opened(tmp_path / "out" / "report.html")
     page.fill("[name=budget]", "3.2e21")
     (told,) = said(page)
     assert first == f"3.20e+21 FLOPs: {told[0].lower()}{told[1:-1]}"
