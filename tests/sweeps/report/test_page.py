@@ -242,6 +242,24 @@ def test_it_reads_well(opened, reported, theme, viewport):
         assert "rgb" in mark  # each colour of a figure is known to this theme
 
 
+BEYOND = """
+() => [...document.querySelectorAll(".scroll, figure, .fact, .warning, #forecast-answer, .answer > *")].flatMap((one) => {
+  const own = one.getBoundingClientRect(), around = one.parentElement.getBoundingClientRect();
+  const inside = own.left >= around.left - 1 && own.right <= around.right + 1;
+  return inside ? [] : [one.id || one.outerHTML.slice(0, 80)];
+})
+"""
+
+
+@pytest.mark.parametrize("width", [360, 768, 1024, 1280, 1440, 1920, "paper"])
+def test_nothing_stands_beyond_what_holds_it_and_the_answer_is_seen_whole(opened, reported, width):
+    page = opened(reported / "report.html", viewport={"width": 800 if width == "paper" else width, "height": 900})
+    if width == "paper":
+        page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    assert page.evaluate(BEYOND) == []
+
+
 def test_it_prints(page):
     printed = page.pdf()
     assert printed.startswith(b"%PDF")
