@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nextscale.fit.conventions import CONVENTIONS
+    from nextscale.fit.curves.collapse import Collapse, collapse
     from nextscale.fit.curves.curve import Curve, curves_of, schedule_of
     from nextscale.fit.curves.curve_fit import CurveFit, fit_curves
     from nextscale.fit.curves.emergence import steepest_fall
@@ -74,6 +75,7 @@ _HOMES = {
     "estimate.profile": ["profiled"],
     "estimate.published": ["PUBLISHED", "published"],
     "estimate.seed_noise": ["seed_noise"],
+    "curves.collapse": ["Collapse", "collapse"],
     "curves.curve": ["Curve", "curves_of", "schedule_of"],
     "curves.curve_fit": ["CurveFit", "fit_curves"],
     "curves.emergence": ["steepest_fall"],
@@ -110,6 +112,7 @@ __all__ = [
     "SIGMOID",
     "Candidate",
     "Choice",
+    "Collapse",
     "Columns",
     "Consensus",
     "Curve",
@@ -140,6 +143,7 @@ __all__ = [
     "cell_optima",
     "choose",
     "closed_form",
+    "collapse",
     "compare",
     "compute_for",
     "consensus",

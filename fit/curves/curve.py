@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,12 +11,14 @@ from numpy.typing import ArrayLike
 
 from nextscale.fit.curves.schedules import MOST_STEPS, checked_rates, warmup_end
 from nextscale.fit.errors import InputError
+from nextscale.fit.table.names import bare_name, meaning_of
 
 _USUAL = {
     "curve": "curve run runid runname name schedule experiment",
     "step": "step steps iteration iterations iter globalstep trainerglobalstep trainglobalstep trainstep",
     "lr": "lr learningrate trainlr trainlearningrate eta",
     "loss": "loss valloss validationloss evalloss testloss trainloss trainingloss",
+    "length": "length totalsteps maxsteps numsteps trainsteps numtrainingsteps plannedsteps plannedtokens",
 }
 """Of each quantity the names that it has in logs, letters and figures alone; our own is the first."""
 
@@ -114,7 +115,7 @@ def curves_of(
     Raises:
         InputError: a column is not there, a number is none, or a curve cannot be used; see `Curve.of`.
     """
-    rows = _numbers_of(table, ("step", "lr", "loss"), name, columns)
+    rows = numbers_of(table, ("step", "lr", "loss"), name, columns)
     curves, notes = [], []
     for label, own in rows.groupby("curve", sort=False):
         steps = _by_step(own, f"curve {label}")
@@ -140,7 +141,7 @@ def schedule_of(
     Raises:
         InputError: a column is not there, or a number is none.
     """
-    rows = _numbers_of(table, ("step", "lr"), name, columns)
+    rows = numbers_of(table, ("step", "lr"), name, columns)
     if (several := rows["curve"].nunique()) > 1:
         raise InputError(f"{name}: has {several} curves; give the rows of one schedule")
     return _schedule(_by_step(rows, name)["lr"], name, warmup)
@@ -177,20 +178,34 @@ def _schedule(told: pd.Series, where: str, warmup: int | None) -> tuple[np.ndarr
     return schedule, notes
 
 
-def _numbers_of(
-    table: pd.DataFrame, keys: Sequence[str], where: str, columns: Mapping[str, str] | None
+def numbers_of(
+    table: pd.DataFrame,
+    keys: Sequence[str],
+    where: str,
+    columns: Mapping[str, str] | None,
+    optional: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """The columns of these quantities as numbers, by their own names, and `curve` as text."""
+    """The columns of these quantities as numbers, by their own names, and `curve` as text.
+
+    Args:
+        columns: as in `curves_of`.
+        optional: further quantities, where the table has them.
+
+    Raises:
+        InputError: a column is not there, several may be meant, or a cell is no number.
+    """
     if table.empty:
         raise InputError(f"{where}: has no rows")
-    of = _located(table, columns or {}, ("curve", *keys), where)
-    rows = pd.DataFrame({key: _numbers(table[of[key]], f"{where}: column '{of[key]}'") for key in keys})
-    return rows.assign(curve=table[of["curve"]].astype(str) if "curve" in of else where)
+    of = _located(table, columns or {}, ("curve", *keys, *optional), where, {"curve", *optional})
+    found = {key: _numbers(table[name], f"{where}: column '{name}'") for key, name in of.items() if key != "curve"}
+    return pd.DataFrame(found).assign(curve=table[of["curve"]].astype(str) if "curve" in of else where)
 
 
-def _located(table: pd.DataFrame, named: Mapping[str, str], keys: Sequence[str], where: str) -> dict[str, str]:
-    """The column of each quantity: as named, else by our own name, else the only one by a usual name. A table of one
-    curve may do without `curve`."""
+def _located(
+    table: pd.DataFrame, named: Mapping[str, str], keys: Sequence[str], where: str, optional: set[str]
+) -> dict[str, str]:
+    """The column of each quantity: as named, else by our own name, else the only one by a usual name. Optional ones may
+    be missing."""
     listing = ", ".join(map(str, table.columns[:12]))
     found = {}
     for key in keys:
@@ -199,19 +214,23 @@ def _located(table: pd.DataFrame, named: Mapping[str, str], keys: Sequence[str],
                 raise InputError(f"{where}: there is no column '{named[key]}' for {key}; it has {listing}")
             found[key] = named[key]
             continue
-        candidates = [key] if key in table else _called(table, _USUAL[key].split())
+        candidates = [key] if key in table else _called(table, key)
         if len(candidates) > 1:
             listed = " and ".join(candidates)
             raise InputError(f"{where}: {listed} may each be the {key}; name it with --{key}-column")
         if candidates:
             found[key] = candidates[0]
-        elif key != "curve":
+        elif key not in optional:
             raise InputError(f"{where}: there is no column '{key}'; name it with --{key}-column (it has {listing})")
     return found
 
 
-def _called(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
-    return [str(column) for column in table.columns if re.sub(r"[\W_]", "", str(column)).casefold() in names]
+def _called(table: pd.DataFrame, key: str) -> list[str]:
+    """Columns that may be this quantity by their names."""
+    if key in _USUAL:
+        return [str(column) for column in table.columns if bare_name(column) in _USUAL[key].split()]
+    meanings = {str(column): meaning_of(str(column)) for column in table.columns}
+    return [name for name, meaning in meanings.items() if meaning and (meaning.quantity, meaning.factor) == (key, 1)]
 
 
 def _numbers(column: pd.Series, where: str) -> pd.Series:

@@ -1,5 +1,6 @@
 """Figures of laws and of the runs that they rest on. Every function draws on the `Axes` given, and returns it."""
 
+from nextscale.fit.plot.curves import collapse, tolerance
 from nextscale.fit.plot.forecasts import calibration, forecast, forecast_errors
 from nextscale.fit.plot.laws import budgets, law, loss_against
 from nextscale.fit.plot.lifetime import lifetime_costs, overheads
@@ -18,6 +19,7 @@ __all__ = [
     "budgets",
     "calibration",
     "clear_labels",
+    "collapse",
     "forecast",
     "forecast_errors",
     "frontier",
@@ -31,6 +33,7 @@ __all__ = [
     "residuals",
     "shades",
     "surface",
+    "tolerance",
     "training_curves",
     "trend",
 ]

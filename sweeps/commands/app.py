@@ -26,6 +26,7 @@ from nextscale.sweeps.commands import (
 )
 from nextscale.sweeps.commands.analysis import (
     backtest,
+    collapse,
     compare,
     curve,
     fit,
@@ -82,6 +83,7 @@ app = typer.Typer(
 
 for module in (plan, run, init, specs, watch, runs, ledger, report, export, import_runs, hardware):
     app.add_typer(module.app)
+curve.group.add_typer(collapse.app)
 for analysis in (fit, backtest, frontier, compare, trend, curve, forecast, next_runs, lifetime):
     app.add_typer(analysis.app)
 

@@ -26,11 +26,11 @@ _POINTS = 400
 _DASHES = ("-", "--", ":", "-.")
 
 app = typer.Typer()
-_curve = typer.Typer(
+group = typer.Typer(
     no_args_is_help=True,
     help="Fits the loss along training to learning-rate schedules, and forecasts it under another one.",
 )
-app.add_typer(_curve, name="curve")
+app.add_typer(group, name="curve")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ LawName = Annotated[
 Level = Annotated[float, typer.Option(min=0.01, max=0.999, help="of the intervals")]
 
 
-@_curve.command()
+@group.command()
 @with_option_groups
 def fit(
     curves: Curves, law: LawName = "multi-power", level: Level = 0.9, json_: Json = False, plot: PlotFile = None
@@ -182,7 +182,7 @@ def fit(
     warn(card["warnings"])
 
 
-@_curve.command()
+@group.command()
 @with_option_groups
 def forecast(
     curves: Curves,
