@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nextscale.fit.curves.curve import Curve, curves_of, schedule_of
     from nextscale.fit.curves.curve_fit import CurveFit, fit_curves
     from nextscale.fit.curves.emergence import steepest_fall
+    from nextscale.fit.curves.rewards import RewardFit, fit_rewards, rewards_of
     from nextscale.fit.curves.schedule_laws import SCHEDULE_LAWS
     from nextscale.fit.curves.schedules import schedule
     from nextscale.fit.errors import InputError
@@ -79,6 +80,7 @@ _HOMES = {
     "curves.curve": ["Curve", "curves_of", "schedule_of"],
     "curves.curve_fit": ["CurveFit", "fit_curves"],
     "curves.emergence": ["steepest_fall"],
+    "curves.rewards": ["RewardFit", "fit_rewards", "rewards_of"],
     "curves.schedule_laws": ["SCHEDULE_LAWS"],
     "curves.schedules": ["schedule"],
     "tuning.hyperparameters": ["cell_optima", "fit_rule"],
@@ -123,6 +125,7 @@ __all__ = [
     "Law",
     "Loss",
     "Prices",
+    "RewardFit",
     "Runs",
     "Served",
     "Shape",
@@ -153,6 +156,7 @@ __all__ = [
     "fit_backtested",
     "fit_curves",
     "fit_forecaster",
+    "fit_rewards",
     "fit_rule",
     "forecast",
     "forecast_run",
@@ -167,6 +171,7 @@ __all__ = [
     "rate_drift",
     "read_table",
     "repetition",
+    "rewards_of",
     "schedule",
     "schedule_of",
     "seed_noise",

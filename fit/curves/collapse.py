@@ -26,7 +26,8 @@ class Collapse:
 
     Attributes:
         curves: a row per run and point: `run`, `share` of training done, `loss`, and `normalised`, the loss above the
-            irreducible one over the same at the end of the run; of a run under way over what that is expected to be.
+            irreducible one over the same at the end of the run; of a run under way, or one that left, over what that
+            was to be by the bundle.
         spread: a row per point of the finished runs that stayed: `share`, the `mean` of their normalised losses, and
             `tolerance`, their standard deviation over that mean.
         runs: a row per run: `run`; `length`, in the table's unit; the share `done` of it; `tokens_per_param`; the
@@ -55,12 +56,12 @@ class Collapse:
     @property
     def alarms(self) -> list[str]:
         """A line for each run that left, the earliest first."""
-        left = self.runs.dropna(subset="left").sort_values("left")
+        left = self.runs.dropna(subset="left").sort_values("left").to_dict("records")
         return [
-            f"{run.run} leaves the others at {run.left:.0%} of training: its loss comes to be too "
-            f"{'high' if run.times > 0 else 'low'} by {abs(run.times):.1f} times their spread, and the limit is "
-            f"{run.limit:.1f}"
-            for run in left.itertuples()
+            f"{run['run']} leaves the others at {run['left']:.0%} of training: its loss comes to be too "
+            f"{'high' if run['times'] > 0 else 'low'} by {abs(run['times']):.1f} times their spread, and the limit is "
+            f"{run['limit']:.1f}"
+            for run in left
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -233,28 +234,28 @@ def _rates(of_peak: pd.Series, length: float, start: float) -> np.ndarray:
 
 
 def _judged(runs: Sequence[_Run], losses: np.ndarray, irreducible: float | None, false_alarms: float) -> _Verdict:
-    """Every run by the bundle of the finished ones, of which the one that left furthest is taken out until none did."""
+    """Every run by the others of the bundle of finished ones, of which the one that left furthest is taken out until
+    none did. A run has no part in the irreducible loss that it is judged by, which would give way to its fault."""
     under_way = np.array([run.done < 1 for run in runs])
     points, width = losses.shape[1], losses.shape[1] // 8
     bundle = ~under_way
     times, limits = np.full((len(runs), points - departures.PAST), np.nan), np.full(len(runs), np.nan)
     while True:
-        floor = _best_floor(losses, bundle) if irreducible is None else irreducible
-        logs = np.log(losses - floor)
-        departed, rough = departures.departures(logs), departures.roughness(logs, logs[bundle])
-        among = bundle.sum() > departures.FEWEST
-        if among:
-            times[bundle] = departures.times_the_others(departed[bundle], rough[bundle], width)
-        if under_way.any():
-            times[under_way] = departures.times_the_bundle(
-                departed[bundle], rough[bundle], departed[under_way], rough[under_way], width
-            )
-        if among or under_way.any():
-            limit = departures.limit(int(bundle.sum()), int(under_way.sum()), points, width, false_alarms)
-            limits[under_way | (bundle & among)] = limit
-        furthest = np.where(bundle & among, np.nan_to_num(np.abs(times)).max(axis=1), 0)
+        judged = under_way | (bundle & (bundle.sum() > departures.FEWEST))
+        if judged.any():
+            limits[judged] = departures.limit(int(bundle.sum()), int(under_way.sum()), points, width, false_alarms)
+        for i in np.flatnonzero(judged):
+            others = bundle.copy()
+            others[i] = False
+            logs = np.log(losses - (_best_floor(losses, others) if irreducible is None else irreducible))
+            departed, rough = departures.departures(logs), departures.roughness(logs, logs[others])
+            times[i] = departures.times_the_bundle(
+                departed[others], rough[others], departed[i : i + 1], rough[i : i + 1], width
+            )[0]
+        furthest = np.where(bundle & judged, np.nan_to_num(np.abs(times)).max(axis=1), 0)
         if not (furthest > limits).any():
-            return _Verdict(floor, logs, times, bundle, limits)
+            floor = _best_floor(losses, bundle) if irreducible is None else irreducible
+            return _Verdict(floor, np.log(losses - floor), times, bundle, limits)
         bundle[furthest.argmax()] = False
 
 
@@ -287,10 +288,12 @@ def _told(
     for i, run in enumerate(runs):
         left = verdict.left(i)
         seen = int(np.isfinite(logs[i]).sum())
-        end, error = logs[i, -1], np.nan
+        # The scale that lays the run on the bundle, by what is seen, and of one that left by what came before.
+        before = slice(0, seen if left is None else left)
+        expected = mean[-1] + (logs[i] - mean)[before].mean()
+        end = logs[i, -1] if run.done >= 1 else expected
+        error = np.nan
         if run.done < 1:
-            before = slice(0, seen if left is None else left)
-            end = mean[-1] + (logs[i] - mean)[before].mean()
             off = (logs[bundle] - mean)[:, -1] - (logs[bundle] - mean)[:, before].mean(axis=1)
             error = t.ppf((1 + level) / 2, n - 1) * off.std(ddof=1) * np.sqrt(1 + 1 / n)
         final, low, high = (verdict.irreducible + np.exp(end + by) for by in (0, -error, error))
@@ -303,7 +306,7 @@ def _told(
             "times": times[np.abs(times).argmax()] if len(times) else np.nan,
         }
         rows.append(row | {"limit": verdict.limits[i], "left": np.nan if left is None else shares[left]})
-        normalised = np.exp(logs[i, :seen] - end)
+        normalised = np.exp(logs[i, :seen] - (end if left is None else expected))
         curves.append(
             pd.DataFrame({"run": run.name, "share": shares[:seen], "loss": losses[i, :seen], "normalised": normalised})
         )

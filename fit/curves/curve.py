@@ -18,6 +18,8 @@ _USUAL = {
     "step": "step steps iteration iterations iter globalstep trainerglobalstep trainglobalstep trainstep",
     "lr": "lr learningrate trainlr trainlearningrate eta",
     "loss": "loss valloss validationloss evalloss testloss trainloss trainingloss",
+    "compute": "compute gpuhours hours flops trainingcompute trainingflops",
+    "reward": "reward meanreward passrate valreward valpassrate evalreward evalpassrate accuracy score",
     "length": "length totalsteps maxsteps numsteps trainsteps numtrainingsteps plannedsteps plannedtokens",
 }
 """Of each quantity the names that it has in logs, letters and figures alone; our own is the first."""

@@ -1,6 +1,6 @@
 """Figures of laws and of the runs that they rest on. Every function draws on the `Axes` given, and returns it."""
 
-from nextscale.fit.plot.curves import collapse, tolerance
+from nextscale.fit.plot.curves import collapse, rewards, tolerance
 from nextscale.fit.plot.forecasts import calibration, forecast, forecast_errors
 from nextscale.fit.plot.laws import budgets, law, loss_against
 from nextscale.fit.plot.lifetime import lifetime_costs, overheads
@@ -31,6 +31,7 @@ __all__ = [
     "next_runs",
     "overheads",
     "residuals",
+    "rewards",
     "shades",
     "surface",
     "tolerance",

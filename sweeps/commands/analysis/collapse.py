@@ -58,7 +58,9 @@ class Ladder:
         from nextscale.fit.curves.curve import numbers_of
         from nextscale.fit.table.reading import read_table
 
-        tables, notes, taken = [], [], set[str]()
+        tables: list[pd.DataFrame] = []
+        notes: list[str] = []
+        taken: set[str] = set()
         named = {key: getattr(self, f"{key}_column") for key in ("curve", "step", "loss", "params")}
         columns = {key: name for key, name in named.items() if name is not None}
         for path in self.curves:

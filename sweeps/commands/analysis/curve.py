@@ -232,6 +232,98 @@ def forecast(
     warn(warnings)
 
 
+@group.command()
+@with_option_groups
+def rl(
+    curve: Annotated[
+        Path,
+        typer.Argument(metavar="CURVE", help="a file with a row per evaluation of one run: compute and pass rate"),
+    ],
+    at: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="C", help="compute to forecast the reward at, in the unit of the file; may be given again"
+        ),
+    ] = None,
+    initial: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, metavar="R0", help="reward before training, where it is known \\[default: fitted]"),
+    ] = None,
+    compute_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="column of the compute: FLOPs, GPU-hours or steps")
+    ] = None,
+    reward_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="column of the mean reward or pass rate, shares or percent")
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="CONDITION", help="rows to use, as a pandas query: 'hours > 1500'"),
+    ] = None,
+    level: Level = 0.9,
+    json_: Json = False,
+    plot: PlotFile = None,
+) -> None:
+    """Fits a sigmoid to the reward along one run of reinforcement learning, and forecasts it at more compute.
+
+    R = R0 + (A - R0)/(1 + (C_mid/C)^B) (Khatri et al. 2025, ScaleRL): A is what it comes to in the end.
+    """
+    from nextscale.fit.curves.rewards import fit_rewards, rewards_of
+    from nextscale.fit.table.reading import read_table
+
+    table = TableOptions(where=where).prepared(read_table(curve), curve)
+    named = {"compute": compute_column, "reward": reward_column}
+    columns = {key: name for key, name in named.items() if name is not None}
+    compute, rewards, notes = rewards_of(table, str(curve), columns)
+    found = fit_rewards(compute, rewards, initial=initial, level=level)
+    card = found.to_dict()
+    rows = [
+        {"compute": one, "reward": value, "interval": [low, high], "reach": one / found.compute[-1]}
+        for one in at or ()
+        for value, low, high in [found.forecast(one)]
+    ]
+    if plot is not None:
+        from nextscale.fit import plot as figures
+
+        with axes_at(plot) as axes:
+            figures.rewards(axes, found, at or ())
+    if json_:
+        print_json(card | {"forecasts": rows, "notes": notes})
+        return
+    _print_rewards(card, rows)
+    note(notes)
+    warn(card["warnings"])
+
+
+def _print_rewards(card: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    from nextscale.sweeps.show import formats
+    from nextscale.sweeps.show.tables import table_of
+
+    percent = f"{card['level']:.0%} interval"
+    parameters = (
+        ("parameter", "name", formats.text),
+        ("value", "value", formats.number),
+        (percent, "interval", lambda ends: formats.interval(ends, formats.number)),
+    )
+    title = f"{card['formula']}, fitted to {card['points']} points up to {formats.number(card['last'])}"
+    screen.print(table_of(title, card["parameters"], *parameters).rich())
+    if card["backtest"]:
+        of_cuts = (
+            ("fitted until", "until", formats.number),
+            ("forecast", "forecast", formats.loss),
+            ("measured", "measured", formats.loss),
+            ("expected to miss by", "expected", formats.loss),
+        )
+        screen.print(table_of("The end of the run, forecast from earlier parts", card["backtest"], *of_cuts).rich())
+    if rows:
+        ahead = (
+            ("compute", "compute", formats.number),
+            ("reward", "reward", formats.loss),
+            (percent, "interval", formats.interval),
+            ("times the last", "reach", formats.three_digits),
+        )
+        screen.print(table_of("The reward at more compute", rows, *ahead).rich())
+
+
 def _counted(given: list[Curve]) -> str:
     return f"{len(given)} curve{'s' * (len(given) > 1)}"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nextscale.fit import curves_of, fit_curves, schedule
+from nextscale.fit import collapse, curves_of, fit_curves, fit_rewards, schedule
 from nextscale.fit.curves.schedule_laws import MomentumLaw
 
 SPECS = {
@@ -152,3 +152,73 @@ def test_what_is_wrong_is_one_line(called, file, arguments, said):
     assert said in err
     assert err.count("\n") == 1
     assert "Traceback" not in out + err
+
+
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory):
+    """Four finished runs and one half-way, whose loss jumps at 0.4 of its training."""
+    rng, parts = np.random.default_rng(0), []
+    share = np.arange(1, 101) / 100
+    for i in range(5):
+        losses = 2 + 0.5**i * share**-0.3 + 1e-3 * rng.standard_normal(100)
+        losses += 0.05 * (i == 4) * (share > 0.4)
+        steps = (share * 1000 * (i + 1)).round().astype(int)
+        own = pd.DataFrame({"run": f"r{i}", "params": 1e6 * (i + 1), "step": steps, "tokens": 2e7 * (i + 1) * share})
+        parts.append(own.assign(lr=1e-3, loss=losses)[share <= (0.5 if i == 4 else 1)])
+    folder = tmp_path_factory.mktemp("ladder")
+    for part in parts:
+        part.to_csv(folder / f"{part['run'].iloc[0]}.csv", index=False)
+    pd.concat(parts).to_csv(folder / "all.csv", index=False)
+    return folder
+
+
+class TestCollapse:
+    def test_is_what_the_function_says(self, called, ladder, tmp_path):
+        card = told(called, "collapse", ladder / "all.csv", "--length", "r4=5000", "--plot", tmp_path / "x.png")
+        found = collapse(pd.read_csv(ladder / "all.csv"), lengths={"r4": 5000})
+        assert card["irreducible"] == pytest.approx(found.irreducible)
+        assert [row["run"] for row in card["runs"]] == [f"r{i}" for i in range(5)]
+        assert card["runs"][4]["left"] == pytest.approx(found.runs["left"][4])
+        assert card["runs"][4]["left"] == pytest.approx(0.42, abs=0.03)
+        assert card["runs"][0]["left"] is None
+        assert card["alarms"] == found.alarms
+        assert card["warnings"] == []
+        assert (tmp_path / "x.png").stat().st_size > 1e4
+
+    def test_table_of_several_files(self, called, ladder):
+        code, out, err = called("curve", "collapse", *(ladder / f"r{i}.csv" for i in range(5)), "--length", "r4=5000")
+        assert code == 0
+        assert "5 curves above an irreducible loss of" in out
+        assert "r4 leaves the others at 4" in out + err
+        code, _, err = called("curve", "collapse", ladder / "all.csv", "--length", "r4")
+        assert (code, "write it as RUN=STEPS" in err) == (2, True)
+
+    @pytest.mark.slow
+    def test_of_a_sweep_that_is_too_short(self, called, swept):
+        _, out = swept
+        code, _, err = called("curve", "collapse", out)
+        assert code == 2
+        assert "too few losses" in err or "a bundle needs" in err
+
+
+class TestRewards:
+    def test_is_what_the_function_says(self, called, tmp_path):
+        hours = np.arange(0, 16_001, 200)
+        rewards = 0.25 + 0.36 / (1 + (3500 / np.maximum(hours, 1)) ** 1.92)
+        rewards += 0.005 * np.random.default_rng(0).standard_normal(len(hours))
+        table = pd.DataFrame({"gpu_hours": hours, "pass_rate": 100 * rewards})
+        table.to_csv(tmp_path / "rl.csv", index=False)
+        card = told(called, "rl", tmp_path / "rl.csv", "--at", "1e5", "--plot", tmp_path / "x.png")
+        found = fit_rewards(hours, rewards)
+        assert {row["name"]: row["value"] for row in card["parameters"]} == pytest.approx(found.parameters, rel=1e-4)
+        assert card["parameters"][1]["value"] == pytest.approx(0.61, abs=0.02)
+        value, *interval = found.forecast(1e5)
+        row = card["forecasts"][0]
+        assert (row["compute"], row["reach"]) == (1e5, 6.25)
+        assert [row["reward"], *row["interval"]] == pytest.approx([value, *interval], abs=1e-3)
+        assert "read as percent" in card["notes"][0]
+        assert (tmp_path / "x.png").stat().st_size > 1e4
+        code, out, _ = called("curve", "rl", tmp_path / "rl.csv")
+        assert (code, "expected to miss by" in out) == (0, True)
+        code, _, err = called("curve", "rl", tmp_path / "rl.csv", "--where", "gpu_hours <= 2600")
+        assert (code, "the asymptote is not identified" in err, len(err.splitlines())) == (2, True, 1)
