@@ -1,1 +1,1 @@
-"""Training curves: laws of the loss under a learning-rate schedule, and sudden drops of a curve."""
+"""Training curves: laws of the loss under a learning-rate schedule, collapse, sudden drops; rewards along a run."""

@@ -1,4 +1,4 @@
-"""The commands `curve`: laws of the training curve under a learning-rate schedule, and forecasts of other schedules."""
+"""The commands `curve`: laws of the loss under a learning-rate schedule, and of the reward of reinforcement learning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DASHES = ("-", "--", ":", "-.")
 app = typer.Typer()
 group = typer.Typer(
     no_args_is_help=True,
-    help="Fits the loss along training to learning-rate schedules, and forecasts it under another one.",
+    help="Training curves: the loss under another learning-rate schedule, a run that leaves a ladder, rewards of RL.",
 )
 app.add_typer(group, name="curve")
 
