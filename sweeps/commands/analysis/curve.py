@@ -1,4 +1,4 @@
-"""The commands `curve`: laws of the loss under a learning-rate schedule, and of the reward of reinforcement learning."""
+"""The commands `curve`: laws of the loss under a learning-rate schedule; the reward of reinforcement learning."""
 
 from __future__ import annotations
 
