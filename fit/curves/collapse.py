@@ -216,7 +216,7 @@ def _runs_of(
                 losses=own["loss"].to_numpy(float),
                 length=length,
                 done=done,
-                count=(at > start).sum() * (1 - start) / max(done - start, 1e-9),
+                count=float((at > start).sum()) if done >= 1 else len(at) / done * (1 - start),
                 tokens_per_param=float(tokens / at[-1] / params),
                 rates=_rates(own["lr"].dropna() / own["lr"].max(), length, start) if _has(own, "lr") else None,
             )
@@ -238,19 +238,24 @@ def _judged(runs: Sequence[_Run], losses: np.ndarray, irreducible: float | None,
     none did. A run has no part in the irreducible loss that it is judged by, which would give way to its fault."""
     under_way = np.array([run.done < 1 for run in runs])
     points, width = losses.shape[1], losses.shape[1] // 8
+    seen = np.isfinite(losses).sum(axis=1) > departures.PAST
     bundle = ~under_way
     times, limits = np.full((len(runs), points - departures.PAST), np.nan), np.full(len(runs), np.nan)
     while True:
-        judged = under_way | (bundle & (bundle.sum() > departures.FEWEST))
+        judged = (under_way & seen) | (bundle & (bundle.sum() > departures.FEWEST))
         if judged.any():
             limits[judged] = departures.limit(int(bundle.sum()), int(under_way.sum()), points, width, false_alarms)
         for i in np.flatnonzero(judged):
             others = bundle.copy()
             others[i] = False
             logs = np.log(losses - (_best_floor(losses, others) if irreducible is None else irreducible))
-            departed, rough = departures.departures(logs), departures.roughness(logs, logs[others])
+            rest, own = logs[others], logs[i : i + 1]
             times[i] = departures.times_the_bundle(
-                departed[others], rough[others], departed[i : i + 1], rough[i : i + 1], width
+                departures.departures(rest),
+                departures.roughness(rest, rest),
+                departures.departures(own),
+                departures.roughness(own, rest),
+                width,
             )[0]
         furthest = np.where(bundle & judged, np.nan_to_num(np.abs(times)).max(axis=1), 0)
         if not (furthest > limits).any():
@@ -290,10 +295,10 @@ def _told(
         seen = int(np.isfinite(logs[i]).sum())
         # The scale that lays the run on the bundle, by what is seen, and of one that left by what came before.
         before = slice(0, seen if left is None else left)
-        expected = mean[-1] + (logs[i] - mean)[before].mean()
+        expected = mean[-1] + (logs[i] - mean)[before].mean() if seen else np.nan
         end = logs[i, -1] if run.done >= 1 else expected
         error = np.nan
-        if run.done < 1:
+        if run.done < 1 and seen:
             off = (logs[bundle] - mean)[:, -1] - (logs[bundle] - mean)[:, before].mean(axis=1)
             error = t.ppf((1 + level) / 2, n - 1) * off.std(ddof=1) * np.sqrt(1 + 1 / n)
         final, low, high = (verdict.irreducible + np.exp(end + by) for by in (0, -error, error))

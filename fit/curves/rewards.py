@@ -21,11 +21,12 @@ FEWEST = 12
 _EXPONENTS = 0.25, 6.0
 _STARTS, _WALKERS, _STEPS, _HALVINGS = 10, 64, 400, 60
 """2 to the power of the first starts; draws are taken from the second half of the steps."""
-_LEAST = 1e-14
+_LEAST, _GAIN = 1e-14, 16.0
+"""Squared noises that a sigmoid explains at least, for its three parameters beyond a mean: one of 1000 by chance."""
 _CUTS = (0.25, 0.35, 0.5, 0.7)
 """Of the compute seen: as far is a part fitted that forecasts the rest."""
-_FREEDOM = 2
-"""As how many cuts it counts that the sigmoid holds."""
+_FREEDOM, _LEAST_FREEDOM = 2, 3.0
+"""As how many cuts it counts that the sigmoid holds; and degrees of freedom that errors have at least."""
 _WIDE, _NARROW = 0.5, 0.1
 """An asymptote whose interval is a wider part of what is left to gain, and wider than the second, is not identified."""
 
@@ -42,6 +43,7 @@ class RewardFit:
             errors of neighbours are.
         noise: standard deviation of a point.
         alike: correlation of the errors of neighbours.
+        freedom: degrees of freedom of the noise.
         level: of intervals.
     """
 
@@ -51,6 +53,7 @@ class RewardFit:
     draws: np.ndarray
     noise: float
     alike: float
+    freedom: float
     level: float
     initial: float | None
 
@@ -71,7 +74,7 @@ class RewardFit:
         value = float(self.predict(compute)[0])
         rng = np.random.default_rng(0)
         off = _sigmoid(self.draws, np.array([float(compute)]))[:, 0] - value
-        draws = value + self.widening * off + self.noise * rng.standard_normal(len(off))
+        draws = value + self.widening * off + self.noise * rng.standard_t(self.freedom, len(off))
         low, high = ends_around(value, np.clip(draws, 0, 1), self.level)
         return value, low, high
 
@@ -86,7 +89,10 @@ class RewardFit:
             ahead = self.compute >= (1 + share) / 2 * self.compute[-1]
             if (self.compute[below] > 0).sum() < FEWEST or not ahead.any():
                 continue
-            part = _fitted(self.compute[below], self.rewards[below], self.initial, self.level)
+            try:
+                part = _fitted(self.compute[below], self.rewards[below], self.initial, self.level)
+            except InputError:  # it does not rise yet
+                continue
             forecast = float(part.predict(self.compute[ahead]).mean())
             drawn = _sigmoid(part.draws, self.compute[ahead]).mean(axis=1)
             told = max(ahead.sum() * (1 - self.alike) / (1 + self.alike), 1)
@@ -155,7 +161,7 @@ def fit_rewards(
         initial: R_0, where it is known; else it is fitted as well.
 
     Raises:
-        InputError: these are no shares, too few, or the asymptote is not identified.
+        InputError: these are no shares, too few, or do not rise; or the asymptote is not identified.
     """
     at, values = np.asarray(compute, float), np.asarray(rewards, float)
     if at.ndim != 1 or at.shape != values.shape or not (np.isfinite(at) & (at >= 0) & np.isfinite(values)).all():
@@ -223,14 +229,25 @@ def _fitted(at: np.ndarray, values: np.ndarray, initial: float | None, level: fl
     solved = least_squares(lambda one: errors(one[None])[0], start, bounds=(low, high), xtol=1e-12, ftol=1e-12)
     off, least = errors(solved.x[None])[0], max(2 * float(solved.cost), _LEAST)
     # The errors that a fit leaves are less alike than those of the points; and by chance both may look less so.
-    alike = (off[1:] @ off[:-1]) / least + (1 + free) / len(at)
+    alike = (off[1:] @ off[:-1]) / least
+    alike += (1 + free + 3 * max(alike, 0)) / len(at)
     alike = float(np.clip(alike + np.sqrt(max(1 - alike**2, 0) / len(at)), 0, 0.95))
     told = (1 - alike) / (1 + alike)
     noise = np.sqrt(least / max(len(at) - free / told, 1))
 
+    freedom = max(len(at) * told - free, _LEAST_FREEDOM)
+    gain = told * (np.square(values - values.mean()).sum() / noise**2 - len(at))
+    best = natural(solved.x[None])[0]
+    if not (best[1] > best[0] and np.ptp(values) > 0 and gain > _GAIN):
+        raise InputError(
+            f"rewards: no sigmoid shows in {len(at)} points: they do not rise with compute, or no smoother than their "
+            "errors do"
+        )
+
     def log_likely(found: np.ndarray) -> np.ndarray:
         inside = ((found >= low) & (found <= high)).all(axis=1) & (natural(found)[:, 0] <= found[:, 0])
-        return np.where(inside, -told / 2 * np.square(errors(found) / noise).sum(axis=1), -np.inf)
+        worse = told * (np.square(errors(found)).sum(axis=1) - least) / noise**2
+        return np.where(inside, -(freedom + free) / 2 * np.log1p(np.maximum(worse, 0) / freedom), -np.inf)
 
     rng = np.random.default_rng(0)
     spread = np.linalg.pinv(solved.jac.T @ solved.jac * told / noise**2, hermitian=True)
@@ -240,8 +257,8 @@ def _fitted(at: np.ndarray, values: np.ndarray, initial: float | None, level: fl
         aside[~np.isfinite(log_likely(centre + aside))] *= -0.7
     walkers = np.where(np.isfinite(log_likely(centre + aside))[:, None], centre + aside, centre)
     draws = natural(_sampled(log_likely, walkers, rng))
-    parameters = dict(zip(("R0", "A", "B", "C_mid"), natural(solved.x[None])[0].tolist(), strict=True))
-    return RewardFit(at, values, parameters, draws, float(noise), alike, level, initial)
+    parameters = dict(zip(("R0", "A", "B", "C_mid"), best.tolist(), strict=True))
+    return RewardFit(at, values, parameters, draws, float(noise), alike, freedom, level, initial)
 
 
 def _quasi_random(dimensions: int) -> np.ndarray:

@@ -169,6 +169,14 @@ def test_a_run_whose_losses_end_in_nothing_is_not_finished():
     assert (run["done"], run["length"]) == (pytest.approx(0.5), 12000)
 
 
+@pytest.mark.parametrize("share", [0.05, 0.15])
+def test_a_run_that_has_just_begun_is_not_judged(share):
+    found = collapse(cut(ladder(), "r5", share))
+    assert found.warnings == ("r5: too little is seen to judge by; 5 points are needed",)
+    assert found.runs[["times", "left"]].iloc[-1].isna().all()
+    assert np.isfinite(found.runs["final"].iloc[-1]) == (share > 0.1)
+
+
 def test_runs_at_one_length_do_not_collapse_and_it_is_said(published_folder):
     """Gemstones: 22 sizes from 48M to 2B, all at 100B tokens: the smaller fall less along the way than the larger."""
     gemstones_hot = pd.read_json(published_folder / "gemstones_hot.jsonl", lines=True)
