@@ -9,7 +9,7 @@ from scipy.signal import lfilter
 from nextscale.fit import InputError, fit_rewards, plot, rewards_of
 
 TRUTH = {"R0": 0.25, "A": 0.61, "B": 1.92, "C_mid": 3500.0}
-"""The asymptote and exponent that Khatri et al. 2025 give for ScaleRL at 8B; compute in GPU-hours."""
+"""As of a long run in the form of Khatri et al. 2025, eq. 1; compute in GPU-hours."""
 
 
 def sigmoid(compute, R0, A, B, C_mid):
