@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from nextscale.fit import fit
+from nextscale.fit import fit_forecaster
 from nextscale.model.record import read_rows
 from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.store.store import load
@@ -118,7 +118,8 @@ def test_the_table_of_runs_is_tidy(finished, called):
     assert (table.attempts == 1).all()
     assert table.loss.between(1, 3).all()
     assert set(table.role) == {"fit", "holdout"}
-    assert fit(table[table.role == "fit"]).parameters["E"] == pytest.approx(summary_of(out)["irreducible"]["fitted"])
+    found = fit_forecaster(table[table.role == "fit"])
+    assert found.parameters["E"] == pytest.approx(summary_of(out)["irreducible"]["fitted"])
     told = json.loads(called("runs", out, "--json")[1])
     assert len(told["runs"]) == 15
     told = json.loads(called("forecast", out, "--flops", "1e11", "--json")[1])
