@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from nextscale.fit.laws.formula import Formula
     from nextscale.fit.laws.law import Law, Shape
     from nextscale.fit.laws.loss import Loss
+    from nextscale.fit.laws.recipe_laws import mixture_law
     from nextscale.fit.laws.sum_of_powers import SumOfPowers, Term
     from nextscale.fit.optimum.approaches import approaches
     from nextscale.fit.optimum.forecast import forecast, forecast_run
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from nextscale.fit.trust.next_run import next_runs
     from nextscale.fit.trust.trend import trend
     from nextscale.fit.tuning.hyperparameters import cell_optima, fit_rule
+    from nextscale.fit.tuning.mixtures import BestMixture, best_mixture, check_proportions
     from nextscale.fit.tuning.transfer import best_rates, rate_drift
 
 # Imported when first asked for: pandas and scipy take a second, and `nextscale --help` needs neither.
@@ -69,6 +71,7 @@ _HOMES = {
     "laws.formula": ["Formula"],
     "laws.law": ["Law", "Shape"],
     "laws.loss": ["Loss"],
+    "laws.recipe_laws": ["mixture_law"],
     "laws.sum_of_powers": ["SumOfPowers", "Term"],
     "estimate.covariance": ["delta_interval"],
     "estimate.downstream": ["SIGMOID", "accuracy"],
@@ -84,6 +87,7 @@ _HOMES = {
     "curves.schedule_laws": ["SCHEDULE_LAWS"],
     "curves.schedules": ["schedule"],
     "tuning.hyperparameters": ["cell_optima", "fit_rule"],
+    "tuning.mixtures": ["BestMixture", "best_mixture", "check_proportions"],
     "tuning.transfer": ["best_rates", "rate_drift"],
     "optimum.approaches": ["approaches"],
     "optimum.forecast": ["forecast", "forecast_run"],
@@ -112,6 +116,7 @@ __all__ = [
     "PUBLISHED",
     "SCHEDULE_LAWS",
     "SIGMOID",
+    "BestMixture",
     "Candidate",
     "Choice",
     "Collapse",
@@ -140,10 +145,12 @@ __all__ = [
     "at_equal_flops",
     "backtest",
     "backtest_table",
+    "best_mixture",
     "best_rates",
     "candidates_for",
     "card",
     "cell_optima",
+    "check_proportions",
     "choose",
     "closed_form",
     "collapse",
@@ -164,6 +171,7 @@ __all__ = [
     "isoflops",
     "law_named",
     "lifetime",
+    "mixture_law",
     "next_runs",
     "overtrained",
     "profiled",

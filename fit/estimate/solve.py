@@ -136,6 +136,7 @@ def grid_starts(law: Law, problem: Problem, per_axis: Mapping[str, np.ndarray]) 
     return problem.centred(np.array(list(grid), float))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def projected_starts(problem: Problem, weights: np.ndarray) -> np.ndarray:
     """At points spread over the shapes, the linear parameters that fit best: three rounds of weighted least squares,
     reweighted towards the loss. S x parameters."""
@@ -270,6 +271,7 @@ def polish(
     return theta, objective, gradient
 
 
+@np.errstate(invalid="ignore")
 def _polish_batch(
     problem: Problem, theta: np.ndarray, weights: np.ndarray, aims: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,12 +1,13 @@
 """The laws that ship, by name. Each is data: add one of your own with `SumOfPowers.of` or `Formula.of`.
 
-Here are the sums of powers; `formula_laws.py` has those that bend otherwise.
+Here are the sums of powers; `formula_laws.py` has those that bend otherwise, `recipe_laws.py` those of how a model is
+trained.
 """
 
 from __future__ import annotations
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.laws import formula_laws
+from nextscale.fit.laws import formula_laws, recipe_laws
 from nextscale.fit.laws.law import Law, Shape
 from nextscale.fit.laws.sum_of_powers import SumOfPowers, Term
 
@@ -152,6 +153,8 @@ LAWS: dict[str, Law] = {
         formula_laws.PRECISION,
         formula_laws.PARALLEL,
         formula_laws.CRITICAL_BATCH,
+        recipe_laws.LR_BATCH,
+        recipe_laws.DISTILLATION,
     )
 }
 

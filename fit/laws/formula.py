@@ -17,6 +17,8 @@ from nextscale.fit.laws.loss import Loss
 
 _FEW, _BATCH = 16, 128
 """Parameter vectors at once: more are done in turns, fewer are padded to one of these, so that little compiles."""
+_SEVERAL_RUNS, _MANY_RUNS, _FEWEST = 64, 300, 2
+"""Of several runs, code that takes long to compile is worth it, up to tenfold in speed; of many, a further size is."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,7 +166,11 @@ def _compiled(law: Formula) -> _Compiled:
         # For a few parameter vectors compiling takes longer than running what it would speed up.
         few = jax.jit(batched, compiler_options={"xla_backend_optimization_level": 0})
         many = jax.jit(batched, compiler_options={"xla_backend_optimization_level": 2})
-        return lambda theta, *others: (few if len(theta) <= _FEW else many)(theta, *others)
+
+        def run(theta: Any, *others: Any) -> Any:
+            return (few if len(theta) <= _FEW and _runs(*others) < _SEVERAL_RUNS else many)(theta, *others)
+
+        return run
 
     return _Compiled(
         losses=compiled(losses, 0, None),
@@ -181,14 +187,21 @@ def _float64(law: Law, variables: Mapping[str, np.ndarray]) -> dict[str, np.ndar
 
 def _batched(function: Callable[..., Any], theta: np.ndarray, variables: Any, *others: np.ndarray) -> np.ndarray:
     parts = []
+    sizes = (_FEWEST, _FEW, _BATCH) if _runs(variables, *others) >= _MANY_RUNS else (_FEW, _BATCH)
     with _double_precision_on_the_cpu():
         for start in range(0, len(theta), _BATCH):
             arrays = [array[start : start + _BATCH] for array in (theta, *others)]
             count = len(arrays[0])
-            padded = [_padded(array, _FEW if count <= _FEW else _BATCH) for array in arrays]
+            size = next(size for size in sizes if count <= size)
+            padded = [_padded(array, size) for array in arrays]
             with np.errstate(all="ignore"):
                 parts.append(np.array(function(padded[0], variables, *padded[1:]))[:count])
     return np.concatenate(parts)
+
+
+def _runs(variables: Mapping[str, np.ndarray] | None, *others: np.ndarray) -> int:
+    """How many there are."""
+    return int(next(iter((variables or {}).values()), *others[:1]).shape[-1])
 
 
 def _padded(array: np.ndarray, size: int) -> np.ndarray:

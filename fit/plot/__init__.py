@@ -4,6 +4,7 @@ from nextscale.fit.plot.curves import collapse, rewards, tolerance
 from nextscale.fit.plot.forecasts import calibration, forecast, forecast_errors
 from nextscale.fit.plot.laws import budgets, law, loss_against
 from nextscale.fit.plot.lifetime import lifetime_costs, overheads
+from nextscale.fit.plot.mixtures import mixture
 from nextscale.fit.plot.optima import approaches, frontier, isoflop_curves
 from nextscale.fit.plot.runs import residuals, surface, training_curves
 from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, clear_labels, shades
@@ -27,6 +28,7 @@ __all__ = [
     "law",
     "lifetime_costs",
     "loss_against",
+    "mixture",
     "multiplier",
     "next_runs",
     "overheads",

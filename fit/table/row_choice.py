@@ -39,7 +39,7 @@ are those of runs where each has many rows at several steps, or some as far apar
 _STEPS = STEPS | _names(
     "steps iters iterations trainstep trainsteps trainingstep trainingsteps update updates optimizerstep itern"
 )
-_TUNED = _names(
+TUNED = _names(
     "lr learningrate peaklr maxlr minlr lrpeak lrmax peaklearningrate maxlearningrate baselr muonlr adamlr "
     "embeddinglr bs batch batchsize batchtokens globalbatchsize gbs bsz tokensperbatch wd weightdecay "
     "warmup warmupsteps warmuptokens warmupratio beta1 beta2 adambeta2 eps adameps momentum "
@@ -140,7 +140,7 @@ def best_of_each_cell(
         sources: columns of the table that these come from.
     """
     every = pd.Series(True, index=table.index)
-    tuned = [name for name in table if last_part(name) in _TUNED and name not in sources and table[name].nunique() > 1]
+    tuned = [name for name in table if last_part(name) in TUNED and name not in sources and table[name].nunique() > 1]
     keys = [name for name in variables if name in numbers]
     if not tuned or not keys:
         return every, []

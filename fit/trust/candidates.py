@@ -13,6 +13,8 @@ from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.loss import Loss
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.table.columns import NOT_VARIABLES, Columns, column_of, recognise_columns
+from nextscale.fit.table.names import bare_name
+from nextscale.fit.table.row_choice import TUNED
 from nextscale.fit.table.runs import Runs
 
 LOSSES = (
@@ -75,15 +77,24 @@ def quick_laws() -> list[Law]:
     return [law for law in LAWS.values() if isinstance(law, SumOfPowers) or not law.shapes]
 
 
-def variables_in(table: pd.DataFrame, columns: Columns = Columns(), params: str = "total") -> tuple[str, ...]:
-    """The variables of the laws that ship which a table has columns for: N, D and C where it has two of them."""
+def variables_in(
+    table: pd.DataFrame, columns: Columns = Columns(), params: str = "total", laws: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """The variables of the laws that ship which a table has columns for: N, D and C where it has two of them.
+
+    Args:
+        laws: that are to be tried. What runs are tuned in, such as `lr`, is a variable of theirs alone: for all others
+            the best of the runs that are tuned otherwise counts.
+    """
     columns, _ = recognise_columns(table, columns, params)
     names = {"N": columns.params or CONVENTIONS[params], "D": columns.tokens, "C": columns.flops}
     counted = [variable for variable, name in names.items() if (name or column_of(variable)) in table]
     held = {"N", "D", "C"} if len(counted) > 1 else {*counted}
     every = dict.fromkeys(variable for law in LAWS.values() for variable in law.variables)
     named = {column_of(name): source for name, source in columns.others.items()}
-    others = [v for v in every if v not in names and named.get(column_of(v), column_of(v)) in table]
+    asked = {*named, *(column_of(variable) for law in laws for variable in law_named(law).variables)}
+    others = [v for v in every if v not in names and (column_of(v) in asked or bare_name(v) not in TUNED)]
+    others = [v for v in others if named.get(column_of(v), column_of(v)) in table]
     return (*(v for v in names if v in held), *others)
 
 

@@ -33,6 +33,7 @@ from nextscale.sweeps.commands.analysis import (
     forecast,
     frontier,
     lifetime,
+    mixture,
     next_runs,
     trend,
 )
@@ -43,7 +44,7 @@ from nextscale.sweeps.terminal.usage_errors import USAGE, usage_error
 COMMANDS_BY_HEADING = {
     "Plan and run": ("quickstart", "init", "plan", "run"),
     "Watch": ("status", "serve", "logs", "stop"),
-    "Laws from runs": ("fit", "backtest", "frontier", "compare", "trend", "curve"),
+    "Laws from runs": ("fit", "backtest", "frontier", "compare", "trend", "curve", "mixture"),
     "Forecasts": ("forecast", "overtrain", "inference", "family", "next", "ledger"),
     "Pages and figures": ("report",),
     "Keep and share": ("runs", "verify", "gc", "import", "export"),
@@ -84,7 +85,7 @@ app = typer.Typer(
 for module in (plan, run, init, specs, watch, runs, ledger, report, export, import_runs, hardware):
     app.add_typer(module.app)
 curve.group.add_typer(collapse.app)
-for analysis in (fit, backtest, frontier, compare, trend, curve, forecast, next_runs, lifetime):
+for analysis in (fit, backtest, frontier, compare, trend, curve, mixture, forecast, next_runs, lifetime):
     app.add_typer(analysis.app)
 
 

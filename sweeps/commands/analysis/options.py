@@ -167,19 +167,20 @@ class Source(TableOptions):
         """Another table of the same columns, of which no run is left out for its loss."""
         return self.as_runs(self._rows(path), path, variables)
 
-    def read_all(self) -> Runs:
-        """The runs, with the variables of every law that suits them."""
-        return self.of_all(self.rows())
+    def read_all(self, laws: Sequence[str] = ()) -> Runs:
+        """The runs, with the variables of every law that suits them, and of those that are to be tried."""
+        rows = self.rows()
+        return self.of_rows(rows, self.variables_in(rows, laws))
 
     def of_all(self, rows: pd.DataFrame) -> Runs:
         """Of these rows, what `read_all` says."""
         return self.of_rows(rows, self.variables_in(rows))
 
-    def variables_in(self, rows: pd.DataFrame) -> tuple[str, ...]:
-        """The variables of laws that these rows have columns for."""
+    def variables_in(self, rows: pd.DataFrame, laws: Sequence[str] = ()) -> tuple[str, ...]:
+        """The variables of laws that these rows have columns for, and of those that are to be tried."""
         from nextscale.fit.trust.candidates import variables_in
 
-        return variables_in(rows, self.columns, self.params)
+        return variables_in(rows, self.columns, self.params, laws)
 
     def _rows(self, path: Path) -> pd.DataFrame:
         from nextscale.fit.table.reading import read_table

@@ -58,9 +58,36 @@ KNOWN = {
     "vocabulary": {"E": 5.0, "A": 400.0, "V": 30.0, "B": 2000.0, "alpha": 0.36, "nu": 0.2, "beta": 0.37},
     "parallel": {"E": 1.29, "A": 33.8, "alpha": 0.19, "k": 0.39},
     "critical-batch": {"D_min": 3e9, "B_crit": 1e6},
+    # The optimum of Li et al. at 1e8 parameters and 1e10 tokens, batches in tokens; the rest about as their runs show.
+    "lr-batch": {
+        "E": 1.2,
+        "A": 1.1,
+        "B": 0.4,
+        "alpha": 0.13,
+        "beta": 0.29,
+        "lr_opt": 1.797 * 1e8**-0.713 * 1e10**0.307,
+        "lr_n": -0.713,
+        "lr_d": 0.307,
+        "lr_batch": 0.2,
+        "lr_curve": 0.23,
+        "batch_opt": 0.581 * 1e10**0.571,
+        "batch_d": 0.571,
+        "batch_curve": 0.16,
+    },
+    "distillation": {
+        "A": 2243**0.764,
+        "B": 24181**0.764,
+        "alpha": 0.321 * 0.764,
+        "beta": 0.637 * 0.764,
+        "gamma": 0.764,
+        "c_0": 2.5,
+        "c_1": 20.0,
+        "d_1": 1.3,
+        "f_1": 0.1,
+    },
 }
 
-COMPILED_LONG = {"data-constrained", "farseer", "m4", "moe-joint"}
+COMPILED_LONG = {"data-constrained", "distillation", "farseer", "lr-batch", "m4", "moe-joint"}
 
 RUNS = {
     "N": np.geomspace(1e7, 1e10, 6),
@@ -75,6 +102,10 @@ RUNS = {
     "density": 0.5 ** np.arange(5),
     "params_non_vocab": np.geomspace(1e7, 1e10, 5),
     "params_vocab": np.geomspace(1e6, 1e9, 5),
+    "lr": np.geomspace(2e-4, 2e-2, 4),
+    "batch": np.geomspace(3e4, 2e6, 4),
+    "teacher_loss": np.linspace(1.9, 3.1, 5),
+    "supervised_loss": np.linspace(2.0, 3.6, 4),
 }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nextscale.fit import Columns, as_runs, fit, fit_backtested
@@ -10,7 +11,7 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.laws.catalogue import LAWS
 from nextscale.fit.laws.loss import Loss
 from nextscale.fit.trust.backtest import backtest, misfit_warnings
-from nextscale.fit.trust.candidates import Candidate, candidates_for, weigh_repeats_as_one
+from nextscale.fit.trust.candidates import Candidate, candidates_for, variables_in, weigh_repeats_as_one
 from nextscale.fit.trust.choice import backtest_table, choose
 from nextscale.fit.trust.reach import reach_errors
 
@@ -207,3 +208,14 @@ class TestChoice:
         assert (plain.round(4) <= [0.0072, 0.0082, 0.0087]).all()
         assert (tied <= [0.0066, 0.0071, 0.0082]).all()
         assert (3 * tied < naive).all()
+
+
+class TestWhatRunsAreTunedIn:
+    """A learning rate is a variable of a law that is named alone: for all others the best run of those tuned counts."""
+
+    def test_is_no_variable_unless_a_law_of_it_is_to_be_tried(self):
+        table = pd.DataFrame(columns=["params", "tokens", "loss", "lr", "batch", "experts"])
+        assert {*variables_in(table)} == {"N", "D", "C", "experts"}
+        assert {*variables_in(table, laws=["lr-batch"])} == {"N", "D", "C", "experts", "lr", "batch"}
+        named = variables_in(table.rename(columns={"batch": "bsz"}), Columns(others={"batch": "bsz"}))
+        assert {*named} == {"N", "D", "C", "experts", "batch"}
