@@ -104,7 +104,7 @@ def mixture_law(domains: Sequence[str], variables: Sequence[str] = ("N", "D")) -
     def function(**given: Any) -> Any:
         import jax.numpy as jnp
 
-        learnt = 0.0
+        learnt: Any = 0.0
         for domain, (rate, exponent) in rates.items():
             share = given[domain]
             # Where there is none of a domain its power has no slope: so has that of the log of anything else.

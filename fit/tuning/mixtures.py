@@ -143,7 +143,7 @@ def best_mixture(
     )
     best, draws = found[0], found[1:]
     low, high = interval_around(best, draws, level)
-    largest = first.table.loc[first.scale.idxmax()]
+    largest = first.table.iloc[int(first.scale.to_numpy().argmax())]
     losses, loss_intervals = {}, {}
     for name, one in fits.items():
         point = {column: np.array([largest[column]]) for v, column in _SCALE.items() if v in law.variables}

@@ -199,6 +199,32 @@ class TestForms:
         straight = losses(law, GRID, **KNOWN["chinchilla"], gamma=1.0)
         np.testing.assert_allclose(straight, losses(LAWS["chinchilla"], GRID), rtol=1e-12)
 
+    def test_busbridge_of_a_student(self):
+        """Eq. 8 as it is written there."""
+        N, D = GRID.values()
+        T, S, c0, c1, d1, f1 = 2.4, 2.0 + 900 / N**0.4, 2.5, 20.0, 1.3, 0.1
+        lag = (1 + (T / (S * d1)) ** (1 / f1)) ** (-c1 * f1)
+        source = T + 1 / T**c0 * lag * (2243 / N**0.321 + 24181 / D**0.637) ** 0.764
+        here = losses(LAWS["distillation"], GRID | {"teacher_loss": T, "supervised_loss": S})
+        np.testing.assert_allclose(here, source, rtol=1e-12)
+
+    def test_a_rate_or_batch_beside_the_best_costs_tokens(self):
+        known = KNOWN["lr-batch"]
+        plain = {"E": 1.2, "A": 1.1 * 1e8**0.13, "B": 0.4 * 1e10**0.29, "alpha": 0.13, "beta": 0.29}
+        N, D = GRID.values()
+        rate, batch = 1.797 * N**-0.713 * D**0.307, 0.581 * D**0.571
+        best = losses(LAWS["lr-batch"], GRID | {"lr": rate, "batch": batch})
+        np.testing.assert_allclose(best, losses(LAWS["chinchilla"], GRID, **plain), rtol=1e-12)
+        lost = np.exp(-known["lr_curve"] * np.log(4) ** 2)
+        fewer = losses(LAWS["chinchilla"], {"N": N, "D": D * lost}, **plain)
+        for off in (4, 1 / 4):
+            np.testing.assert_allclose(losses(LAWS["lr-batch"], GRID | {"lr": off * rate, "batch": batch}), fewer)
+        # Of another batch the best rate is another too.
+        other = {"batch": 8 * batch, "lr": 8 ** known["lr_batch"] * rate}
+        lost = np.exp(-known["batch_curve"] * np.log(8) ** 2)
+        fewer = losses(LAWS["chinchilla"], {"N": N, "D": D * lost}, **plain)
+        np.testing.assert_allclose(losses(LAWS["lr-batch"], GRID | other), fewer)
+
     def test_farseer(self):
         a3, g, b3 = -0.021, 0.169, 1.091
         a2, h, b2 = 88.01, -0.1, -5.8287
