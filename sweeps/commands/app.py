@@ -26,9 +26,7 @@ from nextscale.sweeps.commands import (
 )
 from nextscale.sweeps.commands.analysis import (
     backtest,
-    collapse,
     compare,
-    curve,
     fit,
     forecast,
     frontier,
@@ -37,6 +35,7 @@ from nextscale.sweeps.commands.analysis import (
     next_runs,
     trend,
 )
+from nextscale.sweeps.commands.curves import collapse, curve
 from nextscale.sweeps.errors import USER_ERRORS
 from nextscale.sweeps.terminal.console import complain
 from nextscale.sweeps.terminal.usage_errors import USAGE, usage_error

@@ -243,11 +243,14 @@ def test_it_reads_well(opened, reported, theme, viewport):
 
 
 BEYOND = """
-() => [...document.querySelectorAll(".scroll, figure, .fact, .warning, #forecast-answer, .answer > *")].flatMap((one) => {
-  const own = one.getBoundingClientRect(), around = one.parentElement.getBoundingClientRect();
-  const inside = own.left >= around.left - 1 && own.right <= around.right + 1;
-  return inside ? [] : [one.id || one.outerHTML.slice(0, 80)];
-})
+() => {
+  const every = document.querySelectorAll(".scroll, figure, .fact, .warning, #forecast-answer, .answer > *");
+  return [...every].flatMap((one) => {
+    const own = one.getBoundingClientRect(), around = one.parentElement.getBoundingClientRect();
+    const inside = own.left >= around.left - 1 && own.right <= around.right + 1;
+    return inside ? [] : [one.id || one.outerHTML.slice(0, 80)];
+  });
+}
 """
 
 

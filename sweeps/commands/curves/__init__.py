@@ -1,0 +1,1 @@
+"""The commands `curve`: training curves under other schedules, on one another, and of rewards."""
