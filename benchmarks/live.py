@@ -63,7 +63,7 @@ def main(runs: int = RUNS) -> None:
             store.run(run.config.run_id).write_config(run.config)
             journaled(store, run, "started")
             seat, flops = Seat("cpu"), int(run.own_flops)
-            open_[i] = accounts.reserve(run.config.run_id, f"cpu-{i}", seat, "cpu", 0, "", 90.0, flops)
+            open_[i] = accounts.reserve(run.config.run_id, f"cpu-{i}", seat, "cpu", 0, 90.0, flops)
         live, shown = Live(root), []
 
         def look(what: str) -> None:

@@ -53,7 +53,7 @@ class Staged:
         directory.write_config(run.config)
         seat = Seat("here", usd_per_hour=USD)
         self._open[run.config.run_id] = self.accounts.reserve(
-            run.config.run_id, slot, seat, "cpu", 0, "", SECONDS * 1.5, int(run.own_flops)
+            run.config.run_id, slot, seat, "cpu", 0, SECONDS * 1.5, int(run.own_flops)
         )
         self._note("started", run)
 

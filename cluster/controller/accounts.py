@@ -40,7 +40,6 @@ class Reservation:
         attempt: its number in these accounts.
         started: by the clock on the wall.
         position: tokens that were saved when it started.
-        mark: of the curve when it started, see `nextscale.cluster.controller.run_directories.Progress`.
     """
 
     attempt: int
@@ -50,7 +49,6 @@ class Reservation:
     accelerator: str
     started: float
     position: int
-    mark: str
     seconds: float
     amount: Amount
 
@@ -63,7 +61,7 @@ class Accounts:
 
     Args:
         path: None keeps no file.
-        clock: seconds since the epoch, comparable over restarts and with the times of files.
+        clock: seconds since the epoch, comparable over restarts.
         guard: called before each row; raises where the accounts are no longer ours.
 
     Raises:
@@ -102,14 +100,13 @@ class Accounts:
             self._count(row)
 
     def reserve(
-        self, run_id: str, slot: str, seat: Seat, accelerator: str, position: int, mark: str, seconds: float, flops: int
+        self, run_id: str, slot: str, seat: Seat, accelerator: str, position: int, seconds: float, flops: int
     ) -> Reservation:
         """Notes what an attempt may cost, before it starts."""
         amount = Amount.of(seat, seconds, flops)
         now = self.clock()
-        reservation = Reservation(
-            self._attempts + 1, run_id, slot, seat, accelerator, now, position, mark, seconds, amount
-        )
+        number = self._attempts + 1
+        reservation = Reservation(number, run_id, slot, seat, accelerator, now, position, seconds, amount)
         self._add(_as_row(reservation))
         return reservation
 
@@ -291,7 +288,6 @@ def _as_row(reservation: Reservation) -> Row:
         "usd_per_hour": reservation.seat.usd_per_hour,
         "started": reservation.started,
         "position": reservation.position,
-        "mark": reservation.mark,
         "seconds": reservation.seconds,
         "device_us": amount.device_us,
         "usd": amount.micro_usd / _MICRO,
@@ -300,7 +296,7 @@ def _as_row(reservation: Reservation) -> Row:
 
 
 def _from_row(row: Row) -> Reservation:
-    same = ("attempt", "run_id", "slot", "accelerator", "started", "position", "mark", "seconds")
+    same = ("attempt", "run_id", "slot", "accelerator", "started", "position", "seconds")
     return Reservation(
         **{name: row[name] for name in same},
         seat=Seat(

@@ -68,11 +68,11 @@ class Budget:
         """Seconds of a reservation in which the run is to save itself and end."""
         return self._limits.stop_seconds(_MORE * (expected or self._limits.unknown_seconds))
 
-    def reserve(self, run: Run, slot: Slot, seat: Seat, accelerator: str, saved: int, mark: str) -> Reservation:
+    def reserve(self, run: Run, slot: Slot, seat: Seat, accelerator: str, saved: int) -> Reservation:
         """Sets aside what the rest of a run takes."""
         seconds = self._reserved_seconds(self.expected_seconds(run, seat, saved))
         flops = int(run.job.flops) - flops_until(run.job, saved)
-        return self.accounts.reserve(run.job.run_id, slot.name, seat, accelerator, saved, mark, seconds, flops)
+        return self.accounts.reserve(run.job.run_id, slot.name, seat, accelerator, saved, seconds, flops)
 
     def _reserved_seconds(self, expected: float) -> float:
         return _MORE * (expected or self._limits.unknown_seconds) + self.stop_seconds(expected)
@@ -136,12 +136,12 @@ class Budget:
 
     def _still_needed(self, attempt: Attempt, runs: Runs, elapsed: float) -> float:
         """Seconds, by how far it has come."""
-        job, begun, progress = attempt.run.job, attempt.reservation.position, runs.progress(attempt.run.job)
-        moved = progress.mark != attempt.reservation.mark
-        made = flops_until(job, progress.tokens) - flops_until(job, begun) if moved else 0
+        job, begun = attempt.run.job, attempt.reservation.position
+        tokens = _reached(attempt.reservation, runs, job)
+        made = flops_until(job, tokens) - flops_until(job, begun)
         if made <= (_TELLING * int(job.flops) if attempt.seat.seconds else 0):
             return self.expected_seconds(attempt.run, attempt.seat, begun)
-        return elapsed * (int(job.flops) - flops_until(job, progress.tokens)) / made
+        return elapsed * (int(job.flops) - flops_until(job, tokens)) / made
 
 
 def flops_of(job: Job, reservation: Reservation, runs: Runs, *, done: bool) -> tuple[int, int, int]:
@@ -152,10 +152,15 @@ def flops_of(job: Job, reservation: Reservation, runs: Runs, *, done: bool) -> t
     before = flops_until(job, reservation.position)
     if done:
         return int(job.flops) - before, 0, job.config.tokens
-    saved, progress = runs.saved(job), runs.progress(job)
+    saved, reached = runs.saved(job), _reached(reservation, runs, job)
     kept = max(flops_until(job, saved) - before, 0)
-    moved = progress.mark != reservation.mark
-    return kept, max(flops_until(job, progress.tokens) - before - kept, 0) if moved else 0, saved
+    return kept, max(flops_until(job, reached) - before - kept, 0), saved
+
+
+def _reached(reservation: Reservation, runs: Runs, job: Job) -> int:
+    """Where an attempt has come to, in tokens. What it found in the curve is none of its work until it has begun."""
+    life = runs.life(job, reservation.attempt)
+    return runs.progress(job).tokens if life is not None and life.begun else reservation.position
 
 
 def settle(
@@ -197,22 +202,23 @@ def settle_late(run: Run, runs: Runs, accounts: Accounts) -> None:
         return
     run.lost_attempt, was = None, loss.reservation
     made = int(job.flops) - flops_until(job, was.position) - loss.kept
-    longer = max((runs.last_sign(job) or 0.0) - was.started - loss.seconds, 0.0)
-    late = accounts.reserve(job.run_id, was.slot, was.seat, was.accelerator, was.position, was.mark, longer, made)
+    life = runs.life(job, was.attempt)
+    longer = 0.0 if life is None else max(min(life.at_most, was.seconds) - loss.seconds, 0.0)
+    late = accounts.reserve(job.run_id, was.slot, was.seat, was.accelerator, was.position, longer, made)
     reason = f"attempt {was.attempt} was not lost: it has finished, and this is the rest of it"
     accounts.settle(late, longer, kept=made, outcome="finished", reason=reason)
 
 
-def settle_orphan(reservation: Reservation, job: Job | None, runs: Runs, accounts: Accounts, beat: float) -> Event:
+def settle_orphan(reservation: Reservation, job: Job | None, runs: Runs, accounts: Accounts) -> Event:
     """Books an attempt whose controller died, so that what is spent is never understated; returns the event.
 
-    Its time is until the newest sign of life of it, and one `beat` more; where it left none, all that was reserved.
+    Its time is what its worker told last, and never more than was reserved; where it told nothing, all of that.
     """
-    alive = None if job is None else runs.last_sign(job)
-    if job is None or alive is None or alive < reservation.started:
+    life = None if job is None else runs.life(job, reservation.attempt)
+    if life is None:
         seconds, reason = reservation.seconds, "it left no sign of life, so all that was reserved counts"
     else:
-        seconds, reason = alive - reservation.started + beat, "by its newest sign of life"
+        seconds, reason = min(life.at_most, reservation.seconds), "by its newest sign of life"
     kept, lost = (0, 0) if job is None else flops_of(job, reservation, runs, done=runs.done(job))[:2]
     if job is None:
         lost = reservation.amount.flops

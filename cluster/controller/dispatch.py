@@ -5,6 +5,7 @@ A slot gets the longest run that would not be done sooner by waiting for a seat 
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 
@@ -199,13 +200,13 @@ class Dispatcher:
         job, seat, saved = run.job, run.seats[slot.pool], lifecycle.saved(run)
         lifecycle.queue.remove(run)
         expected = context.budget.expected_seconds(run, seat, saved)
-        progress, pool = context.runs.progress(job), lifecycle.pools.get(slot.pool)
+        pool = lifecycle.pools.get(slot.pool)
         accelerator = pool.accelerator if pool else ""
-        reservation = context.budget.reserve(run, slot, seat, accelerator, saved, progress.mark)
+        reservation = context.budget.reserve(run, slot, seat, accelerator, saved)
         stop_at = now + reservation.seconds - context.budget.stop_seconds(expected)
-        watch = Watch(progress.pulse, now)
+        watch = Watch(context.runs.progress(job).pulse, now)
         attempt = Attempt(run, slot, seat, reservation, now, now + expected, stop_at, watch)
         context.running[slot.name], context.shapes[slot.name] = attempt, job.shape
-        context.backend.start(slot.name, job, seat)
+        context.backend.start(slot.name, dataclasses.replace(job, attempt=reservation.attempt), seat)
         context.emit(Event("started", job))
         self._supervisor.watch(attempt, now)

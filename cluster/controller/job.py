@@ -22,7 +22,7 @@ class Job:
         start: the state of another run that it waits for, and begins from.
         every_seconds, keep, final, pinned: see `nextscale.model.training.checkpoint.CheckpointPolicy`.
         whole_flops: of a branch, from its first token on: what it takes where that state is gone.
-        silent: see `nextscale.cluster.controller.lease.Lease`.
+        silent, attempt: see `nextscale.cluster.controller.lease.Lease`.
     """
 
     run_id: str
@@ -38,6 +38,7 @@ class Job:
     final: bool = True
     pinned: tuple[int, ...] = ()
     silent: Heartbeat | None = None
+    attempt: int = 0
     whole_flops: float | None = None
 
 

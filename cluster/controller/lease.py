@@ -1,31 +1,69 @@
 """Leases: the right to write a run, one holder at a time. A run's lease is the newest numbered file in its `leases/`.
 
-Taking a lease creates the next number, which can only be done once; its holder touches the file as long as it
-lives. A holder that finds a newer number has lost the run and must stop: it was thought dead, and another took over.
+Taking a lease creates the next number, which can only be done once; its holder writes into the file, as long as it
+lives, for how long it has. A holder that finds a newer number has lost the run and must stop: it was thought dead, and
+another took over.
 
 No clock is compared with another machine's: a holder is silent when whoever watches it has seen the same `Heartbeat`
-for `TIME_TO_LIVE` seconds of the watcher's own clock.
+for `TIME_TO_LIVE` seconds of the watcher's own clock, and how long it lived is told by its own. The times of the files
+say nothing of that: whoever copies or touches a folder changes them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import json
+import math
 import os
 import socket
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 TIME_TO_LIVE = 20.0
 """Seconds without a new sign of life after which a lease may be taken over."""
 _BEAT = TIME_TO_LIVE / 5
-_RELEASED = "released\n"
+_RELEASED = b"released"
+"""What the file of a run begins with that was given back by an earlier version, which told no more."""
+
+_KINDS: dict[str, type] = {"attempt": int, "seconds": float, "begun": bool, "released": bool, "host": str, "pid": int}
+_KINDS |= {"started": float, "machine": str}
+"""Of what a holder tells."""
 
 Heartbeat = tuple[str, int]
 """A sign of life: the lease's name and when its holder last touched it, in its file system's nanoseconds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Life:
+    """What the holder of a lease tells of itself, or told before it gave the lease back or died.
+
+    Attributes:
+        attempt: that it was taken for; 0 where it was for none, or an earlier version took it.
+        seconds: that it has lived so far, by its own clock.
+        begun: whether it had come to where it trains: what stands in the run's curve is its own, or was taken over.
+        released: whether it gave the lease back.
+        started: when it took the lease, in seconds since the epoch; comparable with times of its own machine.
+        here: whether that is this machine.
+    """
+
+    attempt: int = 0
+    seconds: float = 0.0
+    begun: bool = False
+    released: bool = False
+    host: str | None = None
+    pid: int | None = None
+    started: float = math.inf
+    here: bool = False
+
+    @property
+    def at_most(self) -> float:
+        """Seconds that it lived at most, unless a sign of life was lost: it may have died just before the next."""
+        return self.seconds + (0.0 if self.released else _BEAT)
 
 
 class LeaseHeld(Exception):
@@ -50,12 +88,14 @@ class Lease:
     Args:
         directory: of the run, on a file system that all workers share.
         silent: the heartbeat of a holder that is taken for dead, having given no newer one for `TIME_TO_LIVE`.
+        attempt: in the accounts of the sweep, that it is for.
+        lived: seconds that this attempt took before, to come up.
 
     Raises:
         LeaseHeld: it is held by a process that may be alive.
     """
 
-    def __init__(self, directory: Path, *, silent: Heartbeat | None = None):
+    def __init__(self, directory: Path, *, silent: Heartbeat | None = None, attempt: int = 0, lived: float = 0.0):
         folder = directory / "leases"
         folder.mkdir(parents=True, exist_ok=True)
         newest = _newest(folder)
@@ -63,10 +103,12 @@ class Lease:
         """What a predecessor that died at work wrote of itself, or None."""
         self.generation = 1 if newest is None else int(newest.stem) + 1
         self._folder, self._file = folder, folder / f"{self.generation:06d}.json"
-        holder = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "started": time.time()}
+        self._since = time.monotonic() - lived
+        self._told: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine()}
+        self._told |= {"started": time.time(), "attempt": attempt, "seconds": lived, "begun": False}
+        self._length, self._writing = 0, threading.Lock()
         try:
-            with self._file.open("x") as file:
-                json.dump(holder, file)
+            self._write("x")
         except FileExistsError:
             raise LeaseHeld(f"{directory} was taken at the same moment by another process") from None
         except OSError:  # a full disk has room for the name alone: nobody is to wait for whoever could not sign
@@ -75,6 +117,12 @@ class Lease:
         self._lost, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
+
+    def begin(self) -> None:
+        """Tells that what stands in the run's curve is from now on its holder's own."""
+        if not self._told["begun"]:
+            self._told["begun"] = True
+            self._write("r+")
 
     def check(self) -> None:
         """Raises LeaseLost when the run is no longer ours."""
@@ -91,7 +139,8 @@ class Lease:
         if self._lost.is_set():
             return
         with contextlib.suppress(OSError):  # a full disk: whoever comes next finds us silent instead
-            self._file.write_text(_RELEASED)
+            self._told["released"] = True
+            self._write("r+")
             for older in self._folder.glob("*.json"):
                 if older < self._file:
                     older.unlink(missing_ok=True)
@@ -110,7 +159,30 @@ class Lease:
                 if _newest(self._folder) != self._file:
                     self._lost.set()
                     return
-                os.utime(self._file)
+                os.utime(self._file)  # on a full disk this is a sign of life too
+                self._write("r+")
+
+    def _write(self, mode: Literal["x", "r+"]) -> None:
+        """Tells how its holder stands, in place: a full disk has room for that."""
+        with self._writing, self._file.open(mode) as file:
+            self._told["seconds"] = time.monotonic() - self._since
+            text = json.dumps(self._told)
+            self._length = max(self._length, len(text))
+            file.write(text.ljust(self._length))
+
+
+def life(directory: Path) -> Life | None:
+    """What the newest holder of a run tells of itself; None where there was none."""
+    newest = _newest(directory / "leases")
+    try:
+        told = None if newest is None else _read(newest.read_bytes())
+    except FileNotFoundError:  # deleted this very moment
+        return None
+    if told is None:
+        return None
+    here = told.get("machine") == _machine()
+    known = {field.name: told[field.name] for field in dataclasses.fields(Life) if field.name in told}
+    return Life(**known, here=here)
 
 
 def holder(directory: Path) -> Heartbeat | None:
@@ -139,24 +211,32 @@ def _fallen(lease: Path, silent: Heartbeat | None) -> dict[str, Any] | None:
         LeaseHeld: it may be alive.
     """
     try:
-        with lease.open() as file:  # opened first: NFS then asks its server for the time, not its cache
+        with lease.open("rb") as file:  # opened first: NFS then asks its server for the time, not its cache
             heartbeat = (lease.name, os.fstat(file.fileno()).st_mtime_ns)
-            text = file.read()
+            holder = _read(file.read())
     except FileNotFoundError:
         raise LeaseHeld(f"{lease.parent.parent} changed hands this very moment") from None
-    if text == _RELEASED:
+    if holder.get("released"):
         return None
-    try:
-        holder: dict[str, Any] = json.loads(text)
-    except ValueError:  # being written this very moment, or cut short by a crash
-        holder = {}
-    gone = holder.get("machine") == _machine() and not _alive(holder["pid"])
+    gone = holder.get("machine") == _machine() and not _alive(holder.get("pid", 0))
     if heartbeat != silent and not gone:
         who = f"process {holder.get('pid')} on {holder.get('host')}"
         raise LeaseHeld(f"{lease.parent.parent} is held by {who}", heartbeat)
     return holder
 
 
+def _read(text: bytes) -> dict[str, Any]:
+    """What a holder wrote; nothing where it is being written this very moment, was cut short by a crash, or damaged."""
+    if text.startswith(_RELEASED):
+        return {"released": True}
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) and all(isinstance(told.get(n, k()), k) for n, k in _KINDS.items()) else {}
+
+
+@functools.cache
 def _machine() -> str:
     """Where a process id means one process: a host, since it was booted, and a namespace of process ids."""
     marks = [socket.gethostname()]
@@ -170,7 +250,7 @@ def _machine() -> str:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass

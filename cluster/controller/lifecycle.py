@@ -109,7 +109,7 @@ class Lifecycle:
         for reservation in list(context.accounts.open.values()):
             if reservation.run_id not in self.jobs or reservation is not self._orphans[reservation.run_id]:
                 job = self._known(reservation.run_id)
-                context.emit(settle_orphan(reservation, job, runs, context.accounts, 0.0))
+                context.emit(settle_orphan(reservation, job, runs, context.accounts))
         for run in self.jobs.values():
             start = run.job.start
             if start is None or start.run_id not in self.jobs or runs.done(run.job) or runs.ready(run.job):
@@ -209,7 +209,7 @@ class Lifecycle:
             return
         self.delayed -= 1
         if (orphan := self._orphans.pop(job.run_id, None)) is not None:
-            self._context.emit(settle_orphan(orphan, job, runs, self._context.accounts, limits.silence / 5))
+            self._context.emit(settle_orphan(orphan, job, runs, self._context.accounts))
         if done:
             settle_late(run, runs, self._context.accounts)
             self.finish(run)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -56,8 +55,8 @@ class Runs(Protocol):
     def holder(self, job: Job) -> lease.Heartbeat | None:
         """The newest sign of life of a process that is at work on it, and may be dead; None where there is none."""
 
-    def last_sign(self, job: Job) -> float | None:
-        """When anyone last gave a sign of working on it, in seconds since the epoch."""
+    def life(self, job: Job, attempt: int) -> lease.Life | None:
+        """What the worker of an attempt tells of itself; None where it is not the newest, or never had the run."""
 
 
 class RunDirectories:
@@ -103,10 +102,6 @@ class RunDirectories:
     def holder(self, job: Job) -> lease.Heartbeat | None:
         return lease.holder(Path(job.directory))
 
-    def last_sign(self, job: Job) -> float | None:
-        files: Iterable[Path] = [*Path(job.directory, "leases").glob("*.json"), Path(job.directory, "metrics.jsonl")]
-        times = []
-        for file in files:
-            with contextlib.suppress(OSError):
-                times.append(file.stat().st_mtime)
-        return max(times, default=None)
+    def life(self, job: Job, attempt: int) -> lease.Life | None:
+        found = lease.life(Path(job.directory))
+        return found if found is not None and found.attempt == attempt else None

@@ -113,10 +113,8 @@ class Supervisor:
         if attempt.run.job.run_id in self._lifecycle.blocked:
             times, shortest, longest = _TRUNK_LOOKS
             when = now + min(max((attempt.expected_end - now) / times, shortest), longest)
-        if budget.caps.timed:
-            last = attempt.stop_at if attempt.stop_reason is None else attempt.reserved_until - limits.slack
-            when = min(when, last)
-        return when
+        capped = budget.caps.timed and attempt.stop_reason is None
+        return min(when, attempt.stop_at if capped else attempt.reserved_until - limits.slack)
 
     def _check(self, attempt: Attempt, now: float) -> None:
         """Looks after what runs: that it moves, that its reservation holds, and whom it has brought far enough."""
@@ -125,16 +123,18 @@ class Supervisor:
             return
         self._lifecycle.release(run.job.run_id)
         timed, limits = context.budget.caps.timed, context.limits
+        spent = now >= attempt.reserved_until - limits.slack
         still = attempt.watch.stuck_for(context.runs.progress(run.job).pulse, now, limits)
         if still is not None:
             attempt.kill_reason = f"its curve has not moved for {still / 60:.0f} minutes: taken for stuck, and killed"
-        elif timed and now >= attempt.reserved_until - limits.slack:
+        elif timed and spent:
             attempt.kill_reason = "it did not stop before what was reserved for it was spent, and was killed"
             attempt.stop_reason = attempt.stop_reason or "caps"
         if attempt.kill_reason is not None:
             context.backend.kill(slot)
             return
-        if timed and now >= attempt.stop_at and attempt.stop_reason is None:
+        # Where time is not capped it is reserved all the same: should we die, no more than that is booked.
+        if spent or (timed and now >= attempt.stop_at and attempt.stop_reason is None):
             cap = context.budget.extend(attempt, context.runs, now)
             if cap is not None:
                 self.request_stop(attempt, cap)

@@ -90,12 +90,13 @@ class Gang:
         self._killed.set()
 
     def _run(self, job: Job, seat: Seat) -> Outcome:
+        since = time.monotonic()
         # All say that they are up before one takes the run: none is to be held for processes that do not come.
         up = self._ends([rank.free_port.remote() for rank in self._ranks], _START)
         if any(isinstance(end, Outcome) or end is None for end in up):
             return self._verdict(up)
         coordinator = f"{self._hosts[0].address}:{up[0]}"
-        begun = self._ends([self._ranks[0].begin.remote(job)], _START)[0]
+        begun = self._ends([self._ranks[0].begin.remote(job, time.monotonic() - since)], _START)[0]
         if begun is not True:
             return begun or self._lost(0, "it was not told whether the run is ours")
         accelerated = resource_of(self._pool.accelerator) != "CPU"

@@ -24,9 +24,13 @@ class Rank(Worker):
         self._lease: Lease | None = None
         self._row: Row = {"host": socket.gethostname(), "started": time.time()}
 
-    def begin(self, job: Job) -> Outcome | bool:
-        """Takes the run, in the first process alone: True when it is ours to train."""
-        lease = take_lease(job)
+    def begin(self, job: Job, lived: float) -> Outcome | bool:
+        """Takes the run, in the first process alone: True when it is ours to train.
+
+        Args:
+            lived: seconds that the processes took to come up.
+        """
+        lease = take_lease(job, lived)
         if isinstance(lease, Outcome):
             return lease
         self._lease = lease

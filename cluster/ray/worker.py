@@ -59,10 +59,14 @@ class Worker:
         self._stopped.add(number)
 
 
-def take_lease(job: Job) -> Lease | Outcome:
-    """The right to train a run, or why there is none to be had."""
+def take_lease(job: Job, lived: float = 0.0) -> Lease | Outcome:
+    """The right to train a run, or why there is none to be had.
+
+    Args:
+        lived: seconds that the attempt took to come up.
+    """
     try:
-        lease = Lease(Path(job.directory), silent=job.silent)
+        lease = Lease(Path(job.directory), silent=job.silent, attempt=job.attempt, lived=lived)
     except LeaseHeld as held:
         return Outcome("held", str(held), held.heartbeat)
     except OSError as error:
@@ -105,7 +109,7 @@ def train_attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], 
             trunk=job.start,
             layout=Layout.parse(seat.layout),
             memory_saving=MemorySaving(seat.micro_batches, seat.recompute),
-            on_progress=lambda tokens: None if lease is None else lease.check(),
+            on_progress=lambda tokens: None if lease is None else _hold(lease),
             stop=stop,
         )
         outcome = Outcome("finished")
@@ -124,6 +128,11 @@ def train_attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], 
         outcome = Outcome("memory" if is_out_of_memory(error) else "error", first_line(error))
     row |= {"seconds": time.time() - row["started"], "status": outcome.status, "message": outcome.message}
     return outcome
+
+
+def _hold(lease: Lease) -> None:
+    lease.check()
+    lease.begin()
 
 
 def add_attempt(job: Job, row: Row) -> None:

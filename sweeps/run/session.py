@@ -40,7 +40,7 @@ def settle_done(out: Path, known: Callable[[str], Job | None], on_event: Callabl
         for reservation in list(accounts.open.values()):
             job = known(reservation.run_id)
             if job is not None and runs.done(job):
-                on_event(settle_orphan(reservation, job, runs, accounts, 0.0))
+                on_event(settle_orphan(reservation, job, runs, accounts))
         accounts.close()
 
 

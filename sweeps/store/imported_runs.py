@@ -76,7 +76,7 @@ def write_import(
         "source": source,
         "sha256": foreign.digest,
         "kind": foreign.kind,
-        "imported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "imported": datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds"),
         "data": data,
         "columns": dict(meaning),
         "original_columns": list(map(str, foreign.table.columns)),
@@ -95,14 +95,14 @@ def write_import(
 def imported_rows(root: Path) -> list[Row]:
     """The imported runs of an output folder, as rows of its table: what the file had, then what is known of each.
 
-    `imported_from` and `imported_row` say where a run comes from.
+    `imported_from` and `imported_row` say where a run comes from. Of two files that have it, the one that was imported
+    first counts.
 
     Raises:
         SpecError: a file is damaged.
     """
     rows: dict[str, Row] = {}
-    for file in _files(root):
-        content = _read(file)
+    for content in sorted(map(_read, _files(root)), key=lambda content: str(content.get("imported"))):
         unknown = dict.fromkeys(("params", "tokens", "flops", "loss"))
         from_here = {"status": STATUS, "reason": None, "data": _data(content), "imported_from": content["source"]}
         for run in content["runs"]:
@@ -133,8 +133,7 @@ def _same(a: Row, b: Row) -> bool:
 
 
 def _files(out: Path) -> list[Path]:
-    """The oldest first, whose runs count where two have them."""
-    return sorted((out / FOLDER).glob("*.json"), key=lambda file: (file.stat().st_mtime_ns, file.name))
+    return sorted((out / FOLDER).glob("*.json"))
 
 
 def _read(file: Path) -> Row:

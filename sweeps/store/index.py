@@ -23,13 +23,15 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from nextscale.model.config.identity import SCHEMA_VERSION
-from nextscale.model.record import Row, RunDirectory
+from nextscale.model.record import Row, RunDirectory, read_rows
 from nextscale.sweeps.design.chosen_runs import SEQUENCE, all_runs
 from nextscale.sweeps.errors import damaged_file_error
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.store.run_rows import COLUMNS, run_row, untyped_table, with_standard_columns
 
 INDEX_FILE = "index.parquet"
+ORDER = "order.jsonl"
+"""Among the specs: which was run when, a row each time. The files' own times change when a folder is copied."""
 _FORMAT = f"1 {SCHEMA_VERSION} {importlib.metadata.version('nextscale')}"
 """Its first number is raised when a row, or what is kept of a plan, is made in another way."""
 _FILES = ("config.json", "record.json", "attempts.jsonl", "metrics.jsonl")
@@ -129,12 +131,13 @@ def file_stamp(path: str) -> str:
 
 def spec_files(folder: Path) -> list[tuple[Path, str]]:
     """The specs of a folder, the one that was run last the last, each with what changes whenever it does."""
+    last = {row.get("spec"): i for i, row in enumerate(read_rows(epath.Path(folder / ORDER)))}
     found = []
     for path in folder.glob("*.json"):
-        with contextlib.suppress(OSError):
-            found.append((path.stat().st_mtime_ns, path))
+        with contextlib.suppress(OSError):  # an earlier version left no order but that of the files' times
+            found.append((last.get(path.name, -1), path.stat().st_mtime_ns, path))
     chosen = file_stamp(str(folder.parent / SEQUENCE))
-    return [(path, f"{path.name} {file_stamp(str(path))} {chosen}") for _, path in sorted(found)]
+    return [(path, f"{path.name} {file_stamp(str(path))} {chosen}") for *_, path in sorted(found)]
 
 
 def _plan(path: Path) -> SweepPlan:

@@ -1,7 +1,7 @@
 """`Store`: an output folder; `load`: its runs as one table. Files are the only truth: a restart reads them, no more.
 
 OUT/runs/<run_id>/      see `nextscale.model.record`
-OUT/sweeps/<name>-<digest>.json  the spec of each sweep, as it was run
+OUT/sweeps/<name>-<digest>.json  the spec of each sweep, as it was run; order.jsonl says which was run last
 OUT/ledger.jsonl        forecasts and their scores, see `ledger.py`
 OUT/index.parquet       the table as it was last read, see `index.py`; may be deleted
 OUT/imports/            runs from elsewhere, see `imported_runs.py`
@@ -21,7 +21,7 @@ import pandas as pd
 from etils import epath
 
 from nextscale.model.config.run import RunConfig
-from nextscale.model.record import Row, RunDirectory, read_curve, write_atomically
+from nextscale.model.record import Row, RunDirectory, append_row, read_curve, write_atomically
 from nextscale.sweeps.errors import SpecError, damaged_file_error
 from nextscale.sweeps.ledger import digest_of
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
@@ -101,7 +101,8 @@ class Store:
         # With other gates it is the same sweep.
         digest = digest_of(spec.model_dump(mode="json", exclude_defaults=True, exclude={"gates"}))
         path = self._file_of(spec) or self.root / "sweeps" / f"{spec.name}-{digest}.json"
-        write_atomically(epath.Path(path), spec.model_dump_json(indent=1) + "\n")  # again: the newest was run last
+        write_atomically(epath.Path(path), spec.model_dump_json(indent=1) + "\n")
+        append_row(epath.Path(self.root / "sweeps" / index.ORDER), {"spec": path.name})
         return path
 
     def _file_of(self, spec: SweepSpec) -> Path | None:
@@ -123,7 +124,7 @@ class Store:
         Raises:
             SpecError: none can be read.
         """
-        paths = sorted((self.root / "sweeps").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        paths = [path for path, _ in index.spec_files(self.root / "sweeps")]
         found = self._readable(paths)
         if paths and not found:
             raise SpecError(

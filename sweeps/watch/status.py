@@ -153,11 +153,13 @@ def _waits_for(watcher: Watcher) -> list[str]:
     """The gates that the summary names, unless they were approved or passed since it was written."""
     file = watcher.store.root / "summary.json"
     try:
-        summary, written = json.loads(file.read_text()), file.stat().st_mtime
+        summary = json.loads(file.read_text())
+        before = summary["spent"]["attempts"] + summary["spent"]["open"]
         gates = [Gate.from_dict(told) for told in summary["waiting_gates"]]
     except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is another version's
         return []
-    if not gates or any(row["started"] > written for row in watcher.accounts.rows):
+    spent = watcher.accounts.totals()
+    if not gates or spent["attempts"] + spent["open"] != before:
         return []
     gatekeeper = Gatekeeper(Ledger(watcher.store.root / "ledger.jsonl"), summary["sweep"], None)
     with contextlib.suppress(SpecError):  # a damaged ledger tells of no approval

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 import math
 import time
 from pathlib import Path
 from typing import cast
 
 from nextscale.cluster.controller.accounts import Accounts
-from nextscale.cluster.controller.lease import TIME_TO_LIVE
+from nextscale.cluster.controller.lease import TIME_TO_LIVE, life
 from nextscale.model.accounting import parameters
 from nextscale.model.config.run import RunConfig
 from nextscale.model.record import Row
@@ -225,21 +224,12 @@ class Watcher:
 
 def controller_of(out: Path) -> Controller:
     """Who runs the sweeps of a folder."""
-    newest = max((out / "controller" / "leases").glob("*.json"), default=None)
-    if newest is None:
+    newest, told = max((out / "controller" / "leases").glob("*.json"), default=None), life(out / "controller")
+    if newest is None or told is None or told.released:
         return Controller("none")
-    try:
-        age, text = time.time() - newest.stat().st_mtime, newest.read_text()
-    except FileNotFoundError:
-        return Controller("none")
-    if text.startswith("released"):
-        return Controller("none")
-    try:
-        fields = json.loads(text)
-    except ValueError:  # being written this very moment, or cut short by a crash
-        fields = {}
+    age = time.time() - newest.stat().st_mtime
     state = "at work" if age < TIME_TO_LIVE else "silent"
-    return Controller(state, fields.get("host"), fields.get("pid"), fields.get("started", math.inf))
+    return Controller(state, told.host, told.pid, told.started)
 
 
 def _read_spec(root: Path, path: Path) -> tuple[SweepSpec, dict[str, PlannedRun]] | None:

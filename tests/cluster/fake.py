@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 from nextscale.cluster.controller.backend import Ended, Slot
 from nextscale.cluster.controller.job import Job, Outcome
+from nextscale.cluster.controller.lease import Life
 from nextscale.cluster.controller.run_directories import Progress
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
@@ -74,6 +75,9 @@ class OnDisk:
     generation: int = 0
     released: bool = True
     beat: float = 0.0
+    attempt: int = 0
+    taken: float = 0.0
+    """Of the newest lease: for which attempt, and when."""
     flops: int = 0
     """Truly made, over all attempts."""
     attempts: int = 0
@@ -189,11 +193,13 @@ class World:
             return
         assert not writers, "a zombie that beats is not silent"
         run.generation, run.released, run.beat = run.generation + 1, False, self.time
+        run.attempt, run.taken = job.attempt, self.time
         speed = min(self.speeds.get(host, 1.0) for host in self.slots[slot].hosts)
         begun = 0 if job.start is None else job.start.tokens
         if job.start is not None and run.saved == 0:
             assert job.start.tokens in self.run(job.start.run_id).pins, "a branch begins where its trunk has been"
         position = max(run.saved, begun)
+        run.progress = dataclasses.replace(run.progress, tokens=position)  # the curve is cut
         rate = (job.config.tokens - begun) / max(seat.seconds, 1e-9) * speed
         work = Working(job, seat, slot, fate, self.time, position, rate, self.setup)
         self.working[slot] = work
@@ -420,10 +426,12 @@ class FakeRuns:
             run.beat = max(run.beat, self.world._last_beat(work))
         return None if run.released else (f"{run.generation:06d}", int(run.beat / BEAT))
 
-    def last_sign(self, job):
+    def life(self, job, attempt):
         self.holder(job)
         run = self.world.run(job.run_id)
-        return run.beat if run.generation else None
+        if run.attempt != attempt:
+            return None
+        return Life(attempt=attempt, seconds=run.beat - run.taken, begun=True, released=run.released)
 
 
 def flops_at(job, tokens):

@@ -230,7 +230,7 @@ class TestRestart:
     def test_one_without_a_sign_of_life_counts_in_full(self, fake, tmp_path):
         world, jobs = fake.World({"p": fake.pool()}), priced(fake, 1)
         accounts = Accounts(tmp_path / "a.jsonl", clock=lambda: world.time)
-        accounts.reserve("0", "p-0", jobs[0].seats[0], "h100", 0, "", 700.0, 10**6)
+        accounts.reserve("0", "p-0", jobs[0].seats[0], "h100", 0, 700.0, 10**6)
         accounts.close()
         accounts = Accounts(tmp_path / "a.jsonl", clock=lambda: world.time)
         assert accounts.used == Amount(10**6, 700_000, 1_400_000_000)
@@ -264,13 +264,13 @@ class TestAccounts:
     def test_a_line_cut_short_is_no_row_and_spoils_no_other(self, tmp_path):
         path, seat = tmp_path / "a.jsonl", Seat("p", usd_per_hour=1.0)
         first = Accounts(path)
-        reservation = first.reserve("r", "s", seat, "h100", 0, "", 10.0, 5)
+        reservation = first.reserve("r", "s", seat, "h100", 0, 10.0, 5)
         first.settle(reservation, 3.0, kept=5, outcome="finished")
         first.close()
         with path.open("a") as file:
             file.write('{"kind": "rese')
         second = Accounts(path)
-        second.reserve("q", "s", seat, "h100", 0, "", 10.0, 5)
+        second.reserve("q", "s", seat, "h100", 0, 10.0, 5)
         second.close()
         assert Accounts(path).used == second.used
         assert Accounts(path).open[2].run_id == "q"
@@ -280,7 +280,7 @@ class TestAccounts:
         accounts = Accounts(path)
         flops = [10**25 + 1, 10**25 + 2]
         for n in flops:
-            accounts.settle(accounts.reserve("r", "s", seat, "h100", 0, "", 10.0, n), 1.0, kept=n, outcome="finished")
+            accounts.settle(accounts.reserve("r", "s", seat, "h100", 0, 10.0, n), 1.0, kept=n, outcome="finished")
         accounts.close()
         assert Accounts(path).totals()["flops_kept"] == sum(flops)
         assert sum(json.loads(line).get("flops_kept", 0) for line in path.read_text().splitlines()) == sum(flops)
@@ -288,12 +288,12 @@ class TestAccounts:
     def test_two_controllers_take_turns_and_a_zombie_cannot_write(self, tmp_path, monkeypatch):
         seat, told = Seat("p"), []
         with open_accounts(tmp_path) as first:
-            first.reserve("r", "s", seat, "h100", 0, "", 10.0, 5)
+            first.reserve("r", "s", seat, "h100", 0, 10.0, 5)
             monkeypatch.setattr(accounts_module, "TIME_TO_LIVE", 0.0)  # it is taken for dead
             with open_accounts(tmp_path, on_wait=told.append) as second:
                 assert list(second.open) == [1]
                 with pytest.raises(LeaseLost):
-                    first.reserve("q", "s", seat, "h100", 0, "", 10.0, 5)
+                    first.reserve("q", "s", seat, "h100", 0, 10.0, 5)
         assert len(told) == 1
 
 

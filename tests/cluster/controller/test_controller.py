@@ -508,7 +508,7 @@ def test_an_attempt_at_a_run_that_is_done_is_booked_for_what_it_was(fake):
     clock = {"clock": lambda: world.time}
     accounts, a, b = Accounts(**clock), fake.job("a", 1e6), fake.job("b", 1e6)
     seat = a.seats[0]
-    accounts.reserve("a", "p-0", seat, "h100", 0, "", 1210.0, 1_000_000)
+    accounts.reserve("a", "p-0", seat, "h100", 0, 1210.0, 1_000_000)
     world.starts.clear()
     run_all([a], fake.FakeBackend(world), runs=fake.FakeRuns(world), limits=LIMITS)
     go(fake, world, [b], accounts=accounts, known={"a": a}.get)

@@ -4,7 +4,6 @@ import errno
 import multiprocessing
 import os
 import time
-from pathlib import Path
 
 import pytest
 
@@ -90,11 +89,11 @@ def test_a_full_disk_leaves_no_lease_behind_and_does_not_trouble_its_end(tmp_pat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as disk:
-        disk.setattr(leases.json, "dump", full)
+        disk.setattr(leases.json, "dumps", full)
         with pytest.raises(OSError, match="No space"):
             Lease(tmp_path)
     with Lease(tmp_path):
-        monkeypatch.setattr(Path, "write_text", full)
+        monkeypatch.setattr(leases.json, "dumps", full)
 
 
 def hold_and_die(path):

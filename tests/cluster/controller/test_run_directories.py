@@ -22,13 +22,14 @@ def test_a_run_that_was_trained(runs, job, monkeypatch):
     monkeypatch.setattr(training, "enable_compilation_cache", lambda: None)
     j = job()
     assert (runs.done(j), runs.saved(j), runs.progress(j), runs.holder(j)) == (False, 0, Progress(), None)
-    assert runs.last_sign(j) is None
+    assert runs.life(j, 0) is None
     assert Worker().run(j) == Outcome("finished")
     assert runs.done(j)
     assert runs.saved(j) == runs.progress(j).tokens == j.config.tokens
     assert runs.holder(j) is None
-    newest = max(Path(j.directory, "leases").glob("*.json"))
-    assert runs.last_sign(j) >= newest.stat().st_mtime
+    life = runs.life(j, 0)
+    assert (life.begun, life.released, life.here, life.pid) == (True, True, True, os.getpid())
+    assert 0 < life.at_most == life.seconds < 60
 
 
 def test_the_newest_whole_row_of_a_long_curve_and_a_mark_that_changes(runs, job):

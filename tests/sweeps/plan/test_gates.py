@@ -6,7 +6,9 @@ import types
 
 import pytest
 
+from nextscale.cluster.controller.accounts import Accounts
 from nextscale.cluster.hardware.gates import Gates
+from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.hardware.site import Site
 from nextscale.sweeps import load_spec, plan_sweep, planned_runs, run_study
 from nextscale.sweeps.design.expand import resolve_spec
@@ -259,6 +261,12 @@ class TestCommand:
             assert f"{figure}" in said
         assert f"nextscale run SPEC --out {out} --approve REASON" in said
         gates = [Gate.from_dict(gate) for gate in refused["waiting_gates"]]
+        shutil.copytree(out, tmp_path / "went on")
+        accounts = Accounts(tmp_path / "went on" / "accounts.jsonl", clock=lambda: 0.0)
+        accounts.reserve("r", "s", Seat("p"), "cpu", 0, 1.0, 1)
+        accounts.close()
+        (tmp_path / "went on" / "summary.json").touch()
+        assert json.loads(called("status", tmp_path / "went on", "--json")[1])["waits_for"] == []
         Gatekeeper(Ledger(out / "ledger.jsonl"), "swept", Approval.of("fine")).waiting(gates, "fit")
         assert json.loads(called("status", out, "--json")[1])["waits_for"] == []
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import numpy as np
@@ -109,6 +110,15 @@ def test_a_row_that_two_files_have_is_one_run_and_is_said(imported, tmp_path, cs
     found = load(tmp_path / "out")
     assert len(found) == 24
     assert (found["imported_from"] == str(csv)).sum() == 20
+
+
+def test_of_two_files_the_one_imported_first_counts_whatever_their_times(imported, tmp_path, csv):
+    (tmp_path / "again.csv").write_text(csv.read_text() + "\n")
+    for path, data in ((csv, "one"), (tmp_path / "again.csv", "two")):
+        imported(path, *NAMED, "--data", data)
+    for i, path in enumerate(sorted((tmp_path / "out" / "imports").glob("*.json"), key=os.path.getmtime)):
+        os.utime(path, (10**9 - i, 10**9 - i))
+    assert set(load(tmp_path / "out")["data"]) == {"one"}
 
 
 def test_what_is_no_number_or_twice_is_left_out_and_said(imported, tmp_path):

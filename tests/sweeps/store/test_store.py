@@ -1,6 +1,7 @@
 """What is read back from a folder of runs: one row each, from an index that changes nothing but the time it takes."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -175,6 +176,18 @@ def test_a_spec_has_one_file_whatever_digest_it_was_kept_under(trained):
     assert store.write_spec(spec) == earlier
     assert store.specs() == [spec]
     assert store.write_spec(spec.model_copy(update={"caps": Caps(max_usd=3.0)})) != earlier
+
+
+def test_which_sweep_was_run_last_stands_in_files_not_in_their_times(trained):
+    _, out = trained
+    spec = SweepSpec.model_validate_json(next((out / "sweeps").glob("*.json")).read_text())
+    for name in ("later", "last", "later"):
+        Store.at(out).write_spec(spec.model_copy(update={"name": name}))
+    for when, name in enumerate(("later", "last", spec.name), 10**9):
+        for path in (out / "sweeps").glob(f"{name}-*.json"):
+            os.utime(path, (when, when))
+    assert Store.existing(out).newest_spec.name == "later"
+    assert set(load(out)["sweep"]) == {"later"}
 
 
 def test_an_option_that_is_added_with_a_default_names_no_spec_anew(trained, tmp_path):
