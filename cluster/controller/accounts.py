@@ -234,14 +234,22 @@ def row_problem(row: Row) -> str | None:
 
 @contextlib.contextmanager
 def open_accounts(
-    out: Path, *, on_wait: Callable[[str], None] = lambda message: None, clock: Callable[[], float] = time.time
+    out: Path,
+    *,
+    on_wait: Callable[[str], None] = lambda message: None,
+    stop: Callable[[], float | None] = lambda: None,
+    clock: Callable[[], float] = time.time,
 ) -> Iterator[Accounts]:
     """The accounts of the sweep in a folder, for one controller at a time: another waits until that one is done.
 
     Args:
         on_wait: is called, once, with the message that another controller is at work.
+        stop: while it waits; see `nextscale.cluster.controller.controller.run_all`.
+
+    Raises:
+        KeyboardInterrupt: it waited, and was asked to stop.
     """
-    lease = _turn(out / "controller", on_wait)
+    lease = _turn(out / "controller", on_wait, stop)
     with lease:
         accounts = Accounts(out / "accounts.jsonl", clock=clock, guard=lease.check)
         try:
@@ -250,7 +258,7 @@ def open_accounts(
             accounts.close()
 
 
-def _turn(directory: Path, on_wait: Callable[[str], None]) -> Lease:
+def _turn(directory: Path, on_wait: Callable[[str], None], stop: Callable[[], float | None]) -> Lease:
     """The lease of the controllers of a sweep, when it is free or its holder has long been silent."""
     heartbeat: Heartbeat | None = None
     since, reported = time.monotonic(), False
@@ -264,6 +272,8 @@ def _turn(directory: Path, on_wait: Callable[[str], None]) -> Lease:
             if not reported:
                 on_wait(f"another process runs this sweep; waiting for it: {held}")
                 reported = True
+        if stop() is not None:
+            raise KeyboardInterrupt
         time.sleep(0.5)
 
 

@@ -10,6 +10,13 @@ from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
 
+LOST = 75
+"""Exit code of a process that ends for want of its cluster: EX_TEMPFAIL of sysexits.h, so that it is started again."""
+
+
+class ClusterLost(ConnectionError):
+    """The cluster went away, and nothing is wrong with what it was to do: the same again goes on from there."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
@@ -58,7 +65,11 @@ class Backend(Protocol):
         """Puts a fresh worker in the place of an idle one that failed."""
 
     def wait(self, timeout: float) -> list[Ended]:
-        """The attempts that ended, after `timeout` seconds at the latest."""
+        """The attempts that ended, after `timeout` seconds at the latest.
+
+        Raises:
+            ClusterLost: there is no cluster any more.
+        """
 
     def now(self) -> float:
         """Seconds, on a clock that only goes forward."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from nextscale.cluster.controller.accounts import Accounts
@@ -17,6 +18,8 @@ from nextscale.cluster.controller.run_directories import RunDirectories, Runs
 from nextscale.cluster.controller.supervision import Supervisor
 from nextscale.cluster.hardware.pool import Pool
 
+STOPPED = "stopped as asked"
+
 
 def run_all(
     jobs: Sequence[Job],
@@ -30,7 +33,7 @@ def run_all(
     peak: Callable[[str], float | None] = lambda accelerator: None,
     price: Callable[[Pool], float | None] = lambda pool: pool.usd_per_chip_hour,
     known: Callable[[str], Job | None] = lambda run_id: None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], float | None] = lambda: None,
     after: Callable[[], Sequence[Job]] = tuple,
     unchosen: float = 0.0,
 ) -> Report:
@@ -51,7 +54,8 @@ def run_all(
         peak: FLOP/s of a chip of an accelerator, for the utilisation in the accounts.
         price: dollars per chip-hour of a pool, for runs that name no seats.
         known: other jobs of these accounts, by their run_id: an attempt at one may have been left open.
-        stop: once it says yes, nothing is started any more, and all that runs is asked to save itself.
+        stop: once it gives a number, nothing is started any more, and all that runs is asked to save itself; whatever
+            has not after so many seconds is killed. It is asked again and again: it may give a smaller one later.
         after: jobs that are to come once these are done, and `unchosen`, FLOPs of others that nobody has chosen yet:
             where a cap stops these, what it would take to come to the end counts them too.
     """
@@ -61,20 +65,22 @@ def run_all(
     lifecycle = Lifecycle(context, jobs, price, known)
     supervisor = Supervisor(context, lifecycle, peak)
     dispatcher = Dispatcher(context, lifecycle, supervisor)
-    stopping = False
+    deadline, stopping = math.inf, False
     lifecycle.take_up_all()
     while not lifecycle.all_done:
         now = backend.now()
         context.timers.run_due(now)
-        if not stopping and stop():
-            stopping = True
+        if (within := stop()) is not None:
+            deadline, stopping = min(deadline, now + within), True
             for attempt in context.running.values():
-                supervisor.request_stop(attempt, "stopped as asked")
+                supervisor.request_stop(attempt, STOPPED)
+                if now >= deadline:
+                    supervisor.kill(attempt, "it had not saved itself when the time for that was over, and was killed")
         if not stopping:
             dispatcher.dispatch(now)
         if _no_room(context, lifecycle) or (stopping and not context.running):
             break
-        for ended in backend.wait(_timeout(context, lifecycle)):
+        for ended in backend.wait(_timeout(context, lifecycle, deadline)):
             supervisor.on_ended(ended)
         for notice in backend.notices():
             on_event(Event("notice", message=notice))
@@ -82,17 +88,24 @@ def run_all(
     left = tuple(name for name in lifecycle.jobs if name not in lifecycle.failed and name not in lifecycle.finished)
     stopped_by = None
     if left and stopping:
-        stopped_by = f"stopped as asked, with {len(left)} runs left; the same command goes on from here"
+        stopped_by = stopped_text(len(left))
     elif left:
         runs_left, runs_after = [lifecycle.jobs[name] for name in left], lifecycle.as_runs(after())
         stopped_by = budget.stop_message(lifecycle.queue, runs_left, runs_after, unchosen)
     return Report(tuple(lifecycle.finished), lifecycle.failed, supervisor.mendable, stopped_by, left)
 
 
-def _timeout(context: Context, lifecycle: Lifecycle) -> float:
+def stopped_text(left: int) -> str:
+    """Why there is no going on for now."""
+    return f"{STOPPED}, with {left} runs left; the same command goes on from here"
+
+
+def _timeout(context: Context, lifecycle: Lifecycle, deadline: float) -> float:
     """Seconds to wait for attempts to end, until something else is due."""
     now = context.backend.now()
     times = [now + context.limits.poll, now + context.limits.no_slot_notice]
+    if deadline > now:
+        times.append(deadline)
     if context.timers.next is not None:
         times.append(context.timers.next)
     if lifecycle.queue and (release := context.quarantine.next_release(now)) is not None:

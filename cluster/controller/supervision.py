@@ -39,6 +39,12 @@ class Supervisor:
             attempt.stop_reason = reason
             self._context.backend.stop(attempt.slot.name)
 
+    def kill(self, attempt: Attempt, reason: str) -> None:
+        """Ends an attempt that does not by itself."""
+        if attempt.kill_reason is None:
+            attempt.kill_reason = reason
+            self._context.backend.kill(attempt.slot.name)
+
     def on_ended(self, ended: Ended) -> None:
         """Books an attempt that has ended; its run finishes, fails or is tried again."""
         context = self._context
@@ -118,20 +124,19 @@ class Supervisor:
 
     def _check(self, attempt: Attempt, now: float) -> None:
         """Looks after what runs: that it moves, that its reservation holds, and whom it has brought far enough."""
-        context, run, slot = self._context, attempt.run, attempt.slot.name
-        if context.running.get(slot) is not attempt or attempt.kill_reason is not None:
+        context, run = self._context, attempt.run
+        if context.running.get(attempt.slot.name) is not attempt or attempt.kill_reason is not None:
             return
         self._lifecycle.release(run.job.run_id)
         timed, limits = context.budget.caps.timed, context.limits
         spent = now >= attempt.reserved_until - limits.slack
         still = attempt.watch.stuck_for(context.runs.progress(run.job).pulse, now, limits)
         if still is not None:
-            attempt.kill_reason = f"its curve has not moved for {still / 60:.0f} minutes: taken for stuck, and killed"
-        elif timed and spent:
-            attempt.kill_reason = "it did not stop before what was reserved for it was spent, and was killed"
+            self.kill(attempt, f"its curve has not moved for {still / 60:.0f} minutes: taken for stuck, and killed")
+            return
+        if timed and spent:
             attempt.stop_reason = attempt.stop_reason or "caps"
-        if attempt.kill_reason is not None:
-            context.backend.kill(slot)
+            self.kill(attempt, "it did not stop before what was reserved for it was spent, and was killed")
             return
         # Where time is not capped it is reserved all the same: should we die, no more than that is booked.
         if spent or (timed and now >= attempt.stop_at and attempt.stop_reason is None):

@@ -11,6 +11,7 @@
 #SBATCH --exclusive
 #SBATCH --time=24:00:00
 #SBATCH --requeue
+#SBATCH --signal=B:TERM@180
 #SBATCH --open-mode=append
 #SBATCH --output=nextscale-%j.log
 # Of your site: #SBATCH --partition=... --account=...
@@ -28,11 +29,16 @@ export RAY_AUTH_MODE=disabled  # Ray asks for a token by default; the nodes' net
 export RAY_USAGE_STATS_ENABLED=0
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600  # seconds for all nodes to come; its default is 30
 
+# Before its time is over all runs save themselves, and the job is put back into the queue; so it is where the cluster
+# went (75).
+stopped=
+trap 'stopped=yes; nextscale stop "$OUT" --within 120' TERM
+
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 
 # One task a node; Ray's own command starts the head where the address is, and workers elsewhere. It ends by stopping
 # all Ray that is yours on the node, hence --exclusive. Without --kill-on-bad-exit a node that fails would leave the
-# others waiting.
+# others waiting. It runs beside this shell, which hears the signal that --signal asks for.
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 \
     ray symmetric-run \
     --address "${nodes[0]}:$PORT" \
@@ -40,4 +46,14 @@ srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 \
     --num-cpus "${SLURM_CPUS_PER_TASK:-1}" \
     --num-gpus "${SLURM_GPUS_ON_NODE:-0}" \
     -- \
-    nextscale run "$SPEC" --out "$OUT" --address auto
+    nextscale run "$SPEC" --out "$OUT" --address auto &
+sweep=$!
+
+wait "$sweep" && code=0 || code=$?
+if [[ -n $stopped ]]; then  # that wait was cut short
+    wait "$sweep" && code=0 || code=$?
+fi
+if [[ $code != 0 && (-n $stopped || $code == 75) ]]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"

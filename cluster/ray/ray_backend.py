@@ -8,15 +8,17 @@ import itertools
 import logging
 import os
 import queue
-import socket
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from nextscale.cluster.controller.backend import Ended, Slot
 from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
+from nextscale.cluster.ray.head import Head, answers
 from nextscale.cluster.ray.hosts import Host, cpu_pools_of, hosts_of, kind_of, pools_of, resource_of
 from nextscale.model.errors import InputError
 
@@ -68,6 +70,7 @@ class RayBackend:
         self._pools: dict[str, Pool] = {}
         self._auto = pools == "auto"
         self._address = address
+        self._head: Head | None = None
         self._connect()
         self._look()
         found = pools_of(list(self._hosts.values())) if pools == "auto" else dict(pools)
@@ -129,6 +132,10 @@ class RayBackend:
         return unread
 
     def close(self) -> None:
+        if self._head is not None:
+            self._head.close()
+            if self._head.lost:  # nobody is there to be told
+                return
         for slot in self._slots.values():
             slot.close()
         self._slots.clear()
@@ -183,12 +190,15 @@ class RayBackend:
         unreachable = ConnectionError(
             f"--address {address}: no Ray cluster answers there; start one, or leave it out to use this machine"
         )
-        if address is not None and not _answers(address):
+        if address is not None and not answers(address):
             raise unreachable
         try:
-            self._ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
+            with _own_signals():
+                self._ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, ValueError):
             raise unreachable from None
+        if address is None or not address.startswith("ray://"):  # whose server stands between
+            self._head = Head(self._ray.get_runtime_context().gcs_address)
 
     def _look(self) -> None:
         from ray._private.state import state  # which nodes drain is not told elsewhere
@@ -207,6 +217,8 @@ class RayBackend:
             if slot.running is not None:
                 self.ended(name, slot.running, Outcome("lost", "Ray went down on this machine"))
         self._ray.shutdown()
+        if self._head is not None:
+            self._head.close()
         self._connect()
         self._look()
         self._looked = time.monotonic()
@@ -215,6 +227,9 @@ class RayBackend:
 
     def _refresh(self) -> None:
         self._looked = time.monotonic()
+        if self._head is not None and self._head.silent_for() > 2 * _REFRESH:
+            self._head.check()
+            return
         self._look()
         if not self._hosts and self._address is None:
             self._restart()
@@ -255,13 +270,10 @@ class RayBackend:
                     self._slots[slot] = lane(slot, name, pool, kind, self)
 
 
-def _answers(address: str) -> bool:
-    """Whether anything listens there: Ray itself would go on asking for many minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
-        return True  # a word such as `auto`, for Ray to understand
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError:
-        return False
-    return True
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, and prints stacks: whoever has a use for it keeps it."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if before not in (signal.SIG_DFL, None) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)

@@ -77,8 +77,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Plan, train and fit scaling-law sweeps; forecast the next, bigger model.\n\n"
     "A first look: [bold]nextscale quickstart[/bold]. With runs of your own: [bold]nextscale fit runs.csv[/bold].",
-    epilog="Exit codes: 0 done, 1 finished with failed runs or without a law, 2 the input was wrong, 3 a cap, a stop "
-    "or a gate that waits for an approval left runs to do, 130 interrupted.",
+    epilog="Exit codes: 0 done, 1 finished with failed runs or without a law, 2 the input was wrong, 3 a cap, a stop, "
+    "a signal or a gate that waits for an approval left runs to do, 75 the cluster went away, 130 interrupted.",
 )
 
 for module in (plan, run, init, specs, watch, runs, ledger, report, export, import_runs, hardware):

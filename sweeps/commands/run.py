@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -84,25 +84,30 @@ def _run(
     *,
     stopped_ok: bool = False,
 ) -> None:
+    from nextscale.cluster.controller.backend import LOST, ClusterLost
     from nextscale.cluster.controller.lease import LeaseLost
     from nextscale.sweeps.plan.spec_files import located_errors
+    from nextscale.sweeps.run.leaving import Leaving
     from nextscale.sweeps.run.loop import run_study
     from nextscale.sweeps.show.summary_tables import summary_tables
     from nextscale.sweeps.terminal.progress import Reporter
 
     spec = _read(path, set_)
     folder = out or Path("out") / spec.name
+    leaving = Leaving(lambda text: aside.print(text, style="yellow", markup=False))
     try:
-        with located_errors(path, set_ or ()), Reporter(aside) as reporter:
-            summary = run_study(
-                spec, folder, address=address, approval=approval, on_phase=reporter.phase, on_event=reporter.event
-            )
+        with located_errors(path, set_ or ()), Reporter(aside) as reporter, leaving:
+            options: dict[str, Any] = {"address": address, "approval": approval, "stop": leaving}
+            summary = run_study(spec, folder, on_phase=reporter.phase, on_event=reporter.event, **options)
     except LeaseLost:
         text = f"{folder}: another process has taken this sweep over, having heard nothing of this one for too long"
         raise SpecError(text) from None
+    except ClusterLost as error:
+        complain(str(error))
+        raise typer.Exit(LOST) from None
     except KeyboardInterrupt:
         aside.print("interrupted; what is finished is kept, and the same command goes on from here")
-        raise typer.Exit(130) from None
+        raise typer.Exit(3 if leaving.orderly else 130) from None
     refusal = summary["stopped_by"] if summary["waits_for_approval"] else None
     if json_:
         print_json(summary)
@@ -118,7 +123,7 @@ def _run(
     if refusal is not None:
         complain(refusal)
     if summary["stopped_by"]:
-        raise typer.Exit(0 if stopped_ok else 3)
+        raise typer.Exit(0 if stopped_ok and not leaving.orderly else 3)
     if summary["runs"]["failed"] or summary["problem"]:
         raise typer.Exit(2 if summary["mendable"] else 1)
 

@@ -130,14 +130,26 @@ def logs(
 
 
 @app.command()
-def stop(out: Folder, json_: Json = False) -> None:
+def stop(
+    out: Folder,
+    within: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="kill runs that are not saved by then \\[default: 300]"),
+    ] = None,
+    now: Annotated[bool, typer.Option("--now", help="do not wait for runs to save themselves: kill them")] = False,
+    json_: Json = False,
+) -> None:
     """Asks whoever runs a sweep, wherever that is, to save all runs and leave.
 
-    `nextscale run` goes on from there.
+    `nextscale run` goes on from there. Asked again with less time, it takes less. What is killed goes on from its
+    newest checkpoint.
     """
-    from nextscale.sweeps.watch.status import ask_to_stop
+    from nextscale.sweeps.errors import SpecError
+    from nextscale.sweeps.watch.status import PATIENCE, ask_to_stop
 
-    asked = ask_to_stop(out)
+    if now and within is not None:
+        raise SpecError("--now and --within: one excludes the other; leave one out")
+    asked = ask_to_stop(out, 0.0 if now else PATIENCE if within is None else within)
     if json_:
         print_json({"asked": asked})
         return

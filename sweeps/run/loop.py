@@ -38,6 +38,7 @@ def run_study(
     approval: Approval | None = None,
     on_phase: OnRound = lambda phase, done, todo: None,
     on_event: Callable[[Event], None] = lambda event: None,
+    stop: Callable[[], float | None] = lambda: None,
 ) -> dict[str, Any]:
     """Runs a sweep to its end, from wherever it stands, and leaves tables, figures and a report in `out`.
 
@@ -46,7 +47,7 @@ def run_study(
         site: what is known of the devices here; None reads the site file, if there is one.
         approval: of all gates that the sweep comes to; see `nextscale.sweeps.plan.gates`.
         on_phase: called before each of the two rounds of training with what is done and what is left.
-        on_event: see `nextscale.cluster.controller.controller.run_all`.
+        on_event, stop: see `nextscale.cluster.controller.controller.run_all`.
 
     Returns:
         the summary, as written to `out/summary.json`.
@@ -57,7 +58,7 @@ def run_study(
     run = _StudyRun(spec, out, on_event)
     site = load_site() if site is None else site
     with run.observed() as observe:
-        options: dict[str, Any] = {"address": address, "approval": approval}
+        options: dict[str, Any] = {"address": address, "approval": approval, "stop": stop}
         with TrainingRounds(run.study, site, on_round=on_phase, on_event=observe, **options) as rounds:
             settle_done(run.study.store.root, run.study.job_of, observe)
             rounds.train("fit")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
+from nextscale.cluster.controller.controller import stopped_text
 from nextscale.cluster.controller.events import Event
 from nextscale.cluster.controller.job import Job
 from nextscale.cluster.hardware.site import Site
@@ -53,6 +54,7 @@ class TrainingRounds(contextlib.ExitStack):
         approval: Approval | None,
         on_round: OnRound,
         on_event: Callable[[Event], None],
+        stop: Callable[[], float | None],
     ):
         super().__init__()
         self.failed: dict[str, str] = {}
@@ -60,7 +62,7 @@ class TrainingRounds(contextlib.ExitStack):
         self.stopped_by: str | None = None
         self.waiting_gates: list[Gate] = []
         self._study, self._site, self._address = study, site, address
-        self._on_round, self._on_event = on_round, on_event
+        self._on_round, self._on_event, self._stop = on_round, on_event, stop
         self._gates = gates_of(study.spec.gates, site.gates)
         self._gatekeeper = Gatekeeper(study.ledger, study.spec.name, approval)
         self._session: Session | None = None
@@ -69,7 +71,8 @@ class TrainingRounds(contextlib.ExitStack):
         """The session with the cluster; begun, once whoever else is at work in the folder has left."""
         if self._session is None:
             study = self._study
-            session = Session.connect(study.spec, study.store.root, self._address, self._site, self._on_event)
+            options = self._address, self._site, self._on_event, self._stop
+            session = Session.connect(study.spec, study.store.root, *options)
             self._session = self.enter_context(session)
             study.catch_up()  # with what was chosen by whoever was waited for
         return self._session
@@ -91,6 +94,9 @@ class TrainingRounds(contextlib.ExitStack):
         self._on_round(role, done, [study.job(run) for run in todo])
         if not todo:
             return
+        if self._stop() is not None:
+            self.stopped_by = stopped_text(len(todo))
+            return
         planned = len(study.planned)
         session, speed = self.connect(), speed_in(study.store.root)
         if len(study.planned) > planned:
@@ -103,6 +109,7 @@ class TrainingRounds(contextlib.ExitStack):
             study.job_of,
             lambda: self._held_out(session, speed) if role == "fit" else [],
             study.unchosen,
+            self._stop,
         )
         self.failed.update(report.failed)
         self.mendable |= report.mendable

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nextscale.cluster.controller.accounts import Accounts, open_accounts
 from nextscale.cluster.controller.attempt import settle_orphan
@@ -27,7 +28,7 @@ from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.placement import pools_here
 from nextscale.sweeps.spec.site_file import load_site, pools_of, price_notes
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
-from nextscale.sweeps.watch.status import STOP
+from nextscale.sweeps.watch.status import STOP, stop_asked
 
 
 def settle_done(out: Path, known: Callable[[str], Job | None], on_event: Callable[[Event], None]) -> None:
@@ -57,11 +58,18 @@ class Session:
     @classmethod
     @contextlib.contextmanager
     def connect(
-        cls, spec: SweepSpec, out: Path, address: str | None, site: Site | None, on_event: Callable[[Event], None]
+        cls,
+        spec: SweepSpec,
+        out: Path,
+        address: str | None,
+        site: Site | None,
+        on_event: Callable[[Event], None],
+        stop: Callable[[], float | None],
     ) -> Iterator[Session]:
         """Waits until no other controller is at work in the folder, and connects to the cluster.
 
         Raises:
+            KeyboardInterrupt: `stop` was asked for while it waited.
             SpecError, InputError: the pools cannot be used.
             ConnectionError: there is no cluster.
         """
@@ -69,7 +77,8 @@ class Session:
         accelerators = with_measured_cpu(site.catalogue())
         pools = pools_of(spec.pools, site, accelerators)
         _check_prices(spec, pools or (pools_here(accelerators)[0] if address is None else {}), accelerators)
-        with open_accounts(out, on_wait=lambda message: on_event(Event("notice", message=message))) as accounts:
+        waiting: dict[str, Any] = {"on_wait": lambda text: on_event(Event("notice", message=text)), "stop": stop}
+        with open_accounts(out, **waiting) as accounts:
             (out / STOP).unlink(missing_ok=True)
             for note in price_notes(spec.pools, site, accelerators):
                 on_event(Event("notice", message=note))
@@ -109,12 +118,13 @@ class Session:
         known: Callable[[str], Job | None],
         after: Callable[[], Sequence[Job]],
         unchosen: float,
+        stop: Callable[[], float | None],
     ) -> Report:
         """Does every job once, within the caps, until `nextscale stop` asks otherwise.
 
         Args:
             known: any job of the folder, by its run_id.
-            after, unchosen: see `nextscale.cluster.controller.controller.run_all`.
+            after, unchosen, stop: see `nextscale.cluster.controller.controller.run_all`.
         """
         return run_all(
             jobs,
@@ -125,7 +135,7 @@ class Session:
             peak=self._peak,
             price=self._price,
             known=known,
-            stop=(self.out / STOP).exists,
+            stop=lambda: min((one for one in (stop(), stop_asked(self.out)) if one is not None), default=None),
             after=after,
             unchosen=unchosen,
         )

@@ -12,7 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from nextscale.cluster.controller.accounts import Accounts, Reservation
+from nextscale.model.record import write_atomically
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.plan.gates import Gate, Gatekeeper
@@ -20,7 +23,9 @@ from nextscale.sweeps.store.store import Store
 from nextscale.sweeps.watch.watcher import STATES, Watcher, controller_of
 
 STOP = "stop"
-"""The file that asks whoever runs the sweeps of a folder to save all runs and leave."""
+"""The file that asks whoever runs the sweeps of a folder to save all runs and leave; in it, within how many seconds."""
+PATIENCE = 300.0
+"""Seconds that runs have to save themselves where nobody says otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +107,11 @@ def status_of(watcher: Watcher) -> Status:
     )
 
 
-def ask_to_stop(out: str | Path) -> bool:
+def ask_to_stop(out: str | Path, within: float = PATIENCE) -> bool:
     """Asks whoever runs the sweeps of a folder to save all runs and leave; tells whether anybody is there to hear it.
+
+    Args:
+        within: seconds after which runs that have not saved themselves are killed.
 
     Raises:
         SpecError: the folder holds no sweep.
@@ -111,8 +119,19 @@ def ask_to_stop(out: str | Path) -> bool:
     store = Store.existing(out)
     if controller_of(store.root).state != "at work":
         return False
-    (store.root / STOP).write_text("")
+    write_atomically(epath.Path(store.root / STOP), f"{within}\n")
     return True
+
+
+def stop_asked(out: Path) -> float | None:
+    """Within how many seconds whoever runs the sweeps of a folder is to leave; None where nobody asked for it."""
+    try:
+        within = float((out / STOP).read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):  # an earlier version says no more than that it is asked for
+        return PATIENCE
+    return within if within >= 0 else PATIENCE
 
 
 def open_attempts(out: Path) -> list[Reservation]:

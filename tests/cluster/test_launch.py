@@ -3,9 +3,11 @@
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -146,6 +148,40 @@ def test_the_batch_script_starts_ray_once_a_node_and_the_sweep_once(tmp_path):
         ["bash", LAUNCH / "slurm.sh"], env=environment, text=True, capture_output=True, check=False
     )
     assert (refused.returncode, "usage: sbatch" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "signalled", "code", "requeued"),
+    [
+        ("exit 0", False, 0, False),
+        ("exit 2", False, 2, False),
+        ("exit 75", False, 75, True),
+        ("until [ -e asked ]; do sleep 0.1; done; exit 3", True, 3, True),
+        ("until [ -e asked ]; do sleep 0.1; done; exit 0", True, 0, False),
+    ],
+)
+def test_the_batch_script_saves_the_sweep_before_its_time_is_over_and_is_put_back(
+    tmp_path, sweep, signalled, code, requeued
+):
+    for name, body in {
+        "scontrol": '[ "$1" = requeue ] && echo "$2" > requeued || echo node-a',
+        "srun": f"touch begun; {sweep}",
+        "nextscale": 'echo "$@" > asked',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(stat.S_IRWXU)
+    slurm = {"SLURM_JOB_NODELIST": "node-a", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7"}
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), **slurm}
+    job = subprocess.Popen(["bash", LAUNCH / "slurm.sh", "s.yaml", "the out"], env=environment, cwd=tmp_path)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if signalled:
+        job.send_signal(signal.SIGTERM)
+    assert job.wait(30) == code
+    assert (tmp_path / "requeued").exists() == requeued
+    if signalled:
+        assert (tmp_path / "asked").read_text() == "stop the out --within 120\n"
 
 
 def test_ray_has_the_command_that_the_batch_script_gives():

@@ -543,3 +543,51 @@ def test_a_run_whose_worker_dies_as_it_ends_is_booked_as_done(fake, news):
     assert rows["flops_kept"].sum() == world.flops == 1_000_000
     assert accounts.totals()["seconds"] >= 990  # the last sign of life is at most ten seconds old
     assert accounts.totals()["usd"] >= 0.99
+
+
+class TestStop:
+    """Two runs of 1000 s at work; one of them does not hear."""
+
+    def stopped(self, fake, stop, fates=None):
+        fates = {"deaf": [fake.Fate(deaf=True)]} if fates is None else fates
+        world = fake.World({"p": fake.pool(2)}, fates=script(fake, fates))
+        world.at(100.0, lambda: setattr(world, "changed", True))
+        accounts = Accounts(clock=lambda: world.time)
+        jobs = [fake.job(name, 1e6, shape=name, every=1e9) for name in ("deaf", "hears")]
+        report, events = go(fake, world, jobs, stop=lambda: stop(world.time), accounts=accounts)
+        rows = {row["run_id"]: row for row in accounts.rows if row["kind"] == "settled"}
+        return world, report, rows, events
+
+    def test_it_waits_so_long_for_runs_that_do_not_save_themselves(self, fake):
+        world, report, rows, _ = self.stopped(fake, lambda now: 60.0 if now >= 100 else None)
+        assert (rows["hears"]["outcome"], rows["hears"]["seconds"]) == ("stopped", 101.0)
+        assert (rows["deaf"]["outcome"], rows["deaf"]["seconds"], rows["deaf"]["flops_lost"]) == (
+            "lost",
+            160.0,
+            160_000,
+        )
+        assert world.time == 160.0
+        assert set(report.left) == {"deaf", "hears"} and report.failed == {}
+        assert report.stopped_by.startswith("stopped as asked, with 2 runs left")
+
+    def test_now_waits_for_nobody(self, fake):
+        world, _, rows, _ = self.stopped(fake, lambda now: 0.0 if now >= 100 else None)
+        assert world.time == 100.0
+        assert {row["outcome"] for row in rows.values()} == {"lost"}
+
+    @pytest.mark.parametrize(("again", "ends"), [(20.0, 140.0), (1000.0, 160.0)])
+    def test_asked_again_it_may_take_less_time_and_no_more(self, fake, again, ends):
+        def stop(now):
+            return None if now < 100 else 60.0 if now < 120 else again
+
+        fates = {"deaf": [fake.Fate(deaf=True)], "hears": [fake.Fate("error", 120.0)]}
+        *_, rows, _ = self.stopped(fake, stop, fates)
+        assert rows["deaf"]["seconds"] == ends
+
+    def test_what_hangs_is_killed_too(self, fake):
+        world, report, _, events = self.stopped(
+            fake, lambda now: 60.0 if now >= 100 else None, {"deaf": [fake.Fate(stuck=50.0)]}
+        )
+        assert world.time == 160.0
+        assert [e.message for e in events if e.kind == "stopped" and "killed" in e.message]
+        assert not report.failed

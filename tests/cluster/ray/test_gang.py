@@ -173,7 +173,7 @@ def trained_once(job, saved):
 def test_a_run_over_two_hosts_is_stopped_saves_itself_and_goes_on_from_there(job):
     run = job(seed=1, steps=800, every_seconds=1e9, seats=OVER_TWO)
     with plain_hosts(2) as backend:
-        first = run_all([run], backend, stop=Path(run.directory, "metrics.jsonl").exists)
+        first = run_all([run], backend, stop=lambda: 300.0 if Path(run.directory, "metrics.jsonl").exists() else None)
         saved = newest(run)
         second = run_all([run], backend)
     assert (first.left, second.finished) == ((run.run_id,), (run.run_id,))

@@ -1,0 +1,75 @@
+"""Head of a Ray cluster: whether it is there, and what follows when it is gone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+
+from nextscale.cluster.controller.backend import LOST, ClusterLost
+
+_PAUSE = 2.0
+"""Seconds between two looks at it."""
+_SILENCE, _GRACE = 40.0, 10.0
+"""Seconds without an answer after which it is taken for dead, and those after which a process that still waits for its
+answer is ended. Ray itself ends it after 60, with 1."""
+
+
+class Head:
+    """The head of a cluster, asked again and again by a thread whether it is there, until it is closed.
+
+    A call to Ray that needs the head does not return while that is gone. Whoever is not in one hears by `check`; where
+    all wait for such a call the process ends, as Ray would have it, but with the exit code that says why.
+
+    Args:
+        address: as host:port.
+    """
+
+    def __init__(self, address: str):
+        self._address, self._heard = address, time.monotonic()
+        self._closed = threading.Event()
+        self.lost = False
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def silent_for(self) -> float:
+        """Seconds since it last answered."""
+        return time.monotonic() - self._heard
+
+    def check(self) -> None:
+        """
+        Raises:
+            ClusterLost: it has not answered for long.
+        """
+        if self.silent_for() > _SILENCE:
+            self.lost = True
+            self.close()
+            raise ClusterLost(self._farewell())
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(_PAUSE):
+            if answers(self._address):
+                self._heard = time.monotonic()
+            elif self.silent_for() > _SILENCE + _GRACE and not self._closed.is_set():
+                print(f"nextscale: {self._farewell()}", file=sys.stderr, flush=True)
+                os._exit(LOST)
+
+    def _farewell(self) -> str:
+        text = f"the head of the Ray cluster, {self._address}, has not answered for {_SILENCE:.0f} s: taken for dead"
+        return f"{text}; what is saved is kept, and the same command goes on from here"
+
+
+def answers(address: str) -> bool:
+    """Whether anything listens there: Ray itself would go on asking for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return True  # a word such as `auto`, for Ray to understand
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True
