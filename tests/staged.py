@@ -1,6 +1,6 @@
 """A sweep as its controller and its workers leave it on disk, one step at a time, and no faster than a test says."""
 
-import json
+import time
 from pathlib import Path
 
 import yaml
@@ -89,8 +89,7 @@ class Staged:
         job = Job(config.run_id, config, str(self.out), run.own_flops, config.training.steps, "")
         self.journal.note(Event(kind, job, message))
 
-
-def alive(out: Path, started: float = 0.0):
-    """Whoever runs the sweep began so long ago, by what it left."""
-    (file,) = (out / "controller" / "leases").glob("*.json")
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"started": started}))
+    def began(self, started: float = 0.0):
+        """Whoever runs the sweep began then, by what it says."""
+        self.lease._told["started"], self.lease._since = started, time.monotonic() - (time.time() - started)
+        self.lease._write("r+")

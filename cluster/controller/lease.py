@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 TIME_TO_LIVE = 20.0
 """Seconds without a new sign of life after which a lease may be taken over."""
-_BEAT = TIME_TO_LIVE / 5
+BEAT = TIME_TO_LIVE / 5
 _RELEASED = b"released"
 """What the file of a run begins with that was given back by an earlier version, which told no more."""
 
@@ -49,6 +49,7 @@ class Life:
         released: whether it gave the lease back.
         started: when it took the lease, in seconds since the epoch; comparable with times of its own machine.
         here: whether that is this machine.
+        dead: whether it has died on this machine.
     """
 
     attempt: int = 0
@@ -59,11 +60,12 @@ class Life:
     pid: int | None = None
     started: float = math.inf
     here: bool = False
+    dead: bool = False
 
     @property
     def at_most(self) -> float:
         """Seconds that it lived at most, unless a sign of life was lost: it may have died just before the next."""
-        return self.seconds + (0.0 if self.released else _BEAT)
+        return self.seconds + (0.0 if self.released else BEAT)
 
 
 class LeaseHeld(Exception):
@@ -154,7 +156,7 @@ class Lease:
         self.close()
 
     def _beat(self) -> None:
-        while not self._closed.wait(_BEAT):
+        while not self._closed.wait(BEAT):
             with contextlib.suppress(OSError):  # a file server that stutters: the next beat may come through
                 if _newest(self._folder) != self._file:
                     self._lost.set()
@@ -182,7 +184,7 @@ def life(directory: Path) -> Life | None:
         return None
     here = told.get("machine") == _machine()
     known = {field.name: told[field.name] for field in dataclasses.fields(Life) if field.name in told}
-    return Life(**known, here=here)
+    return Life(**known, here=here, dead=here and not _alive(told.get("pid", 0)))
 
 
 def holder(directory: Path) -> Heartbeat | None:

@@ -50,16 +50,16 @@ def pools(rows: Iterable[Row], slots: Mapping[str, Row]) -> list[dict[str, Any]]
 def lanes(watcher: Watcher, slots: Mapping[str, Row]) -> list[dict[str, Any]]:
     """Who runs what where: of each slot its `run_id` since when, or None since it is idle; those at work first where
     there are many."""
-    found = []
+    found, ahead = [], watcher.controller.ahead
     for name, row in slots.items():
         one = {"slot": name, "pool": row["pool"], "accelerator": row["accelerator"], "chips": row["chips"]}
         if row["kind"] == "reserved" and row["run_id"] in watcher.curves:
             curve, tokens = watcher.curves[row["run_id"]], watcher.tokens(row["run_id"])
             share = curve.position / tokens if tokens else 0.0
-            one |= {"run_id": row["run_id"], "what": watcher.label(row["run_id"]), "since": row["started"]}
+            one |= {"run_id": row["run_id"], "what": watcher.label(row["run_id"]), "since": row["started"] - ahead}
             one |= {"share": share, "loss": curve.losses[-1] if curve.losses else None}
         else:
-            one |= {"run_id": None, "what": "", "since": ended(row), "share": None, "loss": None}
+            one |= {"run_id": None, "what": "", "since": ended(row) - ahead, "share": None, "loss": None}
         found.append(one)
     return found if len(found) <= _LANES else sorted(found, key=lambda one: one["run_id"] is None)[:_LANES]
 

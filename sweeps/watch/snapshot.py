@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nextscale.cluster.controller.accounts import Accounts
 from nextscale.fit.jsonable import jsonable
 from nextscale.model.record import Row
 from nextscale.sweeps.design.chosen_runs import ChosenRuns
@@ -86,7 +85,7 @@ class Live:
             "holder": {"host": watcher.controller.host, "pid": watcher.controller.pid},
             "sweeps": [progress(watcher, spec, runs, states) for spec, runs in reversed(watcher.sweeps)],
             "time_left": None if self._left is None else self._left._asdict() | {"ends": self._left_at + self._left[0]},
-            "costs": costs(watcher.accounts, None if newest is None else newest[0], at_work),
+            "costs": costs(watcher, None if newest is None else newest[0], at_work),
             "pools": pools(watcher.accounts.rows, slots),
             "lanes": lanes(watcher, slots),
             "failed": failed(watcher, status.failures),
@@ -112,7 +111,7 @@ class Live:
         if newest is None or not slots:
             self._left, self._left_due = None, -math.inf
             return
-        began, now = time.monotonic(), time.time()
+        began, now = time.monotonic(), watcher.controller.now()
         if began < self._left_due:
             return
         runs = newest[1]
@@ -126,7 +125,7 @@ class Live:
         ]
         up = [row for row in slots.values() if row["kind"] == "reserved" or now - ended(row) < _GONE]
         self._left = time_left(runs, waiting, at_work, up, watcher.accounts.rows, watcher.config) if up else None
-        self._left_at, self._left_due = now, began + _SELDOM * (time.monotonic() - began)
+        self._left_at, self._left_due = time.time(), began + _SELDOM * (time.monotonic() - began)
 
     def _summary(self) -> dict[str, Any] | None:
         """What a sweep said in its end; None where there is nothing, or it is another version's."""
@@ -156,10 +155,11 @@ def progress(
     return {"name": spec.name, "runs": counts, "flops": [done, planned], "more": more}
 
 
-def costs(accounts: Accounts, spec: SweepSpec | None, at_work: bool) -> list[dict[str, Any]]:
+def costs(watcher: Watcher, spec: SweepSpec | None, at_work: bool) -> list[dict[str, Any]]:
     """Spent and reserved against each cap, in its own unit; `limit` is None where there is none. Of the wall's hours
     `since` tells when they began to count, and `until` when they ended, None while they go on."""
     limits = {} if spec is None else spec.caps.model_dump()
+    accounts, ahead = watcher.accounts, watcher.controller.ahead
     spent, pending = accounts.spent, accounts.pending
     found = [
         {"cap": "max_flops", "unit": "FLOPs", "spent": spent.flops, "reserved": pending.flops},
@@ -173,10 +173,10 @@ def costs(accounts: Accounts, spec: SweepSpec | None, at_work: bool) -> list[dic
     ]
     if accounts.first_start is not None:
         last = max((ended(row) for row in accounts.rows if row["kind"] == "settled"), default=accounts.first_start)
-        until = None if at_work else last
-        hours = ((until or accounts.clock()) - accounts.first_start) / 3600
+        since, until = accounts.first_start - ahead, None if at_work else last - ahead
+        hours = ((until or time.time()) - since) / 3600
         wall = {"cap": "max_wall", "unit": "hours", "spent": hours, "reserved": 0.0}
-        found.append(wall | {"since": accounts.first_start, "until": until})
+        found.append(wall | {"since": since, "until": until})
     return [one | {"limit": limits.get(str(one["cap"]))} for one in found]
 
 

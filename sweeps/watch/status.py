@@ -1,6 +1,6 @@
 """The status of a sweep, from its files alone: it needs no Ray, so it works while the head is down.
 
-Whoever runs the sweep may be on another machine: it is known by its lease and by the time of its last sign.
+Whoever runs the sweep may be on another machine, with another clock: it is known by its lease (see `controller.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.plan.gates import Gate, Gatekeeper
 from nextscale.sweeps.store.store import Store
-from nextscale.sweeps.watch.watcher import STATES, Watcher, controller_of
+from nextscale.sweeps.watch.controller import controller_of
+from nextscale.sweeps.watch.watcher import STATES, Watcher
 
 STOP = "stop"
 """The file that asks whoever runs the sweeps of a folder to save all runs and leave; in it, within how many seconds."""
@@ -82,6 +83,9 @@ def status(out: str | Path) -> Status:
     """
     watcher = Watcher(out)
     watcher.look()
+    while not watcher.certain:
+        time.sleep(0.25)
+        watcher.look()
     return status_of(watcher)
 
 
@@ -110,6 +114,8 @@ def status_of(watcher: Watcher) -> Status:
 def ask_to_stop(out: str | Path, within: float = PATIENCE) -> bool:
     """Asks whoever runs the sweeps of a folder to save all runs and leave; tells whether anybody is there to hear it.
 
+    It is asked for in any case: whoever begins later takes no notice of it.
+
     Args:
         within: seconds after which runs that have not saved themselves are killed.
 
@@ -117,10 +123,8 @@ def ask_to_stop(out: str | Path, within: float = PATIENCE) -> bool:
         SpecError: the folder holds no sweep.
     """
     store = Store.existing(out)
-    if controller_of(store.root).state != "at work":
-        return False
     write_atomically(epath.Path(store.root / STOP), f"{within}\n")
-    return True
+    return controller_of(store.root).state == "at work"
 
 
 def stop_asked(out: Path) -> float | None:
@@ -151,7 +155,7 @@ def _running(watcher: Watcher, reservation: Reservation) -> Running:
         run_id=reservation.run_id,
         slot=reservation.slot,
         pool=reservation.seat.pool,
-        seconds=time.time() - reservation.started,
+        seconds=watcher.controller.now() - reservation.started,
         share=curve.position / tokens if tokens else 0.0,
         loss=curve.losses[-1] if curve.losses else None,
     )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import math
 import time
 from pathlib import Path
 from typing import cast
 
 from nextscale.cluster.controller.accounts import Accounts
-from nextscale.cluster.controller.lease import TIME_TO_LIVE, life
 from nextscale.model.accounting import parameters
 from nextscale.model.config.run import RunConfig
 from nextscale.model.record import Row
@@ -21,6 +19,7 @@ from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.store import index
 from nextscale.sweeps.store.imported_runs import STATUS as IMPORTED
 from nextscale.sweeps.store.store import Store, load
+from nextscale.sweeps.watch.controller import Controller, ControllerWatch
 from nextscale.sweeps.watch.tail import Tail
 
 STATES = ("done", "diverged", "failed", "running", "unfinished", "not started")
@@ -28,21 +27,6 @@ _COLUMNS = ("run_id", "status", "reason", "params", "tokens", "flops", "loss", "
 _EVENTS = 200
 _ALL_AGAIN = 300.0
 """Seconds after which all runs are looked through: one may have been deleted, or copied here, without a word."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Controller:
-    """Who runs the sweeps of a folder.
-
-    Attributes:
-        state: `at work`, `silent` for so long that it must be dead, or `none`.
-        host, pid, started: of the last that did, as far as it left them.
-    """
-
-    state: str
-    host: str | None = None
-    pid: int | None = None
-    started: float = math.inf
 
 
 class Curve:
@@ -94,6 +78,7 @@ class Watcher:
         self.store = Store.existing(out)
         self.accounts = Accounts()
         self.controller = Controller("none")
+        self._watch = ControllerWatch(self.store.root)
         self.sweeps: list[tuple[SweepSpec, dict[str, PlannedRun]]] = []
         self.rows: dict[str, Row] = {}
         self.events: collections.deque[Row] = collections.deque(maxlen=_EVENTS)
@@ -113,7 +98,7 @@ class Watcher:
         """
         Store.existing(self.store.root)
         named = self._read_journal() | self._read_accounts()
-        before, self.controller = self.controller, controller_of(self.store.root)
+        before, self.controller = self.controller, self._watch.look()
         changed = self._read_specs() or bool(named) or before != self.controller
         working = {one.run_id for one in self.accounts.open.values()}
         if self.controller.state != "at work":
@@ -131,6 +116,11 @@ class Watcher:
             curve = self.curves.setdefault(run_id, Curve(self.store.root / "runs" / run_id / "metrics.jsonl"))
             changed |= curve.look()
         return changed
+
+    @property
+    def certain(self) -> bool:
+        """Whether the last look left no doubt whether the controller is at work."""
+        return self._watch.certain
 
     def states(self) -> dict[str, str]:
         """Of each run, planned or begun, how it stands: one of `STATES`."""
@@ -220,16 +210,6 @@ class Watcher:
             self.rows[run_id] = {name: row.get(name) for name in _COLUMNS}
         self._stamps[run_id] = stamp
         return True
-
-
-def controller_of(out: Path) -> Controller:
-    """Who runs the sweeps of a folder."""
-    newest, told = max((out / "controller" / "leases").glob("*.json"), default=None), life(out / "controller")
-    if newest is None or told is None or told.released:
-        return Controller("none")
-    age = time.time() - newest.stat().st_mtime
-    state = "at work" if age < TIME_TO_LIVE else "silent"
-    return Controller(state, told.host, told.pid, told.started)
 
 
 def _read_spec(root: Path, path: Path) -> tuple[SweepSpec, dict[str, PlannedRun]] | None:

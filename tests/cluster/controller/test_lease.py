@@ -135,7 +135,7 @@ def test_of_many_at_the_same_moment_one_wins(tmp_path):
 
 
 def test_a_holder_shows_that_it_lives(tmp_path, monkeypatch):
-    monkeypatch.setattr(leases, "_BEAT", 0.05)
+    monkeypatch.setattr(leases, "BEAT", 0.05)
     with Lease(tmp_path) as lease:
         age(lease, 100)
         deadline = time.time() + 10
@@ -145,7 +145,7 @@ def test_a_holder_shows_that_it_lives(tmp_path, monkeypatch):
 
 
 def test_a_beat_that_fails_is_not_the_last(tmp_path, monkeypatch):
-    monkeypatch.setattr(leases, "_BEAT", 0.02)
+    monkeypatch.setattr(leases, "BEAT", 0.02)
     beats = []
 
     def stutter(path):

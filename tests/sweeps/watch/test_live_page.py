@@ -33,7 +33,7 @@ def at_work(staged, staging):
             sweep.land(run)
         else:
             sweep.train(run, 0.25 * i)
-    staging.alive(sweep.out)
+    sweep.began()
     return sweep
 
 

@@ -6,7 +6,6 @@ import http.client
 import io
 import itertools
 import json
-import os
 import re
 import shutil
 import signal
@@ -21,6 +20,7 @@ import pytest
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.show.spreadsheet import csv_of
 from nextscale.sweeps.store.store import load
+from nextscale.sweeps.watch import controller
 from nextscale.sweeps.watch.server import Server
 from nextscale.sweeps.watch.status import status
 
@@ -248,7 +248,7 @@ def test_hostile_names_are_data(served, staged):
     assert b"<b " not in served(hostile)("/").body
 
 
-def test_before_it_has_begun_while_it_is_away_and_after_its_controller_has_died(served, staged, tmp_path):
+def test_before_it_has_begun_while_it_is_away_and_after_its_controller_has_died(served, staged, tmp_path, monkeypatch):
     ask = served(tmp_path / "out")
     assert not told(ask)["begun"]
     assert ask("/report").status == 404
@@ -258,8 +258,7 @@ def test_before_it_has_begun_while_it_is_away_and_after_its_controller_has_died(
     assert told(ask)["controller"] == "at work"
     sweep.lease._closed.set()
     sweep.lease._thread.join()
-    (lease,) = (sweep.out / "controller" / "leases").glob("*.json")
-    os.utime(lease, (time.time() - 60,) * 2)
+    monkeypatch.setattr(controller, "TIME_TO_LIVE", 0.0)
     found = told(ask)
     assert (found["controller"], found["runs"]["unfinished"]) == ("silent", 1)
     shutil.move(tmp_path / "out", tmp_path / "away")

@@ -49,7 +49,7 @@ def test_who_runs_what_where(staged, staging):
     sweep.start(second, "here-9")
     sweep.train(second, 0.25)
     sweep.land(first)
-    staging.alive(sweep.out)
+    sweep.began()
     told = Live(sweep.out).look()
     assert [(lane["slot"], lane["run_id"]) for lane in told["lanes"]] == [
         ("here-9", second.config.run_id),
@@ -60,7 +60,7 @@ def test_who_runs_what_where(staged, staging):
     assert (pool["slots"], pool["busy"], pool["attempts"], pool["vain"]) == (2, 1, 1, 0)
     assert pool["utilisation"] == pytest.approx(first.own_flops / 60 / 1e10)
     assert told["time_left"]["timed"] == 1
-    staging.alive(sweep.out, sweep.now + 1)
+    sweep.began(sweep.now + 1)
     sweep.start(third, "here-3")
     sweep.fail(third, "no luck")
     told = Live(sweep.out).look()

@@ -2,14 +2,13 @@
 
 import contextlib
 import json
-import os
 import shutil
 import sys
-import time
 
 import pytest
 
 from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.watch import controller
 from nextscale.sweeps.watch.status import status, status_of
 from nextscale.sweeps.watch.watcher import Curve, Watcher
 
@@ -189,17 +188,16 @@ def test_another_sweep_in_the_same_place_is_read_anew(staged, tmp_path):
     assert told(watcher) == told(status(other.out).to_dict())
 
 
-def test_a_controller_that_was_killed_is_seen_to_be_silent(staged):
+def test_a_controller_that_was_killed_is_seen_to_be_silent(staged, monkeypatch):
     sweep = staged()
     sweep.start(sweep.runs[0])
     sweep.train(sweep.runs[0], 0.3)
     sweep.lease._closed.set()
     sweep.lease._thread.join()
-    (file,) = (sweep.out / "controller" / "leases").glob("*.json")
     watcher = Watcher(sweep.out)
     watcher.look()
     assert status_of(watcher).controller == "at work"
-    os.utime(file, (time.time() - 60, time.time() - 60))
+    monkeypatch.setattr(controller, "TIME_TO_LIVE", 0.0)
     assert watcher.look()
     found = status_of(watcher)
     assert (found.controller, found.running, found.runs["unfinished"]) == ("silent", [], 1)
