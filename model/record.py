@@ -14,10 +14,11 @@ import contextlib
 import dataclasses
 import json
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeGuard
 
 from etils import epath
 
@@ -123,6 +124,8 @@ class RunDirectory:
             record = json.loads(_text(self.path / "record.json"))
         except FileNotFoundError:
             return None
+        except RecursionError:
+            raise ValueError("nested too deep for a record") from None
         if not isinstance(record, dict) or "status" not in record:
             raise ValueError("not a record")
         return record
@@ -171,14 +174,25 @@ def read_rows(path: epath.Path) -> list[Row]:
     """Rows of a JSONL file; none when it is missing. A line that a crash cut short, or that holds no row, is none."""
     rows = []
     for line in read_lines(path):
-        with contextlib.suppress(json.JSONDecodeError):
+        with contextlib.suppress(ValueError, RecursionError):
             rows.append(json.loads(line))
     return [row for row in rows if isinstance(row, dict)]
 
 
 def read_curve(path: epath.Path) -> list[Row]:
     """The rows of a curve: those that say at which token they are."""
-    return [row for row in read_rows(path) if isinstance(row.get("tokens"), int)]
+    return [row for row in read_rows(path) if is_curve_row(row)]
+
+
+def is_curve_row(row: Row) -> bool:
+    """Whether it says at which token it is, and its loss is a number or none."""
+    tokens, loss = row.get("tokens"), row.get("loss")
+    return type(tokens) is int and 0 <= tokens < 2**63 and (loss is None or is_number(loss))
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether it can be computed with, as a float; it may be infinite, or NaN."""
+    return type(value) is float or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def _text(path: epath.Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,7 +19,7 @@ from nextscale.cluster.controller.caps import Amount
 from nextscale.cluster.controller.lease import TIME_TO_LIVE, Heartbeat, Lease, LeaseHeld
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.errors import InputError
-from nextscale.model.record import Row, read_rows
+from nextscale.model.record import Row, is_number, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _MICRO = 10**6
 RESTORE = "restore the accounts from a copy: caps are held against these sums"
 _ALWAYS = ("attempt", "chips", "started", "seconds", "device_us", "usd")
+_TEXTS = ("run_id", "pool", "accelerator", "slot")
 _NUMBERS = {
     "reserved": (*_ALWAYS, "usd_per_hour", "position", "flops"),
     "settled": (*_ALWAYS, "flops_kept", "flops_lost"),
@@ -227,9 +229,10 @@ def row_problem(row: Row) -> str | None:
     if kind not in _NUMBERS:
         return f"its kind is {kind}, neither reserved nor settled"
     for name in _NUMBERS[kind]:
-        if not isinstance(row.get(name), int | float):
-            return f"its {name} is {row.get(name)}, no number"
-    return None if isinstance(row.get("run_id"), str) else f"its run_id is {row.get('run_id')}"
+        if not (is_number(row.get(name)) and math.isfinite(row[name])):
+            return f"its {name} is {row.get(name)!s:.40}, no number"
+    text = next((name for name in _TEXTS if not isinstance(row.get(name), str)), None)
+    return None if text is None else f"its {text} is {row.get(text)!s:.40}, no text"
 
 
 @contextlib.contextmanager

@@ -6,6 +6,10 @@ import dataclasses
 from typing import Literal
 
 from nextscale.cluster.controller.job import Job
+from nextscale.model.record import Row, is_number
+
+_YEAR_3000 = 3.25e10
+"""Seconds since the epoch: no clock is that far ahead, and few calendars."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +23,15 @@ class Event:
     kind: Literal["started", "finished", "failed", "retried", "stopped", "held", "settled", "tick", "notice"]
     job: Job | None = None
     message: str = ""
+
+
+def event_problem(row: Row) -> str | None:
+    """What keeps a row of a journal from being that of an event; None where nothing does."""
+    if not (is_number(row.get("time")) and 0 <= row["time"] < _YEAR_3000):
+        return f"its time is {row.get('time')!s:.40}, no time"
+    texts = ("event", "text") if row.get("run_id") is None else ("event", "text", "run_id")
+    name = next((name for name in texts if not isinstance(row.get(name), str)), None)
+    return None if name is None else f"its {name} is {row.get(name)!s:.40}, no text"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nextscale.sweeps.terminal.console import Folder, Json, print_json, screen
+from nextscale.sweeps.terminal.console import Folder, Json, complain, print_json, screen
 
 app = typer.Typer()
 
@@ -29,8 +29,10 @@ def runs(
     from nextscale.sweeps.show.tables import table_of
     from nextscale.sweeps.store.store import load
 
-    table = load(*out, sweep=sweep)
+    table = load(*out, sweep=sweep, unreadable=True)
     rows = table.astype(object).where(table.notna(), None).to_dict("records")
+    for problem in table.attrs["problems"]:
+        complain(problem)
     if json_:
         print_json({"runs": rows})
         return
@@ -89,8 +91,11 @@ def gc(
     Runs that are at work are left alone.
     """
     from nextscale.sweeps.show.tables import Table
-    from nextscale.sweeps.store.garbage import collect, garbage
+    from nextscale.sweeps.store.garbage import collect, garbage, unreadable
+    from nextscale.sweeps.store.store import Store
 
+    for problem in unreadable(Store.existing(out)).values():
+        complain(f"{problem}; nothing of this run is freed")
     found = collect(out, finals=finals) if yes else garbage(out, finals=finals)
     total = sum(one.bytes for one in found)
     if json_:

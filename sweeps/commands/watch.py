@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from nextscale.sweeps.terminal.console import Folder, Json, aside, print_json, screen
+from nextscale.sweeps.terminal.console import Folder, Json, aside, complain, print_json, screen
 
 app = typer.Typer()
 
@@ -59,6 +59,8 @@ def status(out: Folder, json_: Json = False) -> None:
         text = f"{left['attempts']} attempts are open, and their controller is gone: against caps all counts that was"
         text += f" reserved for them, {reserved}, until the sweep goes on and settles them"
         screen.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    for problem in found.problems:
+        complain(problem)
     for gate in found.waits_for:
         screen.print(f"waits for an approval: {gate}", style="yellow", markup=False, soft_wrap=True)
     if found.waits_for:
@@ -113,7 +115,7 @@ def logs(
     from nextscale.sweeps.watch.status import open_attempts
 
     root = Store.existing(out).root
-    rows = Journal(root).rows(run_id)[-lines:]
+    rows = Journal(root).rows(run_id, on_damage=complain)[-lines:]
     if json_:
         print_json({"events": rows})
         return

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from etils import epath
 
-from nextscale.cluster.controller.events import Event
+from nextscale.cluster.controller.events import Event, event_problem
 from nextscale.model.record import Row, append_row, read_rows
 
 _QUIET = ("tick",)
@@ -29,6 +30,16 @@ class Journal:
         except OSError:
             return
 
-    def rows(self, run_id: str | None = None) -> list[Row]:
-        """The events so far, all or those of one run."""
-        return [row for row in read_rows(self._file) if run_id is None or row["run_id"] == run_id]
+    def rows(self, run_id: str | None = None, on_damage: Callable[[str], None] = lambda text: None) -> list[Row]:
+        """The events so far, all or those of one run.
+
+        Args:
+            on_damage: is told of each row that is none, which is left out.
+        """
+        found = []
+        for line, row in enumerate(read_rows(self._file), 1):
+            if (problem := event_problem(row)) is not None:
+                on_damage(f"{self._file}: row {line} is damaged: {problem}")
+            elif run_id is None or row["run_id"] == run_id:
+                found.append(row)
+        return found

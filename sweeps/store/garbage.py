@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nextscale.cluster.controller.lease import holder
+from nextscale.model.config.run import Parent
 from nextscale.sweeps.design.chosen_runs import all_runs
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
@@ -46,10 +48,10 @@ def garbage(out: str | Path, *, finals: bool = False) -> list[Garbage]:
         SpecError: the folder holds no sweep, or what a spec there needs cannot be told.
     """
     store = Store.existing(out)
-    needed = _needed(store, finals=finals)
-    found = []
+    alien = unreadable(store)
+    needed, found = _needed(store, alien, finals=finals), []
     for run in sorted((store.root / "runs").iterdir()):
-        if not (run / "record.json").exists() or holder(run) is not None:
+        if not (run / "record.json").exists() or holder(run) is not None or run.name in alien:
             continue
         kept = needed.get(run.name, set())
         every = _entries(run / "checkpoints")
@@ -84,8 +86,28 @@ def collect(out: str | Path, *, finals: bool = False) -> list[Garbage]:
     return found
 
 
-def _needed(store: Store, *, finals: bool) -> dict[str, set[int]]:
-    """The positions that are needed of runs that have a result."""
+def unreadable(store: Store) -> dict[str, SpecError]:
+    """The runs whose config this version cannot read, and why: nothing of theirs is garbage."""
+    found = {}
+    for directory in (store.root / "runs").iterdir():
+        try:
+            store.config(directory.name)
+        except SpecError as error:
+            found[directory.name] = error
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return found
+
+
+def _needed(store: Store, alien: Mapping[str, SpecError], *, finals: bool) -> dict[str, set[int]]:
+    """The positions that are needed of runs that have a result.
+
+    Args:
+        alien: runs that cannot be read.
+
+    Raises:
+        SpecError: one of those has no result, and does not say what it goes on from.
+    """
     needed: dict[str, set[int]] = {}
     kept: set[str] = set()
     planned_ids: set[str] = set()
@@ -107,7 +129,12 @@ def _needed(store: Store, *, finals: bool) -> dict[str, set[int]]:
             for start in (run.start, run.config.parent):
                 if start is not None and not _has_result(store, run.config.run_id):
                     needed.setdefault(start.run_id, set()).add(start.tokens)
+    for run_id, error in alien.items():
+        if not _has_result(store, run_id) and (parent := _parent(store, run_id, error)) is not None:
+            needed.setdefault(parent.run_id, set()).add(parent.tokens)
     for directory in (store.root / "runs").iterdir():
+        if directory.name in alien:
+            continue
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             config = store.config(directory.name)
             if config.parent is not None and not _has_result(store, directory.name):
@@ -115,6 +142,20 @@ def _needed(store: Store, *, finals: bool) -> dict[str, set[int]]:
             if not finals and (directory.name in kept or directory.name not in planned_ids):
                 needed.setdefault(directory.name, set()).add(config.tokens)
     return needed
+
+
+def _parent(store: Store, run_id: str, error: SpecError) -> Parent | None:
+    """What a run goes on from whose config another version wrote.
+
+    Raises:
+        SpecError: it does not say that.
+    """
+    try:
+        parent = json.loads((store.root / "runs" / run_id / "config.json").read_bytes())["parent"]
+        return None if parent is None else Parent.model_validate(parent)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        text = "as it has no result either, what it goes on from cannot be told, and nothing is freed"
+        raise SpecError(f"{error}; {text}") from None
 
 
 def _has_result(store: Store, run_id: str) -> bool:

@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,9 @@ from etils import epath
 from nextscale.model.config.identity import SCHEMA_VERSION
 from nextscale.model.record import Row, RunDirectory, read_rows
 from nextscale.sweeps.design.chosen_runs import SEQUENCE, all_runs
-from nextscale.sweeps.errors import damaged_file_error
+from nextscale.sweeps.errors import SpecError, damaged_file_error
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
-from nextscale.sweeps.store.run_rows import COLUMNS, run_row, untyped_table, with_standard_columns
+from nextscale.sweeps.store.run_rows import COLUMNS, config_columns, run_row, untyped_table, with_standard_columns
 
 INDEX_FILE = "index.parquet"
 ORDER = "order.jsonl"
@@ -35,28 +35,31 @@ ORDER = "order.jsonl"
 _FORMAT = f"1 {SCHEMA_VERSION} {importlib.metadata.version('nextscale')}"
 """Its first number is raised when a row, or what is kept of a plan, is made in another way."""
 _FILES = ("config.json", "record.json", "attempts.jsonl", "metrics.jsonl")
+_UNUSABLE = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What comes of a config or a record with something else where a number, a text or a table is to be."""
 _STAMP, _PLANS = "stamp", "plans"
 
 SweepPlan = dict[str, Any]
 """`sweep`, a name, and `runs`, of each `[run_id, role, budget, trunk]`."""
 
 
-def read(root: Path) -> tuple[pd.DataFrame, list[SweepPlan]]:
+def read(root: Path, on_damage: Callable[[str, SpecError], None]) -> tuple[pd.DataFrame, list[SweepPlan]]:
     """The runs of an output folder, one row each, and what its sweeps want them for, by when those were last run.
 
-    Raises:
-        SpecError: a run's config or record is damaged.
+    Args:
+        on_damage: is called with each run that cannot be read, which is then left out, and why.
     """
     known, known_plans = _read(root / INDEX_FILE)
     plans = {stamp: known_plans.get(stamp) or _plan(path) for path, stamp in spec_files(root / "sweeps")}
-    table = _table(root / "runs", known)
+    table = _table(root / "runs", known, on_damage)
     if table is not known or plans != known_plans:
-        with contextlib.suppress(OSError):  # a folder that is not ours to write to is read all the same
+        # A folder that is not ours to write to is read all the same, as is what no file can hold.
+        with contextlib.suppress(OSError, pa.ArrowException, TypeError, OverflowError):
             _write(root / INDEX_FILE, table, plans)
     return table.drop(columns=_STAMP), list(plans.values())
 
 
-def _table(runs: Path, known: pd.DataFrame) -> pd.DataFrame:
+def _table(runs: Path, known: pd.DataFrame, on_damage: Callable[[str, SpecError], None]) -> pd.DataFrame:
     """The rows of all runs; `known` itself where nothing has changed."""
     stamps = dict(_stamps(runs))
     still = [stamps.get(run_id) == stamp for run_id, stamp in zip(known["run_id"], known[_STAMP], strict=True)]
@@ -64,9 +67,15 @@ def _table(runs: Path, known: pd.DataFrame) -> pd.DataFrame:
         return known
     kept, fresh = known[np.array(still, dtype=bool)].drop(columns=_STAMP), []
     for run_id in sorted(stamps.keys() - set(kept["run_id"])):
-        row = read_row(runs / run_id)
+        try:
+            row = read_row(runs / run_id)
+        except SpecError as error:
+            on_damage(run_id, error)
+            continue
         if row is not None:
             fresh.append(row)
+    if all(still) and not fresh:
+        return known
     return _stamped(with_standard_columns(concatenated([kept, untyped_table(fresh)])), stamps)
 
 
@@ -74,14 +83,14 @@ def read_row(run: Path) -> Row | None:
     """The row of a run's directory; None where there is no run.
 
     Raises:
-        SpecError: its config or its record is damaged.
+        SpecError: its config or its record cannot be read by this version.
     """
     try:
         return run_row(RunDirectory(epath.Path(run)))
     except FileNotFoundError:
         return None
-    except ValueError:
-        raise damaged_file_error(_unreadable(run)) from None
+    except _UNUSABLE as error:
+        raise damaged_file_error(_unreadable(run), error) from None
 
 
 def concatenated(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -97,8 +106,8 @@ def _stamped(table: pd.DataFrame, stamps: dict[str, str]) -> pd.DataFrame:
 def _unreadable(run: Path) -> Path:
     """Of a run's files the one that is damaged."""
     try:
-        RunDirectory(epath.Path(run)).config()
-    except ValueError:
+        config_columns(RunDirectory(epath.Path(run)).config())
+    except _UNUSABLE:
         return run / "config.json"
     except FileNotFoundError:
         pass

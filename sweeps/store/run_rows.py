@@ -8,7 +8,7 @@ is missing; numbers are whole where none is missing, else floats.
 from __future__ import annotations
 
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from etils import epath
 
-from nextscale.cluster.controller.accounts import RESTORE
+from nextscale.cluster.controller.accounts import RESTORE, row_problem
 from nextscale.model.accounting import (
     Convention,
     active_parameters,
@@ -26,7 +26,7 @@ from nextscale.model.accounting import (
     parameters,
 )
 from nextscale.model.config.run import RunConfig
-from nextscale.model.record import Row, RunDirectory, read_rows
+from nextscale.model.record import Row, RunDirectory, is_number, read_rows
 from nextscale.sweeps.errors import SpecError
 
 _TEXT = (
@@ -53,6 +53,11 @@ COLUMNS = (
     *("utilisation", "device", "pool", "accelerator", "micro_batches", "recompute", "versions"),
 )
 """Those that every table has, in their order; what each means: docs/runs.md."""
+_NUMBERS = ("loss_", "bits_per_byte_", "epochs_")
+"""What columns of further numbers begin with."""
+RESULTS = ("done", "diverged")
+UNREADABLE = "unreadable"
+"""The status of a run that this version cannot read."""
 _NOT_COLUMNS = ("loss_by_position",)
 _LARGEST = 2**53
 """Beyond it a float is not every whole number."""
@@ -86,14 +91,19 @@ def run_row(run: RunDirectory) -> Row:
         ValueError: its config or its record is damaged.
         FileNotFoundError: it has no config.
     """
-    row = {"run_id": run.path.name} | config_columns(run.config())
+    row: Row = {"run_id": run.path.name} | config_columns(run.config())
     record, attempts = run.record(), run.attempts()
     if record is None:
         failed = bool(attempts) and attempts[-1]["status"] not in ("lost", "stopped")
         row["status"] = "failed" if failed else "unfinished"
-        row["reason"] = attempts[-1]["message"] if attempts else None
+        row["reason"] = str(attempts[-1].get("message")) if attempts else None
     else:
-        row |= {key: value for key, value in record.items() if key not in _NOT_COLUMNS}
+        _check_record(record)
+        row |= {
+            key: value
+            for key, value in record.items()
+            if key not in _NOT_COLUMNS and not isinstance(value, list | dict)
+        }
         row["versions"] = _in_words(record.get("versions") or {})
     if row["status"] == "done":
         row["tokens_done"] = row["tokens"]
@@ -102,22 +112,40 @@ def run_row(run: RunDirectory) -> Row:
     return row | {"run_id": run.path.name, "attempts": len(attempts)}
 
 
-def run_costs(accounts: Path) -> dict[str, Row]:
+def _check_record(record: Row) -> None:
+    """
+    Raises:
+        ValueError: it is none that can be shown: of another status, or with something else where a number is to be.
+    """
+    if record["status"] not in RESULTS:
+        raise ValueError(f"status is {record['status']!r}")
+    for name, value in record.items():
+        number = (name in COLUMNS and name not in _TEXT) or name.startswith(_NUMBERS) or type(value) is int
+        if number and name not in _NOT_COLUMNS and value is not None and not is_number(value):
+            raise ValueError(f"{name} is no number")
+
+
+def run_costs(accounts: Path, on_damage: Callable[[str], None] | None = None) -> dict[str, Row]:
     """What the attempts at each run have cost together, by `accounts.jsonl`; those that have not ended are not in it.
 
     Wasted is of an attempt that left nothing all of it, else the share of its FLOPs that were lost; of one that
     finished its run without a step, nothing.
 
+    Args:
+        on_damage: is told of each row that is damaged, which is then left out.
+
     Raises:
-        SpecError: a row is damaged.
+        SpecError: a row is damaged, and nobody is to be told of it.
     """
     found: dict[str, Row] = {}
-    for row in read_rows(epath.Path(accounts)):
-        if row.get("kind") == "settled":
-            try:
-                _add_cost(found, row)
-            except (KeyError, TypeError):
-                raise SpecError(f"{accounts}: a settled row is damaged; {RESTORE}") from None
+    for line, row in enumerate(read_rows(epath.Path(accounts)), 1):
+        if (problem := row_problem(row)) is not None:
+            text = f"{accounts}: row {line} is damaged: {problem}; {RESTORE}"
+            if on_damage is None:
+                raise SpecError(text)
+            on_damage(text)
+        elif row["kind"] == "settled":
+            _add_cost(found, row)
     for cost in found.values():
         timed, used = cost.pop("timed"), cost.pop("used")
         cost["utilisation"] = used / timed if timed else None

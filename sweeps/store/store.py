@@ -28,7 +28,7 @@ from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.store import index
 from nextscale.sweeps.store.imported_runs import STATUS as IMPORTED
 from nextscale.sweeps.store.imported_runs import imported_rows
-from nextscale.sweeps.store.run_rows import run_costs, untyped_table, with_standard_columns
+from nextscale.sweeps.store.run_rows import UNREADABLE, run_costs, untyped_table, with_standard_columns
 
 _CURVES = {"evaluation": "evaluations.jsonl", "training": "metrics.jsonl"}
 
@@ -92,8 +92,8 @@ class Store:
         """
         try:
             return self.run(run_id).config()
-        except ValueError:
-            raise damaged_file_error(self.root / "runs" / run_id / "config.json") from None
+        except ValueError as error:
+            raise damaged_file_error(self.root / "runs" / run_id / "config.json", error) from None
 
     def write_spec(self, spec: SweepSpec) -> Path:
         """Keeps a spec as it is run; tells where."""
@@ -141,7 +141,7 @@ class Store:
         return found
 
 
-def load(*roots: str | Path, sweep: str | None = None) -> pd.DataFrame:
+def load(*roots: str | Path, sweep: str | None = None, unreadable: bool = False) -> pd.DataFrame:
     """All runs of one or more output folders, one row each, by rising cost.
 
     Columns are those of `run_rows.COLUMNS`, explained in docs/runs.md, with `status` one of done,
@@ -153,15 +153,22 @@ def load(*roots: str | Path, sweep: str | None = None) -> pd.DataFrame:
 
     Args:
         sweep: the runs that a sweep of this name asks for, and as what, alone.
+        unreadable: whether a run that cannot be read is a row of that status, with the reason, and a damaged row of the
+            accounts is left out and told in `attrs["problems"]`; else the first of them is an error.
 
     Raises:
         SpecError: a folder holds no sweep, a config or record is damaged, or there is no such sweep.
     """
-    tables, plans = [], []
+    tables, plans, problems = [], [], list[str]()
     for root in roots:
-        store = Store.existing(root)
-        rows, its = index.read(store.root)
-        tables.append(_with(rows, run_costs(store.root / "accounts.jsonl")).assign(folder=str(root)))
+        store, broken = Store.existing(root), dict[str, SpecError]()
+        rows, its = index.read(store.root, broken.__setitem__)
+        if broken and not unreadable:
+            raise next(iter(broken.values()))
+        costs = run_costs(store.root / "accounts.jsonl", problems.append if unreadable else None)
+        tables.append(_with(rows, costs).assign(folder=str(root)))
+        others = [{"run_id": name, "status": UNREADABLE, "reason": str(why)} for name, why in broken.items()]
+        tables.append(untyped_table(others).assign(folder=str(root)))
         tables.append(untyped_table(imported_rows(store.root)).assign(folder=str(root)))
         plans += its
     table = index.concatenated(tables)
@@ -175,7 +182,7 @@ def load(*roots: str | Path, sweep: str | None = None) -> pd.DataFrame:
     if sweep is not None:
         table = table[table["sweep"].notna()]
     found = with_standard_columns(table).sort_values(["flops", "params", "run_id"], ignore_index=True)
-    found.attrs["counted"] = True
+    found.attrs |= {"counted": True} | ({"problems": problems} if unreadable else {})
     return found
 
 

@@ -12,7 +12,7 @@ from nextscale.sweeps.design.chosen_runs import SEQUENCE
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.ledger import Ledger, score_of
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
-from nextscale.sweeps.store.faults import Fault
+from nextscale.sweeps.store.faults import Fault, fault_of
 from nextscale.sweeps.store.imported_runs import imported_rows
 from nextscale.sweeps.store.store import Store
 from nextscale.sweeps.store.verify_accounts import account_faults
@@ -51,9 +51,7 @@ def _of_ledger(store: Store) -> Iterator[Fault]:
     try:
         entries = Ledger(path).entries()
     except SpecError as error:
-        where, _, rest = str(error).partition(": ")
-        what, _, mend = rest.partition("; ")
-        yield Fault(where, what, mend)
+        yield fault_of(error)
         return
     forecasts = {entry["hash"]: entry for entry in entries if entry["kind"] == "forecast"}
     mend = "see which of the two is right; a score is never rewritten"
@@ -93,8 +91,7 @@ def _of_imports(root: Path) -> Iterator[Fault]:
     try:
         imported_rows(root)
     except SpecError as error:
-        where, _, rest = str(error).partition(": ")
-        yield Fault(where, *rest.split("; ", 1))
+        yield fault_of(error)
 
 
 def _of_specs(root: Path) -> Iterator[Fault]:
@@ -104,4 +101,8 @@ def _of_specs(root: Path) -> Iterator[Fault]:
         except FileNotFoundError:
             continue
         except ValueError:
-            yield Fault(str(path), "is no spec that this version can read", "run its sweep again, and delete this one")
+            yield Fault(
+                str(path),
+                "is no spec that this version can read",
+                "read it with the version that wrote it, or move it away",
+            )

@@ -15,8 +15,9 @@ from nextscale.cluster.controller.lease import holder
 from nextscale.model.accounting import parameters
 from nextscale.model.config.run import RunConfig
 from nextscale.model.record import Row, RunDirectory, read_lines
-from nextscale.sweeps.store.faults import Fault
-from nextscale.sweeps.store.run_rows import config_columns
+from nextscale.sweeps.errors import damaged_file_error
+from nextscale.sweeps.store.faults import Fault, fault_of
+from nextscale.sweeps.store.run_rows import RESULTS, config_columns
 
 _CLOSE = 1e-9
 _RECORDED = (
@@ -40,16 +41,21 @@ def run_faults(run: RunDirectory, *, deep: bool) -> Iterator[Fault]:
     try:
         config = run.config()
         run_id = config.run_id
-    except ValueError:
-        yield Fault(f"{run.path}/config.json", "is damaged", again)
+    except ValueError as error:
+        yield fault_of(damaged_file_error(Path(run.path / "config.json"), error))
         return
     if run_id != run.path.name:
         yield Fault(f"{run.path}/config.json", f"is that of another run, {run_id}", f"restore it, or {again}")
         return
     try:
         record = run.record()
-    except ValueError:
-        yield _record_fault(run, "is damaged")
+    except ValueError as error:
+        yield fault_of(damaged_file_error(Path(run.path / "record.json"), error))
+        return
+    if record is not None and record["status"] not in RESULTS:
+        what = f"status is {record['status']!s:.40}, neither done nor diverged"
+        mend = fault_of(damaged_file_error(Path(run.path / "record.json"))).mend
+        yield Fault(f"{run.path}/record.json", what, mend)
         return
     if record is None and holder(Path(run.path)) is not None:
         return
@@ -76,11 +82,9 @@ def _record_faults(run: RunDirectory, config: RunConfig, record: Row) -> Iterato
             if not _finite(record.get(name)):
                 yield _record_fault(run, f"the run is done, and its {name} is {record.get(name)}, no number")
         yield from _position_faults(run, record)
-    elif record["status"] == "diverged":
+    else:
         if any(record.get(name) is not None for name in losses):
             yield _record_fault(run, "the run diverged, and has a loss")
-    else:
-        yield _record_fault(run, f"status is {record['status']}, neither done nor diverged")
     tokens, unique, epochs = config.tokens, record.get("unique_tokens"), record.get("epochs")
     if not (_finite(unique) and _finite(epochs) and unique > 0):
         yield _record_fault(run, f"unique_tokens is {unique} and epochs is {epochs}: not both are numbers above 0")

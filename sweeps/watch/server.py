@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.errors import USER_ERRORS, SpecError
 from nextscale.sweeps.page.live import live_page
 from nextscale.sweeps.store.index import file_stamp
 from nextscale.sweeps.watch.snapshot import Live, figures
@@ -99,7 +99,7 @@ class Site:
         from nextscale.sweeps.show.spreadsheet import csv_of
         from nextscale.sweeps.store.store import load
 
-        return csv_of(load(self.live.out)).encode()
+        return csv_of(load(self.live.out, unreadable=True)).encode()
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -164,7 +164,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self._send(HTTPStatus.OK, answer, answer.body())
         except ConnectionError:
             raise
-        except (SpecError, OSError) as error:
+        except (*USER_ERRORS, OSError) as error:
             self._say(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
 
     do_HEAD = do_GET

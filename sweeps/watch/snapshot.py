@@ -13,12 +13,13 @@ from nextscale.fit.jsonable import jsonable
 from nextscale.model.record import Row
 from nextscale.sweeps.design.chosen_runs import ChosenRuns
 from nextscale.sweeps.design.planned_run import PlannedRun
-from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.errors import USER_ERRORS, SpecError
 from nextscale.sweeps.ledger import Entry, Ledger
 from nextscale.sweeps.plan.time_left import AtWork, TimeLeft, time_left
 from nextscale.sweeps.spec.designs import SequentialDesign
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.store.index import file_stamp
+from nextscale.sweeps.store.run_rows import UNREADABLE
 from nextscale.sweeps.watch.lanes import ended, lanes, natural, pools, slots_of
 from nextscale.sweeps.watch.status import status_of
 from nextscale.sweeps.watch.watcher import STATES, Curve, Watcher
@@ -53,11 +54,13 @@ class Live:
             self._watcher = self._watcher or Watcher(self.out)
             changed = self._watcher.look()
             changed |= self._read_files()
-        except (SpecError, OSError) as error:
+        except (*USER_ERRORS, OSError) as error:
             problem = str(error)
-        begun = self._watcher is not None
+        begun, whole = self._watcher is not None, problem is None
+        if self._watcher is not None and whole:
+            problem = "; ".join(self._watcher.damage) or None
         if changed or not self.state or problem != self.state["problem"]:
-            news = self._tell(self._watcher) if self._watcher is not None and problem is None else {}
+            news = self._tell(self._watcher) if self._watcher is not None and whole else {}
             frame = {"out": str(self.out), "at": time.time(), "begun": begun, "problem": problem}
             self.state = jsonable(self.state | news | frame)
             self.version += 1
@@ -88,7 +91,7 @@ class Live:
             "costs": costs(watcher, None if newest is None else newest[0], at_work),
             "pools": pools(watcher.accounts.rows, slots),
             "lanes": lanes(watcher, slots),
-            "failed": failed(watcher, status.failures),
+            "failed": failed(watcher, states),
             "curves": curves(watcher),
             "newest": newest_results(watcher),
             "results": results(watcher, states),
@@ -180,16 +183,17 @@ def costs(watcher: Watcher, spec: SweepSpec | None, at_work: bool) -> list[dict[
     return [one | {"limit": limits.get(str(one["cap"]))} for one in found]
 
 
-def failed(watcher: Watcher, failures: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The runs that failed for good, with the reason of the last attempt."""
+def failed(watcher: Watcher, states: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The runs that failed for good, with the reason of the last attempt, and those that cannot be read."""
+    found = [run_id for run_id, state in states.items() if state in ("failed", UNREADABLE)]
     return [
         {
             "run_id": run_id,
             "what": watcher.label(run_id),
-            "reason": reason,
-            "attempts": watcher.rows[run_id]["attempts"],
+            "reason": str(watcher.rows[run_id]["reason"]),
+            "attempts": watcher.rows[run_id]["attempts"] or 0,
         }
-        for run_id, reason in list(failures.items())[:_FAILURES]
+        for run_id in found[:_FAILURES]
     ]
 
 

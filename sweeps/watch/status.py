@@ -14,11 +14,12 @@ from typing import Any
 
 from etils import epath
 
-from nextscale.cluster.controller.accounts import Accounts, Reservation
-from nextscale.model.record import write_atomically
+from nextscale.cluster.controller.accounts import Accounts, Reservation, row_problem
+from nextscale.model.record import read_rows, write_atomically
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.plan.gates import Gate, Gatekeeper
+from nextscale.sweeps.store.run_rows import UNREADABLE
 from nextscale.sweeps.store.store import Store
 from nextscale.sweeps.watch.controller import controller_of
 from nextscale.sweeps.watch.watcher import STATES, Watcher
@@ -59,6 +60,7 @@ class Status:
         failures: of each run that failed for good its reason.
         left_open: how many `attempts` are open whose controller is gone, and the `device_hours`, `usd` and `flops` that
             were reserved for them: these count in full until the sweep goes on and settles them.
+        problems: what in the folder could not be read, a line each; all else here is of the rest.
         waits_for: the gates that the sweep waits at for an approval, what it comes to and the limit, in words.
     """
 
@@ -70,6 +72,7 @@ class Status:
     failures: dict[str, str]
     left_open: dict[str, Any]
     waits_for: list[str]
+    problems: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"spent": {name: _plain(value) for name, value in self.spent.items()}}
@@ -79,7 +82,7 @@ def status(out: str | Path) -> Status:
     """How the sweeps of a folder stand.
 
     Raises:
-        SpecError: the folder holds no sweep, or a record is damaged.
+        SpecError: the folder holds no sweep.
     """
     watcher = Watcher(out)
     watcher.look()
@@ -108,6 +111,8 @@ def status_of(watcher: Watcher) -> Status:
         failures={run_id: str(watcher.rows[run_id]["reason"]) for run_id, s in states.items() if s == "failed"},
         left_open=_left_open(watcher),
         waits_for=[] if watcher.controller.state == "at work" else _waits_for(watcher),
+        problems=watcher.damage
+        + [str(watcher.rows[run_id]["reason"]) for run_id, s in states.items() if s == UNREADABLE],
     )
 
 
@@ -139,14 +144,12 @@ def stop_asked(out: Path) -> float | None:
 
 
 def open_attempts(out: Path) -> list[Reservation]:
-    """The attempts that a controller which is gone has left open.
-
-    Raises:
-        InputError: a row of the accounts is damaged.
-    """
+    """The attempts that a controller which is gone has left open, by the rows of the accounts that can be read."""
     if controller_of(out).state == "at work":
         return []
-    return [*Accounts(out / "accounts.jsonl").open.values()]
+    accounts, file = Accounts(), out / "accounts.jsonl"
+    accounts.add_rows((row for row in read_rows(epath.Path(file)) if row_problem(row) is None), file)
+    return [*accounts.open.values()]
 
 
 def _running(watcher: Watcher, reservation: Reservation) -> Running:

@@ -49,7 +49,7 @@ class Tail:
         self._inode, self._end = inode, begin + whole
         rows = []
         for line in text[:whole].splitlines():
-            with contextlib.suppress(ValueError):  # cut short by a crash
+            with contextlib.suppress(ValueError, RecursionError):  # cut short by a crash, or damaged
                 row = json.loads(line)
                 if isinstance(row, dict):
                     rows.append(row)

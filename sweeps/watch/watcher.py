@@ -5,24 +5,28 @@ from __future__ import annotations
 import collections
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from nextscale.cluster.controller.accounts import Accounts
+from nextscale.cluster.controller.accounts import Accounts, row_problem
+from nextscale.cluster.controller.events import event_problem
 from nextscale.model.accounting import parameters
 from nextscale.model.config.run import RunConfig
-from nextscale.model.record import Row
+from nextscale.model.record import Row, is_curve_row
 from nextscale.sweeps.design.chosen_runs import all_runs
 from nextscale.sweeps.design.planned_run import PlannedRun, without_lost_trunks
+from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.show.formats import count
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.store import index
 from nextscale.sweeps.store.imported_runs import STATUS as IMPORTED
+from nextscale.sweeps.store.run_rows import UNREADABLE
 from nextscale.sweeps.store.store import Store, load
 from nextscale.sweeps.watch.controller import Controller, ControllerWatch
 from nextscale.sweeps.watch.tail import Tail
 
-STATES = ("done", "diverged", "failed", "running", "unfinished", "not started")
+STATES = ("done", "diverged", "failed", "running", "unfinished", "not started", UNREADABLE)
 _COLUMNS = ("run_id", "status", "reason", "params", "tokens", "flops", "loss", "bits_per_byte", "attempts")
 _EVENTS = 200
 _ALL_AGAIN = 300.0
@@ -49,8 +53,9 @@ class Curve:
         rows, restarted = self._tail.look()
         if restarted:
             self.tokens, self.losses = [], []
+        rows = [row for row in rows if is_curve_row(row)]
         self.tokens += [row["tokens"] for row in rows]
-        self.losses += [row["loss"] for row in rows]
+        self.losses += [row.get("loss") for row in rows]
         while len(self.tokens) > self._MOST:  # the newest stays
             self.tokens, self.losses = self.tokens[::-2][::-1], self.losses[::-2][::-1]
         return bool(rows) or restarted
@@ -69,6 +74,7 @@ class Watcher:
         events: the newest of the journal, oldest first.
         curves: of the runs at work.
         own_flops: of each planned run what is trained for it, when its trunk is trained too.
+        damage: the rows of its accounts and its journal that are none, a line each file.
 
     Raises:
         SpecError: the folder holds no sweep.
@@ -78,6 +84,7 @@ class Watcher:
         self.store = Store.existing(out)
         self.accounts = Accounts()
         self.controller = Controller("none")
+        self._damage: dict[str, tuple[int, str]] = {}
         self._watch = ControllerWatch(self.store.root)
         self.sweeps: list[tuple[SweepSpec, dict[str, PlannedRun]]] = []
         self.rows: dict[str, Row] = {}
@@ -94,13 +101,14 @@ class Watcher:
         """Reads what is new; tells whether anything is.
 
         Raises:
-            SpecError: the folder is gone, or a record is damaged.
+            SpecError: the folder is gone.
         """
         Store.existing(self.store.root)
         named = self._read_journal() | self._read_accounts()
         before, self.controller = self.controller, self._watch.look()
         changed = self._read_specs() or bool(named) or before != self.controller
         working = {one.run_id for one in self.accounts.open.values()}
+        named |= {run_id for run_id, row in self.rows.items() if row["status"] == UNREADABLE}
         if self.controller.state != "at work":
             named, working = named | working, set()
         if time.monotonic() - self._all_at >= self._all_again:
@@ -121,6 +129,13 @@ class Watcher:
     def certain(self) -> bool:
         """Whether the last look left no doubt whether the controller is at work."""
         return self._watch.certain
+
+    @property
+    def damage(self) -> list[str]:
+        root = self.store.root
+        return [
+            f"{root / name}: rows that are none: {n}; the first: {what}" for name, (n, what) in self._damage.items()
+        ]
 
     def states(self) -> dict[str, str]:
         """Of each run, planned or begun, how it stands: one of `STATES`."""
@@ -145,7 +160,11 @@ class Watcher:
             model = config.model
             return f"width {model.width}, {count(parameters(model))} params, {count(config.tokens)} tokens"
         row = self.rows.get(run_id)
-        return "" if row is None else f"{count(row['params'])} params, {count(row['tokens'])} tokens"
+        return (
+            ""
+            if row is None or row["params"] is None
+            else f"{count(row['params'])} params, {count(row['tokens'])} tokens"
+        )
 
     def _state(self, run_id: str) -> str:
         if run_id in self.curves:
@@ -161,8 +180,10 @@ class Watcher:
         rows, restarted = self._events.look()
         if restarted:
             self.events.clear()
+            self._damage.pop("events.jsonl", None)
             self._last_event.clear()
             self._all_at = -math.inf
+        rows = self._whole("events.jsonl", rows, event_problem)
         self.events.extend(rows)
         happened = {row["run_id"]: row.get("event") for row in rows if row.get("run_id") is not None}
         self._last_event |= happened
@@ -174,8 +195,18 @@ class Watcher:
         if restarted:
             self.accounts = Accounts()
             self._all_at = -math.inf
+            self._damage.pop("accounts.jsonl", None)
+        rows = self._whole("accounts.jsonl", rows, row_problem)
         self.accounts.add_rows(rows, self.store.root / "accounts.jsonl")
         return {row["run_id"] for row in rows}
+
+    def _whole(self, name: str, rows: list[Row], problem_of: Callable[[Row], str | None]) -> list[Row]:
+        """The rows of a file that are such; what the others are is kept."""
+        problems = [problem for row in rows if (problem := problem_of(row)) is not None]
+        if problems:
+            count, last = self._damage.get(name, (0, ""))
+            self._damage[name] = count + len(problems), last or problems[0]
+        return [row for row in rows if problem_of(row) is None] if problems else rows
 
     def _read_specs(self) -> bool:
         """Plans the sweeps whose spec is new; tells whether any is."""
@@ -191,7 +222,7 @@ class Watcher:
         return True
 
     def _read_all(self) -> bool:
-        table = load(self.store.root)
+        table = load(self.store.root, unreadable=True)
         kept = table.loc[table["status"] != IMPORTED, list(_COLUMNS)].astype(object)
         before, self._all_at = self.rows, time.monotonic()
         rows = cast(list[Row], kept.where(kept.notna(), None).to_dict("records"))
@@ -204,7 +235,10 @@ class Watcher:
         stamp = index.run_stamp(str(path))
         if stamp == self._stamps.get(run_id, ""):
             return False
-        row = index.read_row(path)
+        try:
+            row = index.read_row(path)
+        except SpecError as error:
+            row = {"run_id": run_id, "status": UNREADABLE, "reason": str(error)}
         self.rows.pop(run_id, None)
         if row is not None:
             self.rows[run_id] = {name: row.get(name) for name in _COLUMNS}

@@ -263,8 +263,8 @@ def test_a_folder_that_was_damaged_is_one_line(finished, tmp_path, called):
     for name, content in (("config.json", b"{"), ("record.json", b"[]")):
         whole = (run / name).read_bytes()
         (run / name).write_bytes(content)
-        code, _, stderr = called("runs", out)
-        assert code == 2
+        code, _, stderr = called("fit", out)
+        assert code == 2, "a law of the others would be another law"
         assert f"{run / name}: is damaged; delete" in stderr
         (run / name).write_bytes(whole)
     (out / "ledger.jsonl").write_bytes(b"\xff\n")

@@ -131,8 +131,10 @@ def test_costs_are_of_all_attempts_and_the_wasted_part_apart(tmp_path):
     for i, (kept, lost, hours, used, outcome) in enumerate(rows):
         row = {"kind": "settled", "attempt": i, "run_id": "r", "pool": "p", "accelerator": "h100", "outcome": outcome}
         row |= {"device_us": hours * 3.6e9, "usd": 2 * hours, "flops_kept": kept, "flops_lost": lost}
+        row |= {"slot": "p-0", "chips": 1, "started": 1e9, "seconds": hours * 3600}
         append_row(epath.Path(tmp_path / "accounts.jsonl"), row | {"utilisation": used})
-    append_row(epath.Path(tmp_path / "accounts.jsonl"), {"kind": "reserved", "attempt": 9, "run_id": "r"})
+    open_ = row | {"kind": "reserved", "attempt": 9, "usd_per_hour": 2, "position": 0, "flops": 10}
+    append_row(epath.Path(tmp_path / "accounts.jsonl"), open_)
     cost = run_costs(tmp_path / "accounts.jsonl")["r"]
     assert cost["device_hours"] == 10
     assert cost["device_hours_wasted"] == pytest.approx(4.0 / 4 + 1)

@@ -152,11 +152,12 @@ def test_a_record_that_is_damaged_is_told_and_ends_nothing(staged):
     live.look()
     record = sweep.store.run(sweep.runs[0].config.run_id).path / "record.json"
     record.write_text("{")
-    sweep.start(sweep.runs[0])
-    assert "record.json: is damaged; delete it" in live.look()["problem"]
+    sweep._note("finished", sweep.runs[0])
+    (told,) = live.look()["failed"]
+    assert "record.json: is damaged; delete it" in told["reason"]
     record.unlink()
     told = live.look()
-    assert told["problem"] is None
+    assert told["failed"] == []
     assert told["runs"]["done"] == 0
 
 
