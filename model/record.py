@@ -145,7 +145,7 @@ def new_file(path: epath.Path | Path, mode: str) -> Iterator[IO]:
     """A file that appears at `path` when it is whole, or not at all, whoever else is writing it."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open(mode) as file:
+        with naming(path), temporary.open(mode) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -155,10 +155,21 @@ def new_file(path: epath.Path | Path, mode: str) -> Iterator[IO]:
         raise
 
 
+@contextlib.contextmanager
+def naming(path: epath.Path | Path) -> Iterator[None]:
+    """An error of what is written says to which file: a full disk tells of none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
+
+
 def append_row(path: epath.Path, row: Row) -> None:
     """Adds a line to a JSONL file, on a line of its own also where a crash cut the last one short."""
     torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-    with path.open("a") as file:
+    with naming(path), path.open("a") as file:
         file.write("\n" * torn + json.dumps(row) + "\n")
 
 

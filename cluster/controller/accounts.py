@@ -19,7 +19,7 @@ from nextscale.cluster.controller.caps import Amount
 from nextscale.cluster.controller.lease import TIME_TO_LIVE, Heartbeat, Lease, LeaseHeld
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.errors import InputError
-from nextscale.model.record import Row, is_number, read_rows
+from nextscale.model.record import Row, is_number, naming, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,6 +86,8 @@ class Accounts:
         self.first_start: float | None = None
         """When the first attempt was reserved."""
         self._attempts = 0
+        self._unwritten: list[Row] = []
+        """Rows that count, and for which the disk had no room yet."""
         if path is not None:
             self.add_rows(read_rows(epath.Path(path)), path)
 
@@ -104,7 +106,11 @@ class Accounts:
     def reserve(
         self, run_id: str, slot: str, seat: Seat, accelerator: str, position: int, seconds: float, flops: int
     ) -> Reservation:
-        """Notes what an attempt may cost, before it starts."""
+        """Notes what an attempt may cost, before it starts.
+
+        Raises:
+            OSError: it cannot be written down, so nothing may start.
+        """
         amount = Amount.of(seat, seconds, flops)
         now = self.clock()
         number = self._attempts + 1
@@ -184,15 +190,36 @@ class Accounts:
         }
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        with contextlib.suppress(OSError):  # an attempt whose end has no room is settled when the sweep goes on
+            self._write_all()
+            if self._file is not None:
+                self._file.close()
+        self._file = None
 
     def _add(self, row: Row) -> None:
         self._guard()
-        self._write(row)
+        self._unwritten.append(row)
+        try:
+            self._write_all()
+        except OSError:
+            if row["kind"] == "reserved" and row["attempt"] not in self.open:
+                self._unwritten.pop()
+                raise
         self.rows.append(row)
         self._count(row)
+
+    def _write_all(self) -> None:
+        while self._unwritten:
+            try:
+                with naming(self._path or Path()):
+                    self._write(self._unwritten[0])
+            except OSError:
+                with contextlib.suppress(OSError):
+                    if self._file is not None:
+                        self._file.close()
+                self._file = None  # opened again, it goes on after what was cut short
+                raise
+            self._unwritten.pop(0)
 
     def _write(self, row: Row) -> None:
         if self._path is None:

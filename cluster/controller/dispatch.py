@@ -6,6 +6,7 @@ A slot gets the longest run that would not be done sooner by waiting for a seat 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,6 +19,8 @@ from nextscale.cluster.controller.queue import Queue, Run
 from nextscale.cluster.controller.supervision import Supervisor
 
 _NOBODY = "there is no worker{}: what the cluster had is gone, or busy for another driver; waiting until some is free"
+_FULL = 10.0
+"""Seconds between two looks at a disk that is full."""
 _WALK = 200
 """Runs looked at, the longest first, before the rest is judged by how long everything will take."""
 
@@ -104,6 +107,8 @@ class Dispatcher:
     def __init__(self, context: Context, lifecycle: Lifecycle, supervisor: Supervisor):
         self._context, self._lifecycle, self._supervisor = context, lifecycle, supervisor
         self._seen_up = dict.fromkeys(lifecycle.pools, context.backend.now())
+        self._held_until: float | None = None
+        """When room on the disk is looked for again; None where nothing wanted any."""
         self._missed: set[str] = set()
         """Pools of which it was said that nothing is up."""
 
@@ -117,7 +122,7 @@ class Dispatcher:
                 self._supervisor.request_stop(attempt, "draining")
         self._report_missing(up, now)
         idle = [slot for slot in up if slot.name not in context.running] if lifecycle.queue else []
-        if not idle:
+        if not idle or (self._held_until is not None and now < self._held_until):
             return
         if any(slot.pool not in lifecycle.pools for slot in idle):
             lifecycle.update_pools()
@@ -130,6 +135,8 @@ class Dispatcher:
                     run = self._next(slot, up, barred, healthy, now, patient=patient)
                 if run is not None:
                     self._start(run, slot, now)
+                if self._held_until is not None and now < self._held_until:
+                    return
 
     def _report_missing(self, up: list[Slot], now: float) -> None:
         """Says, once, that nothing is up of the pools that runs wait for, those left out that a cap closes to them."""
@@ -195,18 +202,37 @@ class Dispatcher:
         # Whatever is overdue takes, for all that is known, a tenth of its time more.
         return max(attempt.expected_end - now, 0.1 * (now - attempt.started))
 
+    def _hold(self, error: OSError, now: float) -> None:
+        """Starts nothing for a while, where the disk has no room to write down that it is started.
+
+        Raises:
+            OSError: it is another error.
+        """
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise error
+        if self._held_until is None:
+            text = f"{error.filename}: {error.strerror}: no run is started until there is room"
+            self._context.emit(Event("notice", message=text))
+        self._held_until = now + _FULL
+        self._context.timers.at(self._held_until, lambda now: None)
+
     def _start(self, run: Run, slot: Slot, now: float) -> None:
         context, lifecycle = self._context, self._lifecycle
         job, seat, saved = run.job, run.seats[slot.pool], lifecycle.saved(run)
-        lifecycle.queue.remove(run)
         expected = context.budget.expected_seconds(run, seat, saved)
         pool = lifecycle.pools.get(slot.pool)
         accelerator = pool.accelerator if pool else ""
-        reservation = context.budget.reserve(run, slot, seat, accelerator, saved)
+        try:
+            reservation = context.budget.reserve(run, slot, seat, accelerator, saved)
+        except OSError as error:
+            self._hold(error, now)
+            return
+        lifecycle.queue.remove(run)
         stop_at = now + reservation.seconds - context.budget.stop_seconds(expected)
         watch = Watch(context.runs.progress(job).pulse, now)
         attempt = Attempt(run, slot, seat, reservation, now, now + expected, stop_at, watch)
         context.running[slot.name], context.shapes[slot.name] = attempt, job.shape
         context.backend.start(slot.name, dataclasses.replace(job, attempt=reservation.attempt), seat)
         context.emit(Event("started", job))
+        self._held_until = None
         self._supervisor.watch(attempt, now)

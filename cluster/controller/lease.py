@@ -24,6 +24,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from nextscale.model.record import naming
+
 TIME_TO_LIVE = 20.0
 """Seconds without a new sign of life after which a lease may be taken over."""
 BEAT = TIME_TO_LIVE / 5
@@ -166,7 +168,7 @@ class Lease:
 
     def _write(self, mode: Literal["x", "r+"]) -> None:
         """Tells how its holder stands, in place: a full disk has room for that."""
-        with self._writing, self._file.open(mode) as file:
+        with naming(self._file), self._writing, self._file.open(mode) as file:
             self._told["seconds"] = time.monotonic() - self._since
             text = json.dumps(self._told)
             self._length = max(self._length, len(text))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -69,6 +70,12 @@ class OrderedCommands(TyperGroup):
             command.help = "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n"))
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"nextscale {importlib.metadata.version('nextscale')}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     cls=OrderedCommands,
     no_args_is_help=True,
@@ -80,6 +87,16 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 finished with failed runs or without a law, 2 the input was wrong, 3 a cap, a stop, "
     "a signal or a gate that waits for an approval left runs to do, 75 the cluster went away, 130 interrupted.",
 )
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version and leave", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
 
 for module in (plan, run, init, specs, watch, runs, ledger, report, export, import_runs, hardware):
     app.add_typer(module.app)

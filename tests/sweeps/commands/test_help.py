@@ -4,9 +4,11 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 import types
 import typing
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import typer
@@ -86,9 +88,13 @@ class TestOrder:
         assert re.fullmatch(r"[A-Z][^\n]*[.?]", first), first
         assert len(first) <= 120, "in a list of commands it is one thing to read"
 
+    def test_the_version_is_that_of_the_project(self, called):
+        project = tomllib.loads((Path(__file__).resolve().parents[3] / "pyproject.toml").read_text())["project"]
+        assert called("--version") == (0, f"nextscale {project['version']}\n", "")
+
     def test_exit_codes_are_told(self, called):
         out = " ".join(called("--help")[1].split())
-        assert all(f"{code} " in out.partition("Exit codes: ")[2] for code in (0, 1, 2, 3, 130))
+        assert all(f"{code} " in out.partition("Exit codes: ")[2] for code in (0, 1, 2, 3, 75, 130))
 
 
 class TestOptions:
