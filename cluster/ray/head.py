@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
@@ -15,6 +16,10 @@ _PAUSE = 2.0
 _SILENCE, _GRACE = 40.0, 10.0
 """Seconds without an answer after which it is taken for dead, and those after which a process that still waits for its
 answer is ended. Ray itself ends it after 60, with 1."""
+
+
+_FRAME, _SETTINGS = 9, b"\x04"
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00" + _SETTINGS + b"\x00" * 5
 
 
 class Head:
@@ -73,3 +78,30 @@ def answers(address: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def stranger_at(address: str) -> str | None:
+    """What answers at an address where it is no head, in words: Ray would go on asking it for minutes.
+
+    A head speaks gRPC, so it answers HTTP/2's preface with a frame of settings (RFC 9113, 3.4).
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit() or os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+        return None
+    with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=5) as link:
+        link.sendall(_PREFACE)
+        try:
+            said = link.recv(64)
+        except TimeoutError:
+            return "something that says nothing"
+        if said[3:4] == _SETTINGS and len(said) >= _FRAME:
+            return None
+        if said.startswith(b"HTTP/"):
+            return "a web server, such as Ray's dashboard"
+        return f"something that says {said[:20]!r}" if said else "something that hangs up"
+    return None
+
+
+def named(address: str) -> str:
+    """An address and where it was given."""
+    return f"{'RAY_ADDRESS' if os.environ.get('RAY_ADDRESS') == address else '--address'} {address}"

@@ -18,7 +18,7 @@ from nextscale.cluster.controller.backend import Ended, Slot
 from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
-from nextscale.cluster.ray.head import Head, answers
+from nextscale.cluster.ray.head import Head, answers, named, stranger_at
 from nextscale.cluster.ray.hosts import Host, cpu_pools_of, hosts_of, kind_of, pools_of, resource_of
 from nextscale.model.errors import InputError
 
@@ -187,11 +187,14 @@ class RayBackend:
     def _connect(self) -> None:
         address = self._address
         options: dict[str, Any] = {} if address else {"include_dashboard": False}
+        name = "" if address is None else named(address)
         unreachable = ConnectionError(
-            f"--address {address}: no Ray cluster answers there; start one, or leave it out to use this machine"
+            f"{name}: no Ray cluster answers there; start one, or leave it out to use this machine"
         )
         if address is not None and not answers(address):
             raise unreachable
+        if address is not None and (stranger := stranger_at(address)) is not None:
+            raise InputError(f"{name}: no Ray head answers there, but {stranger}; name the head, such as HEAD:6379")
         try:
             with _own_signals():
                 self._ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from nextscale.cluster.ray.head import named
 from nextscale.model.errors import InputError
 
 _YOUNG = "No available agent"
@@ -29,12 +30,12 @@ def submit(address: str, command: str, name: str, metadata: Mapping[str, str]) -
         client = JobSubmissionClient(address)
     except (ImportError, RuntimeError) as error:
         raise InputError(
-            f"--address {address}: cannot leave a job there ({str(error).splitlines()[0]}); install ray[default] and "
+            f"{named(address)}: cannot leave a job there ({str(error).splitlines()[0]}); install ray[default] and "
             "name the cluster's dashboard, such as http://HEAD:8265"
         ) from None
     except ConnectionError:
         raise InputError(
-            f"--address {address}: no dashboard of a Ray cluster answers there; name it, such as http://HEAD:8265"
+            f"{named(address)}: no dashboard of a Ray cluster answers there; name it, such as http://HEAD:8265"
         ) from None
     deadline = time.monotonic() + _PATIENCE
     while True:
@@ -43,7 +44,5 @@ def submit(address: str, command: str, name: str, metadata: Mapping[str, str]) -
         except (OSError, RuntimeError) as error:
             answer = str(error)
         if _YOUNG not in answer or time.monotonic() > deadline:
-            raise InputError(
-                f"--address {address}: the dashboard there did not take the job ({answer.splitlines()[0]})"
-            )
+            raise InputError(f"{named(address)}: the dashboard there did not take the job ({answer.splitlines()[0]})")
         time.sleep(_PAUSE)

@@ -1,15 +1,20 @@
 """A head that goes away: whoever can hear it is told, and nobody waits for ever."""
 
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from nextscale.cluster.controller.backend import LOST, ClusterLost
 from nextscale.cluster.ray import head as heads
-from nextscale.cluster.ray.head import Head
+from nextscale.cluster.ray.head import Head, named, stranger_at
+from nextscale.cluster.ray.ray_backend import RayBackend
+from nextscale.model.errors import InputError
 
 HANGS = """
 import sys, time
@@ -48,3 +53,53 @@ def test_a_process_that_waits_for_it_ends_and_says_why():
     ended = subprocess.run([sys.executable, "-c", HANGS, address], capture_output=True, text=True, timeout=50)
     assert ended.returncode == LOST
     assert ended.stderr.startswith(f"nextscale: the head of the Ray cluster, {address}, has not answered")
+
+
+def web(link):
+    link.recv(1000)
+    link.sendall(b"HTTP/1.0 400 Bad request\r\n\r\n")
+
+
+STRANGERS = {
+    "a web server, such as Ray's dashboard": web,
+    "something that says b'SSH-2.0-": lambda link: link.sendall(b"SSH-2.0-OpenSSH\r\n") or link.recv(1000),
+    "something that hangs up": lambda link: link.recv(1000),
+    "something that says nothing": lambda link: link.recv(1000) and link.recv(1000),
+}
+
+
+@pytest.mark.parametrize("what", STRANGERS)
+def test_what_is_no_head_is_told_and_not_waited_for(monkeypatch, what):
+    listener, address = listening()
+
+    def serve():
+        listener.accept()[0].close()  # whether anything answers at all
+        link = listener.accept()[0]
+        STRANGERS[what](link)
+        link.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    began = time.monotonic()
+    with pytest.raises(InputError, match=re.escape(f"RAY_ADDRESS {address}: no Ray head answers there, but {what}")):
+        RayBackend(address)
+    assert time.monotonic() - began < 8
+    thread.join()
+    listener.close()
+
+
+def test_an_address_is_named_by_where_it_comes_from(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert named("h:1") == "--address h:1"
+    monkeypatch.setenv("RAY_ADDRESS", "h:1")
+    assert (named("h:1"), named("h:2")) == ("RAY_ADDRESS h:1", "--address h:2")
+
+
+@pytest.mark.slow
+def test_a_real_head_is_no_stranger():
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        assert stranger_at(cluster.address) is None
+    finally:
+        cluster.shutdown()
