@@ -134,6 +134,19 @@ class RunDirectory:
         write_atomically(self.path / "record.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
+def pattern_in(folder: epath.Path | Path) -> str | None:
+    """What keeps runs from living in a folder; None where nothing does.
+
+    Orbax looks for the files of a checkpoint by patterns, and escapes nothing in the path before them: below such a
+    folder it writes what it cannot read back, or reads what lies in another.
+    """
+    found = sorted(set(str(folder.resolve())) & set("*?[]\\"))
+    if not found:
+        return None
+    marks = " and ".join(found)
+    return f"{marks} in its path would be read as a pattern, and no checkpoint read back; name another folder"
+
+
 def write_atomically(path: epath.Path, text: str) -> None:
     """Whole or not at all, also when power fails."""
     with new_file(path, "w") as file:

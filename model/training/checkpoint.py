@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import orbax.checkpoint.experimental.v1 as ocp
 from etils import epath
 
-from nextscale.model.errors import CorruptCheckpoint
+from nextscale.model.errors import CorruptCheckpoint, InputError
 from nextscale.model.network.processes import barrier
 from nextscale.model.network.sharding import scalar_sharding
+from nextscale.model.record import pattern_in
 
 PyTree = Any
 
@@ -44,9 +45,15 @@ class CheckpointPolicy:
 
 
 class Checkpoints:
-    """The checkpoints of one run, by position in tokens. Saving is asynchronous; `close` waits for it."""
+    """The checkpoints of one run, by position in tokens. Saving is asynchronous; `close` waits for it.
+
+    Raises:
+        InputError: what is saved in that folder could not be read back.
+    """
 
     def __init__(self, directory: epath.Path, policy: CheckpointPolicy):
+        if (problem := pattern_in(directory)) is not None:
+            raise InputError(f"{directory}: {problem}")
         self.directory = directory
         kept = [preservation.LatestN(policy.keep), preservation.CustomSteps(policy.pinned)]
         self._orbax = ocp.training.Checkpointer(

@@ -21,7 +21,7 @@ import pandas as pd
 from etils import epath
 
 from nextscale.model.config.run import RunConfig
-from nextscale.model.record import Row, RunDirectory, append_row, read_curve, write_atomically
+from nextscale.model.record import Row, RunDirectory, append_row, pattern_in, read_curve, write_atomically
 from nextscale.sweeps.errors import SpecError, damaged_file_error
 from nextscale.sweeps.ledger import digest_of
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
@@ -44,9 +44,11 @@ class Store:
         """The store at a folder, which is made if need be.
 
         Raises:
-            SpecError: nothing can be written there.
+            SpecError: nothing can be written there, or not be read back.
         """
         store = cls(Path(root).expanduser().absolute())
+        if (problem := pattern_in(store.root)) is not None:
+            raise SpecError(f"--out {root}: {problem}")
         try:
             (store.root / "runs").mkdir(parents=True, exist_ok=True)
             probe = store.root / f".writable-{os.getpid()}"

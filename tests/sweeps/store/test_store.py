@@ -192,6 +192,16 @@ def test_which_sweep_was_run_last_stands_in_files_not_in_their_times(trained):
     assert set(load(out)["sweep"]) == {"later"}
 
 
+@pytest.mark.parametrize("name", ["lr=[0.1,0.2]", "a\\b", "a*b"])
+def test_a_folder_that_checkpoints_do_not_read_back_from_is_refused_at_the_start(spec_file, tmp_path, called, name):
+    for arguments in (("run", spec_file()), ("run", spec_file(), "--detach"), ("quickstart",)):
+        code, _, error = called(*arguments, "--out", tmp_path / name)
+        assert code == 2
+        (line,) = error.strip().splitlines()
+        assert line.startswith(f"nextscale: --out {tmp_path / name}: ") and "read as a pattern" in line
+    assert not (tmp_path / name).exists()
+
+
 def test_an_option_that_is_added_with_a_default_names_no_spec_anew(trained, tmp_path):
     class Later(SweepSpec):
         added: int = 3
