@@ -21,7 +21,7 @@ from nextscale.fit.laws.loss import Loss
 from nextscale.fit.laws.mixture import Mixture
 from nextscale.fit.table.runs import Runs
 from nextscale.fit.trust.candidates import weigh_repeats_as_one
-from nextscale.fit.trust.rolling import NEAREST, REACH_POWER, Contender, Rolling, growth, roll
+from nextscale.fit.trust.rolling import CUTS, NEAREST, REACH_POWER, Contender, Rolling, growth, roll
 
 CONSENSUS = "consensus"
 _IN_SIZE_AND_DATA, _IN_COMPUTE = (CHINCHILLA, SIZE_DATA, DATA_SIZE), (SATURATING,)
@@ -32,6 +32,9 @@ follow."""
 _USUAL_RATE, _USUAL_WEIGHT, _UNTESTED_RATE = 0.0035, 4.0, 0.012
 """The error per unit of growth that laws usually have, over public suites; as how many cuts of a backtest that counts;
 and the usual one of a law that no backtest has chosen."""
+_NOISE_FOR_CUT = 0.5
+"""For each cut that a backtest lacks the usual error is at least that many times the scatter of the runs about the law:
+a few cuts choose a lucky law, and by how much runs scatter is known from few."""
 _SHARPNESS = 4.0
 """A law's weight is its rate to minus this many times the evidence: twice the error, a sixteenth of the weight by one
 cut, and a hundred and eightieth by four."""
@@ -198,7 +201,7 @@ def consensus(
         bootstrap=heaviest.bootstrap,
         seed=seed,
         extrapolation_error=float(scales[order[0]]),
-        backtested=bool(rolling.cuts),
+        backtested=len(rolling.cuts) > 1,
         warnings=tuple(_warnings(rolling)),
         members=tuple(
             Member(
@@ -255,11 +258,14 @@ def prequential_errors(rolling: Rolling) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def _scales(rolling: Rolling) -> np.ndarray:
-    """Of the error per unit of growth, by backtest and by what is usual."""
-    evidence = rolling.evidence()
+    """Of the error per unit of growth, by backtest and by what is usual; where cuts are few, that is by the scatter of
+    the runs as well."""
+    evidence, noise = rolling.evidence(), np.array([found.noise for found in rolling.newest])
+    lacking = _NOISE_FOR_CUT * (CUTS - len(rolling.cuts)) * noise
     if not evidence:
-        return np.full(len(rolling.contenders), _UNTESTED_RATE)
-    squares = _USUAL_WEIGHT * _USUAL_RATE**2 + evidence * np.square(rolling.rates())
+        return np.maximum(_UNTESTED_RATE, lacking)
+    usual = np.maximum(_USUAL_RATE, lacking)
+    squares = _USUAL_WEIGHT * np.square(usual) + evidence * np.square(rolling.rates())
     return np.asarray(np.sqrt(squares / (_USUAL_WEIGHT + evidence)))
 
 
