@@ -154,6 +154,26 @@ def _coupled(rng):
     return pd.DataFrame({"params": params, "tokens": tokens, "flops": flops, "loss": loss})
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("budgets", [2, 3, 4])
+def test_few_budgets_make_it_wide_enough(published, budgets):
+    """Public sweeps (Open Athena's, and Porian et al. 2024) cut down to their smallest budgets, and the three next."""
+    table = published("isoflop_porian_refinedweb.csv").assign(params=lambda rows: rows["n"])
+    kinds = ["hparams", "warmup", "decay", "param_count"]
+    suites = [rows[["params", "tokens", "flops", "loss"]] for _, rows in table.groupby(kinds)]
+    suites += [rows for _, rows in published("isoflop_open_athena.csv").groupby("suite")]
+    inside = []
+    for rows in suites:
+        runs = as_runs(rows)
+        rank = runs.table["budget"].rank(method="dense")
+        unseen = runs.table[(rank > budgets) & (rank <= budgets + 3)]
+        made = consensus(runs.where(rank <= budgets), resamples=200)
+        low, high = made.predict_interval(unseen["params"], unseen["tokens"], unseen["flops"])
+        inside += ((low <= unseen["loss"]) & (unseen["loss"] <= high)).tolist()
+    assert len(inside) > 250
+    assert np.mean(inside) >= 0.8
+
+
 class TestAsAFit:
     def test_the_compute_of_a_loss_is_the_forecast_inverted(self, found):
         (target,) = forecast(found, [1e21])["targets"]
