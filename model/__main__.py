@@ -29,6 +29,7 @@ import jax
 from etils import epath
 from pydantic import ValidationError
 
+from nextscale.model.config.data import is_resolved
 from nextscale.model.config.run import Parent, RunConfig
 from nextscale.model.data.sources import resolve
 from nextscale.model.errors import InputError, Stopped
@@ -161,7 +162,8 @@ def _config(file: Path) -> RunConfig:
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    return config.model_copy(update={"data": resolve(config.data)})
+    # One that names its data's content keeps to it: other data would be another run.
+    return config if is_resolved(config.data) else config.model_copy(update={"data": resolve(config.data)})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from nextscale.model.config.identity import Config, OptionalPath, Path
 
@@ -95,6 +95,19 @@ class TokenData(Config):
     bytes_per_token: float | None = Field(None, gt=0)
     unique_tokens: UniqueTokens = None
     fingerprint: str | None = Field(None, description="digest of the files; read off the data")
+    _stamp: str | None = PrivateAttr(None)
+
+    @property
+    def stamp(self) -> str | None:
+        """Sizes and times of change with which the files had that fingerprint (see `nextscale.model.data.manifest`),
+        where it is known. It goes to workers with the config, and into no file: it is of these files, not of the data.
+        """
+        return self._stamp
+
+    def stamped(self, stamp: str) -> Self:
+        data = self.model_copy()
+        data._stamp = stamp
+        return data
 
 
 class DatasetData(Config):

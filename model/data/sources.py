@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +28,7 @@ from nextscale.model.config.data import (
 from nextscale.model.config.run import EvaluationConfig, RunConfig
 from nextscale.model.data import text, token_files
 from nextscale.model.data.dataset import Dataset, call_factory, import_factory
+from nextscale.model.data.manifest import Manifest
 from nextscale.model.data.markov import Markov, markov
 from nextscale.model.data.mixture import Mix, in_proportion, spread_evenly
 from nextscale.model.data.windows import Split, Windows, shuffled
@@ -85,6 +86,7 @@ class CorpusSource:
     """A fixed corpus in shuffled order, shuffled anew at each epoch; or `limit` of its sequences, from all over it."""
 
     split: Split
+    files: Manifest
     vocab: int
     seed: int
     tokens_per_byte: float | None
@@ -210,12 +212,20 @@ def resolve(data: DataConfig) -> DataConfig:
     if isinstance(data, TextData):
         return text.resolved(data)
     if isinstance(data, TokenData):
-        path = str(Path(data.path).expanduser().absolute())
-        return data.model_copy(update={"fingerprint": token_files.fingerprint(data.path), "path": path})
+        return _resolved_tokens(data)
     if isinstance(data, DatasetData):
         import_factory(data.factory, "factory")
         import_factory(data.held_out, "held_out")
     return data
+
+
+def _resolved_tokens(data: TokenData) -> TokenData:
+    path = str(Path(data.path).expanduser().absolute())
+    manifest = token_files.manifest(path)
+    settled = manifest.settled
+    fingerprint = manifest.digest(path, lambda: token_files.fingerprint(path))
+    data = data.model_copy(update={"fingerprint": fingerprint, "path": path})
+    return data.stamped(manifest.stamp) if settled else data
 
 
 def _resolved_mixture(data: MixtureData) -> MixtureData:
@@ -266,11 +276,11 @@ def _open_set(data: SingleData, context: int, seed: int) -> Source:
         return MarkovSource(_chain(data), context, seed)
     if isinstance(data, DatasetData):
         return _dataset(data, context, trains=False)
-    split, tokens_per_byte = _corpus(data.model_copy(update={"unique_tokens": None}), context)
+    split, tokens_per_byte, files = _corpus(data, context)
     whole = Split(split.windows, split.held_out or split.windows)
     if whole.held_out_count == 0:
         raise InputError(f"data.path: {data.path} holds not one sequence of model.context {context}; use more")
-    return CorpusSource(whole, data.vocab, seed, tokens_per_byte)
+    return CorpusSource(whole, files, data.vocab, seed, tokens_per_byte)
 
 
 @contextlib.contextmanager
@@ -298,19 +308,28 @@ def open_source(config: RunConfig) -> Source:
     return MixtureSource(opened, Mix(tuple(data.weights.values()), config.seed), context)
 
 
+def check_unchanged(sources: Iterable[Source]) -> None:
+    """
+    Raises:
+        InputError: a file of a corpus is no longer as it was when it was opened.
+    """
+    for files in {source.files for source in sources if isinstance(source, CorpusSource)}:
+        files.check()
+
+
 def _open(data: SingleData, context: int, seed: int) -> Source:
     if isinstance(data, DatasetData):
         return _dataset(data, context, trains=True)
     limit = None if data.unique_tokens is None else max(data.unique_tokens // context, 1)
     if isinstance(data, MarkovData):
         return MarkovSource(_chain(data), context, seed, limit)
-    split, tokens_per_byte = _corpus(data.model_copy(update={"unique_tokens": None}), context)
+    split, tokens_per_byte, files = _corpus(data, context)
     if split.train_count == 0 or split.held_out_count == 0:
         raise InputError(
             f"data.path: {data.path} holds {sum(map(len, split.windows.shards))} tokens, too few to train on "
             f"and hold some out with model.context {context}; use {33 * context + 1} or more"
         )
-    return CorpusSource(split, data.vocab, seed, tokens_per_byte, limit)
+    return CorpusSource(split, files, data.vocab, seed, tokens_per_byte, limit)
 
 
 def _chain(data: MarkovData) -> Markov:
@@ -330,15 +349,26 @@ def _dataset(data: DatasetData, context: int, *, trains: bool) -> DatasetSource:
     )
 
 
-@functools.lru_cache(maxsize=16)
-def _corpus(data: TextData | TokenData, context: int) -> tuple[Split, float | None]:
+def _corpus(data: TextData | TokenData, context: int) -> tuple[Split, float | None, Manifest]:
     if isinstance(data, TextData):
         codes, tokens_per_byte = text.tokens(data)
-        return Split(Windows([codes], context)), tokens_per_byte
-    if data.fingerprint is not None and (found := token_files.fingerprint(data.path)) != data.fingerprint:
-        raise InputError(
-            f"data.path: {data.path} has changed ({found}, was {data.fingerprint}); restore it, or start a new sweep"
-        )
-    train, held_out = ([token_files.memory_map(file) for file in files] for files in token_files.shards(data.path))
+        return Split(Windows([codes], context)), tokens_per_byte, Manifest.of([Path(str(codes.filename))])
+    manifest = token_files.manifest(data.path)
+    if data.fingerprint is not None and data.stamp != manifest.stamp:
+        found = manifest.digest(data.path, lambda: token_files.fingerprint(data.path))
+        if found != data.fingerprint:
+            raise InputError(
+                f"data.path: {data.path} has changed ({found}, was {data.fingerprint}); restore it, or start a new "
+                "sweep"
+            )
+    train, held_out = _memory_maps(data.path, manifest.stamp)
     per_byte = None if data.bytes_per_token is None else 1 / data.bytes_per_token
-    return Split(Windows(train, context), Windows(held_out, context) if held_out else None), per_byte
+    return Split(Windows(train, context), Windows(held_out, context) if held_out else None), per_byte, manifest
+
+
+@functools.lru_cache(maxsize=16)
+def _memory_maps(path: str, stamp: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Of the files for training and those held out. They serve the runs of a process as long as the files stay as
+    `stamp` says."""
+    train, held_out = ([token_files.memory_map(file) for file in files] for files in token_files.shards(path))
+    return train, held_out

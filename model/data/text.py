@@ -112,7 +112,7 @@ def tokens(data: TextData) -> tuple[np.ndarray, float]:
     if not _is_whole(cached, facts):
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with _one_at_a_time(folder):
+            with one_at_a_time(folder):
                 if not _is_whole(cached, facts):
                     _delete_abandoned(folder)
                     _encode(data, cached, facts)
@@ -319,7 +319,7 @@ def _delete_abandoned(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
+def one_at_a_time(folder: Path) -> Iterator[None]:
     """Processes that tokenise into a folder wait for each other: most want the same text. Where the file system knows
     no locks, each does the work."""
     descriptor = os.open(folder, os.O_RDONLY)

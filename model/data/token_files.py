@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nextscale.model.data.manifest import Manifest
 from nextscale.model.errors import InputError, first_line
 
 _HEADER_BYTES = 256 * 4
@@ -92,6 +93,16 @@ def _numpy_file(file: Path) -> np.ndarray:
     if array.dtype.name not in _NUMPY_TYPES:
         raise InputError(f"data.path: {file} holds {array.dtype.name}; save tokens as one of {', '.join(_NUMPY_TYPES)}")
     return array
+
+
+def manifest(path: str) -> Manifest:
+    """Of all files at `path`.
+
+    Raises:
+        InputError: there is nothing to train on.
+    """
+    train, held_out = shards(path)
+    return Manifest.of(train + held_out)
 
 
 def fingerprint(path: str) -> str:

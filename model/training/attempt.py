@@ -14,7 +14,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from nextscale.model.config.run import Parent, RunConfig
-from nextscale.model.data.sources import Source
+from nextscale.model.data.sources import Source, check_unchanged
 from nextscale.model.errors import Stopped
 from nextscale.model.network.processes import barrier, poll_processes
 from nextscale.model.network.sharding import place_local_batches
@@ -62,6 +62,14 @@ class RunContext:
     on_progress: Callable[[int], None]
     stop: Callable[[], bool]
 
+    def check_data(self) -> None:
+        """To be asked before what was read is vouched for, by a checkpoint or a record.
+
+        Raises:
+            InputError: the data was written to since it was opened.
+        """
+        check_unchanged([self.source, *self.sets.values()])
+
     def evaluate(self, params: PyTree, micro_batches: int) -> Callable[[], Evaluation]:
         return evaluate_all(self.config, params, self.source, self.sets, micro_batches=micro_batches)
 
@@ -85,6 +93,7 @@ def attempt(
         except Diverged as diverged:
             reason = str(diverged)
         context.on_progress(config.tokens)
+        context.check_data()
         if evaluation is not None:
             if config.evaluation.points and jax.process_index() == 0:
                 context.directory.add_evaluation(_evaluation_row(config, config.tokens, evaluation))
@@ -214,6 +223,7 @@ class _Outputs:
         self.read_evaluation()
         self.report_progress(tokens, at_once=True)
         self.read_metrics()
+        self._context.check_data()
         self._checkpoints.save(tokens, state)
         self._saved_at = time.monotonic()
 

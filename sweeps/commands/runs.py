@@ -58,7 +58,7 @@ def runs(
 @app.command()
 def verify(
     out: Folder,
-    deep: Annotated[bool, typer.Option("--deep", help="restore every checkpoint too, not only read its notes")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="restore every checkpoint, and read all token files")] = False,
     json_: Json = False,
 ) -> None:
     """Checks that the records of a folder, its ledger and its accounts agree with each other.

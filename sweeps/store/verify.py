@@ -16,7 +16,7 @@ from nextscale.sweeps.store.faults import Fault, fault_of
 from nextscale.sweeps.store.imported_runs import imported_rows
 from nextscale.sweeps.store.store import Store
 from nextscale.sweeps.store.verify_accounts import account_faults
-from nextscale.sweeps.store.verify_runs import run_faults, unit_faults
+from nextscale.sweeps.store.verify_runs import data_faults, run_faults, unit_faults
 
 _CHOSEN = ("run_id", "width", "budget", "seed")
 
@@ -28,7 +28,7 @@ def verify(out: str | Path, *, deep: bool = False) -> tuple[int, list[Fault]]:
     Runs that are being trained are looked at no further than their config.
 
     Args:
-        deep: whether each checkpoint is restored too; else its metadata is read.
+        deep: whether each checkpoint is restored too, else its metadata is read; and whether token files are read.
 
     Raises:
         SpecError: the folder holds no sweep.
@@ -42,6 +42,7 @@ def verify(out: str | Path, *, deep: bool = False) -> tuple[int, list[Fault]]:
             faults += run_faults(run, deep=deep)
         except FileNotFoundError:  # deleted meanwhile
             continue
+    faults += data_faults(runs) if deep else ()
     faults += [*unit_faults(runs), *_of_ledger(store), *account_faults(store.root, runs), *_of_specs(store.root)]
     return len(directories), [*faults, *_of_choices(store.root), *_of_imports(store.root)]
 

@@ -1,4 +1,4 @@
-"""Verifies runs: every record against its config, curve and checkpoints."""
+"""Verifies runs: every record against its config, curve, checkpoints and data."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from etils import epath
 
 from nextscale.cluster.controller.lease import holder
 from nextscale.model.accounting import parameters
+from nextscale.model.config.data import TokenData, single_sources
 from nextscale.model.config.run import RunConfig
+from nextscale.model.data import token_files
+from nextscale.model.errors import InputError
 from nextscale.model.record import Row, RunDirectory, read_lines
 from nextscale.sweeps.errors import damaged_file_error
 from nextscale.sweeps.store.faults import Fault, fault_of
 from nextscale.sweeps.store.run_rows import RESULTS, config_columns
 
 _CLOSE = 1e-9
+_NAMED = 8
+"""Runs in a line, at the most."""
 _RECORDED = (
     *("run_id", "params", "params_non_embedding", "params_active", "tokens", "flops", "width", "depth", "steps"),
     *("batch_tokens", "lr", "seed"),
@@ -206,6 +211,43 @@ def unit_faults(runs: Sequence[RunDirectory]) -> Iterator[Fault]:
             yield _record_fault(
                 run, f"bits_per_byte{name} does not follow from loss{name} as in other runs on its data"
             )
+
+
+def data_faults(runs: Sequence[RunDirectory]) -> Iterator[Fault]:
+    """What token files hold that is not what runs were planned on. Files that are gone are no fault: results do not
+    need them."""
+    planned: dict[tuple[str, str], list[RunDirectory]] = {}
+    for run in runs:
+        try:
+            config = run.config()
+        except (ValueError, FileNotFoundError):  # told of the run already
+            continue
+        for data in (*single_sources(config.data).values(), *config.evaluation.sets.values()):
+            if isinstance(data, TokenData) and data.fingerprint is not None and Path(data.path).exists():
+                planned.setdefault((data.path, data.fingerprint), []).append(run)
+    for (path, fingerprint), of in planned.items():
+        try:
+            found = token_files.fingerprint(path)
+        except InputError as error:
+            what, _, mend = str(error).removeprefix("data.path: ").partition("; ")
+            yield Fault(path, what, mend)
+            continue
+        if found != fingerprint:
+            changed = max(changed for _, _, changed in token_files.manifest(path).entries)
+            later = [run.path.name for run in of if _finished_after(run, changed)]
+            named = ", ".join(later[:_NAMED]) + f" and {len(later) - _NAMED} more" * (len(later) > _NAMED)
+            yield Fault(
+                path,
+                f"is no longer the data of {len(of)} run{'s' * (len(of) > 1)} ({found}, was {fingerprint})",
+                "restore it" + f", and delete the folders of {named}, which ended since" * bool(later),
+            )
+
+
+def _finished_after(run: RunDirectory, nanoseconds: int) -> bool:
+    try:
+        return Path(run.path, "record.json").stat().st_mtime_ns > nanoseconds
+    except FileNotFoundError:
+        return False
 
 
 def _finite(value: Any) -> TypeGuard[float]:

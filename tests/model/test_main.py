@@ -15,6 +15,8 @@ import pytest
 from etils import epath
 
 from nextscale.model.__main__ import DONE, INPUT, STOPPED, main
+from nextscale.model.config.data import TokenData
+from nextscale.model.data.sources import resolve
 from nextscale.model.record import RunDirectory
 from nextscale.model.training.checkpoint import read_checkpoint
 from nextscale.model.training.step import program_of, state_shapes
@@ -78,6 +80,18 @@ def pair(started, run, out, *options):
         address = f"localhost:{free.getsockname()[1]}"
     together = ("--layout", "data=2,fsdp=2", "--coordinator", address, "--processes", "2", *options)
     return [started(run, out, *together, "--process", str(i), devices=2) for i in range(2)]
+
+
+def test_data_that_changed_is_no_other_run_in_the_same_folder(tiny_run, tmp_path, capsys):
+    """Whose checkpoints, and whose result, are of what was there before."""
+    file, config, out = tmp_path / "x.bin", tmp_path / "config.json", str(tmp_path / "run")
+    np.arange(5000, dtype=np.uint16).tofile(file)
+    run = tiny_run(data=resolve(TokenData(source="tokens", path=str(file), vocab=5000)))
+    config.write_text(run.model_dump_json())
+    np.ones(5000, np.uint16).tofile(file)
+    assert main([str(config), "--out", out]) == INPUT
+    assert "has changed" in capsys.readouterr().err
+    assert at(tmp_path, "run").record() is None
 
 
 def weights(run, directory):

@@ -2,14 +2,19 @@
 
 import itertools
 import json
+import os
 import re
 import shutil
 import threading
+import time
 
+import numpy as np
 import pytest
 from etils import epath
 
 from nextscale.cluster.controller.lease import Lease
+from nextscale.model.config.data import TokenData
+from nextscale.model.data.sources import resolve
 from nextscale.model.record import RunDirectory, append_row, read_rows, write_atomically
 from nextscale.sweeps import load, load_curves
 from nextscale.sweeps.design.expand import planned_runs
@@ -235,6 +240,32 @@ def test_only_a_deep_look_sees_a_rotten_byte(out):
     (fault,) = verify(out, deep=True)[1]
     assert "does not read back" in fault.what
     assert fault.where in str(data)
+
+
+def test_a_deep_look_finds_data_that_was_overwritten_and_who_may_have_read_it(out, tmp_path):
+    """As runs were left by a version that looked at their data too seldom."""
+    file = tmp_path / "other.bin"
+    tokens = np.random.default_rng(9).integers(0, 16, 20_000).astype(np.uint16)
+    tokens.tofile(file)
+    data = resolve(TokenData(source="tokens", path=str(file), vocab=16, bytes_per_token=2))
+    for path in out.glob("runs/*/config.json"):
+        config = json.loads(path.read_text())
+        assert config["evaluation"]["sets"]["other"]["fingerprint"] == data.fingerprint
+        config["evaluation"]["sets"]["other"]["path"] = str(file)
+        path.write_text(json.dumps(config))
+    assert verify(out, deep=True)[1] == []
+    np.full(20_000, 7, np.uint16).tofile(file)
+    *before, one, other = sorted(out.glob("runs/*/record.json"))
+    for path, minutes in (*((path, 9) for path in before), (file, 8), (one, 7), (other, 6)):
+        os.utime(path, (time.time() - 60 * minutes,) * 2)
+    assert verify(out)[1] == []
+    (fault,) = verify(out, deep=True)[1]
+    assert fault.where == str(file)
+    assert re.fullmatch(rf"is no longer the data of 10 runs \([0-9a-f]{{16}}, was {data.fingerprint}\)", fault.what)
+    ended = f"{one.parent.name}, {other.parent.name}"
+    assert fault.mend == f"restore it, and delete the folders of {ended}, which ended since"
+    file.unlink()
+    assert verify(out, deep=True)[1] == [], "results do not need their data"
 
 
 def test_verify_ends_with_1_where_there_are_faults(out, called):

@@ -1,0 +1,87 @@
+"""Whether files are as they were when their content was hashed: by their sizes and times of change, without reading."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from nextscale.model.data.text import cache_folder, one_at_a_time
+from nextscale.model.errors import InputError
+from nextscale.model.record import new_file
+
+_TICK = 2.0
+"""Seconds within which two changes of a file may bear one time: FAT's, the coarsest of file systems in use."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """Files, each with its size in bytes and the time of its last change in nanoseconds."""
+
+    entries: tuple[tuple[Path, int, int], ...]
+
+    @classmethod
+    def of(cls, files: Iterable[Path]) -> Manifest:
+        return cls(tuple((file, *_state(file)) for file in files))
+
+    @property
+    def stamp(self) -> str:
+        """Names the states of the files, in whatever folder they are seen."""
+        text = json.dumps([(file.name, size, changed) for file, size, changed in self.entries])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def settled(self) -> bool:
+        """Whether a change from now on shows."""
+        return all(changed / 1e9 < time.time() - _TICK for _, _, changed in self.entries)
+
+    def check(self) -> None:
+        """
+        Raises:
+            InputError: a file is not as it was.
+        """
+        for file, *state in self.entries:
+            if _state(file) != tuple(state):
+                raise InputError(
+                    f"data.path: {file} was written to while it was read, which is not kept; restore it, and run "
+                    "again: it goes on from the newest checkpoint"
+                )
+
+    def digest(self, path: str, compute: Callable[[], str]) -> str:
+        """What `compute` makes of the files' content. It is kept, and computed once in the states that they are in,
+        by whichever of this machine's processes comes first.
+
+        Args:
+            path: where the files lie.
+
+        Raises:
+            InputError: a file was written to meanwhile.
+        """
+        folder, name = cache_folder() / "tokens", hashlib.sha256(str(Path(path).absolute()).encode()).hexdigest()[:16]
+        kept = folder / f"{name}.json"
+        with contextlib.ExitStack() as alone:
+            with contextlib.suppress(OSError):  # without a place to keep it, it is computed again
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                alone.enter_context(one_at_a_time(folder))
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                if (known := json.loads(kept.read_text()))["stamp"] == self.stamp:
+                    return str(known["digest"])
+            settled = self.settled
+            found = compute()
+            self.check()
+            if settled:
+                with contextlib.suppress(OSError), new_file(kept, "w") as file:
+                    file.write(json.dumps({"path": path, "stamp": self.stamp, "digest": found}) + "\n")
+            return found
+
+
+def _state(file: Path) -> tuple[int, int]:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        raise InputError(f"data.path: {file} is gone; restore it, and run again") from None
+    return status.st_size, status.st_mtime_ns
