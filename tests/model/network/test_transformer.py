@@ -1,5 +1,7 @@
 """The Transformer: nothing sees the future, and each option does what it says and nothing else."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,12 @@ import pytest
 from flax import nnx
 
 from nextscale.model.config.run import ModelFamily, Network
+from nextscale.model.data.sources import open_source
 from nextscale.model.network.loss import cross_entropy, training_loss
 from nextscale.model.network.transformer import Transformer, rotate, structure
 from nextscale.model.record import RunDirectory
+from nextscale.model.training.dispatch import dispatches
+from nextscale.model.training.step import numbers_of, program_of, state_shapes, train_steps
 from nextscale.model.training.train import train
 
 POSITIONS, MLPS = ("rope", "alibi", "none"), ("gelu", "relu2", "swiglu", "none")
@@ -170,3 +175,17 @@ def test_bfloat16_products_keep_float32_weights_and_logits():
 def test_every_weight_has_a_parametrization_group():
     _, groups = structure(model_config(mlp="swiglu", norm_scale=True), "float32")
     assert set(jax.tree.leaves(groups)) == {"embedding", "hidden", "output", "head", "norm", "final_norm"}
+
+
+@pytest.mark.parametrize("dtype, precision", [("float32", "HIGHEST"), ("bfloat16", "DEFAULT")])
+def test_products_of_float32_are_of_float32_on_accelerators_too(tiny_run, dtype, precision):
+    """Of the steps and of their gradients, as they are handed to the compiler of any platform."""
+    run = tiny_run(dtype=dtype)
+    program = program_of(run)
+    state, inputs = state_shapes(program), next(dispatches(run, open_source(run), 0, ())).inputs
+    lowered = train_steps(program).lower(state, inputs.batches, inputs.schedule, 1, numbers_of(run)).as_text()
+    products = [line for line in lowered.splitlines() if "dot_general" in line]
+    assert len(products) > 20
+    for product in products:
+        found = re.search(r"precision = \[(\w+), (\w+)\]", product)
+        assert (found.groups() if found else ("DEFAULT",) * 2) == (precision,) * 2, product
