@@ -42,6 +42,8 @@ from nextscale.model.training.train import enable_compilation_cache, train, trai
 
 T = TypeVar("T")
 
+EVERY = "between checkpoints, %(default)s, or more where they take over a twentieth of that to write; 0: no pause"
+
 DONE, INPUT, STOPPED, INTERRUPTED = 0, 2, 75, 130
 
 
@@ -124,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--together", metavar="N", type=int, default=8, help="the most runs that are tried side by side; %(default)s")
     add("--layout", type=_argument(Layout.parse), help="such as data=4,fsdp=2,tensor=1; all devices along data if open")
     add("--memory", metavar="BYTES", type=int, help="of each device; micro-batches that need more are not tried")
-    add("--every", metavar="SECONDS", type=float, default=policy.every_seconds, help="between checkpoints; %(default)s")
+    add("--every", metavar="SECONDS", type=float, default=policy.every_seconds, help=EVERY)
     add("--keep", metavar="N", type=int, default=policy.keep, help="newest checkpoints that are kept; %(default)s")
     add("--pin", metavar="TOKENS", type=int, nargs="*", default=[], help="positions at which a checkpoint stays")
     add("--trunk", metavar="RUN_ID:TOKENS", type=_argument(_trunk), help="a run beside this one to begin from")

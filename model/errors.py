@@ -9,6 +9,10 @@ class CorruptCheckpoint(InputError):
     """A checkpoint cannot be read back, or what it holds is not what was saved."""
 
 
+class UnreadableCheckpoint(OSError):
+    """A checkpoint that cannot be read now: whether it is whole is not known, and it stays as it is."""
+
+
 class TooLarge(InputError):
     """The steps of a run do not fit into the memory of these devices, however little of it they are made to need."""
 

@@ -46,7 +46,7 @@ class RunDirectory:
         """The positions of its checkpoints."""
         try:
             names = [path.name for path in self.checkpoints.iterdir()]
-        except OSError:
+        except FileNotFoundError:
             return []
         return [int(name) for name in names if name.isdecimal()]
 

@@ -26,20 +26,30 @@ def join(coordinator: str, processes: int, process: int, **options: Any) -> None
         options: further ones of `jax.distributed.initialize`.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(
-        coordinator,
-        processes,
-        process,
-        heartbeat_timeout_seconds=_SILENCE,
-        shutdown_timeout_seconds=_SILENCE,
-        **options,
-    )
+    told = {
+        "heartbeat_timeout_seconds": _SILENCE,
+        "shutdown_timeout_seconds": _SILENCE,
+        # All is told. Else JAX would under Slurm take each host's first GPU alone for ours.
+        "cluster_detection_method": "deactivate",
+    }
+    jax.distributed.initialize(coordinator, processes, process, **told | options)
 
 
 def barrier(name: str) -> None:
     """Waits until every process is here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def of_first_process(numbers: Sequence[int]) -> list[int]:
+    """What the first process has, in every process: whole numbers of 0 and above."""
+    if jax.process_count() == 1:
+        return list(numbers)
+    count = int(multihost_utils.broadcast_one_to_all(np.int32(len(numbers))))
+    mine = np.array(numbers if jax.process_index() == 0 else [0] * count, np.uint64)
+    # JAX takes no numbers of 64 bits.
+    halves = np.asarray(multihost_utils.broadcast_one_to_all(mine.view(np.uint32)))
+    return [int(number) for number in halves.view(np.uint64)]
 
 
 def poll_processes(mesh: Mesh | None, ask: Callable[[], Sequence[bool]]) -> Callable[[], Sequence[bool]]:

@@ -175,10 +175,14 @@ class _Outputs:
         self._metrics: tuple[Dispatch, tally.Tally] | None = None
         self._evaluation: tuple[int, Callable[[], Evaluation]] | None = None
         self._saved_at = self._reported_at = time.monotonic()
+        self._saving, self._save_seconds = False, 0.0
 
     def late_or_stopped(self) -> tuple[bool, bool]:
         """Whether a checkpoint is overdue, and whether the run is to stop."""
-        return time.monotonic() - self._saved_at > self._context.policy.every_seconds, self._context.stop()
+        passed = time.monotonic() - self._saved_at
+        if self._saving:  # it took, or has taken, so long until now
+            self._saving, self._save_seconds = self._checkpoints.saving, passed
+        return passed > self._context.policy.interval(self._save_seconds), self._context.stop()
 
     def expect_metrics(self, dispatch: Dispatch, sums: tally.Tally) -> None:
         self._metrics = dispatch, sums
@@ -223,9 +227,9 @@ class _Outputs:
         self.read_evaluation()
         self.report_progress(tokens, at_once=True)
         self.read_metrics()
+        self._saved_at, self._saving = time.monotonic(), True
         self._context.check_data()
         self._checkpoints.save(tokens, state)
-        self._saved_at = time.monotonic()
 
 
 def _last_evaluation(context: RunContext, params: PyTree, micro_batches: int) -> Evaluation:

@@ -16,7 +16,7 @@ from nextscale.model.accounting import parameters
 from nextscale.model.config.data import TokenData, single_sources
 from nextscale.model.config.run import RunConfig
 from nextscale.model.data import token_files
-from nextscale.model.errors import InputError
+from nextscale.model.errors import InputError, first_line
 from nextscale.model.record import Row, RunDirectory, read_lines
 from nextscale.sweeps.errors import damaged_file_error
 from nextscale.sweeps.store.faults import Fault, fault_of
@@ -152,8 +152,11 @@ def _checkpoint_faults(run: RunDirectory, config: RunConfig, done: bool, deep: b
         if not path.name.isdecimal():  # being saved, or deleted
             continue
         problem = _unfit(path, config)
-        if problem is None and deep and not _restores(config, epath.Path(path)):
-            problem = "does not read back as it was written"
+        if problem is None and deep:
+            try:
+                problem = None if _restores(config, epath.Path(path)) else "does not read back as it was written"
+            except OSError as error:
+                yield Fault(str(path), f"cannot be read now ({first_line(error)})", "look again when it can be")
         if problem is not None and path.exists():
             yield Fault(str(path), problem, mend)
 
