@@ -1,22 +1,27 @@
 """Parametrizations: how initial weights, learning rates and ε of each group of weights scale with the model's size.
 
-Three parametrizations, which agree at `base_width` and `base_depth` (but that `completep` never decays norm scales):
+Four parametrizations, which agree at `base_width`, `base_head_width` and `base_depth` (but that `completep` never
+decays norm scales):
 
 - `standard`: one learning rate for all.
 - `mup`: Yang et al. 2022 (Tensor Programs V), table 3, Adam: a matrix that sums over the width learns at a rate
   inverse to it.
+- `mup-1/d`: the same, with scores over the head width d rather than its root (ibid., definition 4.1).
 - `completep`: Dey et al. 2025 (arXiv 2505.01618), table 1 with α = 1. It adds to mup the depth (without it, twice the
-  blocks add twice as much to the residual stream), scores over the head width rather than its root, and Adam's ε
-  (their eq. 40).
+  blocks add twice as much to the residual stream), scores over the head width, and Adam's ε (their eq. 40).
 
-| group        | weights                          | initial std    |
-|--------------|----------------------------------|----------------|
-| `embedding`  | token embedding                  | 1              |
-| `hidden`     | matrices that read the residual  | 1/sqrt(fan-in) |
-| `output`     | matrices that write the residual | 0              |
-| `norm`       | RMSNorm scales of the blocks     | 1 (constant)   |
-| `final_norm` | RMSNorm scale before the head    | 1 (constant)   |
-| `head`       | unembedding                      | 0              |
+| group        | weights                                     | initial std    |
+|--------------|---------------------------------------------|----------------|
+| `embedding`  | token embedding                             | 1              |
+| `hidden`     | matrices that read the residual             | 1/sqrt(fan-in) |
+| `output`     | of the MLP, the matrix that writes it       | 0              |
+| `mixed`      | of attention, the matrix that writes it     | 0              |
+| `norm`       | RMSNorm scales of the blocks                | 1 (constant)   |
+| `final_norm` | RMSNorm scale before the head               | 1 (constant)   |
+| `head`       | unembedding                                 | 0              |
+
+`mixed` is as `output`, but learns at a rate inverse to its own fan-in, the heads' width together, which stays the same
+where both their number and their width do.
 
 Where these differ from the papers:
 
@@ -27,7 +32,7 @@ Where these differ from the papers:
   as an embedding, and its logits are divided by the width.
 - Weight decay here is not times the learning rate (see `optimizer.py`). Their decay of hidden matrices, which grows
   with the width as the learning rate falls, is then the same at every width.
-- `mup` divides scores by the root of the head width, not by the head width.
+- `mup` divides scores by the root of the head width, not by the head width; `mup-1/d` is theirs.
 """
 
 from __future__ import annotations
@@ -35,8 +40,8 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-Group = Literal["embedding", "hidden", "output", "norm", "final_norm", "head"]
-Parametrization = Literal["standard", "mup", "completep"]
+Group = Literal["embedding", "hidden", "output", "mixed", "norm", "final_norm", "head"]
+Parametrization = Literal["standard", "mup", "mup-1/d", "completep"]
 Powers = tuple[float, float]
 """Of base width / width, and of base depth / depth."""
 
@@ -59,9 +64,12 @@ class Multipliers(NamedTuple):
     decay: float
 
 
+_MUP: dict[Group, Rule] = {"hidden": Rule(lr=(1, 0)), "output": Rule(lr=(1, 0)), "head": Rule(lr=(1, 0))}
+
 RULES: dict[Parametrization, dict[Group, Rule]] = {
     "standard": {},
-    "mup": {"hidden": Rule(lr=(1, 0)), "output": Rule(lr=(1, 0)), "head": Rule(lr=(1, 0))},
+    "mup": _MUP,
+    "mup-1/d": _MUP,
     "completep": {
         "embedding": Rule(eps=(1, 0)),
         "hidden": Rule(lr=(1, 0), eps=(1, 1)),
@@ -71,20 +79,27 @@ RULES: dict[Parametrization, dict[Group, Rule]] = {
         "head": Rule(lr=(1, 0)),
     },
 }
-"""A group that is not here takes the optimiser's numbers as they are."""
+"""A group that is not here takes the optimiser's numbers as they are; `mixed` has the rule of `output`."""
 
-SCORES: dict[Parametrization, Powers] = {"standard": _SAME, "mup": _SAME, "completep": (0.5, 0)}
-"""Multiplier of attention scores beside 1/sqrt(head width). A family has as many heads at every width."""
+SCORES: dict[Parametrization, float] = {"standard": 0, "mup": 0, "mup-1/d": 0.5, "completep": 0.5}
+"""Power of base head width / head width by which attention scores are multiplied, beside 1/sqrt(head width)."""
 
-RESIDUAL: dict[Parametrization, Powers] = {"standard": _SAME, "mup": _SAME, "completep": (0, 1)}
+RESIDUAL: dict[Parametrization, Powers] = {"standard": _SAME, "mup": _SAME, "mup-1/d": _SAME, "completep": (0, 1)}
 """Multiplier of what a block adds to the residual stream."""
 
 
 class Size(NamedTuple):
-    """Base size / size of a model."""
+    """Base size / size of a model.
+
+    Attributes:
+        head_width: of one head.
+        query_width: of all heads together.
+    """
 
     width: float
     depth: float
+    head_width: float
+    query_width: float
 
     def __call__(self, powers: Powers) -> float:
         return self.width ** powers[0] * self.depth ** powers[1]
@@ -97,5 +112,6 @@ def initial_std(group: Group, fan_in: int) -> float:
 
 def multipliers(group: Group, parametrization: Parametrization, size: Size) -> Multipliers:
     """What one group of weights takes of the optimiser's numbers at one size."""
-    rule = RULES[parametrization].get(group, Rule())
-    return Multipliers(lr=size(rule.lr), eps=size(rule.eps), decay=rule.decay)
+    rule = RULES[parametrization].get("output" if group == "mixed" else group, Rule())
+    fan_in = size._replace(width=size.query_width) if group == "mixed" else size
+    return Multipliers(lr=fan_in(rule.lr), eps=size(rule.eps), decay=rule.decay)

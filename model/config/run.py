@@ -157,6 +157,12 @@ class OptimizerConfig(Config):
     parametrization: Parametrization = "mup"
     base_width: int = Field(32, ge=1, le=2**20, description="the width at which all parametrizations agree")
     base_depth: int = Field(2, ge=1, le=10_000, description="the depth at which all parametrizations agree")
+    base_head_width: int | None = Field(
+        None,
+        ge=1,
+        le=2**20,
+        description="the head width at which all parametrizations agree; if open, heads grow with the width",
+    )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the matrix products; weights stay float32")
 
     @model_validator(mode="after")
@@ -175,7 +181,12 @@ class OptimizerConfig(Config):
 
     def size_of(self, model: ModelConfig) -> Size:
         """The base size / that of a model."""
-        return Size(self.base_width / model.width, self.base_depth / model.depth)
+        width, depth = self.base_width / model.width, self.base_depth / model.depth
+        if self.base_head_width is None:
+            return Size(width, depth, width, width)
+        heads = self.base_head_width / (model.query_width // model.heads)
+        # Heads of a width of their own are as many at every width; else all together are as wide as the model.
+        return Size(width, depth, heads, width if model.head_width is None else heads)
 
 
 class TrainingConfig(OptimizerConfig):
@@ -293,7 +304,7 @@ class RunConfig(Config):
         size, parametrization = self.training.size_of(self.model), self.training.parametrization
         return Network(
             **self.model.model_dump(),
-            scores_multiplier=size(SCORES[parametrization]),
+            scores_multiplier=size.head_width ** SCORES[parametrization],
             residual_multiplier=size(RESIDUAL[parametrization]),
         )
 

@@ -29,6 +29,7 @@ SPLIT: dict[Group, tuple[str, ...]] = {
     "embedding": ("tensor", "fsdp"),  # V x D
     "hidden": ("fsdp", "tensor"),  # D x out
     "output": ("tensor", "fsdp"),  # in x D
+    "mixed": ("tensor", "fsdp"),  # in x D
     "head": ("fsdp", "tensor"),  # D x V
 }
 """The axis along which each dimension of a weight is split. Other groups, the norms, are whole everywhere."""

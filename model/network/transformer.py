@@ -65,7 +65,7 @@ class Attention(nnx.Module):
         self.query = _matrix(rngs, "hidden", c.width, c.query_width)
         self.key = _matrix(rngs, "hidden", c.width, c.key_width)
         self.value = _matrix(rngs, "hidden", c.width, c.key_width)
-        self.out = _matrix(rngs, "output", c.query_width, c.width)
+        self.out = _matrix(rngs, "mixed", c.query_width, c.width)
         head_width = c.query_width // c.heads
         self.query_norm = Norm(c, head_width) if c.qk_norm else None
         self.key_norm = Norm(c, head_width) if c.qk_norm else None

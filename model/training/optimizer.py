@@ -86,7 +86,7 @@ def orthogonalised(name: OptimizerName, group: Group) -> bool:
 
     Embedding and head are matrices by their shape alone: each token has a row of its own (Jordan et al. 2024).
     """
-    return name == "muon" and group in ("hidden", "output")
+    return name == "muon" and group in ("hidden", "output", "mixed")
 
 
 def optimizer(

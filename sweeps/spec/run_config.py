@@ -35,7 +35,7 @@ def training_of(spec: SweepSpec, model: ModelConfig, budget: float, key: Key) ->
     batch_tokens = spec.training.batch(model, budget / flops_per_token(model))
     steps = steps_of(model, budget, batch_tokens, key)
     try:
-        return spec.training.at(model, steps, batch_tokens)
+        return spec.training.at(model, steps, batch_tokens, spec.model.one_head_width)
     except ValidationError as error:
         raise SpecError(f"training.{error_text(error)}", ("training",)) from None
 

@@ -81,6 +81,11 @@ class SweepModel(Architecture):
         shared = {name: getattr(self, name) for name in Architecture.model_fields}
         return ModelConfig(**shared, depth=depth, heads=heads, width=width, vocab=vocab)
 
+    @property
+    def one_head_width(self) -> int | None:
+        """The width of a head at every width of the model, where there is one."""
+        return self.head_width if isinstance(self.heads, int) else self.heads.width
+
     def friendly_widths(self) -> list[int]:
         """Widths to choose from, by rising size: those that heads divide, and coarser the wider they are."""
         unit, widths = self._unit, []

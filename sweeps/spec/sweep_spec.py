@@ -11,6 +11,7 @@ from nextscale.cluster.hardware.gates import Gates
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.model.config.data import DataConfig
 from nextscale.model.config.identity import Config
+from nextscale.model.config.parametrization import SCORES
 from nextscale.model.config.run import WEIGHT_DECAY, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig
 from nextscale.sweeps.spec.designs import Design, Holdout
 from nextscale.sweeps.spec.findings import FindingName
@@ -39,18 +40,29 @@ class SweepTraining(OptimizerConfig):
         """The batch, in tokens, of a run of about so many tokens."""
         return self.batch_tokens(model, tokens) if isinstance(self.batch_tokens, BatchRule) else self.batch_tokens
 
-    def at(self, model: ModelConfig, steps: int, batch_tokens: int) -> TrainingConfig:
-        """How a model is trained for so many steps."""
+    def at(self, model: ModelConfig, steps: int, batch_tokens: int, head_width: int | None = None) -> TrainingConfig:
+        """How a model is trained for so many steps.
+
+        Args:
+            head_width: that models of every width have, where it is one.
+        """
         shared = {name: getattr(self, name) for name in OptimizerConfig.model_fields}
+        # Only where it changes a number: other runs keep their names.
+        if self.base_head_width is None and (SCORES[self.parametrization] or (self._scaled and model.head_width)):
+            shared["base_head_width"] = head_width
         scale = model, steps, batch_tokens
         lr = self.lr if isinstance(self.lr, float) else self.lr(*scale)
         decay = self.weight_decay if isinstance(self.weight_decay, float) else self.weight_decay(*scale)
         return TrainingConfig(**shared, steps=steps, batch_tokens=batch_tokens, lr=lr, weight_decay=decay)
 
+    @property
+    def _scaled(self) -> bool:
+        return self.parametrization != "standard"
+
     @model_validator(mode="after")
     def _rule_fits(self) -> SweepTraining:
         if isinstance(self.lr, StepLawRate | DeepSeekRate):
-            if self.parametrization != "standard":
+            if self._scaled:
                 raise ValueError(
                     f"lr.rule {self.lr.rule} gives the rate of the model at hand, and parametrization "
                     f"{self.parametrization} would scale it again; use parametrization standard"

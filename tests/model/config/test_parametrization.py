@@ -17,15 +17,25 @@ from nextscale.model.network.loss import training_loss
 from nextscale.model.network.transformer import Transformer, structure, transformer_of
 from nextscale.model.training.optimizer import hyperparameters, optimizer
 
-GROUPS = ("embedding", "hidden", "output", "norm", "final_norm", "head")
-MATRICES = {"hidden", "output", "head"}
-TWICE_AS_WIDE, TWICE_AS_DEEP = Size(width=0.5, depth=1), Size(width=1, depth=0.5)
+GROUPS = ("embedding", "hidden", "output", "mixed", "norm", "final_norm", "head")
+MATRICES = {"hidden", "output", "mixed", "head"}
+PARAMETRIZATIONS = ("standard", "mup", "mup-1/d", "completep")
 
 
-def small_run(parametrization, width, depth, *, steps, lr=0.01):
-    family = ModelFamily(depth=depth, heads=2, context=16, mlp="relu2", position="alibi")
+def size(width=1.0, depth=1.0):
+    """Of a model whose heads are as many at every width."""
+    return Size(width, depth, width, width)
+
+
+TWICE_AS_WIDE, TWICE_AS_DEEP = size(width=0.5), size(depth=0.5)
+
+
+def small_run(parametrization, width, depth, *, steps, lr=0.01, head_width=None):
+    """With two heads, or as many of a width."""
+    heads = 2 if head_width is None else width // head_width
+    family = ModelFamily(depth=depth, heads=heads, context=16, mlp="relu2", position="alibi")
     data = MarkovData(source="markov", vocab=16)
-    options = {"parametrization": parametrization, "base_width": 32, "base_depth": 1}
+    options = {"parametrization": parametrization, "base_width": 32, "base_depth": 1, "base_head_width": head_width}
     training = TrainingConfig(batch_tokens=256, steps=steps, lr=lr, **options)
     return RunConfig(data=data, model=family.at(width, data.vocab), training=training)
 
@@ -60,8 +70,7 @@ def program(network):
 def train(run):
     """The trained weights, the losses of the steps, and the tokens of the last batch."""
     _, groups = structure(run.network, "float32")
-    size = run.training.size_of(run.model)
-    numbers = hyperparameters(run.training, groups=groups, size=size)
+    numbers = hyperparameters(run.training, groups=groups, size=run.training.size_of(run.model))
     K, B = run.training.steps, run.batch_sequences
     batches_KxBxT1 = jnp.asarray(open_source(run).sequences(0, K * B).reshape(K, B, -1))
     params, losses = program(run.network)(numbers, batches_KxBxT1)
@@ -81,11 +90,32 @@ def sizes(network, params, tokens_BxT):
 
 
 @functools.lru_cache
-def coordinates(parametrization, width=32, depth=1):
+def coordinates(parametrization, width=32, depth=1, head_width=None):
     """The `sizes` after ten steps."""
-    run = small_run(parametrization, width, depth, steps=10)
+    run = small_run(parametrization, width, depth, steps=10, head_width=head_width)
     params, _, tokens_BxT = train(run)
     return np.asarray(sizes(run.network, params, tokens_BxT))
+
+
+@functools.lru_cache
+def score_sizes(parametrization, width, head_width=None):
+    """Root mean square of the first block's attention scores at the start, and of what ten steps added to them."""
+    run = small_run(parametrization, width, 1, steps=10, head_width=head_width)
+    params, _, tokens_BxT = train(run)
+    network = run.network
+    start = nnx.to_pure_dict(nnx.state(Transformer(network, rngs=nnx.Rngs(0))))
+
+    def scores(params):
+        module, K = transformer_of(network, "float32", params), network.query_width // network.heads
+        block = module.blocks[0]
+        x_BxTxD = block.attention_norm(module.embedding[...][tokens_BxT])
+        q, k = (
+            (x_BxTxD @ w[...]).reshape(*tokens_BxT.shape, -1, K) for w in (block.attention.query, block.attention.key)
+        )
+        return network.scores_multiplier / K**0.5 * jnp.einsum("bthk,bshk->bhts", q, k)
+
+    before, after = scores(start), scores(params)
+    return np.sqrt([float(jnp.square(x).mean()) for x in (before, after - before)])
 
 
 def spread(*found):
@@ -106,6 +136,31 @@ class TestCoordinates:
         _, first, all_blocks = spread(*(coordinates("standard", width=width) for width in (16, 256)))
         assert min(first, all_blocks) > 10
 
+    @pytest.mark.parametrize("parametrization", ["mup", "mup-1/d", "completep"])
+    @pytest.mark.slow
+    def test_they_are_flat_over_sixteen_times_the_width_also_with_heads_of_one_width(self, parametrization):
+        found = (coordinates(parametrization, width=width, head_width=16) for width in (16, 256))
+        assert np.all(spread(*found) < 1.5)
+
+    @pytest.mark.parametrize("parametrization", ["mup", "mup-1/d", "completep"])
+    @pytest.mark.slow
+    def test_scores_of_heads_of_one_width_are_as_large_at_every_width(self, parametrization):
+        start, _ = spread(*(score_sizes(parametrization, width, head_width=16) for width in (16, 256)))
+        assert start < 1.25
+
+    @pytest.mark.slow
+    def test_scores_of_heads_that_grow_are_moved_more_and_more_unless_they_are_over_the_head_width(self):
+        """Yang et al. 2022, definition 4.1: at the start queries and keys are independent, and their product is as
+        large as the root of the head width; what training adds points the same way, and grows faster."""
+        (start, moved), *others = (
+            score_sizes(name, 256) / score_sizes(name, 16) for name in ("mup", "mup-1/d", "completep")
+        )
+        assert start == pytest.approx(1, rel=0.25)
+        assert moved > 1.6
+        for one_over_d in others:
+            assert one_over_d[0] == pytest.approx(16**-0.5, rel=0.25)
+            assert 1 / 1.6 < one_over_d[1] < 1.6
+
     @pytest.mark.slow
     def test_they_are_flat_over_eight_times_the_depth(self):
         assert np.all(spread(*(coordinates("completep", depth=depth) for depth in (1, 8))) < 1.5)
@@ -119,14 +174,13 @@ class TestCoordinates:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_parametrizations_agree_at_the_base_size_but_for_the_decay_of_norms(group):
-    base = Size(width=1, depth=1)
-    standard, mup, completep = (multipliers(group, name, base) for name in ("standard", "mup", "completep"))
-    assert standard == mup == Multipliers(lr=1, eps=1, decay=1)
+    standard, mup, with_scores, completep = (multipliers(group, name, size()) for name in PARAMETRIZATIONS)
+    assert standard == mup == with_scores == Multipliers(lr=1, eps=1, decay=1)
     assert completep == standard._replace(decay=0 if "norm" in group else 1)
 
 
 def test_standard_knows_no_size():
-    half = Size(width=0.5, depth=0.5)
+    half = size(width=0.5, depth=0.5)
     assert {multipliers(group, "standard", half) for group in GROUPS} == {Multipliers(lr=1, eps=1, decay=1)}
 
 
@@ -140,10 +194,17 @@ def test_mup_divides_the_rate_of_matrices_by_the_growth_of_the_width():
 def test_completep_follows_its_authors():
     """Their code, linked from arXiv 2505.01618: ε/w for the embedding and the last norm, ε/(w·d) in the blocks. The
     head here has no multiplier of 1/w, so its gradients are w times theirs, and its ε with them."""
-    size = Size(width=0.5, depth=0.25)
-    found = {group: multipliers(group, "completep", size) for group in GROUPS}
+    found = {group: multipliers(group, "completep", size(width=0.5, depth=0.25)) for group in GROUPS}
     assert {group: m.lr for group, m in found.items()} == {g: 0.5 if g in MATRICES else 1 for g in GROUPS}
-    eps = {"embedding": 0.5, "final_norm": 0.5, "head": 1, "hidden": 0.125, "output": 0.125, "norm": 0.125}
+    eps = {
+        "embedding": 0.5,
+        "final_norm": 0.5,
+        "head": 1,
+        "hidden": 0.125,
+        "output": 0.125,
+        "mixed": 0.125,
+        "norm": 0.125,
+    }
     assert {group: m.eps for group, m in found.items()} == eps
     network = small_run("completep", 64, 4, steps=20).network
     assert (network.scores_multiplier, network.residual_multiplier) == (pytest.approx(0.5**0.5), 0.25)
@@ -153,6 +214,50 @@ def test_completep_follows_its_authors():
 def test_the_others_leave_the_forward_pass_alone(parametrization):
     network = small_run(parametrization, 64, 4, steps=20).network
     assert (network.scores_multiplier, network.residual_multiplier) == (1, 1)
+
+
+class TestHeads:
+    """Scores follow the head width, and what reads the heads follows their width together: whichever of them grows."""
+
+    def run(self, parametrization, width, heads, head_width=None, base_head_width=None):
+        family = ModelFamily(depth=1, heads=heads, head_width=head_width, context=8)
+        options = {"parametrization": parametrization, "base_width": 32, "base_head_width": base_head_width}
+        training = TrainingConfig(batch_tokens=64, steps=20, lr=0.01, **options)
+        return RunConfig(data=MarkovData(source="markov", vocab=16), model=family.at(width, 16), training=training)
+
+    @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+    def test_heads_of_one_width_have_scores_of_one_multiplier(self, parametrization):
+        for width in (32, 512, 2048):
+            as_many = self.run(parametrization, width, width // 16, base_head_width=16)
+            of_their_own = self.run(parametrization, width, 4, head_width=16, base_head_width=16)
+            assert as_many.network.scores_multiplier == of_their_own.network.scores_multiplier == 1
+
+    @pytest.mark.parametrize("base_head_width", [None, 64])
+    @pytest.mark.parametrize("parametrization", ["mup-1/d", "completep"])
+    def test_scores_of_heads_that_grow_are_8_over_d(self, parametrization, base_head_width):
+        """As microsoft/mup's README has them, for a base of 64: `8 / d`, equal to 1/√d there."""
+        for width in (256, 512, 2048):
+            run = self.run(parametrization, width, 4, base_head_width=base_head_width)
+            run = run.model_copy(update={"training": run.training.model_copy(update={"base_width": 256})})
+            d = width // 4
+            assert run.network.scores_multiplier / d**0.5 == pytest.approx(8 / d)
+
+    @pytest.mark.parametrize("parametrization", ["mup", "mup-1/d", "completep"])
+    def test_what_reads_the_heads_learns_at_a_rate_inverse_to_their_width_together(self, parametrization):
+        """Yang et al. 2022, table 3: a matrix whose fan-in stays learns at one rate, whatever its fan-out."""
+        for heads, own, expected in ((32, None, 1 / 16), (4, 16, 1)):
+            training = (run := self.run(parametrization, 512, heads, own, base_head_width=16)).training
+            found = training.size_of(run.model)
+            assert multipliers("mixed", parametrization, found).lr == expected
+            assert multipliers("output", parametrization, found).lr == multipliers("hidden", parametrization, found).lr
+            assert multipliers("output", parametrization, found).lr == 1 / 16
+
+    def test_without_a_base_head_width_a_run_is_what_it_was(self):
+        """Name and numbers as of before there was one: √(32 / 512), whatever the heads."""
+        run = self.run("completep", 512, 32)
+        assert run.network.scores_multiplier == 0.25
+        assert "base_head_width" not in run.semantic()["training"]
+        assert run.run_id != self.run("completep", 512, 32, base_head_width=16).run_id
 
 
 class TestLearningRate:

@@ -80,6 +80,7 @@ def test_names_and_defaults_are_those_of_every_machine_and_version(tiny_run):
             "parametrization": "mup",
             "base_width": 32,
             "base_depth": 2,
+            "base_head_width": None,
             "dtype": "float32",
         },
         "evaluation": {"tokens": 512, "sets": {}, "points": 0},

@@ -174,7 +174,7 @@ def test_bfloat16_products_keep_float32_weights_and_logits():
 
 def test_every_weight_has_a_parametrization_group():
     _, groups = structure(model_config(mlp="swiglu", norm_scale=True), "float32")
-    assert set(jax.tree.leaves(groups)) == {"embedding", "hidden", "output", "head", "norm", "final_norm"}
+    assert set(jax.tree.leaves(groups)) == {"embedding", "hidden", "output", "mixed", "head", "norm", "final_norm"}
 
 
 @pytest.mark.parametrize("dtype, precision", [("float32", "HIGHEST"), ("bfloat16", "DEFAULT")])

@@ -11,7 +11,7 @@ from nextscale.model.config.parametrization import Size
 from nextscale.model.config.run import TrainingConfig
 from nextscale.model.training.optimizer import hyperparameters, optimizer, unit_schedule
 
-BASE = Size(width=1, depth=1)
+BASE = Size(1, 1, 1, 1)
 
 
 def training(**options):
@@ -49,7 +49,7 @@ def step(config, params, gradient, groups, size=BASE, unit=1.0):
 def test_each_parameter_learns_and_decays_by_its_multipliers():
     params = {"hidden": np.ones(3), "norm": np.ones(3)}
     gradient, groups = jax.tree.map(lambda p: np.full(3, 0.1), params), {name: name for name in params}
-    config, half = training(parametrization="completep", weight_decay=0.1), Size(0.5, 1)
+    config, half = training(parametrization="completep", weight_decay=0.1), Size(0.5, 1, 0.5, 0.5)
     moved = step(config, params, gradient, groups, half)
     np.testing.assert_allclose(moved["hidden"], 1 - 0.1 * 0.5 - 0.1, rtol=1e-4)
     np.testing.assert_allclose(moved["norm"], 1 - 0.1, rtol=1e-4)
@@ -59,7 +59,7 @@ def test_each_parameter_learns_and_decays_by_its_multipliers():
 
 def test_epsilon_is_that_of_each_parameter():
     params, groups = {"hidden": np.zeros(1), "head": np.zeros(1)}, {"hidden": "hidden", "head": "head"}
-    config, size = training(parametrization="completep", eps=0.1), Size(1, 0.25)
+    config, size = training(parametrization="completep", eps=0.1), Size(1, 0.25, 1, 1)
     moved = step(config, params, {"hidden": np.full(1, 0.1), "head": np.full(1, 0.1)}, groups, size)
     np.testing.assert_allclose(moved["hidden"], -0.1 * 0.1 / (0.1 + 0.1 * 0.25), rtol=1e-5)
     np.testing.assert_allclose(moved["head"], -0.1 * 0.1 / (0.1 + 0.1), rtol=1e-5)
@@ -108,7 +108,7 @@ class TestMuon:
         assert rms == pytest.approx(0.1 * 0.2, rel=0.15)
 
     def test_under_mup_the_rate_of_a_matrix_falls_with_the_root_of_the_width(self):
-        standard, mup = (self.moved(Size(1 / 4, 1), parametrization=name) for name in ("standard", "mup"))
+        standard, mup = (self.moved(Size(1 / 4, 1, 1 / 4, 1 / 4), parametrization=name) for name in ("standard", "mup"))
         np.testing.assert_allclose(mup["hidden"], standard["hidden"] / 2, rtol=1e-5)
         np.testing.assert_allclose(mup["head"], standard["head"] / 4, rtol=1e-5)
 

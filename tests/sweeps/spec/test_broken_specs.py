@@ -117,7 +117,7 @@ BROKEN = {
     "a negative z-loss": ({"depth: 1": "z_loss: -1e-4"}, r":3: model\.z_loss: should be greater than or equal to 0"),
     "unknown parametrization": (
         {"schedule: linear": "parametrization: mu"},
-        r":6: training\.parametrization: should be 'standard', 'mup' or 'completep'",
+        r":6: training\.parametrization: should be 'standard', 'mup', 'mup-1/d' or 'completep'",
     ),
     "too small a budget": (
         {"[1.0e+9,": "[1.0e+7,"},

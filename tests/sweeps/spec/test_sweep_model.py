@@ -58,6 +58,44 @@ class TestRules:
         assert run.training.weight_decay == 0.1
 
 
+class TestHeadsOfOneWidth:
+    """What follows from a head width that does not grow is told to each run whose numbers it changes, and to no other:
+    those keep the names that they had."""
+
+    BY_RULE, THEIR_OWN = 'model.heads={"rule": "head_width", "width": 4}', "model.head_width=4"
+
+    def configs(self, spec_file, parametrization, *model):
+        spec = load_spec(spec_file(), [f"training.parametrization={parametrization}", *model])
+        return [run.config for run in planned_runs(spec)]
+
+    @pytest.mark.parametrize("model", [BY_RULE, THEIR_OWN])
+    @pytest.mark.parametrize("parametrization", ["mup-1/d", "completep"])
+    def test_their_scores_are_multiplied_by_one(self, spec_file, parametrization, model):
+        configs = self.configs(spec_file, parametrization, model)
+        assert len({config.model.width for config in configs}) > 3
+        assert {config.network.scores_multiplier for config in configs} == {1.0}
+
+    @pytest.mark.parametrize(
+        "parametrization, model",
+        [
+            ("standard", BY_RULE),
+            ("standard", THEIR_OWN),
+            ("mup", BY_RULE),
+            ("mup", "model.heads=2"),
+            ("mup-1/d", "model.heads=2"),
+            ("completep", "model.heads=2"),
+        ],
+    )
+    def test_other_runs_keep_their_names(self, spec_file, parametrization, model):
+        configs = self.configs(spec_file, parametrization, model)
+        assert {config.training.base_head_width for config in configs} == {None}
+
+    def test_what_the_spec_says_comes_first(self, spec_file):
+        configs = self.configs(spec_file, "completep", "model.heads=2", "training.base_head_width=16")
+        for config in configs:
+            assert config.network.scores_multiplier == pytest.approx((16 / (config.model.width / 2)) ** 0.5)
+
+
 class TestFamily:
     @given(
         st.integers(1, 500),
