@@ -96,7 +96,7 @@ def fingerprint(path: str, column: str | None = None) -> str:
     return digest.hexdigest()[:16]
 
 
-def tokens(data: TextData) -> tuple[np.ndarray, float]:
+def tokens(data: TextData) -> tuple[np.memmap, float]:
     """The tokens of a text, memory-mapped, and how many there are per byte.
 
     They are kept under the fingerprints: what was read once stays the same while the text changes.

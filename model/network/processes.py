@@ -26,7 +26,7 @@ def join(coordinator: str, processes: int, process: int, **options: Any) -> None
         options: further ones of `jax.distributed.initialize`.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    told = {
+    told: dict[str, Any] = {
         "heartbeat_timeout_seconds": _SILENCE,
         "shutdown_timeout_seconds": _SILENCE,
         # All is told. Else JAX would under Slurm take each host's first GPU alone for ours.
