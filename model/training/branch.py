@@ -18,6 +18,7 @@ import numpy as np
 
 from nextscale.model.config.run import Parent, RunConfig
 from nextscale.model.errors import InputError
+from nextscale.model.network.processes import of_first_process
 from nextscale.model.record import RunDirectory
 from nextscale.model.training.checkpoint import read_checkpoint
 from nextscale.model.training.optimizer import unit_schedule
@@ -45,9 +46,10 @@ def trunk_state(
 
     Raises:
         InputError: the trunk is not what this run begins as, or its state is gone and cannot be done without.
+        UnreadableCheckpoint: the state is there, and cannot be read now.
     """
     source = directory.sibling(trunk.run_id)
-    if not source.started:
+    if not any(of_first_process([source.started])):
         found = None
     else:
         _check(config, source.config(), trunk)

@@ -32,6 +32,8 @@ _SHARE = 0.05
 _PAUSES = (1.0, 5.0, 25.0)
 """Seconds before a checkpoint that cannot be read is read again: a file server that starts anew takes some."""
 _PIECE_BYTES = 1 << 24
+_SHOWN = 200
+"""Characters of an error of orbax's, which goes on with all of its settings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,8 +155,8 @@ class _Broken(Exception):
 
 
 def read_checkpoint(checkpoint: epath.Path, state: PyTree) -> PyTree | None:
-    """What a checkpoint holds, None where it is not there or does not read back whole. It is left as it is: its run may
-    be at work.
+    """What a checkpoint holds, None where the first process does not see it, or it does not read back whole. It is left
+    as it is: its run may be at work.
 
     Args:
         state: arrays or shapes of what was saved.
@@ -162,7 +164,7 @@ def read_checkpoint(checkpoint: epath.Path, state: PyTree) -> PyTree | None:
     Raises:
         UnreadableCheckpoint: a file of it cannot be read now.
     """
-    if not checkpoint.exists():
+    if not any(of_first_process([checkpoint.exists()])):
         return None
     try:
         return _read(checkpoint, state)
@@ -188,7 +190,7 @@ def _read(checkpoint: epath.Path, state: PyTree) -> PyTree:
             if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
                 raise
             unreadable = error if together else _unreadable(checkpoint)
-            broken = _Broken(checkpoint, first_line(error.__cause__ or error))
+            broken = _Broken(checkpoint, first_line(error.__cause__ or error)[:_SHOWN])
         else:
             if saved["digest"] == _digest(saved["state"]):
                 return saved["state"]
@@ -200,9 +202,10 @@ def _read(checkpoint: epath.Path, state: PyTree) -> PyTree:
             break
         seen_broken = unreadable is None
         time.sleep(pause)
+    why = first_line(unreadable or broken)[:_SHOWN]
     raise UnreadableCheckpoint(
-        f"checkpoint {checkpoint} cannot be read now, and stays as it is ({unreadable or broken}); if it is lost for "
-        "good, delete it: the run goes on from the one before"
+        f"checkpoint {checkpoint} cannot be read now, and stays as it is ({why}); if it is lost for good, delete it: the "
+        "run goes on from the one before"
     )
 
 

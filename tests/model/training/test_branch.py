@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from nextscale.model.config.run import Parent
-from nextscale.model.errors import InputError
-from nextscale.model.training import attempt
+from nextscale.model.errors import InputError, UnreadableCheckpoint
+from nextscale.model.training import attempt, checkpoint
 from nextscale.model.training import train as trainer
 from nextscale.model.training.branch import same_until
 from nextscale.model.training.checkpoint import CheckpointPolicy, read_checkpoint
@@ -123,6 +123,25 @@ def test_a_pinned_checkpoint_outlives_newer_ones_until_it_is_no_longer_pinned(tr
     assert kept() == [640, 256 * 32, 384 * 32]
     train(trunk, folder(trunk), checkpoint=pinning(every_seconds=0))
     assert kept() == [512 * 32, 600 * 32]
+
+
+@pytest.mark.usefixtures("_orbax_fails")
+@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_branch_whose_state_cannot_be_read_now_does_not_begin_without_it(trunk, straight, folder, monkeypatch):
+    """The next attempt may find it, and hours of training with it."""
+    monkeypatch.setattr(checkpoint, "_PAUSES", ())
+    train(trunk, folder(trunk), checkpoint=pinning(BRANCH))
+    file = Path(folder(trunk).checkpoint(BRANCH)) / "state" / "manifest.ocdbt"
+    content = file.read_bytes()
+    file.unlink()
+    file.symlink_to(file)
+    starts, start = [], Parent(run_id=trunk.run_id, tokens=BRANCH)
+    with pytest.raises(UnreadableCheckpoint, match="cannot be read now"):
+        train(straight, folder(straight), trunk=start)
+    file.unlink()
+    file.write_bytes(content)
+    train(straight, folder(straight), trunk=start, on_progress=starts.append)
+    assert starts[0] == BRANCH
 
 
 def test_a_branch_without_its_state_is_trained_from_its_first_token(trunk, straight, folder, caplog):

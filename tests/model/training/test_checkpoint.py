@@ -17,8 +17,10 @@ from nextscale.model.training import checkpoint as module
 from nextscale.model.training.checkpoint import CheckpointPolicy, Checkpoints, read_checkpoint
 from nextscale.model.training.train import train
 
-# Where orbax fails it leaves coroutines behind that nobody awaits.
-pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.usefixtures("_orbax_fails"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 STATE = {"weight": jax.random.normal(jax.random.key(0), (10_000,))}
 FILES = ["state/_METADATA", "state/manifest.ocdbt", "state/ocdbt.process_0/d/*"]
