@@ -204,8 +204,8 @@ def _read(checkpoint: epath.Path, state: PyTree) -> PyTree:
         time.sleep(pause)
     why = first_line(unreadable or broken)[:_SHOWN]
     raise UnreadableCheckpoint(
-        f"checkpoint {checkpoint} cannot be read now, and stays as it is ({why}); if it is lost for good, delete it: the "
-        "run goes on from the one before"
+        f"checkpoint {checkpoint} cannot be read now, and stays as it is ({why}); if it is lost for good, delete it: "
+        "the run goes on from the one before"
     )
 
 
