@@ -36,4 +36,7 @@ def test_the_same_loop_on_real_text(tmp_path):
     optimal = summary["optimal_params"]
     assert optimal["predicted"] == pytest.approx(optimal["measured"], rel=0.2)
     assert summary["irreducible"]["true"] is None
-    assert summary["warnings"], "at this scale the law is known to misfit, and must say so"
+    assert all(row["interval"][0] <= row["measured"] <= row["interval"][1] for row in summary["holdout"])
+    one = ("--law", "chinchilla", "--where", "role == 'fit'", "--flops", "1e13")
+    told = summary_of("forecast", tmp_path, *one)["warnings"]
+    assert any("it is misspecified here" in text for text in told), "of one law, which misfits at this scale"
