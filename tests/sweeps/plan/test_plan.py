@@ -227,8 +227,8 @@ class TestStore:
         for number, run in enumerate(runs[::2]):
             RunDirectory(epath.Path(out / "runs" / run.config.run_id)).write_config(run.config)
             seconds = 0.1 + 0.003 * run.config.training.steps
-            settled = {"run_id": run.config.run_id, "accelerator": "cpu", "chips": 1, "seconds": seconds}
-            settled |= {"attempt": number, "started": 0.0, "device_us": int(seconds * 1e6), "usd": 0.0}
+            settled = {"run_id": run.config.run_id, "accelerator": "cpu", "pool": "cpu", "chips": 1, "seconds": seconds}
+            settled |= {"attempt": number, "slot": "cpu-0", "started": 0.0, "device_us": int(seconds * 1e6), "usd": 0.0}
             row = {
                 "kind": "settled",
                 **settled,
