@@ -169,15 +169,15 @@ class _Writer:
     def _sections(self, runs: pd.DataFrame) -> Iterator[Section]:
         report = self.report
         fit = self._fit_to_all()
-        choice, tested = None, ReachErrors()
+        choice, tested, problem = None, ReachErrors(), None
         if fit is not None:
-            choice = _backtested(fit)
+            choice, problem = _backtested(fit)
             tested = reach_errors(fit, choice)
         beaten = [choice.baseline_warning] if choice is not None and choice.baseline_warning else []
         yield from content.section("warnings", "Warnings", content.warnings([*beaten, *report.summary["warnings"]]))
         yield from self._forecast(fit, tested, runs)
         yield from self._law()
-        yield from self._backtest(choice, tested)
+        yield from self._backtest(choice, tested.problem or problem)
         yield from self._training()
         for name, one in report.findings.items():
             shown = [*map(self._draw, plots.finding_plots({name: one}))]
@@ -213,9 +213,9 @@ class _Writer:
         shown_tables = content.shown_tables(summary_tables(summary | {"findings": {}}), "found")
         yield Section("law", "The law", _drawings([*map(self._draw, shown)]) + shown_tables)
 
-    def _backtest(self, choice: Choice | None, tested: ReachErrors) -> Iterator[Section]:
+    def _backtest(self, choice: Choice | None, problem: str | None) -> Iterator[Section]:
         if choice is None:
-            problems = [] if tested.problem is None else [tested.problem]
+            problems = [] if problem is None else [problem]
             yield from content.section("backtest", "Backtest", content.warnings(problems))
             return
         drawn = self._draw(plots.backtest_plot(choice))
@@ -307,13 +307,13 @@ def _hardware(runs: pd.DataFrame) -> list[Cluster]:
     return [cluster_of(name, accelerators=accelerators, runs=runs) for name in known]
 
 
-def _backtested(fit: Fit) -> Choice | None:
-    """The law, or each of a consensus, on rising cuts."""
+def _backtested(fit: Fit) -> tuple[Choice | None, str | None]:
+    """The law, or each of a consensus, on rising cuts; or why not."""
     laws = laws_for(fit.runs) if isinstance(fit, Consensus) else (fit.law,)
     try:
-        return choose(fit.runs, [Candidate(law, fit.loss) for law in laws])
-    except InputError:  # too few budgets
-        return None
+        return choose(fit.runs, [Candidate(law, fit.loss) for law in laws]), None
+    except InputError as error:  # too few budgets
+        return None, f"no backtest by reach: {error}"
 
 
 def _drawings(figures: Sequence[str]) -> str:
