@@ -47,7 +47,7 @@ class Fit:
         extrapolation_error: relative error per e-fold of scale beyond the runs that a backtest found on top of
             what the resamples allow for, or that was stated (see `backtest.py`); widens intervals beyond the fitted
             scale.
-        backtested: whether a backtest among the runs had a say in that.
+        backtested: whether a backtest among the runs had a say in that, and of a consensus more than one.
         open_intervals: of the parameters that the runs do not identify, by profile likelihood.
         outliers: runs far off the law of the others, which are fitted all the same; None where there are none.
         warnings: what a reader of these numbers must know, in words.

@@ -92,8 +92,7 @@ class Consensus(Fit):
     @property
     def leading(self) -> Fit:
         """The law of most weight, erring beyond its runs as is reckoned here: for what needs the slopes of one law."""
-        leading = self._by_weight[0]
-        return dataclasses.replace(leading, extrapolation_error=self.extrapolation_error)
+        return dataclasses.replace(self._by_weight[0], extrapolation_error=self.extrapolation_error)
 
     @property
     def _by_weight(self) -> list[Fit]:

@@ -31,9 +31,9 @@ from nextscale.sweeps.store.store import Store
 from nextscale.sweeps.study.law_of_runs import law_of
 
 E_LEVEL = 0.95
-_FIRST_DEFAULTS = {"law": "chinchilla", "bootstrap": "case"}
-"""Of the first version: at these an option is left out of the digest of a forecast, so that older ones are known
-again."""
+_FIRST_DEFAULTS = {"law": ("chinchilla",), "bootstrap": ("case", None)}
+"""At these an option is left out of the digest of a forecast, though its default is another now: so those that earlier
+versions wrote down are known again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,8 +233,9 @@ class Study:
         """The digest of all that a forecast rests on. Options at their default are left out, unless the ledger has it
         with them, as earlier versions wrote it."""
         options = self.spec.forecast
-        whole, usual = options.model_dump(), type(options)().model_dump() | _FIRST_DEFAULTS
-        told = {name: value for name, value in whole.items() if value != usual[name]}
+        whole, default = options.model_dump(), type(options)().model_dump()
+        usual = {name: (value,) for name, value in default.items()} | _FIRST_DEFAULTS
+        told = {name: value for name, value in whole.items() if value not in usual[name]}
         digest, earlier = (digest_of([analysis.fitted, fields]) for fields in (told, whole))
         return earlier if any(entry.get("inputs") == earlier for entry in self.ledger.entries()) else digest
 

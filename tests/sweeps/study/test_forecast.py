@@ -63,6 +63,17 @@ def test_an_option_that_is_added_with_a_default_makes_no_other_forecast(out, swe
     assert told == [Ledger(out / "ledger.jsonl").entries()[0]["inputs"]] * 2
 
 
+def test_a_forecast_of_before_a_consensus_was_the_default_is_known_again_and_a_consensus_is_another(out, swept):
+    """Its law and bootstrap were left out of its digest, as they were the default."""
+    told = {}
+    for law in ("chinchilla", "consensus"):
+        study = Study(load_spec(swept[0], [f"forecast.law={law}"]), out)
+        analysis = study.analyse()
+        told[law] = study.inputs(analysis)
+    before = digest_of([analysis.fitted, {"resamples": 100}])
+    assert told["chinchilla"] == before != told["consensus"]
+
+
 def test_a_forecast_that_was_registered_with_options_at_their_default_is_the_same(out, swept):
     entry = Ledger(out / "ledger.jsonl").entries()[0]
     begin_a_ledger_anew(out)
