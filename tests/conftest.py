@@ -15,10 +15,18 @@ from pathlib import Path
 import pytest
 
 
+def pytest_configure(config):
+    """Quick tests compile more than they compute, and do so unoptimised; slow ones train as a user does."""
+    if config.option.markexpr == "not slow":
+        os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _cache_of_its_own(tmp_path_factory):
-    """Where tokens are kept, and compiled programs: many tests train the same tiny run."""
-    os.environ["NEXTSCALE_CACHE"] = folder = str(tmp_path_factory.mktemp("cache"))
+    """Where tokens are kept, and compiled programs: many tests train the same tiny run, in processes side by side."""
+    side_by_side = "PYTEST_XDIST_WORKER" in os.environ
+    whole = tmp_path_factory.getbasetemp().parent if side_by_side else tmp_path_factory.getbasetemp()
+    os.environ["NEXTSCALE_CACHE"] = folder = str(whole / "cache")
     import jax
 
     jax.config.update("jax_compilation_cache_dir", folder)

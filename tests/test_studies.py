@@ -10,7 +10,7 @@ import pytest
 COMMAND = [sys.executable, "-c", "from nextscale.sweeps.commands.app import main; main()"]
 SPECS = Path(__file__).resolve().parents[1] / "sweeps" / "specs"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
 
 def summary_of(*arguments):

@@ -143,6 +143,7 @@ class TestPublishedRuns:
         assert inside.mean() >= 0.85, found[~inside]
         assert error.abs().mean() <= most_apart * newest.abs().mean()
 
+    @pytest.mark.slow
     def test_two_larger_runs_score_as_forecast(self, published):
         tasks = ["acc_arc_easy", "acc_hellaswag", "acc_lambada_openai", "acc_piqa"]
         found = published_tasks(published, tasks)

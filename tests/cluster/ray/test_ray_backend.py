@@ -134,6 +134,7 @@ def test_a_run_that_is_asked_to_stop_saves_itself_and_goes_on_from_there(backend
     assert slot in everyone(backend)
 
 
+@pytest.mark.slow
 def test_a_run_asked_to_stop_before_it_began_does(backend, job):
     j = job(seed=32, steps=100_000)
     slot = everyone(backend)[0]

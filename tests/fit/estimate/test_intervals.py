@@ -112,6 +112,7 @@ class TestEveryIntervalHoldsItsValue:
         assert low <= best <= high
         assert low <= np.median(draws) <= high
 
+    @pytest.mark.slow
     @given(
         st.sampled_from(["chinchilla", "chinchilla-tied", "size-data", "saturating", "kaplan-c", "over-training"]),
         st.integers(7, 14),
@@ -137,6 +138,7 @@ class TestEveryIntervalHoldsItsValue:
             check(compute_for(found, params=1e9).to_dict())
             check(approaches(found.runs, found, [1e19, 1e22]).to_dict("records"))
 
+    @pytest.mark.slow
     @given(SEEDS, st.sampled_from([0.001, 0.01, 0.05]))
     @settings(max_examples=2, deadline=None, phases=[Phase.generate])
     def test_of_what_rests_on_fits(self, isoflop_grid, seed, noise):

@@ -58,6 +58,7 @@ class TestFarOff:
         # How far a run at the end of few is off depends on where the others put the law there.
         assert np.sign(found.off).tolist() == np.sign(factors - 1).tolist()
 
+    @pytest.mark.slow
     def test_of_few_runs_with_noise_as_well_nearly_each(self):
         """Of nine with noise of 1 % the law of the others may lie anywhere at an end: then nothing is said."""
         named = 0
@@ -90,6 +91,7 @@ class TestFarOff:
         assert not any("far off" in warning for warning in dropped.warnings)
         assert any("3 runs far off the law of the others left out: row 2 (+" in note for note in dropped.runs.notes)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("law", ["consensus", "chinchilla"])
     def test_forecasts_can_be_made_without_them(self, law):
         spoilt = table_of(20, 0.003, 1)

@@ -117,6 +117,7 @@ class TestIsItFlattening:
             moved = table.assign(loss=table.loss * np.where(table.budget == table.budget.max(), lift, 1))
             assert trend(fit(moved, resamples=100)).flattening.verdict == verdict
 
+    @pytest.mark.slow
     def test_what_follows_is_the_forecast_of_the_law_without_and_with_the_newest(self, isoflop_grid):
         table = isoflop_grid(noise=0.002)
         floored = table.assign(loss=(table["loss"] ** 60 + 2.45**60) ** (1 / 60))
@@ -143,6 +144,7 @@ class TestIsItFlattening:
         (plain,) = forecast(fit(floored, resamples=400), [1e24])["targets"]
         assert plain["loss_interval"][1] - plain["loss_interval"][0] < 0.7 * (high - low)
 
+    @pytest.mark.slow
     def test_a_shift_of_nothing_has_a_shift_that_would_have_been_seen(self, isoflop_grid, monkeypatch):
         """It is a matter of the forecast's own error, which is known whatever the newest runs show."""
         found = fit(isoflop_grid(noise=0.002), resamples=100)

@@ -91,6 +91,7 @@ class TestBacktest:
         assert (close.residuals[newest.to_numpy()] < 0).all()
         assert not any("below the law" in w for w in misfit_warnings(close))
 
+    @pytest.mark.slow
     def test_a_law_that_holds_gets_no_warning(self, isoflop_grid):
         warned = sum(bool(misfit_warnings(fit(isoflop_grid(noise=0.002, seed=s), resamples=100))) for s in range(20))
         assert warned <= 5

@@ -215,6 +215,7 @@ class TestAsAFit:
 
 
 class TestForecaster:
+    @pytest.mark.slow
     def test_a_named_law_that_backtests_beat_by_far_is_told(self, published):
         table = published("isoflop_open_athena.csv").query("suite == 'marin-comma'")
         named = fit_forecaster(table, "chinchilla", resamples=100)
@@ -239,6 +240,7 @@ class TestForecaster:
         runs = as_runs(_runs(BUDGETS))
         assert chosen_law(runs, (Loss(),), [{"C"}]).law.variables == ("C",)
 
+    @pytest.mark.slow
     def test_the_column_that_the_user_names_is_tried(self, published):
         """Parallel streams (Chen et al. 2025): the law of their own is no quick one, and forecasts them best."""
         table = published("scalebench_parallel_train.csv").query("group == 'pile'")

@@ -28,6 +28,7 @@ def floored(table, floor=2.45):
     return table.assign(loss=(table["loss"] ** 60 + floor**60) ** (1 / 60))
 
 
+@pytest.mark.slow
 def test_a_run_on_the_law_continues_it_and_one_off_it_does_not(isoflop_grid, new_runs):
     found = fit(isoflop_grid(noise=0.003), resamples=300)
     on, above, below = (trend(found, new_runs(shift=shift).iloc[[2]]) for shift in (0.0, 0.05, -0.05))

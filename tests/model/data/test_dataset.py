@@ -113,6 +113,7 @@ def test_the_version_names_the_data(dataset, tiny_run):
     assert one.run_id != other.run_id
 
 
+@pytest.mark.slow
 def test_it_trains_and_is_counted(dataset, tiny_run, run_directory):
     record = train(tiny_run(data=dataset(Sized(40, 2), bytes_per_token=2.0)), run_directory)
     assert (record["unique_tokens"], record["epochs"]) == (640, 2)

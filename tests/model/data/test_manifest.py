@@ -135,6 +135,7 @@ class TestWhileItReads:
 
         return on_progress
 
+    @pytest.mark.slow
     def test_what_it_read_is_not_kept_and_it_goes_on_to_the_bit(self, run, tmp_path, run_directory):
         undisturbed = train(run, run_directory.sibling("undisturbed"))
         file, policy = tmp_path / "x.bin", CheckpointPolicy(3600, pinned=(128 * 32, 256 * 32))

@@ -114,6 +114,7 @@ def test_killed_trunks_and_branches_go_on_as_if_nothing_had_happened(trunk, stra
         assert folder(run).metrics_file.read_bytes() == folder(run, "alone").metrics_file.read_bytes()
 
 
+@pytest.mark.slow
 def test_a_pinned_checkpoint_outlives_newer_ones_until_it_is_no_longer_pinned(trunk, folder):
     def kept():
         return sorted(int(path.name) for path in folder(trunk).checkpoints.iterdir())

@@ -87,6 +87,7 @@ class TestCurve:
         row = next(row for row in folder("long").evaluations() if row["tokens"] == short.tokens)
         assert row["loss"] == record["loss"]
 
+    @pytest.mark.slow
     def test_resumed_and_uninterrupted_curves_are_the_same_to_the_bit(self, run, folder, monkeypatch):
         monkeypatch.setattr(attempt, "_PROGRESS_SECONDS", 0)
         straight, cut = train(run, folder("straight")), folder("cut")

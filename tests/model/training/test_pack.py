@@ -79,6 +79,7 @@ def test_a_call_of_four_runs_is_four_calls(runs):
     assert len({float(sums["loss"]) for _, sums in apart}) == 4
 
 
+@pytest.mark.slow
 def test_each_run_is_what_it_is_alone(runs, together, alone):
     found, sizes, directories = together(runs, max_together=4)
     assert sizes[-1] == 4

@@ -95,6 +95,7 @@ class TestRun:
         assert spoilt["loss_max"] > clean["loss_max"] + 0.5
         assert folder("spoilt").metrics()[0] == folder("clean").metrics()[0]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("token", [16, 15], ids=["no number", "a spike"])
     def test_a_bad_batch_that_is_skipped_hardly_shows_in_the_end(self, tiny_run, folder, poison, token):
         clean = train(tiny_run(steps=600, skip_spikes=5.0), folder("clean"))

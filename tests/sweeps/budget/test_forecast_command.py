@@ -10,6 +10,7 @@ ON = ("--on", "h100x64", "--utilisation", ".4")
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_everything_at_once(self, called, csv, tmp_path):
         figure = tmp_path / "budget.svg"
         many = ("--flops", "1e22", "--loss", "2.05", "--usd", "1e4", "--device-hours", "1e3", "--days", "3")

@@ -97,6 +97,7 @@ def test_a_sequence_stays_within_its_compute_and_its_bounds():
     assert len({run.config.run_id for run in runs}) == len(runs)
 
 
+@pytest.mark.slow
 def test_a_sequence_ends_when_its_interval_is_narrow_enough_and_not_before_it_could_be_backtested():
     runs, stands, _ = to_its_end(sequential(flops=1e12, until=0.5), seed=0, resamples=100)
     assert "narrow" in stands.ended

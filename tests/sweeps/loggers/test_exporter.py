@@ -212,6 +212,7 @@ def test_a_service_that_never_answers_holds_nobody_up(run):
     assert "had not taken everything" in said[0]
 
 
+@pytest.mark.slow
 def test_two_exporters_at_once_are_one(run):
     run.train(128, 256)
     exporter = Exporter(TensorBoardLogger(TensorBoard(), run.store.root), run.store.root, pytest.fail, every=0.01)

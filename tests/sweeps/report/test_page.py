@@ -96,7 +96,10 @@ def test_the_calculator_agrees_with_the_command(page, reported, capsys):
     assert page.seen.errors == []
 
 
-@pytest.mark.parametrize("law, budgets", [("chinchilla", 4), ("consensus", 4), ("consensus", 2), ("consensus", 6)])
+@pytest.mark.parametrize(
+    "law, budgets",
+    [("chinchilla", 4), ("consensus", 4), ("consensus", 2), pytest.param("consensus", 6, marks=pytest.mark.slow)],
+)
 def test_its_arithmetic_is_that_of_any_forecast(page, law, budgets):
     """Of one law; of several laws, whose backtests reach a part of the way; and of one that nothing tested."""
     flops = np.repeat(np.geomspace(1e19, 1e21, budgets), 5)

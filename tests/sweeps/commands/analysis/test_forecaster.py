@@ -158,6 +158,7 @@ class TestTasks:
         rows = ("--where", "dataset == 'c4_original' and N < 1e9", "--rows", "all", "--params-column", "N")
         return published_folder / "overtraining_gadre.csv", "--loss-column", "loss_c4_val", *rows
 
+    @pytest.mark.slow
     def test_a_score_is_forecast_beside_the_loss(self, called, gadre):
         asked = ("--params", "6.889e9", "--tokens", "1.38e11", "--task", "acc_arc_easy", "--task", "acc_hellaswag")
         code, out, err = called("forecast", *gadre, *asked, "--json")
