@@ -8,7 +8,7 @@ from nextscale.fit.plot.mixtures import mixture
 from nextscale.fit.plot.optima import approaches, frontier, isoflop_curves
 from nextscale.fit.plot.runs import residuals, surface, training_curves
 from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, clear_labels, shades
-from nextscale.fit.plot.trust import backtest, multiplier, next_runs, trend
+from nextscale.fit.plot.trust import backtest, multiplier, next_runs, recipes, trend
 
 __all__ = [
     "BLUE",
@@ -32,6 +32,7 @@ __all__ = [
     "multiplier",
     "next_runs",
     "overheads",
+    "recipes",
     "residuals",
     "rewards",
     "shades",

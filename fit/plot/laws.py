@@ -5,14 +5,14 @@ Every function draws on the `Axes` it is given, and returns it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from nextscale.fit.plot.style import BLUE, GREY, ORANGE
+from nextscale.fit.plot.style import BLUE, GREY, ORANGE, stars
 from nextscale.fit.table.columns import column_of
 
 if TYPE_CHECKING:
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
     from nextscale.fit.optimum.isoflop import IsoFlop
 
 
-def law(ax: Axes, fit: Fit, reach: float | None = None) -> Axes:
+def law(ax: Axes, fit: Fit, reach: float | None = None, asked: Sequence[Mapping[str, Any]] = ()) -> Axes:
     """The runs and the law with its band: against compute, at the best size of each budget, of a law in N and D;
     against its variable, of a law in one; measured against predicted of any other.
 
     Args:
         reach: how far to draw it; ten times the largest run unless given.
+        asked: of a law against compute, as `nextscale.fit.optimum.forecast.forecast` returns targets.
     """
     held = set(fit.law.variables)
     if held == {"N", "D"}:
-        return loss_against(ax, fit, fit.frontier(budgets(fit, reach)))
+        return loss_against(ax, fit, fit.frontier(budgets(fit, reach)), asked=asked)
     if len(held) == 1:
-        return _one_variable(ax, fit, reach)
+        return _one_variable(ax, fit, reach, asked)
     table = fit.runs.table
     predicted = table["loss"] / np.exp(fit.residuals)
     ends, unit = [table["loss"].min(), table["loss"].max()], fit.runs.loss_unit
@@ -48,26 +49,34 @@ def budgets(fit: Fit, reach: float | None = None) -> list[float]:
     return np.geomspace(flops.min(), max(reach or 0, flops.max() * 10), 40).tolist()
 
 
-def loss_against(ax: Axes, fit: Fit, optima: pd.DataFrame, held_out: Sequence[IsoFlop] = ()) -> Axes:
+def loss_against(
+    ax: Axes,
+    fit: Fit,
+    optima: pd.DataFrame,
+    held_out: Sequence[IsoFlop] = (),
+    asked: Sequence[Mapping[str, Any]] = (),
+) -> Axes:
     """Every run's loss against compute, and the law's best at each budget with its band.
 
     Args:
         optima: as `nextscale.fit.optimum.frontier.frontier` returns it.
         held_out: runs that the law was not fitted to.
+        asked: as `nextscale.fit.optimum.forecast.forecast` returns targets; each is a star.
     """
     table = fit.runs.table
     ax.plot(table["flops"], table["loss"], "o", color=GREY, markersize=3, label="runs")
     for i, curve in enumerate(held_out):
         label = "held out" if i == 0 else None
-        ax.plot([curve.flops] * len(curve.loss), curve.loss, "s", color=ORANGE, markersize=4, label=label)
+        ax.plot([curve.flops] * len(curve.loss), curve.loss, "s", color=ORANGE, markersize=4, label=label, zorder=6)
     ax.plot(optima["flops"], optima["loss"], color=BLUE, label="compute-optimal")
     ax.fill_between(optima["flops"], optima["loss_low"], optima["loss_high"], color=BLUE, alpha=0.15, linewidth=0)
+    stars(ax, asked, "loss")
     ax.set(xscale="log", xlabel="compute C (FLOPs)", ylabel=f"loss ({fit.runs.loss_unit})", title=fit.law.formula)
     ax.legend(fontsize="small")
     return ax
 
 
-def _one_variable(ax: Axes, fit: Fit, reach: float | None) -> Axes:
+def _one_variable(ax: Axes, fit: Fit, reach: float | None, asked: Sequence[Mapping[str, Any]]) -> Axes:
     name = column_of(fit.law.variables[0])
     values = fit.runs.table[name]
     there = np.geomspace(values.min(), max(reach or 0, values.max() * 10), 200)
@@ -76,6 +85,7 @@ def _one_variable(ax: Axes, fit: Fit, reach: float | None) -> Axes:
     ax.plot(values, fit.runs.table["loss"], "o", color=GREY, markersize=3, label="runs")
     ax.plot(there, fit.predict(**at), color=BLUE, label=f"the law, {fit.level:.0%} interval")
     ax.fill_between(there, low, high, color=BLUE, alpha=0.15, linewidth=0)
+    stars(ax, asked if name == "flops" else (), "loss")
     ax.set(xscale="log", xlabel=name, ylabel=f"loss ({fit.runs.loss_unit})", title=fit.law.formula)
     ax.legend(fontsize="small")
     return ax

@@ -5,7 +5,7 @@ Every function draws on the `Axes` it is given, and returns it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, shades
+from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, shades, stars
 
 if TYPE_CHECKING:
     from nextscale.fit.optimum.isoflop import IsoFlop, PowerLaw
@@ -48,14 +48,21 @@ def frontier(
     curves: Sequence[IsoFlop] = (),
     law: PowerLaw | None = None,
     held_out: Sequence[IsoFlop] = (),
+    *,
+    runs: pd.DataFrame | None = None,
+    asked: Sequence[Mapping[str, Any]] = (),
 ) -> Axes:
     """The compute-optimal size against compute: the law's with its band, the isoFLOP minima and the power law
     through them, and what the held-out scale measured.
 
     Args:
         optima: as `nextscale.fit.optimum.frontier.frontier` returns it.
+        runs: `flops` and `params` of those that it rests on.
+        asked: as `nextscale.fit.optimum.forecast.forecast` returns targets; each is a star.
     """
     flops = optima["flops"]
+    if runs is not None:
+        ax.plot(runs["flops"], runs["params"], "o", color=GREY, markersize=2, alpha=0.6, label="runs")
     ax.plot(flops, optima["params"], color=BLUE, label="parametric law (approach 3)")
     ax.fill_between(flops, optima["params_low"], optima["params_high"], color=BLUE, alpha=0.15, linewidth=0)
     if law is not None:
@@ -68,6 +75,7 @@ def frontier(
         ax.plot(
             *np.array(measured).T, "*", color=ORANGE, markersize=14, markeredgecolor="white", label="measured, held out"
         )
+    stars(ax, asked, "params")
     ax.set(
         xscale="log",
         yscale="log",

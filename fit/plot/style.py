@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -18,6 +20,27 @@ _APART = 3.0
 def shades(number: int) -> list[tuple[float, ...]]:
     """So many colours, from dark to light, for curves that have an order."""
     return [tuple(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, number))]
+
+
+def stars(ax: Axes, targets: Sequence[Mapping[str, Any]], key: str, per_flop: float = 1.0) -> None:
+    """What was asked, against compute: a hollow star of each target that has the figure, with its interval.
+
+    Args:
+        targets: as `nextscale.fit.optimum.forecast.forecast` returns them.
+        key: `loss` or `params`.
+        per_flop: what the x axis counts, of one FLOP.
+    """
+    known = [target for target in targets if target["flops"] is not None and target[key] is not None]
+    for i, target in enumerate(known):
+        value, (low, high) = target[key], target.get(f"{key}_interval") or (None, None)
+        spread = [
+            [value - min(value, value if low is None else low)],
+            [max(value, value if high is None else high) - value],
+        ]
+        at = [target["flops"] * per_flop]
+        ax.errorbar(at, [value], spread, fmt="none", color=BLUE, capsize=4, zorder=4)
+        label = "forecast" if i == 0 else None
+        ax.plot(at, [value], "*", color="white", markersize=15, markeredgecolor=BLUE, zorder=5, label=label)
 
 
 def clear_labels(figure: Figure) -> None:

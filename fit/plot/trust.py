@@ -14,6 +14,7 @@ from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, shades
 
 if TYPE_CHECKING:
     from nextscale.fit.estimate.fit import Fit
+    from nextscale.fit.table.runs import Runs
     from nextscale.fit.trust.choice import Choice
     from nextscale.fit.trust.compare import Comparison
     from nextscale.fit.trust.next_run import NextRuns
@@ -93,6 +94,18 @@ def multiplier(ax: Axes, comparison: Comparison) -> Axes:
         ylabel="compute multiplier of B over A",
         title=comparison.verdict,
     )
+    ax.legend(fontsize="small")
+    return ax
+
+
+def recipes(ax: Axes, a: Runs, b: Runs) -> Axes:
+    """The runs of two recipes, and the lowest loss that each measured at a budget: what a comparison rests on."""
+    for name, runs, colour in (("A", a, GREY), ("B", b, BLUE)):
+        table = runs.table
+        ax.plot(table["flops"], table["loss"], "o", color=colour, markersize=3, alpha=0.5)
+        best = table.loc[table.groupby("budget")["loss"].idxmin()].sort_values("flops")
+        ax.plot(best["flops"], best["loss"], "o-", color=colour, markersize=4, label=f"{name}: best of each budget")
+    ax.set(xscale="log", xlabel="compute C (FLOPs)", ylabel=f"loss ({a.loss_unit})", title="the runs of both")
     ax.legend(fontsize="small")
     return ax
 

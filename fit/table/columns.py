@@ -10,7 +10,7 @@ import pandas as pd
 
 from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.errors import InputError
-from nextscale.fit.table.names import BUDGETS, COUNTS, LossUnit, Meaning, bare_name, meaning_of
+from nextscale.fit.table.names import BUDGETS, COUNTS, LossUnit, Meaning, bare_name, loss_unit_of, meaning_of
 from nextscale.fit.table.numerals import holds_numbers
 
 NOT_VARIABLES = ("loss", "weight", "group", "run_id", "budget")
@@ -138,8 +138,7 @@ class ColumnSources:
     @property
     def loss_unit(self) -> LossUnit:
         """What the loss is told in, as far as the name of its column says."""
-        meaning = meaning_of(self.of["loss"])
-        return meaning.loss_unit if meaning and meaning.quantity == "loss" else "nats/token"
+        return loss_unit_of(self.of["loss"])
 
     def factor(self, quantity: str) -> tuple[float, str]:
         """What the figures of a count's column are multiplied by, as its name says, and that unit."""

@@ -107,6 +107,20 @@ def meaning_of(name: str) -> Meaning | None:
     return None
 
 
+def loss_unit_of(name: str) -> LossUnit:
+    """What a loss is told in by the name of its column, such as `c4_bpb` or `bits per byte (wikitext)`: nats per token
+    where the name says nothing else."""
+    meaning = meaning_of(name)
+    if meaning is not None and meaning.quantity == "loss":
+        return meaning.loss_unit
+    words = " ".join(re.findall(r"[^\W_]+", name.casefold()))
+    words = re.sub(r"\bbits? per (byte|token)\b", r"bitsper\1", words)
+    for unit, names in _OTHER_LOSSES.items():
+        if {*words.split()} & {*names.split()}:
+            return unit
+    return "nats/token"
+
+
 def bare_name(name: object) -> str:
     """Letters and figures alone, small."""
     return re.sub(r"[\W_]", "", str(name)).casefold()

@@ -9,7 +9,7 @@ import numpy as np
 
 from nextscale.fit.optimum.forecast import best_of_budgets
 from nextscale.fit.plot.laws import budgets
-from nextscale.fit.plot.style import BLUE, GREY, ORANGE
+from nextscale.fit.plot.style import BLUE, GREY, stars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,14 +31,11 @@ def loss_against_cost(ax: Axes, fit: Fit, cluster: Cluster, targets: Sequence[Ma
     known = [target for target in targets if target["flops"] is not None]
     optima = best_of_budgets(fit, budgets(fit, max((target["flops"] for target in known), default=0) * 1.5))
     cost = optima["flops"] * per_flop
+    runs = fit.runs.table
+    ax.plot(runs["flops"] * per_flop, runs["loss"], "o", color=GREY, markersize=3, label="runs")
     ax.plot(cost, optima["loss"], color=BLUE, label=f"best model, {fit.level:.0%} interval")
     ax.fill_between(cost, optima["loss_low"], optima["loss_high"], color=BLUE, alpha=0.15, linewidth=0)
-    largest = fit.runs.table["flops"].max() * per_flop
-    ax.axvline(largest, color=GREY, linestyle=":", linewidth=1, label="largest run fitted")
-    for i, target in enumerate(known):
-        at, loss, (low, high) = target["flops"] * per_flop, target["loss"], target["loss_interval"]
-        spread = [[max(loss - (loss if low is None else low), 0)], [max((loss if high is None else high) - loss, 0)]]
-        ax.errorbar([at], [loss], spread, fmt="o", color=ORANGE, capsize=4, label="asked" if i == 0 else None)
+    stars(ax, known, "loss", per_flop)
     top = ax.secondary_xaxis("top", functions=(lambda x: np.divide(x, per_flop), lambda x: np.multiply(x, per_flop)))
     top.set_xlabel("compute C (FLOPs)")
     ax.set(xscale="log", ylabel=f"loss ({fit.runs.loss_unit})")

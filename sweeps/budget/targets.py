@@ -21,6 +21,7 @@ from nextscale.fit.trust.reach import ReachErrors, beyond_warnings, narrow_inter
 from nextscale.sweeps.budget.cluster import BUYS, MEASURES, Cluster
 from nextscale.sweeps.budget.queries import Query, check_queries
 from nextscale.sweeps.show.forecast_tables import request_text
+from nextscale.sweeps.show.sentences import sentence, trust
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +63,8 @@ def forecast_targets(
         as `nextscale.fit.optimum.forecast`, with a target for each thing asked. Each has beside what that tells:
         `asked`; `flops_interval`, None where the compute is given; `reason`, why there is none; `bits_per_byte`,
         `device_hours`, `days`, `usd` and `kwh`, each with its `_interval` (None where it is given, or follows from
-        what is); `backtest`, what one says of such a reach; `data`; and of a run of any shape `optimal`, the best model
+        what is); `backtest`, what one says of such a reach; `sentence` and `trust`, the answer in words and how well
+        such a forecast was tested; `data`; and of a run of any shape `optimal`, the best model
         of its compute. And `cluster`, and `compute_for`, of each target that is of a loss, a size or tokens what
         `nextscale.fit.optimum.inverse.compute_for` says.
 
@@ -94,10 +96,12 @@ def forecast_targets(
     notes += [backtests.problem] if backtests is not None and backtests.problem else []
     by_text = {request_text(target): target for target in targets}
     narrow = [] if backtests is None else narrow_interval_warnings(backtests, fit, by_text)
+    result |= {"cluster": None if cluster is None else cluster.to_dict()}
+    for target in targets:
+        target |= {"sentence": sentence(target, result), "trust": trust(target)}
     return result | {
         "targets": targets,
         "compute_for": needed,
-        "cluster": None if cluster is None else cluster.to_dict(),
         "notes": notes,
         "warnings": [
             *dict.fromkeys((*narrow, *base, *_reached(fit, targets, backtests), *_by_minima(fit, targets), *warnings))

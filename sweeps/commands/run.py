@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.terminal.console import Json, Set, Spec, aside, complain, print_json, screen, warn
+from nextscale.sweeps.terminal.console import Json, Set, Spec, aside, complain, print_json, say, screen, warn
 
 if TYPE_CHECKING:
     from nextscale.sweeps.plan.gates import Approval
@@ -89,6 +89,7 @@ def _run(
     from nextscale.sweeps.plan.spec_files import located_errors
     from nextscale.sweeps.run.leaving import Leaving
     from nextscale.sweeps.run.loop import run_study
+    from nextscale.sweeps.show.sentences import outcome
     from nextscale.sweeps.show.summary_tables import summary_tables
     from nextscale.sweeps.terminal.progress import Reporter
 
@@ -112,6 +113,8 @@ def _run(
     if json_:
         print_json(summary)
     else:
+        if told := outcome(summary):
+            say(told)
         for table in summary_tables(summary):
             screen.print(table.rich())
         warn([text for text in summary["warnings"] if text != refusal])

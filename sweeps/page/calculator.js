@@ -136,18 +136,55 @@ function forecaster(told) {
 }
 
 function three(value) {
-  return value >= 1e-3 && value < 1e5 ? String(Number(value.toPrecision(3))) : value.toExponential(2);
+  return value >= 1e-3 && value < 1e5 ? String(Number(value.toPrecision(3))) : raised(value);
 }
 
 // 28.71k, 3.526M, 70B: to four digits.
-function counted(value) {
+function counted(value, digits = 4) {
   for (const [size, letter] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]])
-    if (value >= 0.99995 * size && value < 1e16) return Number((value / size).toPrecision(4)) + letter;
-  return value >= 1e-3 && value < 1e16 ? String(Number(value.toPrecision(4))) : value.toExponential(3);
+    if (value >= (1 - 0.5 / 10 ** digits * 10) * size && value < 1e16) return Number((value / size).toPrecision(digits)) + letter;
+  return value >= 1e-3 && value < 1e16 ? String(Number(value.toPrecision(digits))) : raised(value, digits);
+}
+
+// 10²¹, 1.56×10¹²: as people write it.
+function raised(value, digits = 3) {
+  const [front, exponent] = value.toExponential(digits - 1).split("e");
+  const power = String(Number(exponent)).replace(/./g, (letter) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[letter] ?? "⁻");
+  return Number(front) === 1 ? `10${power}` : `${Number(front)}×10${power}`;
 }
 
 const decimals = (value) => value.toFixed(4);
-const FORMS = {flops: (value) => value.toExponential(3), loss: decimals, bits_per_byte: decimals};
+const compute = (value, digits = 3) => (value >= 1e-3 && value < 1e5 ? String(Number(value.toPrecision(digits))) : raised(value, digits));
+const FORMS = {flops: (value) => compute(value, 4), loss: decimals, bits_per_byte: decimals};
+
+// The answer as one sentence, and how well such a forecast was tested: in the words of sentences.py.
+function sentence(told, amount, unit, cluster, costs) {
+  const on = cluster ? ` on ${cluster.chips} ${cluster.accelerator}` : "", money = (usd) => `$${counted(usd, 3)}`;
+  const asked = {flops: `${compute(amount)} FLOPs`, usd: money(amount) + on, days: `${compute(amount)} days${on}`}[unit] ??
+    `${counted(amount, 3)} device-hours${on}`;
+  const [low, high] = told.loss.interval, half = (high - low) / 2;
+  const places = half > 0 ? Math.min(Math.max(Math.ceil(-Math.log10(half)), 2), 4) : 4;
+  const [loss, from, to] = [told.loss.value, low, high].map((value) => value.toFixed(places));
+  const parts = told.params ? [`a ${counted(told.params.value, 3)} model on ${counted(told.tokens.value, 3)} tokens`] : [];
+  if (costs.usd && unit !== "usd") parts.push(costs.usd.value < 0.01 ? "less than a cent" : money(costs.usd.value));
+  if (costs.days && unit !== "days") parts.push(lasting(86400 * costs.days.value));
+  const level = `${Math.round(100 * page.calculator.level)}%`;
+  return `With ${asked}: ${[...parts, `loss ${loss} (${level}: ${from} to ${to})`].join(", ")}.`;
+}
+
+function lasting(seconds) {
+  for (const [size, unit, least] of [[86400, "days", 172800], [3600, "h", 7200], [60, "min", 120]])
+    if (seconds >= least) return `${Number((seconds / size).toPrecision(3))} ${unit}`;
+  return seconds < 1 ? "less than a second" : `${Number(seconds.toPrecision(3))} s`;
+}
+
+function trust(reach) {
+  if (reach <= 1) return {grade: "inside the runs", sentence: "That lies inside the runs."};
+  const band = bandOf(reach), far = `That is ${compute(reach)} times the largest run fitted`;
+  if (!band) return {grade: "untested", sentence: `${far}, further than any backtest among these runs reached.`};
+  const often = band.cuts >= 2, missed = `missed by ${(100 * band.error).toFixed(2)}%.`;
+  return {grade: often ? "tested" : "tested once", sentence: `${far}; ${often ? "backtests" : "one backtest"} of such a reach ${missed}`};
+}
 
 function exact(value, form) {
   const element = document.createElement("data");
@@ -209,7 +246,7 @@ function said(told, cluster) {
   } else if (told.reach > 1 && !problem)
     lines.push(`A backtest among these runs tests no more than ${three(furthest)} times the largest run.`);
   if (cluster) {
-    lines.push(`A utilisation of ${three(cluster.utilisation)} of ${cluster.peak_flops.toExponential(3)} FLOP/s a chip, ${cluster.basis}.`);
+    lines.push(`A utilisation of ${three(cluster.utilisation)} of ${raised(cluster.peak_flops, 4)} FLOP/s a chip, ${cluster.basis}.`);
     lines.push(cluster.price === null ? "No price is known." : `$${cluster.price} per chip-hour, ${cluster.priced}.`);
   }
   return lines;
@@ -280,6 +317,37 @@ function startCalculator(told, form) {
     return Object.fromEntries(Object.entries(found).map(([name, value]) => [name, {value, interval: null}]));
   }
 
+  function tell(text, {grade, sentence}) {
+    document.querySelector(".trust").hidden = !grade;
+    for (const [name, shown] of [["sentence", text], ["grade", grade], ["trust", sentence]])
+      document.getElementById(`forecast-${name}`).textContent = shown;
+  }
+
+  // The form as the end of an address, #flops=1e21&on=h100x64, and back.
+  function keep() {
+    const shown = new URLSearchParams({[fields.unit.value]: fields.budget.value.trim()});
+    if (fields.on) shown.set("on", `${fields.on.value}x${fields.chips.value.trim()}`);
+    for (const name of ["utilisation", "price"])
+      if (fields[name] && fields[name].value !== fields[name].dataset.usual) shown.set(name, fields[name].value.trim());
+    history.replaceState(null, "", `#${shown}`);
+  }
+
+  function restore() {
+    const linked = new URLSearchParams(location.hash.slice(1));
+    const unit = [...fields.unit.options].find(({value}) => linked.has(value));
+    if (!unit) return;
+    fields.unit.value = unit.value;
+    fields.budget.value = linked.get(unit.value);
+    const [, name, chips] = (linked.get("on") ?? "").match(/^(.+)x(\d+)$/) ?? [];
+    if (fields.on && told.hardware.some(({accelerator}) => accelerator === name)) {
+      fields.on.value = name;
+      fields.chips.value = chips;
+      usual();
+    }
+    for (const field of ["utilisation", "price"]) if (fields[field] && linked.has(field)) fields[field].value = linked.get(field);
+    form.closest("section").scrollIntoView();
+  }
+
   function warn(texts) {
     document.getElementById("forecast-warned").replaceChildren(...texts.map((text) => element("p", text, "warning")));
   }
@@ -290,18 +358,21 @@ function startCalculator(told, form) {
     const sound = flops !== null && flops >= 1 && flops <= 1e40, note = document.getElementById("forecast-said");
     if (!sound && !problems.length)
       problems.push(flops === null ? "Without a price above 0 dollars buy no certain compute: type one."
-        : `That is ${flops.toExponential(2)} FLOPs; a forecast is of 1 to 1e40.`);
+        : `That is ${compute(flops)} FLOPs; a forecast is of 1 to 1e40.`);
     document.getElementById("forecast-command").textContent = sound
       ? `${told.command} --${unit} ${fields.budget.value.trim()}${one ? one.option : ""}` : told.command;
     if (!sound) {
       answer(null);
       warn(problems);
+      tell("", {grade: "", sentence: ""});
       note.replaceChildren();
       return;
     }
     const found = forecast(flops), factor = told.bitsPerNat;
     const bits = factor && {value: factor * found.loss.value, interval: found.loss.interval.map((end) => factor * end)};
-    answer({...found, flops: {value: flops, interval: null}, bits_per_byte: bits, ...costs(flops, one)});
+    const cost = costs(flops, one);
+    answer({...found, flops: {value: flops, interval: null}, bits_per_byte: bits, ...cost});
+    tell(sentence(found, amount, unit, one, cost), trust(found.reach));
     warn([...problems, ...warned(found)]);
     note.replaceChildren(...said(found, one).map(line));
   }
@@ -317,7 +388,7 @@ function startCalculator(told, form) {
 
   function usual() {
     const known = chosen();
-    fields.utilisation.value = fields.utilisation.dataset.usual = three(known.utilisation);
+    fields.utilisation.value = fields.utilisation.dataset.usual = String(Number(known.utilisation.toPrecision(3)));
     fields.price.value = fields.price.dataset.usual = known.usd_per_chip_hour ?? "";
   }
 
@@ -325,7 +396,11 @@ function startCalculator(told, form) {
     fields.on.addEventListener("change", usual);
     usual();
   }
-  form.addEventListener("input", show);
+  restore();
+  form.addEventListener("input", () => {
+    show();
+    keep();
+  });
   form.addEventListener("submit", (event) => event.preventDefault());
   show();
 }

@@ -7,13 +7,17 @@ import dataclasses
 import hashlib
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from string import Template
 from typing import Any
 
 from nextscale.fit.jsonable import jsonable
+from nextscale.sweeps.show.formats import raised
 from nextscale.sweeps.show.tables import Table
+
+_POWER = re.compile(r"(?<![^\s\[(~])(\d(?:\.\d+)?)e([+-]\d+)(?![^\s,;:%)\]])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +86,7 @@ def table(shown: Table, name: str, *, columns: Sequence[str] | None = None) -> s
     sides = [' class="left"' if i < shown.left else "" for i in range(len(shown.columns))]
     head = "".join(map(_heading, shown.columns, keys, sides))
     body = "".join(
-        f"<tr>{''.join(f'<td{side}>{html.escape(cell)}</td>' for side, cell in zip(sides, row, strict=True))}</tr>\n"
+        f"<tr>{''.join(f'<td{side}>{_cell(cell)}</td>' for side, cell in zip(sides, row, strict=True))}</tr>\n"
         for row in shown.rows
     )
     kind = ' class="wraps"' if shown.wraps else ""
@@ -94,9 +98,20 @@ def table(shown: Table, name: str, *, columns: Sequence[str] | None = None) -> s
     )
 
 
+def readable(text: str) -> str:
+    """Text as HTML, in which 1.56e+13 is written 1.56×10¹³."""
+    return _POWER.sub(lambda found: raised(found[1], int(found[2])), html.escape(text))
+
+
 def raw(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
     """A table for `data`: as it is, for machines."""
     return {"columns": list(columns), "rows": [list(row) for row in rows]}
+
+
+def _cell(text: str) -> str:
+    """Where it is written otherwise than it is, it keeps what it is for the CSV."""
+    shown, plain = readable(text), html.escape(text)
+    return shown if shown == plain else f'<data value="{plain}">{shown}</data>'
 
 
 def _section(section: Section) -> str:

@@ -27,7 +27,7 @@ function csvCell(value) {
 
 function csvOf(name) {
   const known = page.tables[name];
-  const cells = (row) => [...row.cells].map((cell) => cell.textContent);
+  const cells = (row) => [...row.cells].map((cell) => cell.querySelector("data")?.value ?? cell.textContent);
   const rows = known
     ? [known.columns, ...known.rows]
     : [...document.querySelector(`table[data-name="${CSS.escape(name)}"]`).rows].map(cells);

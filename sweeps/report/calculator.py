@@ -117,11 +117,14 @@ def calculator(fit: Fit, hardware: Sequence[Cluster] = (), bits_per_nat: float |
     )
     return (
         f'<form class="calculator">\n{_budget(fit, bool(hardware))}{_hardware(hardware)}</form>\n'
-        '<div class="answer">\n<div id="forecast-warned" aria-live="polite"></div>\n'
+        '<div class="answer">\n<p id="forecast-sentence" class="sentence" aria-live="polite"></p>\n'
+        '<details class="trust"><summary><span id="forecast-grade" class="grade"></span> '
+        '<span id="forecast-trust"></span></summary><ul id="forecast-said"></ul></details>\n'
+        '<div id="forecast-warned" aria-live="polite"></div>\n'
         '<div class="scroll" tabindex="0"><table id="forecast-answer"><thead><tr>'
         '<th scope="col" class="left">the best model</th><th scope="col">forecast</th>'
         f'<th scope="col">{fit.level:.0%} interval</th></tr></thead>\n<tbody aria-live="polite">{body}</tbody></table>'
-        '</div>\n<div class="quiet"><ul id="forecast-said"></ul>\n'
+        '</div>\n<div class="quiet">'
         f"<p>Fitted to {html.escape('; '.join((f'{len(fit.runs)} runs{also}', *fit.runs.notes)))}. The same from the "
         "command:</p>"
         '<p><code id="forecast-command"></code></p></div>\n</div>\n'

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nextscale.sweeps.page.document import Section, table
+from nextscale.sweeps.page.document import Section, readable, table
 from nextscale.sweeps.show.formats import (
     count,
     loss,
@@ -18,6 +18,7 @@ from nextscale.sweeps.show.formats import (
     three_digits,
 )
 from nextscale.sweeps.show.formats import interval as bounds
+from nextscale.sweeps.show.sentences import outcome
 from nextscale.sweeps.show.tables import Table, table_of
 
 if TYPE_CHECKING:
@@ -52,18 +53,18 @@ def section(name: str, title: str, *parts: str) -> Iterable[Section]:
 
 
 def warnings(texts: Iterable[str]) -> str:
-    return "".join(f'<p class="warning">{html.escape(one)}</p>\n' for one in dict.fromkeys(texts))
+    return "".join(f'<p class="warning">{readable(one)}</p>\n' for one in dict.fromkeys(texts))
 
 
-def paragraph(sentence: str) -> str:
-    return f"<p>{html.escape(sentence)}</p>\n"
+def paragraph(sentence: str, kind: str = "") -> str:
+    return f'<p class="{kind}">{readable(sentence)}</p>\n' if sentence else ""
 
 
 def facts(figures: Sequence[tuple[str, str, str]]) -> str:
     """Figures to be read first: of each what it is, the figure, and what is to be known of it."""
     shown = "".join(
         f'<dl class="fact"><dt>{what}</dt><dd>{figure}</dd><dd>{more}</dd></dl>\n'
-        for what, figure, more in (map(html.escape, one) for one in figures)
+        for what, figure, more in (map(readable, one) for one in figures)
     )
     return f'<div class="facts">\n{shown}</div>\n' if shown else ""
 
@@ -78,31 +79,25 @@ def headline(summary: Mapping[str, Any]) -> str:
     scored = [row for row in rows if row["measured"] is not None]
     inside = sum(row["interval"][0] <= row["measured"] <= row["interval"][1] for row in scored)
     level, late = f"{forecast['level']:.0%}", len(forecast["started_before"])
-    made = f"{forecast['time'][:16].replace('T', ' ')} UTC"
-    when, verb = (f"when {late} of them", "predicted") if late else ("before any of them", "forecast")
-    sentence = f"On {made}, {when} had started, {len(rows)} runs at {three_digits(best['flops'])} FLOPs were {verb}"
-    # A ledger of before reaches were noted has none.
-    sentence += f", {three_digits(best['reach'])} times the largest run fitted." if best.get("reach") else "."
+    made = f"{'Predicted' if late else 'Forecast'} on {forecast['time'][:16].replace('T', ' ')} UTC."
     figures = [("loss of the best of them", loss(best["predicted"]), f"{level} interval {bounds(best['interval'])}")]
     if best["measured"] is not None:
         figures.append(("as measured after", loss(best["measured"]), f"error {percent(best['error'])}"))
     if scored:
         mean = sum(abs(row["error"]) for row in scored) / len(scored)
         figures.append((f"inside their {level} intervals", f"{inside} of {len(scored)}", f"mean |error| {mean:.2%}"))
-    else:
-        sentence += " None of them has come to a loss yet."
     if optimal := summary["optimal_params"]:
         measured = f", measured {count(optimal['measured'])}" if optimal["measured"] is not None else ""
         what = f"compute-optimal {params_label(optimal['params_convention'])}"
         figures.append((what, count(optimal["predicted"]), f"{bounds(optimal['interval'], count)}{measured}"))
-    return paragraph(sentence) + warnings(forecast["warnings"]) + facts(figures)
+    return paragraph(outcome(summary) or "", "sentence") + paragraph(made, "quiet") + facts(figures)
 
 
 def outlook(result: Mapping[str, Any]) -> str:
     """A forecast beyond all runs, where no scale was held out to be forecast.
 
     Args:
-        result: what `nextscale.fit.optimum.forecast.forecast` returned for one budget.
+        result: what `nextscale.sweeps.budget.targets.forecast_targets` returned for one budget.
     """
     (target,) = result["targets"]
     level = f"{result['level']:.0%} interval"
@@ -114,9 +109,8 @@ def outlook(result: Mapping[str, Any]) -> str:
             ("tokens_per_param", "tokens per parameter", three_digits),
         ):
             shown.append((what, form(target[key]), f"{level} {bounds(target[f'{key}_interval'], form)}"))
-    flops, reach = three_digits(target["flops"]), three_digits(target["reach"])
-    sentence = f"No scale was held out. At {flops} FLOPs, {reach} times the largest run:"
-    return paragraph(sentence) + facts(shown)
+    why = f"No scale was held out. {target['trust']['sentence']}"
+    return paragraph(target["sentence"], "sentence") + paragraph(why, "quiet") + facts(shown)
 
 
 def fit_card(card: Mapping[str, Any]) -> str:
@@ -214,8 +208,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
-        return number(value) if isinstance(value, float) or abs(value) >= 1e5 else str(value)
-    return html.escape(str(value))
+        return readable(number(value) if isinstance(value, float) or abs(value) >= 1e5 else str(value))
+    return readable(str(value))
 
 
 def _words(key: object) -> str:

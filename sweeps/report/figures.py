@@ -63,7 +63,7 @@ def law_plots(analysis: Analysis, held_out: Runs | None, summary: dict[str, Any]
             "loss",
             "Loss against compute",
             f"Every run, and the lowest loss that each budget buys; the {level} band is of what a run would measure.",
-            (functools.partial(plot.loss_against, fit=fit, optima=optima, held_out=over),),
+            (functools.partial(plot.loss_against, fit=fit, optima=optima, held_out=over, asked=_foretold(summary)),),
             fit.runs.table,
         ),
         Plot(
@@ -200,6 +200,13 @@ def finding_plots(found: dict[str, Finding]) -> list[Plot]:
 
 def _frontier(ax: Axes, optima: pd.DataFrame, analysis: Analysis, held_out: list[IsoFlop]) -> Axes:
     return plot.frontier(ax, optima, analysis.curves, analysis.optimum, held_out)
+
+
+def _foretold(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """The best of the runs that were held out, as it was forecast."""
+    rows = summary["holdout"]
+    best = min(rows, key=lambda row: row["predicted"], default=None)
+    return [] if best is None else [{**best, "loss": best["predicted"], "loss_interval": best["interval"]}]
 
 
 def _forecast_plot(summary: dict[str, Any]) -> Plot | None:

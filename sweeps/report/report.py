@@ -16,7 +16,6 @@ from nextscale.cluster.controller.accounts import Accounts
 from nextscale.cluster.hardware.catalogue import CATALOGUE, Accelerator
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
-from nextscale.fit.optimum.forecast import forecast
 from nextscale.fit.optimum.frontier import TokenCost
 from nextscale.fit.optimum.isoflop import isoflops, optimum_law
 from nextscale.fit.table.runs import Runs, as_runs
@@ -24,10 +23,10 @@ from nextscale.fit.trust.candidates import Candidate
 from nextscale.fit.trust.card import card as fit_card
 from nextscale.fit.trust.choice import Choice, choose
 from nextscale.fit.trust.consensus import Consensus, laws_for
-from nextscale.fit.trust.reach import ReachErrors, narrow_interval_warnings, reach_errors
+from nextscale.fit.trust.reach import ReachErrors, reach_errors
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.budget.cluster import Cluster, cluster_of
-from nextscale.sweeps.budget.targets import bits_per_nat_of
+from nextscale.sweeps.budget.targets import bits_per_nat_of, forecast_targets
 from nextscale.sweeps.errors import USER_ERRORS
 from nextscale.sweeps.findings import Finding, findings, summary_of
 from nextscale.sweeps.findings.runs_table import runs_of as finding_runs
@@ -46,6 +45,8 @@ from nextscale.sweeps.study.law_of_runs import law_of
 from nextscale.sweeps.study.study import Analysis, Study
 from nextscale.sweeps.study.summary import summarise
 
+_FIRST = "loss"
+"""The figure that stands beside the forecast."""
 _BEYOND = 10.0
 """How far beyond the runs a forecast is shown, where no scale was held out."""
 
@@ -152,6 +153,9 @@ class _Writer:
         self.tables: dict[str, Any] = {}
         self.svgs: list[str] = []
         self.data: dict[str, Any] = {"tables": self.tables}
+        self.caveats: list[str] = []
+        analysis = report.analysis
+        self.law = [] if analysis is None else plots.law_plots(analysis, report.held_out, dict(report.summary))
 
     def page(self) -> str:
         summary, runs = self.report.summary, load(self.report.root)
@@ -174,8 +178,9 @@ class _Writer:
             choice, problem = _backtested(fit)
             tested = reach_errors(fit, choice)
         beaten = [choice.baseline_warning] if choice is not None and choice.baseline_warning else []
-        yield from content.section("warnings", "Warnings", content.warnings([*beaten, *report.summary["warnings"]]))
         yield from self._forecast(fit, tested, runs)
+        known = [*beaten, *self.caveats, *report.summary["warnings"]]
+        yield from content.section("warnings", "Warnings", content.warnings(known))
         yield from self._law()
         yield from self._backtest(choice, tested.problem or problem)
         yield from self._training()
@@ -191,27 +196,31 @@ class _Writer:
 
     def _forecast(self, fit: Fit | None, tested: ReachErrors, runs: pd.DataFrame) -> Iterator[Section]:
         text = content.headline(self.report.summary)
-        if not text and fit is not None:
-            result = forecast(fit, [_BEYOND * float(fit.runs.table["flops"].max())])
-            (target,) = result["targets"]
-            narrow = narrow_interval_warnings(tested, fit, {f"{target['flops']:.3g} FLOPs": target})
-            text = content.warnings(narrow) + content.outlook(result)
-        yield from content.section("forecast", "Forecast", text)
+        if text:
+            self.caveats += self.report.summary["forecast"]["warnings"]
+        elif fit is not None:
+            beyond = {"flops": _BEYOND * float(fit.runs.table["flops"].max())}
+            result = forecast_targets(fit, [beyond], backtests=tested)
+            self.caveats += result["warnings"]
+            text = content.outlook(result)
+        yield from content.section("forecast", "Forecast", text, self._first_figure())
         if fit is not None and is_computable(fit):
             hardware, bits_per_nat = _hardware(runs), bits_per_nat_of(runs)[0]
             self.data["calculator"] = calculator_data(fit, self._command, tested, hardware, bits_per_nat)
             also = ", held-out ones too" if self.report.held_out else ""
-            body = calculator(fit, hardware, bits_per_nat, also=also)
-            yield Section("calculator", "At your budget", body + content.warnings(fit.warnings))
+            self.caveats += fit.warnings
+            yield Section("calculator", "At your budget", calculator(fit, hardware, bits_per_nat, also=also))
 
     def _law(self) -> Iterator[Section]:
-        summary, analysis = dict(self.report.summary), self.report.analysis
-        if analysis is None:
+        if not self.law:
             return
-        shown = plots.law_plots(analysis, self.report.held_out, summary)
-        drawing.save(plots.overview(shown), self.folder)
-        shown_tables = content.shown_tables(summary_tables(summary | {"findings": {}}), "found")
-        yield Section("law", "The law", _drawings([*map(self._draw, shown)]) + shown_tables)
+        drawing.save(plots.overview(self.law), self.folder)
+        shown_tables = content.shown_tables(summary_tables({**self.report.summary, "findings": {}}), "found")
+        drawn = [self._draw(one) for one in self.law if one.name != _FIRST]
+        yield Section("law", "The law", _drawings(drawn) + shown_tables)
+
+    def _first_figure(self) -> str:
+        return _drawings([self._draw(one) for one in self.law if one.name == _FIRST])
 
     def _backtest(self, choice: Choice | None, problem: str | None) -> Iterator[Section]:
         if choice is None:

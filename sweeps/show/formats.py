@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+_RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 Format = Callable[[Any], str]
 
 
@@ -14,6 +15,20 @@ def number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "-"
     return f"{value:.{digits}g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
+
+
+def power_of_ten(value: float) -> str:
+    """Compute as people write it, to three digits: 10²¹, 1.56×10¹²; plain from 0.001 to 100,000."""
+    if 1e-3 <= value < 1e5:
+        return f"{float(f'{value:.3g}'):g}"
+    digits, exponent = f"{value:.2e}".split("e")
+    return raised(digits, int(exponent))
+
+
+def raised(digits: str, exponent: int) -> str:
+    """Such as 1.56×10¹²; 10¹² of 1."""
+    power = str(exponent).translate(_RAISED)
+    return f"10{power}" if float(digits) == 1 else f"{float(digits):g}×10{power}"
 
 
 def count(value: float | None) -> str:
@@ -75,5 +90,18 @@ def text(value: Any) -> str:
 
 
 def params_label(convention: str) -> str:
-    """What a column of N counts, in words."""
+    """What N counts, in words.
+
+    Args:
+        convention: that of a count, or the column that was named.
+    """
+    from nextscale.fit.conventions import CONVENTIONS
+    from nextscale.fit.table.names import meaning_of
+
+    if convention not in CONVENTIONS:
+        meaning = meaning_of(convention)
+        counts = [count for count, column in CONVENTIONS.items() if meaning and column == meaning.quantity]
+        if not counts:
+            return f"parameters ({convention})"
+        convention = counts[0]
     return "parameters" if convention == "total" else f"{convention.replace('_', '-')} parameters"

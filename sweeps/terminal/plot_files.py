@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from nextscale.sweeps.errors import SpecError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -51,18 +52,31 @@ def two_axes_at(path: Path) -> Iterator[tuple[Axes, Axes]]:
     save(figure, path)
 
 
-def draw_fit(path: Path, found: Fit, reach: float | None = None) -> None:
-    """A law and its runs; of one in N and D the frontier beside it."""
+def draw_fit(path: Path, found: Fit, reach: float | None = None, asked: Sequence[Mapping[str, Any]] = ()) -> None:
+    """A law and its runs; of one in N and D the frontier beside it.
+
+    Args:
+        asked: as `nextscale.fit.optimum.forecast.forecast` returns targets; each is a star.
+    """
     from nextscale.fit import plot
 
     if set(found.law.variables) != {"N", "D"}:
         with axes_at(path) as axes:
-            plot.law(axes, found, reach)
+            plot.law(axes, found, reach, asked)
         return
     optima = found.frontier(plot.budgets(found, reach))
     with two_axes_at(path) as (left, right):
-        plot.loss_against(left, found, optima)
-        plot.frontier(right, optima)
+        plot.loss_against(left, found, optima, asked=asked)
+        draw_frontier(right, found, optima, asked)
+
+
+def draw_frontier(axes: Axes, found: Fit, optima: pd.DataFrame, asked: Sequence[Mapping[str, Any]]) -> None:
+    """The best size at each budget by the law, the runs, and the lowest points of their budgets."""
+    from nextscale.fit import plot
+    from nextscale.fit.optimum.isoflop import isoflops, optimum_law
+
+    curves = isoflops(found.runs)
+    plot.frontier(axes, optima, curves, optimum_law(curves), runs=found.runs.table, asked=asked)
 
 
 def save(figure: Figure, path: Path) -> None:

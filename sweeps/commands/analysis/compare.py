@@ -10,7 +10,7 @@ import typer
 from nextscale.sweeps.commands.analysis.options import Source, notes_of, numbers_by_name
 from nextscale.sweeps.terminal import completion
 from nextscale.sweeps.terminal.console import Json, note, print_json, say, screen, warn, with_option_groups
-from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
+from nextscale.sweeps.terminal.plot_files import PlotFile, two_axes_at
 
 app = typer.Typer()
 _VARIABLES = ("N", "D")
@@ -64,8 +64,9 @@ def compare(
     how["fixed"] = numbers_by_name(fix or (), "--fix", "PARAMETER=VALUE")
     result = compare_runs(a, b, law, shared=shared, flops=flops, **how)
     if plot is not None:
-        with axes_at(plot) as axes:
-            draw.multiplier(axes, result)
+        with two_axes_at(plot) as (left, right):
+            draw.multiplier(left, result)
+            draw.recipes(right, a, b)
     if json_:
         print_json(result.to_dict())
         return

@@ -12,8 +12,8 @@ import typer
 from nextscale.sweeps.commands.analysis.hardware_options import Hardware
 from nextscale.sweeps.commands.analysis.options import Forecaster, Source
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.terminal.console import Json, busy, note, print_json, screen, warn, with_option_groups
-from nextscale.sweeps.terminal.plot_files import PlotFile, draw_fit, two_axes_at
+from nextscale.sweeps.terminal.console import Json, busy, note, print_json, say, screen, warn, with_option_groups
+from nextscale.sweeps.terminal.plot_files import PlotFile, draw_fit, draw_frontier, two_axes_at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,6 +168,8 @@ def forecast(
         scored = {"tasks": [each.to_dict() for each in tasks]} if question.task else {}
         print_json(result | {"registered": registered} | scored)
         return
+    for target in result["targets"]:
+        say(" ".join(filter(None, (target["sentence"], (target["trust"] or {}).get("sentence")))))
     for table in [*forecast_tables(result), *([task_table(tasks)] if tasks else [])]:
         screen.print(table.rich())
     for entry in registered:
@@ -236,13 +238,13 @@ def _bits_per_nat(source: Source, rows: pd.DataFrame, bytes_per_token: float | N
     import math
 
     from nextscale.fit.table.columns import recognise_columns
-    from nextscale.fit.table.names import meaning_of
+    from nextscale.fit.table.names import loss_unit_of
     from nextscale.sweeps.budget.targets import bits_per_nat_of
 
     if bytes_per_token is not None:
         return 1 / (math.log(2) * bytes_per_token), None
     columns, _ = recognise_columns(rows, source.columns, source.params)
-    if columns.loss and (meaning := meaning_of(columns.loss)) and meaning.loss_unit != "nats/token":
+    if columns.loss and loss_unit_of(columns.loss) != "nats/token":
         return None, None
     return bits_per_nat_of(rows, columns.loss or "loss")
 
@@ -253,11 +255,12 @@ def _draw(path: Path, found: Fit, result: dict[str, Any], cluster: Cluster | Non
 
     reach = max(target["flops"] or 0 for target in result["targets"])
     if cluster is None:
-        draw_fit(path, found, reach)
+        draw_fit(path, found, reach, result["targets"])
         return
     with two_axes_at(path) as (left, right):
         loss_against_cost(left, found, cluster, result["targets"])
         if set(found.law.variables) == {"N", "D"}:
-            plot.frontier(right, found.frontier(plot.budgets(found, reach)))
+            optima = found.frontier(plot.budgets(found, reach))
+            draw_frontier(right, found, optima, result["targets"])
         else:
             plot.law(right, found, reach)

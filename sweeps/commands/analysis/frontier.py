@@ -8,7 +8,7 @@ import typer
 
 from nextscale.sweeps.commands.analysis.options import Forecaster, Source
 from nextscale.sweeps.terminal.console import Json, busy, note, print_json, screen, warn, with_option_groups
-from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
+from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at, draw_fit
 
 app = typer.Typer()
 
@@ -22,6 +22,8 @@ def frontier(source: Source, estimator: Forecaster, flops: Targets, json_: Json 
     from nextscale.fit import plot as draw
     from nextscale.fit.errors import InputError
     from nextscale.fit.optimum.approaches import approaches
+    from nextscale.fit.optimum.forecast import forecast
+    from nextscale.fit.optimum.isoflop import isoflops
     from nextscale.fit.trust.forecaster import fit_forecaster
     from nextscale.fit.trust.reach import beyond_warnings, reach_errors
     from nextscale.sweeps.show.formats import count, interval_between, loss, number, params_label, text, three_digits
@@ -47,8 +49,11 @@ def frontier(source: Source, estimator: Forecaster, flops: Targets, json_: Json 
         for row in table.to_dict("records")
     ]
     if plot is not None:
-        with axes_at(plot) as axes:
-            draw.approaches(axes, table)
+        if found is None or len(every.budgets) == 1:
+            with axes_at(plot) as axes:
+                draw.isoflop_curves(axes, isoflops(every))
+        else:
+            draw_fit(plot, found, max(flops), forecast(found, flops)["targets"])
     if json_:
         name = None if found is None else found.law.name
         facts = {"law": name, "level": estimator.level, "params_convention": used.convention}

@@ -7,8 +7,12 @@ from matplotlib.figure import Figure
 
 from nextscale.fit import as_runs, fit
 from nextscale.fit.optimum.approaches import approaches
+from nextscale.fit.optimum.forecast import forecast
+from nextscale.fit.plot.laws import loss_against
 from nextscale.fit.plot.optima import approaches as draw_approaches
+from nextscale.fit.plot.optima import frontier
 from nextscale.fit.plot.style import clear_labels
+from nextscale.fit.plot.trust import recipes
 
 
 def shown(ax):
@@ -48,3 +52,23 @@ def test_one_budget_is_the_one_place_on_the_axis_of_compute(isoflop_grid):
     ax = draw_approaches(Figure(layout="constrained").subplots(), approaches(runs, fit(runs, resamples=100), [1e22]))
     ax.figure.draw_without_rendering()
     assert [label.get_text() for label in shown(ax)] == ["1e+22"]
+
+
+def test_a_forecast_is_drawn_over_the_runs_that_it_rests_on(isoflop_grid):
+    found = fit(isoflop_grid(noise=0.002), resamples=50)
+    told, table = forecast(found, [1e22])["targets"], found.runs.table
+    left, right = Figure(layout="constrained").subplots(1, 2)
+    loss_against(left, found, found.frontier([1e20, 1e22]), asked=told)
+    frontier(right, found.frontier([1e20, 1e22]), runs=table, asked=told)
+    for ax, name in ((left, "loss"), (right, "params")):
+        lines = {line.get_label(): line.get_xydata() for line in ax.lines}
+        assert sorted(map(tuple, lines["runs"])) == sorted(zip(table["flops"], table[name], strict=True))
+        assert lines["forecast"].tolist() == [[1e22, told[0][name]]]
+
+
+def test_a_comparison_is_drawn_over_the_runs_of_both(isoflop_grid):
+    a, b = as_runs(isoflop_grid(noise=0.002)), as_runs(isoflop_grid(noise=0.001))
+    ax = recipes(Figure().subplots(), a, b)
+    for runs, lines in ((a, ax.lines[:2]), (b, ax.lines[2:])):
+        assert len(lines[0].get_xdata()) == len(runs)
+        assert [*lines[1].get_ydata()] == [*runs.table.groupby("budget")["loss"].min()]

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from nextscale.fit import Columns, InputError, as_runs
+from nextscale.fit.table.names import loss_unit_of
 
 
 def table(**columns):
@@ -71,3 +72,20 @@ def test_no_name_is_guessed_where_nothing_is_wanting():
 def test_no_name_says_that_embeddings_are_left_out():
     with pytest.raises(InputError, match="needs two of params, tokens and flops, and has tokens"):
         as_runs(table().rename(columns={"params": "N"}).drop(columns="flops"), convention="non_embedding")
+
+
+@pytest.mark.parametrize(
+    "name, unit",
+    [
+        ("c4_bpb", "bits/byte"),
+        ("Bits per Byte (wikitext)", "bits/byte"),
+        ("eval/paloma/bits-per-byte", "bits/byte"),
+        ("wiki_bits_per_token", "bits/token"),
+        ("c4.ppl", "perplexity"),
+        ("eval/loss", "nats/token"),
+        ("bpbloss", "nats/token"),
+        ("loss_bits_and_pieces", "nats/token"),
+    ],
+)
+def test_a_named_column_of_losses_says_its_unit(name, unit):
+    assert loss_unit_of(name) == unit

@@ -76,7 +76,8 @@ def test_it_opens_without_errors_and_asks_nobody(page):
 
 def test_the_calculator_agrees_with_the_command(page, reported, capsys):
     asked = [text for flops in BUDGETS for text in ("--flops", f"{flops:g}")]
-    dollars = [text for usd in (1e-3, 2e6) for text in ("--usd", f"{usd:g}")]
+    bought = [("usd", 1e-3), ("usd", 2e6), ("days", 0.25), ("days", 90), ("device-hours", 3e4)]
+    dollars = [text for unit, amount in bought for text in (f"--{unit}", f"{amount:g}")]
     base = page.evaluate("page.calculator.command").split()[3:]
     hardware = ["--on", "h100x512", "--utilisation", "0.31", "--price", "2.5"]
     with pytest.raises(SystemExit):
@@ -87,9 +88,12 @@ def test_the_calculator_agrees_with_the_command(page, reported, capsys):
         page.fill(f"[name={name}]", text)
     for target in targets:
         ((kind, value),) = target["asked"].items()
-        page.select_option("[name=unit]", kind)
+        page.select_option("[name=unit]", kind.replace("_", "-"))
         page.fill("[name=budget]", f"{value:g}")
         told = page.evaluate(ANSWER)
+        assert page.inner_text("#forecast-sentence") == target["sentence"]
+        assert page.inner_text("#forecast-trust") == target["trust"]["sentence"]
+        assert page.inner_text("#forecast-grade") == target["trust"]["grade"]
         for name in ("flops", "loss", "params", "tokens", "tokens_per_param", "device_hours", "days", "usd", "kwh"):
             expected = [target[name], *(target.get(f"{name}_interval") or ())]
             assert told[name] == pytest.approx([one for one in expected if one is not None], rel=1e-5), (name, value)
@@ -118,6 +122,20 @@ def test_its_arithmetic_is_that_of_any_forecast(page, law, budgets):
             expected = [target[name], *target[f"{name}_interval"]]
             assert [one[name]["value"], *one[name]["interval"]] == pytest.approx(expected, rel=1e-5), (name, target)
         assert one["reach"] == pytest.approx(target["reach"])
+
+
+def test_an_address_opens_what_it_was_copied_from(page, opened, reported):
+    page.select_option("[name=on]", "a100")
+    page.select_option("[name=unit]", "usd")
+    for name, text in (("chips", "64"), ("price", "1.5"), ("budget", "2e3")):
+        page.fill(f"[name={name}]", text)
+    said, address = page.inner_text("#forecast-sentence"), page.evaluate("location.hash")
+    assert address == "#usd=2e3&on=a100x64&price=1.5"
+    again = opened(reported / "report.html")
+    again.evaluate(f"location.hash = '{address}'")
+    again.reload()
+    assert again.inner_text("#forecast-sentence") == said
+    assert "64 a100" in said
 
 
 NO_NUMBERS = (
@@ -192,7 +210,7 @@ def test_hardware_that_cannot_be_has_no_cost_and_one_clear_line(page, field, tex
 def test_a_budget_beyond_all_and_dollars_without_a_price_are_told(page):
     page.select_option("[name=on]", "h100")
     for unit, budget, price, line in (
-        ("flops", "1e-3", "2", "That is 1.00e-3 FLOPs; a forecast is of 1 to 1e40."),
+        ("flops", "1e-3", "2", "That is 0.001 FLOPs; a forecast is of 1 to 1e40."),
         ("days", "1e39", "2", "FLOPs; a forecast is of 1 to 1e40."),
         ("usd", "1e6", "", "Without a price above 0 dollars buy no certain compute: type one."),
         ("usd", "1e6", "0", "Without a price above 0 dollars buy no certain compute: type one."),

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nextscale.sweeps.show.formats import count, duration, interval, interval_between, number, percent
+from nextscale.sweeps.show.formats import (
+    count,
+    duration,
+    interval,
+    interval_between,
+    number,
+    params_label,
+    percent,
+    power_of_ten,
+)
 from nextscale.sweeps.show.tables import table_of
 
 UNITS = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
@@ -46,3 +55,28 @@ def test_what_is_missing_is_a_dash_and_an_end_that_is_missing_is_open():
 def test_a_table_has_a_row_for_each_record_and_a_column_for_each_name():
     table = table_of("runs", [{"n": 1e6, "more": 1}, {"n": 2e9}], ("size", "n", count))
     assert (table.columns, table.rows) == (["size"], [["1M"], ["2B"]])
+
+
+@given(st.floats(1e-12, 1e40))
+def test_compute_is_read_back_to_three_digits(value):
+    text = power_of_ten(value).translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-"))
+    if "×10" in text:
+        text = text.replace("×10", "e")
+    elif not 1e-3 <= value < 1e5:
+        text = f"1e{text.removeprefix('10')}"
+    assert math.isclose(float(text), value, rel_tol=0.0051)
+
+
+@pytest.mark.parametrize(
+    "convention, label",
+    [
+        ("total", "parameters"),
+        ("non_embedding", "non-embedding parameters"),
+        ("parameters", "parameters"),
+        ("model size", "parameters"),
+        ("non_embedding_parameters", "non-embedding parameters"),
+        ("body", "parameters (body)"),
+    ],
+)
+def test_what_n_counts_is_said_once(convention, label):
+    assert params_label(convention) == label

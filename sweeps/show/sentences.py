@@ -1,0 +1,144 @@
+"""A forecast as one sentence that can be repeated, and how well such a forecast was tested.
+
+The page's script (`calculator.js`) says the same in the same words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from nextscale.sweeps.show.formats import count, dollars, duration, power_of_ten
+
+Grade = Literal["inside the runs", "tested", "tested once", "untested"]
+_FEW, _MANY = 2, 4
+"""Decimals of a loss, by the width of its interval."""
+_CENT, _SMALL, _LARGE = 0.01, 1e-3, 1e16
+_OFTEN = 2
+"""Cuts with runs at such a reach from which on it counts as tested."""
+
+
+def sentence(target: Mapping[str, Any], forecast: Mapping[str, Any]) -> str:
+    """What was asked and what the law says of it.
+
+    Args:
+        target: one of the targets of `forecast`.
+        forecast: what `nextscale.sweeps.budget.targets.forecast_targets` returns: `level`, `loss_unit` and `cluster`.
+    """
+    asked = target["asked"]
+    if target["flops"] is None:
+        return f"{_request(asked, forecast)}: {target['reason']}."
+    sized = target["params"] is not None
+    model = f"a {_amount(target['params'])} model on {_amount(target['tokens'])} tokens" if sized else ""
+    needed = f"{power_of_ten(target['flops'])} FLOPs{_range(target['flops_interval'], power_of_ten)}"
+    if "loss" in asked:
+        what = ", ".join(filter(None, (model, *_costs(target))))
+        return f"{_request(asked, forecast)} takes {needed}{f': {what}' if what else ''}."
+    loss = f"loss {loss_with_interval(target, forecast)}"
+    if {*asked} & {"params", "tokens"}:
+        takes = f"{_request(asked, forecast)} takes {needed}"
+        if "tokens" not in asked:
+            takes += f" on {_amount(target['tokens'])} tokens"
+        elif "params" not in asked:
+            takes += f" and is one of {_amount(target['params'])}"
+        return f"{', '.join((takes, *_costs(target), loss))}."
+    return f"{_request(asked, forecast)}: {', '.join(filter(None, (model, *_costs(target), loss)))}."
+
+
+def trust(target: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How well a forecast so far beyond the runs was tested: a `grade`, and a `sentence` that says why; None of what
+    has no answer."""
+    reach, band = target["reach"], target["backtest"]
+    if reach is None:
+        return None
+    grade: Grade = "inside the runs"
+    if reach <= 1:
+        return {"grade": grade, "sentence": "That lies inside the runs."}
+    far = f"That is {power_of_ten(reach)} times the largest run fitted"
+    if band is None:
+        grade, why = "untested", ", further than any backtest among these runs reached"
+    else:
+        grade = "tested" if band["cuts"] >= _OFTEN else "tested once"
+        tests = "backtests" if band["cuts"] >= _OFTEN else "one backtest"
+        why = f"; {tests} of such a reach missed by {band['error']:.2%}"
+    return {"grade": grade, "sentence": f"{far}{why}."}
+
+
+def outcome(summary: Mapping[str, Any]) -> str | None:
+    """What a study forecast and what came of it; None where nothing was held out.
+
+    Args:
+        summary: as `nextscale.sweeps.study.summary.summarise` returns it.
+    """
+    rows = summary["holdout"]
+    if not rows:
+        return None
+    level = summary["forecast"]["level"]
+    best = min(rows, key=lambda row: row["predicted"])
+    told = {"loss": best["predicted"], "loss_interval": best["interval"]}
+    loss = loss_with_interval(told, {"level": level, "loss_unit": "nats/token"})
+    beyond = f", {power_of_ten(best['reach'])} times the largest run fitted," if best.get("reach") else ""
+    late = bool(summary["forecast"]["started_before"])
+    made = "was predicted when some of its runs had started" if late else "was forecast before any of them had started"
+    text = f"The best of {len(rows)} runs at {power_of_ten(best['flops'])} FLOPs{beyond} {made}: loss {loss}"
+    scored = [row for row in rows if row["measured"] is not None]
+    if best["measured"] is None:
+        return f"{text}; not measured yet."
+    inside = sum(row["interval"][0] <= row["measured"] <= row["interval"][1] for row in scored)
+    places = _places(best["interval"])
+    return f"{text}; measured {best['measured']:.{places}f}, and {inside} of {len(scored)} inside their intervals."
+
+
+def loss_with_interval(target: Mapping[str, Any], forecast: Mapping[str, Any]) -> str:
+    """Such as `2.66 (90%: 2.57 to 2.75)`: to the digits that its interval leaves, with a unit that is not nats per
+    token."""
+    places, ends = _places(target["loss_interval"]), target["loss_interval"]
+    unit = "" if forecast["loss_unit"] == "nats/token" else f" {forecast['loss_unit']}"
+    low, high = ("open" if end is None else f"{end:.{places}f}" for end in ends)
+    return f"{target['loss']:.{places}f}{unit} ({forecast['level']:.0%}: {low} to {high})"
+
+
+def _places(ends: Any) -> int:
+    if None in ends or not ends[1] > ends[0]:
+        return _MANY
+    return min(max(math.ceil(-math.log10((ends[1] - ends[0]) / 2)), _FEW), _MANY)
+
+
+def _request(asked: Mapping[str, float], forecast: Mapping[str, Any]) -> str:
+    cluster = forecast["cluster"]
+    on = "" if cluster is None else f" on {cluster['chips']} {cluster['accelerator']}"
+    if {*asked} == {"params", "tokens"}:
+        return f"A {_amount(asked['params'])} model on {_amount(asked['tokens'])} tokens"
+    ((kind, value),) = asked.items()
+    return {
+        "flops": f"With {power_of_ten(value)} FLOPs",
+        "usd": f"With ${_amount(value)}{on}",
+        "device_hours": f"With {_amount(value)} device-hours{on}",
+        "days": f"With {power_of_ten(value)} days{on}",
+        "loss": f"Loss {value:g}",
+        "params": f"A compute-optimal {_amount(value)} model",
+        "tokens": f"A model of which {_amount(value)} tokens are compute-optimal",
+    }[kind]
+
+
+def _costs(target: Mapping[str, Any]) -> list[str]:
+    """Its dollars and time, where they are known and were not asked."""
+    found = []
+    if target["usd"] is not None and "usd" not in target["asked"]:
+        found.append(dollars(target["usd"]) if target["usd"] >= _CENT else "less than a cent")
+    if target["days"] is not None and "days" not in target["asked"]:
+        seconds = 86400 * target["days"]
+        found.append(duration(seconds).replace(" d", " days") if seconds >= 1 else "less than a second")
+    return found
+
+
+def _amount(value: float) -> str:
+    return count(value) if _SMALL <= value < _LARGE else power_of_ten(value)
+
+
+def _range(ends: Any, form: Any) -> str:
+    if ends is None or ends[0] == ends[1]:
+        return ""
+    low, high = ("open" if end is None else form(end) for end in ends)
+    return f" ({low} to {high})"
