@@ -119,6 +119,8 @@ def _section(section: Section) -> str:
 
 
 def _heading(text: str, key: str | None, side: str) -> str:
+    if not text:
+        return f"<td{side}></td>"
     shown = html.escape(text)
     if key is not None:
         shown = f'<button type="button" data-sort="{html.escape(key)}">{shown}</button>'

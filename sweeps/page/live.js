@@ -196,7 +196,7 @@ function amount(cap, value) {
 function cost(node, one) {
   if (!node.children.length) {
     node.className = "fact";
-    node.append(element("dt"), element("dd"), element("dd"), element("div", "", "meter"));
+    node.append(element("dt"), element("dd"), element("dd"), element("dd", "", "meter"));
     node.lastChild.append(element("i"), element("i"));
   }
   const [heading, spent, rest, meter] = node.children;

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from nextscale.fit.optimum.forecast import forecast
 from nextscale.fit.trust.backtest import fit_backtested
@@ -258,6 +259,13 @@ def test_it_reads_well(opened, reported, theme, viewport):
         "all => all.map(one => [getComputedStyle(one).stroke, getComputedStyle(one).fill].join())",
     ):
         assert "rgb" in mark  # each colour of a figure is known to this theme
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(opened, reported, theme):
+    page = opened(reported / "report.html", color_scheme=theme)
+    found = Axe().run(page).response["violations"]
+    assert [(one["id"], one["nodes"][0]["html"][:120]) for one in found] == []
 
 
 BEYOND = """

@@ -4,6 +4,7 @@ import contextlib
 import threading
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 from nextscale.sweeps.watch.server import Server
 
@@ -53,6 +54,15 @@ def soon(page, selector, expected):
         arg=[selector, expected],
         timeout=_SOON,
     )
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(opened, at_work, theme):
+    with serving(at_work.out) as server:
+        page = opened(server.url, color_scheme=theme)
+        soon(page, "#counts", "3 done")
+        found = Axe().run(page).response["violations"]
+    assert [(one["id"], one["nodes"][0]["html"][:120]) for one in found] == []
 
 
 def test_it_follows_the_sweep_without_being_loaded_again(opened, at_work):
