@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, shades, stars
+from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, power_of_ten, shades, stars
 
 if TYPE_CHECKING:
     from nextscale.fit.optimum.isoflop import IsoFlop, PowerLaw
@@ -29,7 +29,7 @@ def isoflop_curves(ax: Axes, curves: Sequence[IsoFlop], held_out: Sequence[IsoFl
     ]
     styles += [(curve, ORANGE, "s", "--") for curve in held_out]
     for curve, colour, marker, line in styles:
-        label = f"{curve.flops:.2g}" + (" (held out)" if marker == "s" else "")
+        label = power_of_ten(curve.flops) + (" (held out)" if marker == "s" else "")
         ax.plot(curve.params, curve.loss, marker, color=colour, markersize=4, label=label)
         if curve.coefficients is not None:
             sizes = np.geomspace(curve.params.min() / 1.1, curve.params.max() * 1.1, 100)

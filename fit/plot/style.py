@@ -22,6 +22,12 @@ def shades(number: int) -> list[tuple[float, ...]]:
     return [tuple(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, number))]
 
 
+def power_of_ten(flops: float) -> str:
+    """Compute to two digits, as matplotlib sets it: 3 × 10²⁰."""
+    digits, exponent = f"{flops:.1e}".split("e")
+    return f"${float(digits):g} \\times 10^{{{int(exponent)}}}$"
+
+
 def stars(ax: Axes, targets: Sequence[Mapping[str, Any]], key: str, per_flop: float = 1.0) -> None:
     """What was asked, against compute: a hollow star of each target that has the figure, with its interval.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.axes import Axes
 
-from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, shades
+from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, power_of_ten, shades
 
 if TYPE_CHECKING:
     from nextscale.fit.estimate.fit import Fit
@@ -128,6 +128,6 @@ def next_runs(ax: Axes, design: NextRuns) -> Axes:
         yscale="log" if height == "params" else "linear",
         xlabel="cost of the run (FLOPs)",
         ylabel="parameters N" if height == "params" else "interval narrowed by",
-        title=f"what to run next, for {design.flops:.2g} FLOPs",
+        title=f"what to run next, for {power_of_ten(design.flops)} FLOPs",
     )
     return ax

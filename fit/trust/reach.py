@@ -17,6 +17,9 @@ from nextscale.fit.trust.candidates import Candidate
 from nextscale.fit.trust.choice import REACH_BANDS, Choice, choose
 from nextscale.fit.trust.consensus import Consensus, prequential_errors
 
+_ROUNDING = 1 + 1e-9
+"""Of the division by which a reach is found."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ReachErrors:
@@ -37,7 +40,7 @@ class ReachErrors:
         """The band that a reach lies in; None within the runs, and where no run lay so far beyond a cut."""
         for band in self.bands:
             low, high = self.limits_of(band)
-            if low < reach <= high:
+            if low < reach <= high * _ROUNDING:
                 return band
         return None
 

@@ -213,7 +213,7 @@ function endsOf(band) {
 function bandOf(reach) {
   return page.calculator.tested.bands.find((band) => {
     const [low, high] = endsOf(band);
-    return low < reach && reach <= high;
+    return low < reach && reach <= high * (1 + 1e-9);
   });
 }
 

@@ -196,7 +196,9 @@ def _as_html(value: Any) -> str:
         columns = list(value[0])
         head = "".join(f'<th scope="col">{_words(column)}</th>' for column in columns)
         body = "".join(f"<tr>{''.join(f'<td>{_cell(row.get(c))}</td>' for c in columns)}</tr>" for row in value)
-        return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        return (
+            f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        )
     if isinstance(value, list | tuple | Mapping):
         return ", ".join(map(_cell, value)) or "none"
     return _cell(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,17 +28,21 @@ _BUDGETS = 24
 """At which a frontier is drawn."""
 
 
-def law_plots(analysis: Analysis, held_out: Runs | None, summary: dict[str, Any]) -> list[Plot]:
+def law_plots(
+    analysis: Analysis, held_out: Runs | None, summary: dict[str, Any], asked: Sequence[Mapping[str, Any]] = ()
+) -> list[Plot]:
     """What the fitted runs show, and what came of the held-out ones.
 
     Args:
         held_out: those that came to a loss.
+        asked: what was forecast, as `nextscale.fit.optimum.forecast.forecast` returns targets.
     """
     fit, curves = analysis.fit, analysis.curves
     over = isoflops(held_out) if held_out is not None and len(held_out.budgets) == 1 else []
     beyond = None if held_out is None else held_out.table
     ends = [*(curve.flops for curve in curves), *fit.runs.budgets, *(held_out.budgets if held_out else ())]
-    optima = frontier(fit, np.geomspace(min(ends), max(ends) * 4, _BUDGETS).tolist(), analysis.cost)
+    last = max(4 * max(ends), *(1.5 * target["flops"] for target in asked), 0)
+    optima = frontier(fit, np.geomspace(min(ends), last, _BUDGETS).tolist(), analysis.cost)
     level = f"{fit.level:.0%}"
     plots = []
     if curves or over:
@@ -63,7 +67,7 @@ def law_plots(analysis: Analysis, held_out: Runs | None, summary: dict[str, Any]
             "loss",
             "Loss against compute",
             f"Every run, and the lowest loss that each budget buys; the {level} band is of what a run would measure.",
-            (functools.partial(plot.loss_against, fit=fit, optima=optima, held_out=over, asked=_foretold(summary)),),
+            (functools.partial(plot.loss_against, fit=fit, optima=optima, held_out=over, asked=asked),),
             fit.runs.table,
         ),
         Plot(
@@ -202,7 +206,7 @@ def _frontier(ax: Axes, optima: pd.DataFrame, analysis: Analysis, held_out: list
     return plot.frontier(ax, optima, analysis.curves, analysis.optimum, held_out)
 
 
-def _foretold(summary: dict[str, Any]) -> list[dict[str, Any]]:
+def foretold(summary: dict[str, Any]) -> list[dict[str, Any]]:
     """The best of the runs that were held out, as it was forecast."""
     rows = summary["holdout"]
     best = min(rows, key=lambda row: row["predicted"], default=None)

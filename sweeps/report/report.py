@@ -154,8 +154,7 @@ class _Writer:
         self.svgs: list[str] = []
         self.data: dict[str, Any] = {"tables": self.tables}
         self.caveats: list[str] = []
-        analysis = report.analysis
-        self.law = [] if analysis is None else plots.law_plots(analysis, report.held_out, dict(report.summary))
+        self.law: list[drawing.Plot] = []
 
     def page(self) -> str:
         summary, runs = self.report.summary, load(self.report.root)
@@ -195,19 +194,22 @@ class _Writer:
         yield from self._runs(runs)
 
     def _forecast(self, fit: Fit | None, tested: ReachErrors, runs: pd.DataFrame) -> Iterator[Section]:
-        text = content.headline(self.report.summary)
+        report = self.report
+        text, foretold = content.headline(report.summary), plots.foretold(report.summary)
         if text:
-            self.caveats += self.report.summary["forecast"]["warnings"]
+            self.caveats += report.summary["forecast"]["warnings"]
         elif fit is not None:
             beyond = {"flops": _BEYOND * float(fit.runs.table["flops"].max())}
             result = forecast_targets(fit, [beyond], backtests=tested)
             self.caveats += result["warnings"]
-            text = content.outlook(result)
+            text, foretold = content.outlook(result), result["targets"]
+        if report.analysis is not None:
+            self.law = plots.law_plots(report.analysis, report.held_out, dict(report.summary), foretold)
         yield from content.section("forecast", "Forecast", text, self._first_figure())
         if fit is not None and is_computable(fit):
             hardware, bits_per_nat = _hardware(runs), bits_per_nat_of(runs)[0]
             self.data["calculator"] = calculator_data(fit, self._command, tested, hardware, bits_per_nat)
-            also = ", held-out ones too" if self.report.held_out else ""
+            also = ", held-out ones too" if report.held_out else ""
             self.caveats += fit.warnings
             yield Section("calculator", "At your budget", calculator(fit, hardware, bits_per_nat, also=also))
 
