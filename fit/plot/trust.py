@@ -5,6 +5,7 @@ Every function draws on the `Axes` it is given, and returns it.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def backtest(ax: Axes, choice: Choice) -> Axes:
     """How much each law missed the runs above a cut by, against the cut, each with the loss that served it best; what
-    takes no law, dotted."""
+    takes no law, grey."""
     whole = choice.table[choice.table["band"] == "all"]
     ranked = choice.summary[choice.summary["reach"] == "all"].drop_duplicates("law")
     for (_, row), shade in zip(ranked.iterrows(), shades(len(ranked)), strict=True):
@@ -37,8 +38,9 @@ def backtest(ax: Axes, choice: Choice) -> Axes:
             linewidth=2.5 if chosen else 1,
             label=f"{row['law']} ({row['loss']})" + (", chosen" if chosen else ""),
         )
+    lines = itertools.cycle((":", "-.", "--"))
     for name, rows in whole[whole["loss"] == "-"].groupby("law"):
-        ax.plot(rows["cut"], rows["mean_error"], ":", color=GREY, label=name)
+        ax.plot(rows["cut"], rows["mean_error"], next(lines), color=GREY, label=name)
     ax.set(
         xscale="log",
         yscale="log",

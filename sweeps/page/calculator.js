@@ -155,7 +155,7 @@ function raised(value, digits = 3) {
 
 const decimals = (value) => value.toFixed(4);
 const compute = (value, digits = 3) => (value >= 1e-3 && value < 1e5 ? String(Number(value.toPrecision(digits))) : raised(value, digits));
-const FORMS = {flops: (value) => compute(value, 4), loss: decimals, bits_per_byte: decimals};
+const FORMS = {flops: (value) => compute(value, 4), loss: decimals, bits_per_byte: decimals, usd: (value) => `$${counted(value)}`};
 
 // The answer as one sentence, and how well such a forecast was tested: in the words of sentences.py.
 function sentence(told, amount, unit, cluster, costs) {
@@ -181,8 +181,8 @@ function lasting(seconds) {
 function trust(reach) {
   if (reach <= 1) return {grade: "inside the runs", sentence: "That lies inside the runs."};
   const band = bandOf(reach), far = `That is ${compute(reach)} times the largest run fitted`;
-  if (!band) return {grade: "untested", sentence: `${far}, further than any backtest among these runs reached.`};
-  const often = band.cuts >= 2, missed = `missed by ${(100 * band.error).toFixed(2)}%.`;
+  if (!band) return {grade: "untested", sentence: `${far}, further than any backtest among these runs reached: nothing tested the interval.`};
+  const often = band.cuts >= 2, missed = `missed the loss by ${(100 * band.error).toFixed(2)}%.`;
   return {grade: often ? "tested" : "tested once", sentence: `${far}; ${often ? "backtests" : "one backtest"} of such a reach ${missed}`};
 }
 
@@ -231,7 +231,7 @@ function warned(told) {
 }
 
 // What is to be known of an answer, in the words of the command.
-function said(told, cluster) {
+function said(told) {
   const lines = [], reach = three(told.reach), {furthest, problem} = page.calculator.tested, band = bandOf(told.reach);
   if (told.params === null) lines.push("The loss falls to the end of the sizes searched: there is no optimum.");
   else lines.push(`Sizes of ${counted(told.near[0])} to ${counted(told.near[1])} come within 0.1 % of that loss.`);
@@ -245,11 +245,36 @@ function said(told, cluster) {
     lines.push(`Backtests of such a reach missed by ${error}${spread} % (${band.reach} times; cuts: ${band.cuts}).`);
   } else if (told.reach > 1 && !problem)
     lines.push(`A backtest among these runs tests no more than ${three(furthest)} times the largest run.`);
-  if (cluster) {
-    lines.push(`A utilisation of ${three(cluster.utilisation)} of ${raised(cluster.peak_flops, 4)} FLOP/s a chip, ${cluster.basis}.`);
-    lines.push(cluster.price === null ? "No price is known." : `$${cluster.price} per chip-hour, ${cluster.priced}.`);
-  }
   return lines;
+}
+
+function assumed(cluster) {
+  if (!cluster) return [];
+  return [`A utilisation of ${three(cluster.utilisation)} of ${raised(cluster.peak_flops, 4)} FLOP/s a chip, ${cluster.basis}.`,
+    cluster.price === null ? "No price is known." : `$${cluster.price} per chip-hour, ${cluster.priced}.`];
+}
+
+// Where a budget stands on the first figure, and the loss that it buys; at the edge where it lies beyond.
+function mark(flops, loss) {
+  const drawing = document.querySelector("#figure-loss svg[data-frame]");
+  if (!drawing) return;
+  const [least, most, left, right, lowest, highest, bottom, top] = drawing.dataset.frame.split(" ").map(Number);
+  const share = Math.log(flops / least) / Math.log(most / least), inside = share >= 0 && share <= 1;
+  const x = left + (right - left) * Math.min(Math.max(share, 0), 1);
+  const y = bottom + ((top - bottom) * (loss - lowest)) / (highest - lowest);
+  const part = (kind, told) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
+    for (const [name, value] of Object.entries(told)) made.setAttribute(name, value);
+    return made;
+  };
+  const group = part("g", {class: "budget", stroke: "var(--ink)", fill: "var(--ink)"});
+  group.append(part("line", {x1: x, x2: x, y1: top, y2: bottom, "stroke-dasharray": "3 3"}));
+  if (inside && y >= top && y <= bottom) group.append(part("circle", {cx: x, cy: y, r: 3.5}));
+  const words = part("text", {x: x + (share > 0.5 ? -5 : 5), y: bottom - 6, "font-size": 9, stroke: "none", "text-anchor": share > 0.5 ? "end" : "start"});
+  words.textContent = share > 1 ? "your budget, far beyond →" : share < 0 ? "← your budget" : "your budget";
+  group.append(words);
+  drawing.querySelector(".budget")?.remove();
+  drawing.append(group);
 }
 
 // What a field takes; numbers are written as the command takes them.
@@ -319,6 +344,7 @@ function startCalculator(told, form) {
 
   function tell(text, {grade, sentence}) {
     document.querySelector(".trust").hidden = !grade;
+    document.getElementById("forecast-grade").dataset.grade = grade;
     for (const [name, shown] of [["sentence", text], ["grade", grade], ["trust", sentence]])
       document.getElementById(`forecast-${name}`).textContent = shown;
   }
@@ -374,7 +400,9 @@ function startCalculator(told, form) {
     answer({...found, flops: {value: flops, interval: null}, bits_per_byte: bits, ...cost});
     tell(sentence(found, amount, unit, one, cost), trust(found.reach));
     warn([...problems, ...warned(found)]);
-    note.replaceChildren(...said(found, one).map(line));
+    note.replaceChildren(...said(found).map(line));
+    document.getElementById("forecast-assumed").replaceChildren(...assumed(one).map(line));
+    mark(flops, found.loss.value);
   }
 
   function element(kind, text, name = "") {

@@ -39,6 +39,7 @@ function svgOf(drawing) {
   const text = new XMLSerializer().serializeToString(drawing);
   const ink = "#1b1f24";
   return text
+    .replaceAll(/light-dark\(color-mix\(in srgb, (var\(--c-\w+\)) (\d+)%, transparent\), color-mix\([^)]*\)[^)]*\)\)/g, "$1; fill-opacity: 0.$2")
     .replaceAll("var(--card)", "#ffffff")
     .replaceAll("var(--ink)", ink)
     .replaceAll(/var\(--c-([0-9a-f]{6})\)/g, "#$1");

@@ -124,7 +124,7 @@ def calculator(fit: Fit, hardware: Sequence[Cluster] = (), bits_per_nat: float |
         '<div class="scroll" tabindex="0"><table id="forecast-answer"><thead><tr>'
         '<th scope="col" class="left">the best model</th><th scope="col">forecast</th>'
         f'<th scope="col">{fit.level:.0%} interval</th></tr></thead>\n<tbody aria-live="polite">{body}</tbody></table>'
-        '</div>\n<div class="quiet">'
+        '</div>\n<div class="quiet"><ul id="forecast-assumed"></ul>'
         f"<p>Fitted to {html.escape('; '.join((f'{len(fit.runs)} runs{also}', *fit.runs.notes)))}. The same from the "
         "command:</p>"
         '<p><code id="forecast-command"></code></p></div>\n</div>\n'

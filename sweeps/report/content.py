@@ -60,6 +60,14 @@ def paragraph(sentence: str, kind: str = "") -> str:
     return f'<p class="{kind}">{readable(sentence)}</p>\n' if sentence else ""
 
 
+def law_in_words(law: Mapping[str, Any] | None) -> str:
+    """What a forecast rests on, after a semicolon; nothing where there is no law."""
+    if law is None:
+        return ""
+    members = law.get("members", ())
+    return f"; {law['formula']}" if len(members) < 2 else f"; a consensus of {len(members)} fits, weighed by backtests"
+
+
 def facts(figures: Sequence[tuple[str, str, str]]) -> str:
     """Figures to be read first: of each what it is, the figure, and what is to be known of it."""
     shown = "".join(
@@ -109,7 +117,7 @@ def outlook(result: Mapping[str, Any]) -> str:
             ("tokens_per_param", "tokens per parameter", three_digits),
         ):
             shown.append((what, form(target[key]), f"{level} {bounds(target[f'{key}_interval'], form)}"))
-    why = f"No scale was held out. {target['trust']['sentence']}"
+    why = f"No scale was held out, so this is a forecast that no run has scored. {target['trust']['sentence']}"
     return paragraph(target["sentence"], "sentence") + paragraph(why, "quiet") + facts(shown)
 
 
@@ -209,6 +217,8 @@ def _cell(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{_words(key)} {_cell(one)}" for key, one in value.items())
     if isinstance(value, int | float):
         return readable(number(value) if isinstance(value, float) or abs(value) >= 1e5 else str(value))
     return readable(str(value))

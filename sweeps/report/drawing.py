@@ -27,8 +27,10 @@ _DARK_PAPER = "#191d21"
 """As `--card` has it in page.css."""
 _DPI = 150
 """Of the PNG."""
-_SEEN = 3.0
-"""Contrast that a line or a mark needs to be seen (WCAG 2.2, 1.4.11)."""
+_SEEN = 4.5
+"""Contrast of a line or a mark on dark paper: more than the least with which it is seen (3, by WCAG 2.2, 1.4.11)."""
+_THIN, _DARK_THIN = "0.15", 40
+"""Opacity of a band, and in percent that on dark paper, where as much would not be seen."""
 _STYLE: Any = {
     "svg.fonttype": "path",
     "axes.spines.top": False,
@@ -77,8 +79,19 @@ def save(plot: Plot, folder: Path) -> str:
         # By the canvases themselves: `savefig` draws each file twice.
         FigureCanvasAgg(figure).print_png(folder / f"{plot.name}.png")
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
-    write_atomically(epath.Path(folder / f"{plot.name}.svg"), text.getvalue())
-    return text.getvalue()
+    svg = text.getvalue().replace("<svg ", f'<svg data-frame="{_frame(figure)}" ', 1)
+    write_atomically(epath.Path(folder / f"{plot.name}.svg"), svg)
+    return svg
+
+
+def _frame(figure: Figure) -> str:
+    """Of the first panel the ends of x and where in the SVG these are, and the same of y: what a script needs to add a
+    mark."""
+    ax = figure.axes[0]
+    (left, bottom), (right, top) = ax.transAxes.transform([(0, 0), (1, 1)]) * 72 / figure.dpi
+    height = figure.get_size_inches()[1] * 72
+    numbers = [*ax.get_xlim(), left, right, *ax.get_ylim(), height - bottom, height - top]
+    return " ".join(f"{number:.6g}" for number in numbers)
 
 
 def figure(plot: Plot, svg: str) -> str:
@@ -108,6 +121,7 @@ def _inline(plot: Plot, svg: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'( id="|url\(#|xlink:href="#)', rf"\g<1>{plot.name}-", text)
     text = re.sub(r"#[0-9a-f]{6}\b(?=[;\"])", _as_variable, text)
+    text = re.sub(rf"fill: (var\(--c-\w+\)); fill-opacity: {_THIN}", _band, text)
     text = re.sub(r"\n\s*", "\n", text)
     return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(plot.title)}"', 1)
 
@@ -117,9 +131,15 @@ def _as_variable(found: re.Match[str]) -> str:
     return {INK: "var(--ink)", "#000000": "var(--ink)", PAPER: "var(--card)"}.get(colour, f"var(--c-{colour[1:]})")
 
 
+def _band(found: re.Match[str]) -> str:
+    shares = (f"{100 * float(_THIN):.0f}%", f"{_DARK_THIN}%")
+    light, dark = (f"color-mix(in srgb, {found[1]} {share}, transparent)" for share in shares)
+    return f"fill: light-dark({light}, {dark})"
+
+
 def _lifted(colour: str) -> str:
     """A colour, mixed with as much white as it takes to be seen on dark paper."""
-    for share in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
+    for share in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7):
         red, green, blue = (channel + (1 - channel) * share for channel in to_rgb(colour))
         lifted = red, green, blue
         if _contrast(lifted, to_rgb(_DARK_PAPER)) >= _SEEN:

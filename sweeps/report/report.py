@@ -164,7 +164,7 @@ class _Writer:
             f"{summary['sweep']}: a scaling study",
             sections,
             self.data,
-            subtitle=f"{done} of {len(runs)} runs done" + (f"; {summary['law']['formula']}" if summary["law"] else ""),
+            subtitle=f"{done} of {len(runs)} runs done{content.law_in_words(summary['law'])}",
             footer="written by nextscale",
             style=drawing.palette(self.svgs),
         )

@@ -57,11 +57,11 @@ def trust(target: Mapping[str, Any]) -> dict[str, Any] | None:
         return {"grade": grade, "sentence": "That lies inside the runs."}
     far = f"That is {power_of_ten(reach)} times the largest run fitted"
     if band is None:
-        grade, why = "untested", ", further than any backtest among these runs reached"
+        grade, why = "untested", ", further than any backtest among these runs reached: nothing tested the interval"
     else:
         grade = "tested" if band["cuts"] >= _OFTEN else "tested once"
         tests = "backtests" if band["cuts"] >= _OFTEN else "one backtest"
-        why = f"; {tests} of such a reach missed by {band['error']:.2%}"
+        why = f"; {tests} of such a reach missed the loss by {band['error']:.2%}"
     return {"grade": grade, "sentence": f"{far}{why}."}
 
 

@@ -125,6 +125,21 @@ def test_its_arithmetic_is_that_of_any_forecast(page, law, budgets):
         assert one["reach"] == pytest.approx(target["reach"])
 
 
+def test_a_budget_stands_on_the_first_figure_where_runs_of_its_compute_do(page):
+    columns, rows = (page.evaluate(f"page.tables.loss.{part}") for part in ("columns", "rows"))
+    dots = "all => all.map(one => [Number(one.getAttribute('x')), Number(one.getAttribute('y'))])"
+    there = page.eval_on_selector_all("#figure-loss use", dots)
+    page.select_option("[name=unit]", "flops")
+    for row in rows:
+        page.fill("[name=budget]", str(row[columns.index("flops")]))
+        x = float(page.get_attribute("#figure-loss .budget line", "x1"))
+        assert min(abs(x - one) for one, _ in there) < 0.01
+    page.fill("[name=budget]", "1e30")
+    assert "far beyond" in page.text_content("#figure-loss .budget text")
+    assert page.locator("#figure-loss .budget").count() == 1
+    assert page.locator("#figure-loss .budget circle").count() == 0
+
+
 def test_an_address_opens_what_it_was_copied_from(page, opened, reported):
     page.select_option("[name=on]", "a100")
     page.select_option("[name=unit]", "usd")
@@ -290,6 +305,9 @@ def test_nothing_stands_beyond_what_holds_it_and_the_answer_is_seen_whole(opened
 
 
 def test_it_prints(page):
+    page.emulate_media(media="print")
+    assert page.is_visible("[data-name=runs] th button"), "what the columns are"
+    assert not page.is_visible("[data-csv=runs]")
     printed = page.pdf()
     assert printed.startswith(b"%PDF")
     assert printed.count(b"/Type /Page\n") > 1
@@ -302,6 +320,8 @@ def test_a_figure_is_given_as_svg_and_its_data_as_csv(page):
     assert svg.startswith("<svg")
     assert "var(" not in svg
     assert "#1b1f24" in svg
+    assert "fill-opacity: 0.15" in svg
+    assert "color-mix" not in svg
     with page.expect_download() as download:
         page.click("#figure-loss [data-csv]")
     head, *rows = download.value.path().read_text().splitlines()
