@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := nextscale.cluster nextscale.fit nextscale.model nextscale.sweeps
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist worksteal
-SOURCES := benchmarks cluster fit model sweeps tests
+SOURCES := benchmarks cluster examples fit model sweeps tests
 
 .PHONY: quickstart test test-slow test-soak lint types format clean
 

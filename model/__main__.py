@@ -30,6 +30,7 @@ from etils import epath
 from pydantic import ValidationError
 
 from nextscale.model.config.data import is_resolved
+from nextscale.model.config.external import ExternalRun, read_run
 from nextscale.model.config.run import Parent, RunConfig
 from nextscale.model.data.sources import resolve
 from nextscale.model.errors import InputError, Stopped
@@ -158,12 +159,16 @@ def _trunk(text: str) -> Parent:
 
 def _config(file: Path) -> RunConfig:
     try:
-        config = RunConfig.model_validate_json(file.read_text())
+        config = read_run(file.read_text())
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if isinstance(config, ExternalRun):
+        raise InputError(
+            f"{file}: is an external trainer's run; its own command trains it ({config.trainer.command[0]})"
+        )
     # One that names its data's content keeps to it: other data would be another run.
     return config if is_resolved(config.data) else config.model_copy(update={"data": resolve(config.data)})
 

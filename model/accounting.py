@@ -1,12 +1,13 @@
-"""Parameters and FLOPs of a Transformer, counted exactly, by plain arithmetic.
+"""Parameters and FLOPs of a Transformer, counted exactly, by plain arithmetic; of an external model as it states them.
 
 A multiply-add is 2 FLOPs and a backward pass costs twice its forward pass, so training is three forward passes.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, overload
 
+from nextscale.model.config.external import AnyModel, AnyRun, ExternalModel
 from nextscale.model.config.run import ModelConfig, RunConfig
 
 Convention = Literal["exact", "palm", "chinchilla", "kaplan", "6nd"]
@@ -15,8 +16,11 @@ _MLP_MATRICES = {"gelu": 2, "relu2": 2, "swiglu": 3, "none": 0}
 _ROW_FLOPS, _ROW_STEPS = 2e10, 128
 
 
-def parameter_groups(model: ModelConfig) -> dict[str, int]:
-    """Parameters by group; their sum is the model's size. A tied head has none of its own, nor has any position."""
+def parameter_groups(model: AnyModel) -> dict[str, int]:
+    """Parameters by group; their sum is the model's size. A tied head has none of its own, nor has any position. Of an
+    external model no groups are known."""
+    if isinstance(model, ExternalModel):
+        return {}
     per_block = 2 * model.width * (model.query_width + model.key_width)
     return {
         "embedding": model.vocab * model.width,
@@ -28,18 +32,28 @@ def parameter_groups(model: ModelConfig) -> dict[str, int]:
     }
 
 
-def parameters(model: ModelConfig) -> int:
+def parameters(model: AnyModel) -> int:
     """All parameters: N in most laws (Hoffmann et al. 2022)."""
-    return sum(parameter_groups(model).values())
+    return model.params if isinstance(model, ExternalModel) else sum(parameter_groups(model).values())
 
 
-def active_parameters(model: ModelConfig) -> int:
-    """Parameters that one token uses: all of them, since no option routes tokens past any."""
-    return parameters(model)
+def active_parameters(model: AnyModel) -> int:
+    """Parameters that one token uses: all of them here, since no option routes tokens past any."""
+    stated = model.params_active if isinstance(model, ExternalModel) else None
+    return parameters(model) if stated is None else stated
 
 
-def non_embedding_parameters(model: ModelConfig) -> int:
-    """Parameters without embedding, position and head: N in Kaplan et al. 2020, sec. 2.1."""
+@overload
+def non_embedding_parameters(model: ModelConfig) -> int: ...
+@overload
+def non_embedding_parameters(model: AnyModel) -> int | None: ...
+
+
+def non_embedding_parameters(model: AnyModel) -> int | None:
+    """Parameters without embedding, position and head: N in Kaplan et al. 2020, sec. 2.1. None where an external model
+    does not state them."""
+    if isinstance(model, ExternalModel):
+        return model.params_non_embedding
     groups = parameter_groups(model)
     return groups["attention"] + groups["mlp"] + groups["norm"]
 
@@ -74,12 +88,16 @@ def forward_flops_per_token(model: ModelConfig, convention: Convention = "exact"
     return palm + look_up + softmax
 
 
-def flops_per_token(model: ModelConfig, convention: Convention = "exact") -> float:
-    """Training FLOPs per token: forward and backward, three times the forward pass."""
+def flops_per_token(model: AnyModel, convention: Convention = "exact") -> float:
+    """Training FLOPs per token: forward and backward, three times the forward pass. An external model states those that
+    are here called exact, and no others."""
+    if isinstance(model, ExternalModel):
+        assert convention == "exact", f"an external model states no FLOPs by {convention}"
+        return model.flops_per_token
     return 3.0 * forward_flops_per_token(model, convention)
 
 
-def flops_per_step(config: RunConfig) -> float:
+def flops_per_step(config: AnyRun) -> float:
     """Training FLOPs of one step of a run."""
     return flops_per_token(config.model) * config.training.batch_tokens
 

@@ -6,6 +6,12 @@ evaluations.jsonl  where it is asked for, the curve of held-out losses (see `eva
 checkpoints/     see `checkpoint.py`
 attempts.jsonl   every attempt: where, on what, when, how long, how it ended
 record.json      the result; written last, in one piece: its presence is "done"
+
+Of a run that an external trainer trains, there are no checkpoints, but
+
+trainer/         the folder that is the trainer's own, with all that it writes; metrics.jsonl above is made of its curve
+trainer.json     what it is told
+output.log       what it prints
 """
 
 from __future__ import annotations
@@ -22,7 +28,7 @@ from typing import IO, Any, TypeGuard
 
 from etils import epath
 
-from nextscale.model.config.run import RunConfig
+from nextscale.model.config.external import AnyRun, read_run
 
 Row = dict[str, Any]
 
@@ -50,6 +56,22 @@ class RunDirectory:
             return []
         return [int(name) for name in names if name.isdecimal()]
 
+    @property
+    def saved(self) -> int:
+        """Tokens of its newest state: a checkpoint, or what an external trainer said that it saved; 0 without one."""
+        told = [row["saved"] for row in self.attempts() if type(row.get("saved")) is int]
+        return max([0, *self.checkpoint_positions, *told])
+
+    @property
+    def trainer(self) -> epath.Path:
+        """The folder of an external trainer, with all that it writes."""
+        return self.path / "trainer"
+
+    @property
+    def output_file(self) -> epath.Path:
+        """What an external trainer printed."""
+        return self.path / "output.log"
+
     def sibling(self, run_id: str) -> RunDirectory:
         """The directory of another run of the same store."""
         return RunDirectory(self.path.parent / run_id)
@@ -62,7 +84,7 @@ class RunDirectory:
     def evaluations_file(self) -> epath.Path:
         return self.path / "evaluations.jsonl"
 
-    def write_config(self, config: RunConfig) -> None:
+    def write_config(self, config: AnyRun) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "config.json", config.model_dump_json(indent=1) + "\n")
 
@@ -74,13 +96,13 @@ class RunDirectory:
     def done(self) -> bool:
         return (self.path / "record.json").exists()
 
-    def config(self) -> RunConfig:
+    def config(self) -> AnyRun:
         """The run's configuration.
 
         Raises:
             ValueError: the file is no config.
         """
-        return RunConfig.model_validate_json(_text(self.path / "config.json"))
+        return read_run(_text(self.path / "config.json"))
 
     def metrics(self) -> list[Row]:
         """The curve so far; a line cut short by a crash is left out."""

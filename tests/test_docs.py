@@ -301,7 +301,8 @@ def test_what_a_page_shows_is_what_comes_out(page, tmp_path, prepared, nextscale
     if "my-sweep.yaml" in text:
         assert nextscale("init", "my-sweep.yaml", "--yes", cwd=tmp_path).returncode == 0
     shutil.copytree(ROOT / "sweeps" / "specs", tmp_path / "sweeps" / "specs")
-    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    for name in ("benchmarks", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
     wrong = []
     for block in shown:
         place = f"{page.name}:{block.line}: "

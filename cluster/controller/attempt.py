@@ -14,6 +14,7 @@ from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.controller.queue import LostAttempt, Queue, Run
 from nextscale.cluster.controller.run_directories import Runs
 from nextscale.cluster.hardware.seat import Seat
+from nextscale.model.config.external import ExternalRun
 
 _MORE = 1.1
 """What is reserved, over what is expected."""
@@ -64,25 +65,26 @@ class Budget:
         """Expected of the rest of a run; 0 where nobody knows."""
         return seat.seconds * max(share_left(run.job, saved), _LEAST) * run.slowdown
 
-    def stop_seconds(self, expected: float) -> float:
+    def stop_seconds(self, job: Job, expected: float) -> float:
         """Seconds of a reservation in which the run is to save itself and end."""
-        return self._limits.stop_seconds(_MORE * (expected or self._limits.unknown_seconds))
+        usual = self._limits.stop_seconds(_MORE * (expected or self._limits.unknown_seconds))
+        return max(usual, job.stop_seconds and job.stop_seconds + self._limits.slack)
 
     def reserve(self, run: Run, slot: Slot, seat: Seat, accelerator: str, saved: int) -> Reservation:
         """Sets aside what the rest of a run takes."""
-        seconds = self._reserved_seconds(self.expected_seconds(run, seat, saved))
+        seconds = self._reserved_seconds(run.job, self.expected_seconds(run, seat, saved))
         flops = int(run.job.flops) - flops_until(run.job, saved)
         return self.accounts.reserve(run.job.run_id, slot.name, seat, accelerator, saved, seconds, flops)
 
-    def _reserved_seconds(self, expected: float) -> float:
-        return _MORE * (expected or self._limits.unknown_seconds) + self.stop_seconds(expected)
+    def _reserved_seconds(self, job: Job, expected: float) -> float:
+        return _MORE * (expected or self._limits.unknown_seconds) + self.stop_seconds(job, expected)
 
     def room(self) -> dict[str, float]:
         return self.caps.room(self.accounts.used, self.accounts.wall_seconds)
 
     def needs(self, run: Run, seat: Seat, saved: int) -> dict[str, float]:
         """What the rest of a run takes of each cap."""
-        seconds = self._reserved_seconds(self.expected_seconds(run, seat, saved))
+        seconds = self._reserved_seconds(run.job, self.expected_seconds(run, seat, saved))
         return needs(Amount.of(seat, seconds, int(run.job.flops) - flops_until(run.job, saved)), seconds)
 
     def crossed_cap(self, needed: dict[str, float]) -> str | None:
@@ -93,13 +95,16 @@ class Budget:
         """Reserves what an attempt needs to be done, or returns the cap that has no room for it."""
         elapsed = now - attempt.started
         expected = max(self._still_needed(attempt, runs, elapsed), _LEAST * elapsed, 1.0)
-        seconds = elapsed + self._reserved_seconds(expected)
+        seconds = elapsed + self._reserved_seconds(attempt.run.job, expected)
         more = Amount.of(attempt.seat, seconds) - Amount.of(attempt.seat, attempt.reservation.seconds)
         needed = needs(dataclasses.replace(more, flops=0), seconds - elapsed)
         if cap := self.crossed_cap(needed):
             return cap
         attempt.reservation = self.accounts.extend(attempt.reservation, seconds)
-        attempt.expected_end, attempt.stop_at = now + expected, attempt.reserved_until - self.stop_seconds(expected)
+        attempt.expected_end, attempt.stop_at = (
+            now + expected,
+            attempt.reserved_until - self.stop_seconds(attempt.run.job, expected),
+        )
         return None
 
     def stop_message(self, queue: Queue, left: list[Run], after: list[Run], unchosen: float) -> str:
@@ -186,10 +191,17 @@ def settle(
     )
     run.lost_attempt = LostAttempt(reservation, seconds, kept) if outcome.status == "lost" else None
     run.saved = None if held else saved
+    further = not held and isinstance(run.job.config, ExternalRun) and _further(run, reservation, runs)
     share = (flops_until(run.job, saved) - flops_until(run.job, reservation.position) + lost) / int(run.job.flops)
     if attempt.seat.seconds and share > _TELLING and outcome.status != "finished":
         run.slowdown = max(1.0, seconds / (attempt.seat.seconds * share))
-    return saved > reservation.position
+    return saved > reservation.position or further
+
+
+def _further(run: Run, reservation: Reservation, runs: Runs) -> bool:
+    """Whether a run whose states nobody here sees has come further than ever: it went on from one, or soon would."""
+    before, run.furthest = run.furthest, max(run.furthest, _reached(reservation, runs, run.job))
+    return run.furthest > before
 
 
 def settle_late(run: Run, runs: Runs, accounts: Accounts) -> None:

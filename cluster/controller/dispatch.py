@@ -228,7 +228,7 @@ class Dispatcher:
             self._hold(error, now)
             return
         lifecycle.queue.remove(run)
-        stop_at = now + reservation.seconds - context.budget.stop_seconds(expected)
+        stop_at = now + reservation.seconds - context.budget.stop_seconds(job, expected)
         watch = Watch(context.runs.progress(job).pulse, now)
         attempt = Attempt(run, slot, seat, reservation, now, now + expected, stop_at, watch)
         context.running[slot.name], context.shapes[slot.name] = attempt, job.shape

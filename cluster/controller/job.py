@@ -7,7 +7,8 @@ from typing import Literal
 
 from nextscale.cluster.controller.lease import Heartbeat
 from nextscale.cluster.hardware.seat import Seat
-from nextscale.model.config.run import Parent, RunConfig
+from nextscale.model.config.external import AnyRun
+from nextscale.model.config.run import Parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +23,12 @@ class Job:
         start: the state of another run that it waits for, and begins from.
         every_seconds, keep, final, pinned: see `nextscale.model.training.checkpoint.CheckpointPolicy`.
         whole_flops: of a branch, from its first token on: what it takes where that state is gone.
+        stop_seconds: that it asks for to save itself in.
         silent, attempt: see `nextscale.cluster.controller.lease.Lease`.
     """
 
     run_id: str
-    config: RunConfig
+    config: AnyRun
     directory: str
     flops: float
     steps: int
@@ -40,6 +42,7 @@ class Job:
     silent: Heartbeat | None = None
     attempt: int = 0
     whole_flops: float | None = None
+    stop_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

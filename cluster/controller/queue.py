@@ -44,6 +44,8 @@ class Run:
     seats: dict[str, Seat]
     history: History = dataclasses.field(default_factory=History)
     saved: int | None = None
+    furthest: int = 0
+    """Tokens to which its curve has ever come, where nobody here sees its states."""
     slowdown: float = 1.0
     parked: dict[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
     """By pool, the cap that keeps it from starting there, and what it needs of that."""

@@ -44,7 +44,7 @@ class Runs(Protocol):
         """Whether it has its record."""
 
     def saved(self, job: Job) -> int:
-        """Tokens in its newest checkpoint, 0 while it has none."""
+        """Tokens of its newest state, 0 while it has none."""
 
     def progress(self, job: Job) -> Progress:
         """The newest of its curve."""
@@ -69,7 +69,7 @@ class RunDirectories:
             return False
 
     def saved(self, job: Job) -> int:
-        return max(RunDirectory(epath.Path(job.directory)).checkpoint_positions, default=0)
+        return RunDirectory(epath.Path(job.directory)).saved
 
     def progress(self, job: Job) -> Progress:
         try:

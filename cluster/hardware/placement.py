@@ -14,6 +14,7 @@ from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.hardware.speed import Speed
 from nextscale.model.accounting import parameter_groups, parameters, steps_per_row
+from nextscale.model.config.external import AnyRun, ExternalRun
 from nextscale.model.config.run import RunConfig
 from nextscale.model.errors import InputError
 from nextscale.model.network.kernels import kernel_for, query_blocks
@@ -191,6 +192,19 @@ def _fitted(config: RunConfig, pool: Pool, accelerator: Accelerator) -> tuple[Sp
     return None, least
 
 
+def _split(
+    config: AnyRun, name: str, pool: Pool, accelerator: Accelerator, fits: FitCache
+) -> tuple[Split | None, float]:
+    """How a run fits into a pool, and what it needs; of what an external trainer needs nothing is known, so it has the
+    whole of a slot."""
+    if isinstance(config, ExternalRun):
+        return ONE_DEVICE._replace(data=max(int(pool.chips_per_slot), 1)), 0.0
+    shape = (name, config.model, config.training.batch_tokens, config.training.optimizer, config.training.dtype)
+    if shape not in fits:
+        fits[shape] = _fitted(config, pool, accelerator)
+    return fits[shape]
+
+
 def _room(pool: Pool, accelerator: Accelerator) -> float:
     """Bytes of a device that a run in a pool may take; of a CPU, whose memory nobody states, all it likes."""
     share = min(pool.chips_per_run, 1.0) if not pool.gang else 1.0
@@ -198,7 +212,7 @@ def _room(pool: Pool, accelerator: Accelerator) -> float:
 
 
 def seats(
-    config: RunConfig,
+    config: AnyRun,
     flops: float,
     pools: Mapping[str, Pool],
     accelerators: Mapping[str, Accelerator],
@@ -217,15 +231,12 @@ def seats(
         InputError: nowhere; or a pool's accelerator is not known, or no peak of it.
     """
     params, found, lacks = parameters(config.model), [], []
+    fits = {} if fits is None else fits
     for name, pool in pools.items():
         accelerator = lookup(pool.accelerator, accelerators)
         if accelerator.peak_flops is None:
             raise InputError(f"pool {name}: no peak_flops of {pool.accelerator} is known; state it in a site file")
-        shape = (name, config.model, config.training.batch_tokens, config.training.optimizer, config.training.dtype)
-        if fits is None or shape not in fits:
-            fits = {} if fits is None else fits
-            fits[shape] = _fitted(config, pool, accelerator)
-        split, need = fits[shape]
+        split, need = _split(config, name, pool, accelerator, fits)
         if split is None:
             lacks.append((need, _room(pool, accelerator), name, pool))
             continue
@@ -240,7 +251,7 @@ def seats(
         usd, _ = price(pool, accelerator)
         seat = Seat(
             pool=name,
-            layout=split.layout,
+            layout="" if isinstance(config, ExternalRun) else split.layout,
             seconds=work / rate if timed is None else timed,
             usd_per_hour=chips * (usd or 0.0),
             chips=chips,
@@ -258,13 +269,13 @@ def seats(
     )
 
 
-def _nowhere(config: RunConfig, lacks: list[tuple[float, float, str, Pool]]) -> str:
+def _nowhere(config: AnyRun, lacks: list[tuple[float, float, str, Pool]]) -> str:
     """Why a run fits nowhere."""
     if not lacks:
         return "there is no pool to train in; name one"
     need, room, name, pool = min(lacks, key=lambda lack: lack[0] / lack[1])
     what = f"a run of {parameters(config.model):.3g} parameters"
-    if math.isinf(need):
+    if math.isinf(need) and not isinstance(config, ExternalRun):
         return (
             f"{what} cannot be spread over {pool.hosts} x {pool.chips} chips of pool {name}: a batch of "
             f"{config.batch_sequences} sequences does not divide over them; change training.batch_tokens"

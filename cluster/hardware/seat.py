@@ -10,7 +10,8 @@ class Seat:
     """How a run would be trained in one pool.
 
     Attributes:
-        layout: over the devices of a slot, as `nextscale.model.network.sharding.Layout.parse` reads it.
+        layout: over the devices of a slot, as `nextscale.model.network.sharding.Layout.parse` reads it; empty
+            where an external trainer has all of it.
         seconds: that the whole run is expected to take there.
         usd_per_hour: of the slot.
         chips: of the slot.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nextscale.model.accounting import flops_per_step, parameters
-from nextscale.model.config.run import RunConfig
+from nextscale.model.config.external import AnyRun, ExternalRun
 
 _NEWEST = 500
 """Timed runs that are looked at: the machine as it is now, and a store of any size is read at once."""
@@ -43,14 +43,14 @@ class Speed:
     and context take more or less than that, by their median, so does a run among them.
     """
 
-    def __init__(self, timed: dict[SlotKind, list[TimedRun]]):
+    def __init__(self, timed: dict[tuple[SlotKind, str], list[TimedRun]]):
         self._timed = {slot: _TimedSlot(runs) for slot, runs in timed.items()}
 
     def __bool__(self) -> bool:
         return bool(self._timed)
 
     @classmethod
-    def from_accounts(cls, rows: Iterable[dict[str, Any]], config_of: Callable[[str], RunConfig | None]) -> Speed:
+    def from_accounts(cls, rows: Iterable[dict[str, Any]], config_of: Callable[[str], AnyRun | None]) -> Speed:
         """From accounts (see `nextscale.cluster.controller.accounts`) and what the runs in them were asked to be."""
         ended = [
             row
@@ -60,25 +60,25 @@ class Speed:
             and row["flops_kept"] > 0
             and (row["utilisation"] or 0) < 1  # more is of one that somebody else had finished
         ]
-        timed: dict[SlotKind, list[TimedRun]] = {}
+        timed: dict[tuple[SlotKind, str], list[TimedRun]] = {}
         for row in ended[-_NEWEST:]:
             config = config_of(row["run_id"])
             if config is not None:
                 steps = row["flops_kept"] / flops_per_step(config)
                 features = _features_of(config, recompute=row.get("recompute", False))
                 run = TimedRun(features, steps, row["flops_kept"], row["seconds"])
-                timed.setdefault((row["accelerator"], row["chips"]), []).append(run)
+                timed.setdefault(((row["accelerator"], row["chips"]), _program(config)), []).append(run)
         return cls(timed)
 
     def seconds(
-        self, config: RunConfig, flops: float, accelerator: str, chips: float, *, recompute: bool = False
+        self, config: AnyRun, flops: float, accelerator: str, chips: float, *, recompute: bool = False
     ) -> float | None:
         """Expected of so many FLOPs of a run, evaluation and all; None where nothing like it was timed.
 
         Args:
             flops: those of the model, as accounts have them: none twice.
         """
-        known = self._timed.get((accelerator, chips))
+        known = self._timed.get(((accelerator, chips), _program(config)))
         if known is None or flops <= 0:
             return None
         steps = flops / flops_per_step(config)
@@ -110,12 +110,16 @@ class _TimedSlot:
         return float(np.exp(np.median(self._more[apart <= reach + 1e-9])))
 
 
-def _features_of(config: RunConfig, *, recompute: bool) -> Features:
-    model = config.model
+def _program(config: AnyRun) -> str:
+    """Whose runs tell of one: what another program takes says nothing. Ours has no name."""
+    return "\0".join(config.trainer.command) if isinstance(config, ExternalRun) else ""
+
+
+def _features_of(config: AnyRun, *, recompute: bool) -> Features:
     return (
-        float(np.log(parameters(model))),
+        float(np.log(parameters(config.model))),
         float(np.log(config.training.batch_tokens)),
-        float(np.log(model.context)),
+        0.0 if isinstance(config, ExternalRun) else float(np.log(config.model.context)),
         float(recompute),
     )
 

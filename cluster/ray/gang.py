@@ -37,7 +37,7 @@ _PEER = (
 class Gang:
     """The processes of one run on the hosts of a reservation. `run` blocks; other threads may `stop` and `kill`."""
 
-    def __init__(self, reservation: HostReservation, pool: Pool, environment: Mapping[str, str]):
+    def __init__(self, reservation: HostReservation, pool: Pool, environment: Mapping[str, str], uses_jax: bool = True):
         self._hosts, self._pool = reservation.hosts, pool
         self._killed = threading.Event()
         resource = resource_of(pool.accelerator)
@@ -57,7 +57,7 @@ class Gang:
                     reservation.group, placement_group_bundle_index=bundle
                 ),
             )
-            .remote()
+            .remote(uses_jax)
             for i, bundle in enumerate(reservation.bundles)
         ]
 

@@ -54,7 +54,7 @@ class GangSlot:
         assert self.idle_since is not None, f"{self.name} is not idle"
         assert self._held is not None
         self.idle_since, self.running = None, job
-        gang = self._gang = Gang(self._held, self._pool, environment_of(self._pool))
+        gang = self._gang = Gang(self._held, self._pool, environment_of(self._pool), self._hub.uses_jax)
 
         def train() -> None:
             try:

@@ -29,6 +29,8 @@ class Hub(Protocol):
     """What slots need of the backend."""
 
     ledger: SliceLedger
+    uses_jax: bool
+    """Whether processes train by themselves; else the devices are for those that they start."""
 
     def call_soon(self, call: Callable[[], None]) -> None:
         """Has something called by the backend's thread; any thread may say so."""
@@ -57,6 +59,10 @@ class Hub(Protocol):
 def environment_of(pool: Pool) -> dict[str, str]:
     """What a process of a pool finds in its environment: the cores or the share of a GPU's memory that it may use."""
     n = pool.chips if pool.gang else pool.chips_per_run
+    return _limits(pool, n) | {"NPROC_PER_NODE": "1" if resource_of(pool.accelerator) == "CPU" else str(max(int(n), 1))}
+
+
+def _limits(pool: Pool, n: float) -> dict[str, str]:
     if resource_of(pool.accelerator) == "CPU":
         if n <= 1:
             return _ONE_THREAD

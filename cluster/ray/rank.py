@@ -9,7 +9,16 @@ import time
 from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.controller.lease import Lease
 from nextscale.cluster.hardware.seat import Seat
-from nextscale.cluster.ray.worker import Worker, add_attempt, attempt_row, take_lease, train_attempt
+from nextscale.cluster.ray.worker import (
+    Worker,
+    add_attempt,
+    attempt_row,
+    external_attempt,
+    take_lease,
+    train_attempt,
+)
+from nextscale.model.config.external import ExternalRun
+from nextscale.model.external.train import Place
 from nextscale.model.record import Row
 
 _JOINING = 120
@@ -19,8 +28,8 @@ _JOINING = 120
 class Rank(Worker):
     """One process of a gang, for one run. The first holds the lease, and writes; the others end when it does."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, uses_jax: bool = True) -> None:
+        super().__init__(uses_jax)
         self._lease: Lease | None = None
         self._row: Row = {"host": socket.gethostname(), "started": time.time()}
 
@@ -42,13 +51,20 @@ class Rank(Worker):
             listener.bind(("", 0))
             return listener.getsockname()[1]
 
-    def train(self, job: Job, seat: Seat, coordinator: str, processes: int, process: int, accelerated: bool) -> Outcome:
-        """Joins the others and trains.
+    def train(
+        self, job: Job, seat: Seat, coordinator: str, processes: int, process: int, accelerated: bool
+    ) -> Outcome | bool:
+        """Joins the others and trains, or has its part trained; True where that is done and says nothing of the run.
 
         Args:
             coordinator: where the first process listens, as host:port.
             accelerated: whether it is to be trained on anything but a CPU.
         """
+        if isinstance(job.config, ExternalRun):
+            self._row = attempt_row(job, seat)
+            place = Place(processes, process, coordinator)
+            outcome = external_attempt(job, self._lease, lambda: 0 in self._stopped, self._row, place)
+            return outcome if process == 0 or outcome.status != "finished" else True
         import jax
 
         from nextscale.model.network.processes import join
@@ -61,7 +77,7 @@ class Rank(Worker):
             return Outcome(
                 "input", f"JAX cannot use the accelerators of {socket.gethostname()}; is its extra installed?"
             )
-        self._row = attempt_row(seat)
+        self._row = attempt_row(job, seat)
         return train_attempt(job, seat, self._lease, lambda: 0 in self._stopped, self._row)
 
     def end(self, job: Job, outcome: Outcome, hosts: tuple[str, ...]) -> None:

@@ -37,13 +37,20 @@ class RayBackend:
         address: of a running cluster; None starts one on this machine, and stops it with `close`.
         pools: by name; `auto` reads them off the cluster, again and again: every GPU and every TPU slice or, where
             there are none, every CPU core.
+        uses_jax: whether workers train by themselves; else devices are left to what they start.
 
     Raises:
         ConnectionError: there is no cluster.
         InputError: Ray cannot share out a pool as it asks.
     """
 
-    def __init__(self, address: str | None = None, pools: Literal["auto"] | Mapping[str, Pool] = "auto"):
+    def __init__(
+        self,
+        address: str | None = None,
+        pools: Literal["auto"] | Mapping[str, Pool] = "auto",
+        *,
+        uses_jax: bool = True,
+    ):
         # Set before Ray is imported: it prints, reports and asks for tokens by default.
         for name, value in {
             "RAY_AUTH_MODE": "disabled",
@@ -58,7 +65,7 @@ class RayBackend:
         from nextscale.cluster.ray.slices import SliceLedger
 
         self._ray = ray
-        self.ledger = SliceLedger()
+        self.ledger, self.uses_jax = SliceLedger(), uses_jax
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._counter = itertools.count()

@@ -110,7 +110,7 @@ class WarmSlot:
         self.idle_since = None
         if self._actor is not None:
             ray.kill(self._actor)
-        self._actor = ray.remote(_WarmWorker).options(max_concurrency=3, **self._options).remote()
+        self._actor = ray.remote(_WarmWorker).options(max_concurrency=3, **self._options).remote(self._hub.uses_jax)
         self._hub.on_result(self._actor.location.remote(), functools.partial(self._up, self._life))
 
     def close(self) -> None:

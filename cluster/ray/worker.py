@@ -1,4 +1,4 @@
-"""Worker: trains one run at a time in its process, under a lease, and records each attempt."""
+"""Worker: trains one run at a time in its process, or has it trained, under a lease, and records each attempt."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from etils import epath
 from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.controller.lease import Lease, LeaseHeld, LeaseLost
 from nextscale.cluster.hardware.seat import Seat
+from nextscale.model.config.external import ExternalRun
+from nextscale.model.config.run import RunConfig
+from nextscale.model.errors import InputError, Stopped
+from nextscale.model.external.train import ALONE, Place, TrainerFailed, TrainerLost, help_train, train_external
 from nextscale.model.record import Row, RunDirectory
 
 _NOWHERE = Seat("")
@@ -23,17 +27,25 @@ class Worker:
     """Trains runs one after another in a warm process: what is compiled for one serves the next of its shape.
 
     Other threads may call `stop` while `run` is at work.
+
+    Args:
+        uses_jax: False where it has runs trained by others alone: the devices are theirs, and JAX must not take them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, uses_jax: bool = True) -> None:
+        self._stopped: set[int] = set()
+        self._uses_jax = uses_jax
+        if not uses_jax:
+            return
         from nextscale.model.training.train import enable_compilation_cache
 
-        self._stopped: set[int] = set()
         with contextlib.suppress(OSError):  # without a cache it compiles more, and trains the same
             enable_compilation_cache()
 
     def platform(self) -> str:
-        """The platform that JAX trains on here; an answer at all means that the worker is up."""
+        """The platform that JAX trains on here, empty where it does not; an answer at all means that it is up."""
+        if not self._uses_jax:
+            return ""
         import jax
 
         return jax.default_backend()
@@ -48,8 +60,11 @@ class Worker:
         if isinstance(lease, Outcome):
             return lease
         with lease:
-            row = attempt_row(seat)
-            outcome = train_attempt(job, seat, lease, lambda: number in self._stopped, row)
+            row = attempt_row(job, seat)
+            if isinstance(job.config, ExternalRun):
+                outcome = external_attempt(job, lease, lambda: number in self._stopped, row, ALONE)
+            else:
+                outcome = train_attempt(job, seat, lease, lambda: number in self._stopped, row)
             if "status" in row:
                 add_attempt(job, row)
         return outcome
@@ -76,11 +91,14 @@ def take_lease(job: Job, lived: float = 0.0) -> Lease | Outcome:
     return lease
 
 
-def attempt_row(seat: Seat) -> Row:
+def attempt_row(job: Job, seat: Seat) -> Row:
     """Where an attempt is made, and on what."""
+    row: Row = {"host": socket.gethostname(), "started": time.time()}
+    if isinstance(job.config, ExternalRun):
+        return row | ({"pool": seat.pool} if seat.pool else {})
     import jax
 
-    row: Row = {"host": socket.gethostname(), "device": jax.devices()[0].device_kind, "started": time.time()}
+    row |= {"device": jax.devices()[0].device_kind}
     return row | ({"pool": seat.pool, "layout": seat.layout, "processes": jax.process_count()} if seat.pool else {})
 
 
@@ -91,13 +109,14 @@ def train_attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], 
         lease: of the process that writes; the others have none.
         row: of the attempt; how it ended is added, unless there is nothing to be written down.
     """
-    from nextscale.model.errors import InputError, Stopped, TooLarge
+    from nextscale.model.errors import TooLarge
     from nextscale.model.network.sharding import Layout
     from nextscale.model.training.checkpoint import CheckpointPolicy
     from nextscale.model.training.memory import is_out_of_memory
     from nextscale.model.training.step import MemorySaving
     from nextscale.model.training.train import train
 
+    assert isinstance(job.config, RunConfig)
     directory = _directory(job)
     try:
         if lease is not None and directory.record() is not None:
@@ -128,6 +147,52 @@ def train_attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], 
         outcome = Outcome("memory" if is_out_of_memory(error) else "error", first_line(error))
     row |= {"seconds": time.time() - row["started"], "status": outcome.status, "message": outcome.message}
     return outcome
+
+
+def external_attempt(job: Job, lease: Lease | None, stop: Callable[[], bool], row: Row, place: Place) -> Outcome:
+    """Has a run trained by its trainer, alone or as one process of many; see `train_attempt`.
+
+    Args:
+        place: of this process among these.
+    """
+    assert isinstance(job.config, ExternalRun)
+    directory = _directory(job)
+    try:
+        if lease is None:
+            help_train(job.config, directory, place, stop=stop)
+            return Outcome("finished")
+        if directory.record() is not None:
+            return Outcome("finished")  # by whoever held it before
+        hold = _Holding(lease)
+        train_external(job.config, directory, place=place, on_progress=lambda tokens: hold(), stop=stop)
+        outcome = Outcome("finished")
+    except LeaseLost as lost:
+        return Outcome("held", str(lost))
+    except Stopped as stopped:
+        row["saved"] = max((one["tokens"] for one in directory.metrics()), default=0)
+        outcome = Outcome("stopped", str(stopped))
+    except InputError as error:
+        outcome = Outcome("input", str(error))
+    except TrainerLost as error:
+        outcome = Outcome("lost", str(error))
+    except TrainerFailed as error:
+        outcome = Outcome("error", str(error))
+    except OSError as error:
+        outcome = Outcome("error", f"{error.filename or job.directory}: {error.strerror or error}")
+    row |= {"seconds": time.time() - row["started"], "status": outcome.status, "message": outcome.message}
+    return outcome
+
+
+class _Holding:
+    """Holds a lease while others work: asked often, it looks about once a second."""
+
+    def __init__(self, lease: Lease):
+        self._lease, self._looked = lease, -1.0
+
+    def __call__(self) -> None:
+        if time.monotonic() - self._looked >= 1.0:
+            _hold(self._lease)
+            self._looked = time.monotonic()
 
 
 def _hold(lease: Lease) -> None:

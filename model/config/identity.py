@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 SCHEMA_VERSION = 2
 """Raise when a default, or the code behind a field, changes the numbers that a run gives."""
 
-_NOT_SEMANTIC = "not_semantic"
-Path = Annotated[str, Field(min_length=1), _NOT_SEMANTIC]
+NOT_SEMANTIC = "not_semantic"
+"""Marks a field that does not change what a run means."""
+Path = Annotated[str, Field(min_length=1), NOT_SEMANTIC]
 """A place on some machine: where the data lies does not change what a run means."""
-OptionalPath = Annotated[str | None, Field(min_length=1), _NOT_SEMANTIC]
+OptionalPath = Annotated[str | None, Field(min_length=1), NOT_SEMANTIC]
 
 
 class Config(BaseModel):
@@ -40,7 +41,7 @@ def _defaults(kind: type[Config]) -> list[tuple[str, Any]]:
     return [
         (name, info.get_default(call_default_factory=True))
         for name, info in kind.model_fields.items()
-        if _NOT_SEMANTIC not in info.metadata
+        if NOT_SEMANTIC not in info.metadata
     ]
 
 
@@ -48,4 +49,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         # What is the same is written the same: the order of names means nothing.
         return {key: _plain(value[key]) for key in sorted(value)}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
     return value.semantic() if isinstance(value, Config) else value

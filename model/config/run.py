@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -84,8 +84,20 @@ class ModelFamily(Architecture):
 class ModelConfig(ModelFamily):
     """One model: a family's member with its width and vocabulary."""
 
+    named_by: ClassVar = "widths"
+
     width: int = Field(ge=1, le=2**20)
     vocab: int = Field(ge=2)
+
+    @property
+    def label(self) -> str:
+        """The size in words."""
+        return f"width {self.width}"
+
+    @property
+    def name(self) -> int:
+        """By which a spec has it."""
+        return self.width
 
     @property
     def query_width(self) -> int:

@@ -52,7 +52,9 @@ def trunk_state(
     if not any(of_first_process([source.started])):
         found = None
     else:
-        _check(config, source.config(), trunk)
+        begun = source.config()
+        assert isinstance(begun, RunConfig)  # what a trunk of ours names
+        _check(config, begun, trunk)
         found = read_checkpoint(source.checkpoint(trunk.tokens), state)
     if found is None and config.parent is None:
         _log.warning("run %s: %s is gone; it begins at its first token", config.run_id, source.checkpoint(trunk.tokens))

@@ -23,6 +23,7 @@ from nextscale.sweeps.commands import (
     run,
     runs,
     specs,
+    trainer,
     watch,
 )
 from nextscale.sweeps.commands.analysis import (
@@ -42,7 +43,7 @@ from nextscale.sweeps.terminal.console import complain
 from nextscale.sweeps.terminal.usage_errors import USAGE, usage_error
 
 COMMANDS_BY_HEADING = {
-    "Plan and run": ("quickstart", "init", "plan", "run"),
+    "Plan and run": ("quickstart", "init", "trainer", "plan", "run"),
     "Watch": ("status", "serve", "logs", "stop"),
     "Laws from runs": ("fit", "backtest", "frontier", "compare", "trend", "curve", "mixture"),
     "Forecasts": ("forecast", "overtrain", "inference", "family", "next", "ledger"),
@@ -98,7 +99,7 @@ def common(
     pass
 
 
-for module in (plan, run, init, specs, watch, runs, ledger, report, export, import_runs, hardware):
+for module in (plan, run, init, trainer, specs, watch, runs, ledger, report, export, import_runs, hardware):
     app.add_typer(module.app)
 curve.group.add_typer(collapse.app)
 for analysis in (fit, backtest, frontier, compare, trend, curve, mixture, forecast, next_runs, lifetime):

@@ -209,7 +209,7 @@ def spec_text(file: str, *, name: str, data: str, largest: float, budgets: int, 
         alone = {"kind": "isoflop", "flops": [flops * beyond], "sizes": 3, "span": 2}
         content = documents.parse(_SPEC.format(**values, widths=[1]), file).content
         spec = SweepSpec(**content | {"design": alone, "holdout": None})
-        return template.format(**values, widths=[run.config.model.width for run in planned_runs(spec)])
+        return template.format(**values, widths=[run.config.model.name for run in planned_runs(spec)])
 
     text = at(largest, _SPEC)
     if largest < _LARGE_FLOPS / 10:

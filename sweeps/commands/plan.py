@@ -86,18 +86,19 @@ def _tables(found: Plan, *, every: bool) -> list[Table]:
 
 
 def _runs(found: Plan, title: str) -> Table:
+    own = all(run["width"] is not None for run in found.runs)
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("run", lambda run: run["run_id"]),
         ("for", lambda run: run["role"] + (", done" if run["done"] else "")),
         ("budget", lambda run: number(run["budget"])),
-        ("width", lambda run: str(run["width"])),
+        ("width", lambda run: str(run["width"])) if own else ("size", lambda run: run["size"]),
         ("params", lambda run: count(run["params"])),
-        ("non-emb.", lambda run: count(run["params_non_embedding"])),
+        ("non-emb.", lambda run: "-" if run["params_non_embedding"] is None else count(run["params_non_embedding"])),
         ("tokens", lambda run: count(run["tokens"])),
         ("tokens/param", lambda run: three_digits(run["tokens_per_param"])),
         ("steps", lambda run: str(run["steps"])),
         ("batch", lambda run: count(run["batch_tokens"])),
-        ("lr", lambda run: three_digits(run["lr"])),
+        ("lr", lambda run: "-" if run["lr"] is None else three_digits(run["lr"])),
         ("FLOPs", lambda run: number(run["own_flops"])),
     ]
     return Table(title, [name for name, _ in columns], [[form(run) for _, form in columns] for run in found.runs])
@@ -106,8 +107,9 @@ def _runs(found: Plan, title: str) -> Table:
 def _seats(found: Plan) -> Table:
     rows = [
         [
-            *(run["run_id"], run["pool"], run["layout"], str(run["micro_batches"])),
-            *("yes" if run["recompute"] else "no", memory(run["bytes"]), duration(run["seconds"])),
+            *(run["run_id"], run["pool"], run["layout"] or "-", str(run["micro_batches"])),
+            *("yes" if run["recompute"] else "no", memory(run["bytes"]) if run["bytes"] else "-"),
+            duration(run["seconds"]),
             *(run["speed"], number(run["usd"], 3)),
         ]
         for run in found.runs

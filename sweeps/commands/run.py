@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 app = typer.Typer()
+_MORE = 10.0
+"""Seconds more than a trainer of one's own asks for, until it is ended from here: it is first by its worker."""
 
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="where everything goes \\[default: out/NAME]")]
 
@@ -87,15 +89,17 @@ def _run(
     from nextscale.cluster.controller.backend import LOST, ClusterLost
     from nextscale.cluster.controller.lease import LeaseLost
     from nextscale.sweeps.plan.spec_files import located_errors
-    from nextscale.sweeps.run.leaving import Leaving
+    from nextscale.sweeps.run.leaving import SAVING, Leaving
     from nextscale.sweeps.run.loop import run_study
     from nextscale.sweeps.show.sentences import outcome
     from nextscale.sweeps.show.summary_tables import summary_tables
+    from nextscale.sweeps.spec.sweep_spec import ExternalSpec
     from nextscale.sweeps.terminal.progress import Reporter
 
     spec = _read(path, set_)
     folder = out or Path("out") / spec.name
-    leaving = Leaving(lambda text: aside.print(text, style="yellow", markup=False))
+    within = spec.trainer.stop_seconds + _MORE if isinstance(spec, ExternalSpec) else 0.0
+    leaving = Leaving(lambda text: aside.print(text, style="yellow", markup=False), max(SAVING, within))
     try:
         with located_errors(path, set_ or ()), Reporter(aside) as reporter, leaving:
             options: dict[str, Any] = {"address": address, "approval": approval, "stop": leaving}

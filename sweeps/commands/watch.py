@@ -109,20 +109,28 @@ def logs(
     lines: Annotated[int, typer.Option(min=1, help="the newest so many")] = 50,
     json_: Json = False,
 ) -> None:
-    """Tells what happened in a sweep, the newest last."""
+    """Tells what happened in a sweep, the newest last.
+
+    Of one run also what its trainer printed, where that is not nextscale itself.
+    """
+    from nextscale.model.record import read_lines
     from nextscale.sweeps.run.journal import Journal
     from nextscale.sweeps.store.store import Store
     from nextscale.sweeps.watch.status import open_attempts
 
-    root = Store.existing(out).root
+    store = Store.existing(out)
+    root = store.root
     rows = Journal(root).rows(run_id, on_damage=complain)[-lines:]
+    printed = [] if run_id is None else read_lines(store.run(run_id).output_file)[-lines:]
     if json_:
-        print_json({"events": rows})
+        print_json({"events": rows} | ({"output": printed} if run_id else {}))
         return
     for row in rows:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row["time"]))
         text = f"{when}  {row['run_id'] or '':12}  {row['event']:8}  {row['text']}"
         screen.print(text.rstrip(), markup=False, highlight=False, soft_wrap=True)
+    for line in printed:
+        screen.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
     if not rows:
         screen.print("nothing has happened yet")
     for one in open_attempts(root):

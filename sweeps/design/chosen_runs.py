@@ -9,12 +9,13 @@ from pathlib import Path
 
 from etils import epath
 
+from nextscale.model.config.run import ModelConfig
 from nextscale.model.record import Row, append_row, read_rows
 from nextscale.sweeps.design.expand import planned_runs, run_of
 from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.ledger import digest_of
 from nextscale.sweeps.spec.designs import SequentialDesign
-from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.spec.sweep_spec import ExternalSpec, SweepSpec
 
 SEQUENCE = "sequence.jsonl"
 _BOUNDS = {"flops", "until", "at_once"}
@@ -50,10 +51,14 @@ class ChosenRuns:
     def runs(self) -> list[PlannedRun]:
         """Each once, also where two processes wrote it down."""
         rows = {row["run_id"]: row for row in self.rows() if "run_id" in row}
-        return [run_of(self._spec, row["width"], row["budget"], row["seed"]) for row in rows.values()]
+        return [
+            run_of(self._spec, row["width"] if "width" in row else row["size"], row["budget"], row["seed"])
+            for row in rows.values()
+        ]
 
     def rows(self) -> list[Row]:
-        """One per run: `run_id`, `width`, `budget`, `seed`; `half_width`, `spent` and `time` when it was chosen.
+        """One per run: `run_id`, `width` (`size` of an external trainer), `budget`, `seed`; `half_width`, `spent` and
+        `time` when it was chosen.
         One more when it is over, with the reason as `ended`, and under which bounds."""
         return [row for row in read_rows(self._file) if row.get("of") == self._of]
 
@@ -65,7 +70,8 @@ class ChosenRuns:
     def add(self, runs: Sequence[PlannedRun], progress: Progress) -> None:
         """Writes runs down before they start."""
         for run in runs:
-            chosen = {"run_id": run.config.run_id, "width": run.config.model.width}
+            model = run.config.model
+            chosen = {"run_id": run.config.run_id, "width" if isinstance(model, ModelConfig) else "size": model.name}
             self._note(progress, chosen | {"budget": run.budget, "seed": run.config.seed})
 
     def end(self, progress: Progress) -> None:
@@ -102,7 +108,8 @@ def _meaning(spec: SweepSpec) -> str:
     """
     assert isinstance(spec.design, SequentialDesign)
     design = {key: value for key, value in spec.design.semantic().items() if key not in _BOUNDS}
-    parts = {name: getattr(spec, name).semantic() for name in ("data", "model", "training", "evaluation")}
+    named = ("data", "model", "training", "evaluation", *(("trainer",) if isinstance(spec, ExternalSpec) else ()))
+    parts = {name: getattr(spec, name).semantic() for name in named}
     target = spec.design.target or (spec.holdout and spec.holdout.flops)
     law = [spec.forecast.law, spec.forecast.params]
     return digest_of(parts | {"design": design | {"target": target}, "law": law})

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from typing import Any
 
 from nextscale.model.accounting import flops_per_token, parameters
 from nextscale.model.data.sources import resolve, resolve_sets
+from nextscale.model.external import source as trainer_source
 from nextscale.sweeps.design.planned_run import Expansion, PlannedRun
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.designs import Design
 from nextscale.sweeps.spec.documents import Key, dotted
+from nextscale.sweeps.spec.external import ExternalHoldout, SizeName
 from nextscale.sweeps.spec.run_config import config_of, model_of, training_of
-from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.spec.sweep_spec import ExternalSpec, SweepSpec
 
 MOST_RUNS = 100_000
 """More are a slip of the pen."""
@@ -26,15 +29,18 @@ def expansion_of(design: Design) -> Expansion:
 
 
 def resolve_spec(spec: SweepSpec) -> SweepSpec:
-    """The same spec with its data and validation sets resolved, so that its runs can be named, and with the sizes that
-    its design leaves open: what it was centred on may change.
+    """The same spec with its data and validation sets, or its trainer, resolved, so that its runs can be named, and
+    with the sizes that its design leaves open: what it was centred on may change.
 
     Raises:
-        InputError: data is missing, or a file of it is broken.
+        InputError: data or a source of the trainer is missing, or a file of it is broken.
         SpecError: see `planned_runs`.
     """
     _check_count(spec)
-    spec = spec.model_copy(update={"data": resolve(spec.data), "evaluation": resolve_sets(spec.evaluation)})
+    if isinstance(spec, ExternalSpec):
+        spec = spec.model_copy(update={"trainer": trainer_source.resolve(spec.trainer)})
+    else:
+        spec = spec.model_copy(update={"data": resolve(spec.data), "evaluation": resolve_sets(spec.evaluation)})
     return spec.model_copy(update={"design": expansion_of(spec.design).resolved(spec, spec.design)})
 
 
@@ -44,7 +50,7 @@ def planned_runs(spec: SweepSpec) -> list[PlannedRun]:
     Raises:
         SpecError: a model cannot be built, or a budget is too small for a size; with the key at fault.
     """
-    for name, problem in spec.evaluation.misfits(spec.data):
+    for name, problem in () if isinstance(spec, ExternalSpec) else spec.evaluation.misfits(spec.data):
         raise SpecError(f"evaluation.sets.{name}: {problem}", ("evaluation", "sets", name))
     _check_count(spec)
     runs = list(expansion_of(spec.design).runs(spec, spec.design))
@@ -54,20 +60,20 @@ def planned_runs(spec: SweepSpec) -> list[PlannedRun]:
     return sorted(seen.values(), key=lambda run: (run.role, run.budget, run.params))
 
 
-def run_of(spec: SweepSpec, width: int, budget: float, seed: int) -> PlannedRun:
-    """One run to fit, of a width at a budget.
+def run_of(spec: SweepSpec, name: SizeName, budget: float, seed: int) -> PlannedRun:
+    """One run to fit, of a size at a budget.
 
     Raises:
         SpecError: the model cannot be built, or the budget is too small or too large for it.
     """
-    model = model_of(spec, width, ("design", "widths"))
+    model = model_of(spec, name, ("design",))
     training = training_of(spec, model, budget, ("design", "flops"))
     return PlannedRun(config_of(spec, model, training, seed), "fit", budget)
 
 
 def _check_count(spec: SweepSpec) -> None:
     """Refuses more runs than anybody trains, before any is made."""
-    total = expansion_of(spec.design).count(spec.design) + (0 if spec.holdout is None else len(spec.holdout.widths))
+    total = expansion_of(spec.design).count(spec.design) + (0 if spec.holdout is None else len(_names(spec)[0]))
     if total > MOST_RUNS:
         shown = f"{min(total, 10**300):.3g}"  # a whole number may be too large for a float
         raise SpecError(f"design: is of {shown} runs, more than {MOST_RUNS}; take fewer values", ("design",))
@@ -81,16 +87,17 @@ def _held_out(spec: SweepSpec, fitted: list[PlannedRun]) -> Iterator[PlannedRun]
     holdout = spec.holdout
     assert holdout is not None
     largest, most = max(run.params for run in fitted), max(run.budget for run in fitted)
-    for j, width in enumerate(holdout.widths):
-        model = model_of(spec, width, ("holdout", "widths", j))
+    names, field = _names(spec)
+    for j, name in enumerate(names):
+        model = model_of(spec, name, ("holdout", field, j))
         key: Key = ("holdout", "flops")
         if holdout.tokens_per_param is not None:
             key = ("holdout", "tokens_per_param")
             budget = flops_per_token(model) * holdout.tokens_per_param * parameters(model)
             if budget <= most and parameters(model) <= largest:
                 raise SpecError(
-                    f"{dotted(key)}: width {width} is within what is fitted, by size and by FLOPs; raise it, or take "
-                    "larger holdout.widths",
+                    f"{dotted(key)}: {model.label} is within what is fitted, by size and by FLOPs; raise it, or take "
+                    f"larger holdout.{field}",
                     key,
                 )
         else:
@@ -103,3 +110,10 @@ def _held_out(spec: SweepSpec, fitted: list[PlannedRun]) -> Iterator[PlannedRun]
                 raise SpecError(f"{dotted(key)}: {what}", key)
         training = training_of(spec, model, budget, key)
         yield PlannedRun(config_of(spec, model, training, fitted[0].config.seed), "holdout", budget)
+
+
+def _names(spec: SweepSpec) -> tuple[list[SizeName], str]:
+    """What the held-out sizes are called, and the key of the holdout that says so."""
+    holdout: Any = spec.holdout
+    field = "sizes" if isinstance(holdout, ExternalHoldout) else "widths"
+    return spec.names(getattr(holdout, field)), field

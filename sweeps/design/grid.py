@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 
 from nextscale.fit.errors import InputError
 from nextscale.model.accounting import flops_per_token, parameters
-from nextscale.model.config.run import ModelConfig
+from nextscale.model.config.external import AnyModel
 from nextscale.model.data.sources import resolve
 from nextscale.sweeps.design.planned_run import Expansion, PlannedRun
 from nextscale.sweeps.design.sizes import nearest_widths
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.designs import Design, GridDesign, Range, values_of
 from nextscale.sweeps.spec.documents import Key, dotted
+from nextscale.sweeps.spec.external import SizeName
 from nextscale.sweeps.spec.run_config import config_of, model_of, training_of
-from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.spec.sweep_spec import ExternalSpec, SweepSpec
 
 _AXES: Key = ("design", "axes")
 
@@ -47,13 +48,13 @@ def grid_runs(spec: SweepSpec, design: GridDesign) -> Iterator[PlannedRun]:
         SpecError: with the axis, and the value, at fault.
     """
     specs = _Specs(spec, design)
-    widths = _widths(spec, design)
+    names = _names(spec, design)
     left = False
     for cell in cells(design):
         left = True
         here = specs.at(cell)
         size, length = cell[design.size_axis], cell[design.length_axis]
-        model = model_of(here, widths[size.key], size.key)
+        model = model_of(here, names[size.key], size.key)
         budget = _budget(model, design.length_axis, length)
         seeds = [_whole(cell["seed"], 0, 2**32 - 1)] if "seed" in cell else design.seeds
         try:
@@ -68,7 +69,7 @@ def grid_runs(spec: SweepSpec, design: GridDesign) -> Iterator[PlannedRun]:
 
 def grid_resolved(spec: SweepSpec, design: GridDesign) -> GridDesign:
     """The same design with the data of each choice of the axes below it, where there are such axes."""
-    if not any(_section(name) == "data" for name in design.axes):
+    if isinstance(spec, ExternalSpec) or not any(_section(name) == "data" for name in design.axes):
         return design.model_copy(update={"datasets": {}})
     specs = _Specs(spec, design)
     choices = {_name(values): specs.at(cell).data for cell in cells(design) for values in [_assigned(cell, "data")]}
@@ -198,7 +199,9 @@ class _Specs:
             if not isinstance(here, dict):
                 raise SpecError(f"{dotted(chosen.key[:-1])}: {'.'.join(path)} holds no keys in this spec", chosen.key)
             here[last] = chosen.value
-        whole = {"name": "x", "data": self.spec.data, "training": self.spec.training, "design": self.spec.design}
+        names = ["data", "training", "design"]
+        names += ["model", "trainer"] if isinstance(self.spec, ExternalSpec) else []
+        whole = {"name": "x"} | {name: getattr(self.spec, name) for name in names}
         try:
             return getattr(SweepSpec(**whole | content), section)
         except SpecError as error:
@@ -242,11 +245,13 @@ def _name(assigned: Mapping[str, AxisValue]) -> str:
     return json.dumps({axis: chosen.value for axis, chosen in assigned.items()}, sort_keys=True)
 
 
-def _widths(spec: SweepSpec, design: GridDesign) -> dict[Key, int]:
-    """The width of each value of the axis of sizes."""
+def _names(spec: SweepSpec, design: GridDesign) -> dict[Key, SizeName]:
+    """What the size is called that each value of the axis of sizes stands for."""
     name = design.size_axis
     values = values_of(design.axes[name])
     keys: list[Key] = [(*_AXES, name, i) for i in range(len(values))]
+    if isinstance(spec, ExternalSpec):
+        return dict(zip(keys, values, strict=True))
     if name == "params":
         numbers = [_number(AxisValue(value, key)) for value, key in zip(values, keys, strict=True)]
         return dict(zip(keys, nearest_widths(spec, numbers, (*_AXES, name)), strict=True))
@@ -258,7 +263,7 @@ def _widths(spec: SweepSpec, design: GridDesign) -> dict[Key, int]:
     return {key: _whole(AxisValue(value, key), 1, 2**20) for value, key in zip(values, keys, strict=True)}
 
 
-def _budget(model: ModelConfig, axis: str, length: AxisValue) -> float:
+def _budget(model: AnyModel, axis: str, length: AxisValue) -> float:
     number = _number(length)
     if axis == "flops":
         return number

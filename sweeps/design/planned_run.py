@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from etils import epath
 
 from nextscale.model.accounting import flops_per_token, non_embedding_parameters, parameters
-from nextscale.model.config.run import ModelConfig, Parent, RunConfig
+from nextscale.model.config.external import AnyModel, AnyRun
+from nextscale.model.config.run import Parent, RunConfig
 from nextscale.model.record import RunDirectory
 
 if TYPE_CHECKING:
@@ -18,13 +19,18 @@ if TYPE_CHECKING:
 
 Role = Literal["fit", "holdout"]
 
-COUNTS = {"total": parameters, "non_embedding": non_embedding_parameters}
+COUNTS: dict[str, Callable[[AnyModel], int | None]] = {
+    "total": parameters,
+    "non_embedding": non_embedding_parameters,
+}
 """How a model's N is counted, by those of `nextscale.fit.conventions.CONVENTIONS` that a sweep may be fitted by."""
 
 
-def count_parameters(model: ModelConfig, convention: str) -> int:
+def count_parameters(model: AnyModel, convention: str) -> int:
     """The parameters of a model, under one of `COUNTS`."""
-    return COUNTS[convention](model)
+    count = COUNTS[convention](model)
+    assert count is not None  # a spec that fits by what its sizes do not state is refused
+    return count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +43,7 @@ class PlannedRun:
         isoflop: whether it is one of several sizes at its budget, which together show the best.
     """
 
-    config: RunConfig
+    config: AnyRun
     role: Role
     budget: float
     trunk: RunConfig | None = None
@@ -64,6 +70,7 @@ class PlannedRun:
         """The position, in tokens, of its first step that its trunk does not take too."""
         if self.trunk is None:
             return 0
+        assert isinstance(self.config, RunConfig)
         training = self.config.training
         return (training.steps - training.cooldown_steps) * training.batch_tokens
 

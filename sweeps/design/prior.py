@@ -13,7 +13,7 @@ import numpy as np
 from nextscale.fit.estimate.published import BESIROGLU
 from nextscale.fit.laws.catalogue import CHINCHILLA
 from nextscale.fit.laws.loss import Loss
-from nextscale.model.config.run import RunConfig
+from nextscale.model.config.external import AnyRun, read_run
 from nextscale.sweeps.spec.designs import TOKENS_PER_PARAM
 
 PUBLISHED = BESIROGLU.parameters
@@ -25,6 +25,7 @@ _LARGE = 2e7
 """Parameters of the runs that the published law was fitted to, from about here on."""
 _RUNS, _QUIET = 10, 1e-6
 _SIZED = ("width", "depth", "heads", "kv_heads", "head_width")
+_ELSEWHERE = ("folder", "source", "stop_seconds")
 _TUNED = ("steps", "batch_tokens", "lr", "weight_decay", "warmup_tokens")
 
 
@@ -135,7 +136,7 @@ def prior_of_runs(records: Sequence[Mapping[str, Any]], size: str, noise: float 
     return Prior(law, max(scatter, _QUIET) if noise is None else noise, description, from_own_runs=True)
 
 
-def prior_of_store(store: Path, like: RunConfig, size: str, noise: float | None = None) -> Prior | None:
+def prior_of_store(store: Path, like: AnyRun, size: str, noise: float | None = None) -> Prior | None:
     """The law of the runs in an output folder that differ from one in size, length, rates and seed alone."""
     records, ours = [], _family(like.semantic())
     alike: dict[str, bool] = {}  # by what a file says of its run's family: to make a config of it takes far longer
@@ -144,7 +145,7 @@ def prior_of_store(store: Path, like: RunConfig, size: str, noise: float | None 
             config = (file.parent / "config.json").read_text()
             written = json.dumps(_family(json.loads(config)))
             if written not in alike:
-                alike[written] = _family(RunConfig.model_validate_json(config).semantic()) == ours
+                alike[written] = _family(read_run(config).semantic()) == ours
             if alike[written]:
                 records.append(json.loads(file.read_text()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # of another version, or damaged
@@ -154,8 +155,10 @@ def prior_of_store(store: Path, like: RunConfig, size: str, noise: float | None 
 
 def _family(config: Mapping[str, Any]) -> dict[str, Any]:
     """Of the fields of a config those that are the same for all sizes and lengths."""
-    left = {"model": _SIZED, "training": _TUNED}
+    left = {"model": _SIZED, "training": _TUNED, "trainer": _ELSEWHERE}
+    # What an external trainer's sizes differ in only it knows: they are of one family.
+    parts = ("data", "trainer", "training") if "trainer" in config else ("data", "model", "training")
     return {
-        part: {name: value for name, value in config[part].items() if name not in left.get(part, ())}
-        for part in ("data", "model", "training")
+        part: {name: value for name, value in config.get(part, {}).items() if name not in left.get(part, ())}
+        for part in parts
     }

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nextscale.model.config.data import DataConfig, DatasetData, MarkovData, single_sources
+from nextscale.model.config.data import DatasetData, MarkovData, single_sources
+from nextscale.model.config.run import RunConfig
 from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.design.prior import Cost, Prior
 from nextscale.sweeps.spec.designs import TOKENS_PER_PARAM
@@ -36,7 +37,7 @@ def review(planned: Sequence[PlannedRun], prior: Prior, convention: str = "total
     """
     fitted = [run for run in planned if run.role == "fit"]
     held_out = [run for run in planned if run.role == "holdout"]
-    return [
+    found = [
         *short_runs(planned),
         *few_sizes(fitted),
         *few_budgets(fitted),
@@ -49,11 +50,18 @@ def review(planned: Sequence[PlannedRun], prior: Prior, convention: str = "total
         *missed_budgets(planned),
         *one_learning_rate(fitted),
     ]
+    return _named(found, planned)
 
 
 def review_runs(planned: Sequence[PlannedRun]) -> list[str]:
     """Of runs that no law, or no law alone, is fitted to: the start of a sequential design, or a grid of recipes."""
-    return [*short_runs(planned), *repeated_data(planned), *missed_budgets(planned), *one_learning_rate(planned)]
+    found = [*short_runs(planned), *repeated_data(planned), *missed_budgets(planned), *one_learning_rate(planned)]
+    return _named(found, planned)
+
+
+def _named(found: Sequence[str], planned: Sequence[PlannedRun]) -> list[str]:
+    """The same, by what sizes are chosen by in such a sweep."""
+    return [text.replace("widths", planned[0].config.model.named_by) for text in found]
 
 
 def short_runs(planned: Sequence[PlannedRun]) -> list[str]:
@@ -158,7 +166,7 @@ def collinear(fitted: Sequence[PlannedRun], convention: str = "total") -> list[s
 def repeated_data(planned: Sequence[PlannedRun]) -> list[str]:
     """Data that is read so often that more of it would be worth more; only where its size is known."""
     most = max(planned, key=lambda run: run.tokens)
-    unique = unique_tokens(most.config.data, most)
+    unique = unique_tokens(most)
     if unique is None:
         return []
     many = [run for run in planned if run.tokens > MANY_EPOCHS * unique]
@@ -221,8 +229,11 @@ def missed_budgets(planned: Sequence[PlannedRun]) -> list[str]:
 
 def one_learning_rate(fitted: Sequence[PlannedRun]) -> list[str]:
     """One learning rate for widths far apart, where nothing else scales it."""
-    trainings = [run.config.training for run in fitted]
-    widths = [run.config.model.width for run in fitted]
+    own = [run.config for run in fitted if isinstance(run.config, RunConfig)]
+    if len(own) < len(fitted):  # how an external trainer's rate goes with size is its own matter
+        return []
+    trainings = [config.training for config in own]
+    widths = [config.model.width for config in own]
     plain = all(t.parametrization == "standard" and t.optimizer == "adamw" for t in trainings)
     if not plain or len({t.lr for t in trainings}) > 1 or max(widths) < _ONE_RATE * min(widths):
         return []
@@ -236,9 +247,11 @@ def cost_of(runs: Sequence[PlannedRun], convention: str) -> Cost:
     return Cost.of([run.size(convention) for run in runs], [run.flops / run.tokens for run in runs])
 
 
-def unique_tokens(data: DataConfig, run: PlannedRun) -> int | None:
+def unique_tokens(run: PlannedRun) -> int | None:
     """How much different data a run reads at most; None where it is without end or only its author knows."""
-    if any(isinstance(part, MarkovData | DatasetData) for part in single_sources(data).values()):
+    if not isinstance(run.config, RunConfig):
+        return None
+    if any(isinstance(part, MarkovData | DatasetData) for part in single_sources(run.config.data).values()):
         return None
     from nextscale.model.data.sources import open_source
 

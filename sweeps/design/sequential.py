@@ -18,7 +18,8 @@ from nextscale.sweeps.design.expand import run_of
 from nextscale.sweeps.design.planned_run import PlannedRun, count_parameters
 from nextscale.sweeps.design.review import FEW_STEPS
 from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.spec.designs import SequentialDesign
+from nextscale.sweeps.spec.designs import SequenceOfWidths, SequentialDesign
+from nextscale.sweeps.spec.external import ExternalSequential
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 _BUDGETS = 11
@@ -71,10 +72,8 @@ def relative_half_width(fit: Fit, flops: float, cost: TokenCost) -> float:
 def _chosen(
     spec: SweepSpec, fit: Fit, cost: TokenCost, runs: Sequence[PlannedRun], left: float, enough: float
 ) -> list[PlannedRun]:
-    seeds = collections.Counter((run.config.model.width, run.budget) for run in runs)
-    offered = [
-        run for run in _offered(spec) if run.flops <= left and seeds[run.config.model.width, run.budget] < _REPEATS
-    ]
+    seeds = collections.Counter(map(_place, runs))
+    offered = [run for run in _offered(spec) if run.flops <= left and seeds[_place(run)] < _REPEATS]
     if not offered:
         return []
     sizes = [count_parameters(run.config.model, spec.forecast.params) for run in offered]
@@ -87,11 +86,16 @@ def _chosen(
     offered = [run for run, kept in zip(offered, near, strict=True) if kept]
     chosen: list[PlannedRun] = []
     for i in candidates.sequence["candidate"]:
-        width, budget = offered[i].config.model.width, offered[i].budget
-        if len(chosen) < _design(spec).at_once and seeds[width, budget] < _REPEATS:
-            chosen.append(run_of(spec, width, budget, seeds[width, budget]))
-            seeds[width, budget] += 1
+        place, name = _place(offered[i]), offered[i].config.model.name
+        if len(chosen) < _design(spec).at_once and seeds[place] < _REPEATS:
+            chosen.append(run_of(spec, name, offered[i].budget, seeds[place]))
+            seeds[place] += 1
     return chosen
+
+
+def _place(run: PlannedRun) -> tuple[str, int]:
+    """By size and length: another seed is in the same place, whatever budget it was that came to these steps."""
+    return run.config.model.model_dump_json(), run.tokens
 
 
 def target_of(spec: SweepSpec) -> float:
@@ -112,10 +116,11 @@ def _offered(spec: SweepSpec) -> list[PlannedRun]:
     """Every run that may be chosen: each width at budgets from the cheapest of the start up to the largest allowed, but
     none so short that a review would complain of it."""
     design = _design(spec)
+    assert isinstance(design, SequenceOfWidths | ExternalSequential)
     last = design.largest or target_of(spec) / 4
     found = []
     for budget in np.geomspace(min(design.start.budgets), last, _BUDGETS).tolist():
-        for width in design.widths:
+        for name in spec.names(design.sizes if isinstance(design, ExternalSequential) else design.widths):
             with contextlib.suppress(SpecError):  # so short, or so long, that it is no run
-                found.append(run_of(spec, width, budget, 0))
+                found.append(run_of(spec, name, budget, 0))
     return [run for run in found if run.config.training.steps >= FEW_STEPS]

@@ -11,12 +11,12 @@ import numpy as np
 from nextscale.fit.laws.catalogue import LAWS
 from nextscale.model.accounting import flops_per_token, parameters
 from nextscale.model.config.run import ModelConfig
-from nextscale.sweeps.design.planned_run import COUNTS
+from nextscale.sweeps.design.planned_run import COUNTS, count_parameters
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.designs import SPAN, TOKENS_PER_PARAM, Centre, IsoFlopDesign
 from nextscale.sweeps.spec.documents import dotted
 from nextscale.sweeps.spec.run_config import FEWEST_STEPS
-from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.spec.sweep_spec import ExternalSpec, SweepSpec
 
 MOST_OFF = 0.01
 """Of a budget, that whole steps may miss it by."""
@@ -84,8 +84,12 @@ def friendly_models(spec: SweepSpec) -> list[ModelConfig]:
     """The models of a spec that can be chosen from, by rising size.
 
     Raises:
-        SpecError: there are not two.
+        SpecError: there are not two, or what its sizes are is the trainer's own matter.
     """
+    if isinstance(spec, ExternalSpec):
+        raise SpecError(
+            "model: is an external trainer's, of which no other sizes than its own can be built", ("model",)
+        )
     models = []
     for width in spec.model.friendly_widths():
         try:
@@ -179,4 +183,4 @@ def _law(path: str) -> tuple[Callable[[np.ndarray, np.ndarray], np.ndarray], Cal
     def log_loss(N: np.ndarray, D: np.ndarray) -> np.ndarray:
         return np.sum([weight * law.log_losses(theta, {"N": N, "D": D})[0] for law, weight, theta in laws], axis=0)
 
-    return log_loss, COUNTS[convention]
+    return log_loss, lambda model: count_parameters(model, convention)

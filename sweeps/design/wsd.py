@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from nextscale.model.accounting import flops_per_token
-from nextscale.model.config.run import TrainingConfig
+from nextscale.model.config.run import RunConfig, TrainingConfig
 from nextscale.sweeps.design.planned_run import Expansion, PlannedRun
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.designs import WsdDesign
-from nextscale.sweeps.spec.run_config import config_of, error_text, model_of, steps_of, training_of
+from nextscale.sweeps.spec.run_config import config_of, error_text, models_of, steps_of, training_of
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 
@@ -27,11 +27,11 @@ def wsd_runs(spec: SweepSpec, design: WsdDesign) -> Iterator[PlannedRun]:
             f"{least} tokens, say",
             ("training",),
         )
-    for j, width in enumerate(design.widths):
-        model = model_of(spec, width, ("design", "widths", j))
+    for model in models_of(spec, design.widths, ("design", "widths")):
         budgets = [flops_per_token(model) * tokens for tokens in design.tokens]
         longest = training_of(spec, model, budgets[-1], ("design", "tokens", len(budgets) - 1))
         for i, budget in enumerate(budgets):
+            assert isinstance(longest, TrainingConfig)
             steps = steps_of(model, budget, longest.batch_tokens, ("design", "tokens", i))
             try:
                 training = TrainingConfig(**longest.model_dump() | {"steps": steps})
@@ -39,6 +39,7 @@ def wsd_runs(spec: SweepSpec, design: WsdDesign) -> Iterator[PlannedRun]:
                 raise SpecError(f"training.{error_text(error)}", ("training", "warmup_tokens")) from None
             for seed in design.seeds:
                 config, trunk = (config_of(spec, model, how, seed) for how in (training, longest))
+                assert isinstance(trunk, RunConfig)
                 run = PlannedRun(config, "fit", budget, trunk)
                 alone = config == trunk or run.branches_at == 0
                 yield dataclasses.replace(run, trunk=None) if alone else run

@@ -8,6 +8,7 @@ import pandas as pd
 
 from nextscale.fit.errors import InputError
 from nextscale.model.accounting import flops_per_token
+from nextscale.model.config.run import RunConfig
 
 if TYPE_CHECKING:
     from nextscale.sweeps.design.planned_run import PlannedRun
@@ -31,10 +32,11 @@ def runs_of(study: Study) -> pd.DataFrame:
 
 def config_columns(run: PlannedRun) -> dict[str, Any]:
     """What a run's record does not say of what was asked."""
+    told = {"role": run.role, "budget": run.budget}
+    if not isinstance(run.config, RunConfig):
+        return told
     training = run.config.training
-    return {
-        "role": run.role,
-        "budget": run.budget,
+    return told | {
         "parametrization": training.parametrization,
         "schedule": training.schedule,
         "warmup_tokens": training.warmup_steps * training.batch_tokens,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from nextscale.model.config.run import RunConfig
+from nextscale.model.config.external import AnyRun
 from nextscale.model.record import Row, RunDirectory
 from nextscale.sweeps.loggers.curve import Point, numbers
 
@@ -20,7 +20,7 @@ class LoggedRun:
     run_id: str
     directory: RunDirectory
 
-    def config(self) -> RunConfig:
+    def config(self) -> AnyRun:
         return self.directory.config()
 
 
@@ -65,7 +65,7 @@ class Logger(Protocol):
         """A run in it, made or found again."""
 
 
-def hparams(config: RunConfig) -> dict[str, Any]:
+def hparams(config: AnyRun) -> dict[str, Any]:
     """What a run was asked to be, flat: `training.lr` and so on; what is open is left out."""
     return _flat(config.model_dump(mode="json"), "")
 

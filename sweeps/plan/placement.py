@@ -19,7 +19,7 @@ from nextscale.cluster.hardware.placement import FitCache, price, seats
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.hardware.speed import Speed
-from nextscale.model.config.run import RunConfig
+from nextscale.model.config.external import AnyRun
 from nextscale.model.record import RunDirectory, read_rows
 from nextscale.sweeps.design.planned_run import PlannedRun
 
@@ -47,7 +47,7 @@ def speed_in(out: Path) -> Speed:
     """What the runs of a folder took that are in its accounts."""
 
     @functools.cache
-    def config_of(run_id: str) -> RunConfig | None:
+    def config_of(run_id: str) -> AnyRun | None:
         with contextlib.suppress(OSError, ValueError):  # gone, or of another version
             return RunDirectory(epath.Path(out / "runs" / run_id)).config()
         return None

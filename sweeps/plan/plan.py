@@ -13,6 +13,8 @@ from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.errors import InputError
 from nextscale.fit.laws.catalogue import LAWS
 from nextscale.model.accounting import non_embedding_parameters, parameter_groups
+from nextscale.model.config.external import number_in
+from nextscale.model.config.run import ModelConfig, TrainingConfig
 from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs
 from nextscale.sweeps.design.expand import planned_runs, resolve_spec
 from nextscale.sweeps.design.planned_run import PlannedRun, Role, without_lost_trunks
@@ -228,13 +230,15 @@ def _check_findings(spec: SweepSpec) -> None:
 
 def _row(run: PlannedRun, done: Callable[[str], bool]) -> dict[str, Any]:
     model, training, run_id = run.config.model, run.config.training, run.config.run_id
+    shape = (model.width, model.depth) if isinstance(model, ModelConfig) else (None, None)
     return {
         "run_id": run_id,
         "role": run.role,
         "budget": run.budget,
         "done": done(run_id),
-        "width": model.width,
-        "depth": model.depth,
+        "size": model.label,
+        "width": shape[0],
+        "depth": shape[1],
         "params": run.params,
         "params_non_embedding": non_embedding_parameters(model),
         **{f"params_{group}": count for group, count in parameter_groups(model).items()},
@@ -242,7 +246,7 @@ def _row(run: PlannedRun, done: Callable[[str], bool]) -> dict[str, Any]:
         "tokens_per_param": run.tokens / run.params,
         "steps": training.steps,
         "batch_tokens": training.batch_tokens,
-        "lr": training.lr,
+        "lr": training.lr if isinstance(training, TrainingConfig) else number_in(training.written, "lr"),
         "seed": run.config.seed,
         "flops": run.flops,
         "trunk": None if run.trunk is None else run.trunk.run_id,

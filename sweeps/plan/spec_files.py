@@ -10,6 +10,7 @@ from nextscale.model.errors import InputError
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.plan import check_enough
 from nextscale.sweeps.spec import layers
+from nextscale.sweeps.spec.documents import Document
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 
@@ -20,12 +21,22 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
         SpecError: one line, `file:line: key: what, and how to mend it`.
     """
     document = layers.read(Path(path), overrides)
+    _place_trainer(document)
     try:
         spec = SweepSpec(**document.content)
         check_enough(spec)
     except SpecError as error:
         raise document.with_place(error) from None
     return spec.model_copy(update={"gates": spec.gates.with_places(lambda name: document.place(("gates", name)))})
+
+
+def _place_trainer(document: Document) -> None:
+    """A trainer's files stand beside the spec that names them, not where the command is typed."""
+    trainer = document.content.get("trainer")
+    if isinstance(trainer, dict) and isinstance(trainer.get("folder", ""), str):
+        file = Path(document.place(("trainer", "command")).rpartition(":")[0])
+        beside = (file if file.is_file() else Path(document.name)).absolute().parent
+        trainer["folder"] = str(beside / Path(trainer.get("folder", ".")).expanduser())
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from nextscale.cluster.controller.accounts import Reservation
 from nextscale.cluster.hardware.speed import SlotKind, Speed
-from nextscale.model.config.run import RunConfig
+from nextscale.model.config.external import AnyRun
 from nextscale.model.record import Row
 from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.plan.plan import rounds
@@ -53,7 +53,7 @@ def time_left(
     at_work: Sequence[AtWork],
     slots: Sequence[Row],
     accounts: Iterable[Row],
-    config_of: Callable[[str], RunConfig | None],
+    config_of: Callable[[str], AnyRun | None],
 ) -> TimeLeft | None:
     """Until a sweep is done; None where nothing tells yet how long a run takes.
 
@@ -103,7 +103,7 @@ class _Pace:
         ended: Sequence[Row],
         at_work: Iterable[AtWork],
         runs: Mapping[str, PlannedRun],
-        config_of: Callable[[str], RunConfig | None],
+        config_of: Callable[[str], AnyRun | None],
     ):
         self._speed = Speed.from_accounts(ended, config_of)
         self._made: dict[SlotKind, tuple[float, float]] = {}

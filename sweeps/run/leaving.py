@@ -18,10 +18,11 @@ class Leaving:
 
     Args:
         say: is called, once, with what is about to happen, in words.
+        within: seconds that runs have to save themselves.
     """
 
-    def __init__(self, say: Callable[[str], None]):
-        self._say = say
+    def __init__(self, say: Callable[[str], None], within: float = SAVING):
+        self._say, self._within = say, within
         self._said = self._impatient = False
         self._before: dict[signal.Signals, Any] = {}
         self._asked_by: str | None = None
@@ -31,8 +32,8 @@ class Leaving:
             return None
         if not self._said:  # not said by the handler, which may interrupt whoever is just writing
             self._said = True
-            self._say(f"{self._asked_by}: runs save themselves, within {SAVING:.0f} s; Ctrl-C leaves at once")
-        return SAVING
+            self._say(f"{self._asked_by}: runs save themselves, within {self._within:.0f} s; Ctrl-C leaves at once")
+        return self._within
 
     @property
     def orderly(self) -> bool:

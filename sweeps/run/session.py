@@ -27,7 +27,7 @@ from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.placement import pools_here
 from nextscale.sweeps.spec.site_file import load_site, pools_of, price_notes
-from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.spec.sweep_spec import ExternalSpec, SweepSpec
 from nextscale.sweeps.watch.status import STOP, stop_asked
 
 
@@ -82,7 +82,8 @@ class Session:
             (out / STOP).unlink(missing_ok=True)
             for note in price_notes(spec.pools, site, accelerators):
                 on_event(Event("notice", message=note))
-            with contextlib.closing(RayBackend(address, "auto" if pools is None else pools)) as backend:
+            lanes = {"uses_jax": False} if isinstance(spec, ExternalSpec) else {}
+            with contextlib.closing(RayBackend(address, "auto" if pools is None else pools, **lanes)) as backend:
                 _check_prices(spec, backend.pools(), accelerators)
                 try:
                     yield cls(spec, out, backend, accounts, accelerators)

@@ -126,13 +126,23 @@ class Centre(Config):
         return self
 
 
-class IsoFlopDesign(Config):
-    """Several model sizes at each of several compute budgets: by width, or so many about the optimum expected."""
+class IsoFlop(Config):
+    """Several sizes at each of several compute budgets, however sizes are named."""
 
     expanded_in: ClassVar = "isoflop"
 
     kind: Literal["isoflop"]
     flops: Budgets = Field(description="training FLOPs of each budget")
+    seeds: Seeds = Field([0], description="every run once per seed")
+
+    @property
+    def budgets(self) -> list[float]:
+        return values_of(self.flops)
+
+
+class IsoFlopDesign(IsoFlop):
+    """Several model sizes at each of several compute budgets: by width, or so many about the optimum expected."""
+
     widths: list[Annotated[list[Width], Field(min_length=1)]] | None = Field(
         None, min_length=1, description="model widths at each budget"
     )
@@ -143,11 +153,6 @@ class IsoFlopDesign(Config):
     centre: Centre | None = Field(
         None, description=f"of the sizes at each budget; {TOKENS_PER_PARAM:g} tokens per parameter if open"
     )
-    seeds: Seeds = Field([0], description="every run once per seed")
-
-    @property
-    def budgets(self) -> list[float]:
-        return values_of(self.flops)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -258,14 +263,14 @@ class GridDesign(Config):
 
 
 class SequentialDesign(Config):
-    """A budget and a target: after a small start, each run is the one that narrows the forecast most per FLOP."""
+    """A budget and a target: after a small start, each run is the one that narrows the forecast most per FLOP; however
+    sizes are named."""
 
     expanded_in: ClassVar = "sequential_start"
 
     kind: Literal["sequential"]
     flops: Flops = Field(description="training FLOPs of all runs together, those of the start too")
-    start: IsoFlopDesign = Field(description="the runs to begin with, more than the law has parameters")
-    widths: list[Width] = Field(min_length=1, description="model widths to choose from")
+    start: IsoFlop = Field(description="the runs to begin with, more than the law has parameters")
     until: float = Field(0.005, gt=0, lt=1, description="half the interval at the target / the loss: enough")
     target: Flops | None = Field(None, description="FLOPs that are to be forecast; those of holdout if open")
     largest: Flops | None = Field(None, description="FLOPs of one run at most; a quarter of the target if open")
@@ -276,8 +281,15 @@ class SequentialDesign(Config):
         return self.start.seeds
 
 
+class SequenceOfWidths(SequentialDesign):
+    """A budget and a target: after a small start, each run is the one that narrows the forecast most per FLOP."""
+
+    start: IsoFlopDesign = Field(description="the runs to begin with, more than the law has parameters")
+    widths: list[Width] = Field(min_length=1, description="model widths to choose from")
+
+
 Design = Annotated[
-    IsoFlopDesign | LadderDesign | GridDesign | WsdDesign | SequentialDesign,
+    IsoFlopDesign | LadderDesign | GridDesign | WsdDesign | SequenceOfWidths,
     Field(discriminator="kind"),
 ]
 

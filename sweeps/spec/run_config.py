@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from pydantic import ValidationError
 
 from nextscale.model.accounting import flops_per_token
-from nextscale.model.config.run import ModelConfig, RunConfig, TrainingConfig
+from nextscale.model.config.external import AnyModel, AnyRun
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.documents import Key, dotted
-from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.spec.external import SizeName
+from nextscale.sweeps.spec.sweep_spec import AnyTraining, SweepSpec
 
 FEWEST_STEPS, MOST_STEPS = 20, 2**31 - 1
 """Below the first a run says nothing but how its warm-up went; beyond the second steps are no 32-bit number."""
 
 
-def model_of(spec: SweepSpec, width: int, key: Key) -> ModelConfig:
-    """The model of a width.
+def models_of(spec: SweepSpec, names: Sequence[SizeName] | None, key: Key) -> Iterator[AnyModel]:
+    """The models of sizes, of all that there are where none is named.
+
+    Raises:
+        SpecError: there is none of a size; `key` is that of the names.
+    """
+    return (model_of(spec, name, (*key, i)) for i, name in enumerate(spec.names(names)))
+
+
+def model_of(spec: SweepSpec, name: SizeName, key: Key) -> AnyModel:
+    """The model of a size.
 
     Raises:
         SpecError: there is none; `key` is what asks for it.
     """
     try:
-        return spec.model.at(width, spec.data.vocab)
+        return spec.model_at(name)
     except ValueError as error:
         raise SpecError(f"{dotted(key)}: {error_text(error)}", key) from None
 
 
-def training_of(spec: SweepSpec, model: ModelConfig, budget: float, key: Key) -> TrainingConfig:
+def training_of(spec: SweepSpec, model: AnyModel, budget: float, key: Key) -> AnyTraining:
     """How a model is trained for so many FLOPs, as nearly as whole steps come to them.
 
     Raises:
         SpecError: it cannot be; `key` is what asks for so many.
     """
-    batch_tokens = spec.training.batch(model, budget / flops_per_token(model))
+    batch_tokens = spec.batch(model, budget / flops_per_token(model))
     steps = steps_of(model, budget, batch_tokens, key)
     try:
-        return spec.training.at(model, steps, batch_tokens, spec.model.one_head_width)
+        return spec.training_at(model, steps, batch_tokens)
     except ValidationError as error:
         raise SpecError(f"training.{error_text(error)}", ("training",)) from None
 
 
-def steps_of(model: ModelConfig, budget: float, batch_tokens: int, key: Key) -> int:
+def steps_of(model: AnyModel, budget: float, batch_tokens: int, key: Key) -> int:
     """The whole number of steps nearest to a budget.
 
     Raises:
@@ -50,26 +62,26 @@ def steps_of(model: ModelConfig, budget: float, batch_tokens: int, key: Key) -> 
     steps = round(budget / step_flops)
     if steps < FEWEST_STEPS:
         raise SpecError(
-            f"{dotted(key)}: {budget:.3g} FLOPs train width {model.width} for only {steps} steps; raise it to "
-            f"{FEWEST_STEPS * step_flops:.2g} or more, or take smaller widths or training.batch_tokens",
+            f"{dotted(key)}: {budget:.3g} FLOPs train {model.label} for only {steps} steps; raise it to "
+            f"{FEWEST_STEPS * step_flops:.2g} or more, or take smaller {model.named_by} or training.batch_tokens",
             key,
         )
     if steps > MOST_STEPS:
         raise SpecError(
-            f"{dotted(key)}: {budget:.3g} FLOPs train width {model.width} for {steps:.3g} steps, more than "
-            f"{MOST_STEPS}; lower it, or take larger widths or training.batch_tokens",
+            f"{dotted(key)}: {budget:.3g} FLOPs train {model.label} for {steps:.3g} steps, more than "
+            f"{MOST_STEPS}; lower it, or take larger {model.named_by} or training.batch_tokens",
             key,
         )
     return steps
 
 
-def config_of(spec: SweepSpec, model: ModelConfig, training: TrainingConfig, seed: int) -> RunConfig:
+def config_of(spec: SweepSpec, model: AnyModel, training: AnyTraining, seed: int) -> AnyRun:
     """
     Raises:
         SpecError: the parts do not fit together.
     """
     try:
-        return RunConfig(data=spec.data, model=model, training=training, evaluation=spec.evaluation, seed=seed)
+        return spec.run_of(model, training, seed)
     except ValidationError as error:
         raise SpecError(error_text(error), ("training", "batch_tokens")) from None
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.spec.sweep_spec import ExternalSpec, SweepSpec
 
 _REFERENCE = "#/$defs/"
 _PART = "PartOf"
+_EXTERNAL = [{"required": ["trainer"]}, {"required": ["model"], "properties": {"model": {"required": ["kind"]}}}]
+"""By what a spec shows that an external trainer trains."""
+_FILE = r"\.(ya?ml|json)$"
+"""Of a spec that is no ready one: what it is of is not known here."""
 
 
 def spec_schema() -> dict[str, Any]:
     """What a file may hold.
 
-    One that extends another, or names a scale, may leave out what comes from there; so may each of its scales.
+    One that extends another, or names a scale, may leave out what comes from there; so may each of its scales. One that
+    names a trainer, or a kind of model, is of an external trainer.
     """
-    whole = SweepSpec.model_json_schema()
-    definitions = whole.pop("$defs")
-    parts = {f"{_PART}{name}": _part(definition) for name, definition in definitions.items()}
-    overlay = _part(whole)
+    kinds = {kind.__name__: kind.model_json_schema() for kind in (SweepSpec, ExternalSpec)}
+    definitions: dict[str, Any] = {}
+    for whole in kinds.values():
+        definitions |= whole.pop("$defs")
+    definitions |= {f"{_PART}{name}": _part(definition) for name, definition in definitions.items()}
+    overlays = {f"{_PART}{name}": _part(whole) for name, whole in kinds.items()}
     layers = {
         "extends": {
             "type": "string",
@@ -28,23 +36,40 @@ def spec_schema() -> dict[str, Any]:
         "scales": {
             "type": "object",
             "description": "by name, what each changes of the spec",
-            "additionalProperties": {"anyOf": [{"$ref": f"{_REFERENCE}{_PART}SweepSpec"}, {"type": "null"}]},
+            "additionalProperties": {
+                "anyOf": [*({"$ref": f"{_REFERENCE}{name}"} for name in overlays), {"type": "null"}]
+            },
         },
     }
-    definitions |= parts | {
-        "SweepSpec": whole | {"properties": whole["properties"] | layers},
-        f"{_PART}SweepSpec": overlay,
-    }
+    definitions |= overlays
+    definitions |= {name: whole | {"properties": whole["properties"] | layers} for name, whole in kinds.items()}
     return {
         "title": "SweepSpec",
-        "description": whole["description"],
+        "description": kinds["SweepSpec"]["description"],
         "type": "object",
-        "properties": overlay["properties"] | layers,
+        "properties": _either([overlay["properties"] for overlay in overlays.values()]) | layers,
         "additionalProperties": False,
         "if": {"anyOf": [{"required": ["extends"]}, {"required": ["scale"]}]},
-        "else": {"$ref": f"{_REFERENCE}SweepSpec"},
+        "then": {
+            "if": {"anyOf": [*_EXTERNAL, {"required": ["extends"], "properties": {"extends": {"pattern": _FILE}}}]},
+            "else": {"properties": overlays[f"{_PART}SweepSpec"]["properties"]},
+        },
+        "else": {
+            "if": {"anyOf": _EXTERNAL},
+            "then": {"$ref": f"{_REFERENCE}ExternalSpec"},
+            "else": {"$ref": f"{_REFERENCE}SweepSpec"},
+        },
         "$defs": definitions,
     }
+
+
+def _either(properties: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The properties of all of these: where they differ, of any."""
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(name for one in properties for name in one):
+        forms = [one[name] for one in properties if name in one]
+        found[name] = forms[0] if all(form == forms[0] for form in forms) else {"anyOf": forms}
+    return found
 
 
 def _part(schema: Any) -> Any:

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Discriminator, Field, ModelWrapValidatorHandler, Tag, ValidationError, model_validator
 
 from nextscale.cluster.controller.caps import Caps
 from nextscale.cluster.hardware.gates import Gates
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.model.config.data import DataConfig
+from nextscale.model.config.external import (
+    AnyModel,
+    AnyRun,
+    ExternalModel,
+    ExternalRun,
+    ExternalSteps,
+    FreeKeys,
+    Trainer,
+)
 from nextscale.model.config.identity import Config
 from nextscale.model.config.parametrization import SCORES
-from nextscale.model.config.run import WEIGHT_DECAY, EvaluationConfig, ModelConfig, OptimizerConfig, TrainingConfig
+from nextscale.model.config.run import (
+    WEIGHT_DECAY,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from nextscale.sweeps.spec.designs import Design, Holdout
+from nextscale.sweeps.spec.external import (
+    ExternalDesign,
+    ExternalHoldout,
+    ExternalModels,
+    SizeName,
+    SweepExternalTraining,
+)
 from nextscale.sweeps.spec.findings import FindingName
 from nextscale.sweeps.spec.loggers import LoggerChoice
 from nextscale.sweeps.spec.rules import (
@@ -110,6 +134,7 @@ class CheckpointConfig(Config):
     final: bool = Field(True, description="keep the trained models")
 
 
+AnyTraining = TrainingConfig | ExternalSteps
 PoolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -127,7 +152,10 @@ Pools = Annotated[
 
 
 class SweepSpec(Config):
-    """A scaling study: the runs to train, the law to fit, the next scale to forecast."""
+    """A scaling study: the runs to train, the law to fit, the next scale to forecast.
+
+    What names a trainer of its own becomes an `ExternalSpec`, from wherever it is read.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="letters, digits, dot, dash, underscore")
     data: DataConfig
@@ -165,4 +193,101 @@ class SweepSpec(Config):
         try:
             super().__init__(**given)
         except ValidationError as error:
-            raise spec_error_of(error, given, SweepSpec, "spec") from None
+            raise spec_error_of(error, given, type(self), "spec") from None
+
+    def __new__(cls, /, **given: Any) -> Any:
+        return super().__new__(ExternalSpec if cls is SweepSpec and _is_external(given) else cls)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_its_kind(cls, given: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        return ExternalSpec.model_validate(given) if cls is SweepSpec and _is_external(given) else handler(given)
+
+    def names(self, chosen: Sequence[SizeName] | None) -> list[SizeName]:
+        """What sizes are called that a design chooses: widths."""
+        assert chosen is not None
+        return [*chosen]
+
+    def model_at(self, name: SizeName) -> AnyModel:
+        """The model of a size.
+
+        Raises:
+            ValueError: there is none.
+        """
+        assert isinstance(name, int)
+        return self.model.at(name, self.data.vocab)
+
+    def batch(self, model: AnyModel, tokens: float) -> int:
+        """The batch, in tokens, of a run of about so many tokens."""
+        assert isinstance(model, ModelConfig)
+        return self.training.batch(model, tokens)
+
+    def training_at(self, model: AnyModel, steps: int, batch_tokens: int) -> AnyTraining:
+        """How a model is trained for so many steps.
+
+        Raises:
+            ValidationError: it cannot be.
+        """
+        assert isinstance(model, ModelConfig)
+        return self.training.at(model, steps, batch_tokens, self.model.one_head_width)
+
+    def run_of(self, model: AnyModel, training: AnyTraining, seed: int) -> AnyRun:
+        """The run of a model that is trained so.
+
+        Raises:
+            ValidationError: the parts do not fit together.
+        """
+        assert isinstance(model, ModelConfig)
+        assert isinstance(training, TrainingConfig)
+        return RunConfig(data=self.data, model=model, training=training, evaluation=self.evaluation, seed=seed)
+
+
+class ExternalSpec(SweepSpec):
+    """A scaling study whose runs an external trainer trains."""
+
+    data: FreeKeys = Field(FreeKeys(), description="keys of the trainer's, passed on")  # type: ignore[assignment]
+    model: ExternalModels  # type: ignore[assignment]
+    trainer: Trainer
+    training: SweepExternalTraining  # type: ignore[assignment]
+    design: ExternalDesign  # type: ignore[assignment]
+    holdout: ExternalHoldout | None = None  # type: ignore[assignment]
+    evaluation: FreeKeys = Field(FreeKeys(), description="keys of the trainer's, passed on")  # type: ignore[assignment]
+    findings: list[Literal["approaches", "horizons", "over-training"]] = Field(  # type: ignore[assignment]
+        default_factory=list, description="what is told of the runs at the end, beside the law"
+    )
+
+    def names(self, chosen: Sequence[SizeName] | None) -> list[SizeName]:
+        return [size.written for size in self.model.sizes] if chosen is None else [*chosen]
+
+    def model_at(self, name: SizeName) -> ExternalModel:
+        return self.model.named(name)
+
+    def batch(self, model: AnyModel, tokens: float) -> int:
+        return self.training.batch_tokens
+
+    def training_at(self, model: AnyModel, steps: int, batch_tokens: int) -> ExternalSteps:
+        return self.training.at(steps, batch_tokens)
+
+    def run_of(self, model: AnyModel, training: AnyTraining, seed: int) -> ExternalRun:
+        assert isinstance(model, ExternalModel)
+        assert isinstance(training, ExternalSteps)
+        parts = {"trainer": self.trainer, "data": self.data, "evaluation": self.evaluation}
+        return ExternalRun(model=model, training=training, seed=seed, **parts)
+
+    @model_validator(mode="after")
+    def _sizes_are_counted(self) -> Self:
+        if self.forecast.params == "non_embedding":
+            for i, size in enumerate(self.model.sizes):
+                if size.params_non_embedding is None:
+                    raise ValueError(
+                        f"model.sizes.{i}.params_non_embedding: is missing, and forecast.params is non_embedding"
+                    )
+        return self
+
+
+def _is_external(given: Any) -> bool:
+    """Whether what is to become a spec is of an external trainer."""
+    if not isinstance(given, dict):
+        return isinstance(given, ExternalSpec)
+    model = given.get("model")
+    return "trainer" in given or isinstance(model, ExternalModels) or (isinstance(model, dict) and "kind" in model)

@@ -25,7 +25,7 @@ from nextscale.model.accounting import (
     parameter_groups,
     parameters,
 )
-from nextscale.model.config.run import RunConfig
+from nextscale.model.config.external import AnyRun, ExternalRun
 from nextscale.model.record import Row, RunDirectory, is_number, read_rows
 from nextscale.sweeps.errors import SpecError
 
@@ -53,6 +53,9 @@ COLUMNS = (
     *("utilisation", "device", "pool", "accelerator", "micro_batches", "recompute", "versions"),
 )
 """Those that every table has, in their order; what each means: docs/runs.md."""
+_SETTINGS = (
+    *("width", "depth", "heads", "context", "vocab", "lr", "weight_decay", "schedule", "optimizer", "parametrization"),
+)
 _NUMBERS = ("loss_", "bits_per_byte_", "epochs_")
 """What columns of further numbers begin with."""
 RESULTS = ("done", "diverged")
@@ -63,25 +66,51 @@ _LARGEST = 2**53
 """Beyond it a float is not every whole number."""
 
 
-def config_columns(config: RunConfig) -> Row:
+def config_columns(config: AnyRun) -> Row:
     """What follows of a run from what was asked."""
+    counts = _counts(config)
+    if isinstance(config, ExternalRun):
+        return _free_columns(config) | counts
     model, training = config.model, config.training
     others = [convention for convention in typing.get_args(Convention) if convention != "exact"]
+    return counts | {
+        **{f"params_{name}": count for name, count in parameter_groups(model).items()},
+        **{f"flops_{name}": flops_per_token(model, name) * config.tokens for name in others},
+        **{name: getattr(model, name) for name in ("width", "depth", "heads", "context", "vocab")},
+        **{name: getattr(training, name) for name in ("lr", "weight_decay")},
+        **{name: getattr(training, name) for name in ("schedule", "optimizer", "parametrization")},
+        "parent": None if config.parent is None else f"{config.parent.run_id}@{config.parent.tokens}",
+        "data": _in_words(config.data.semantic()),
+    }
+
+
+def _counts(config: AnyRun) -> Row:
+    model = config.model
     return {
         "params": parameters(model),
         "params_non_embedding": non_embedding_parameters(model),
         "params_active": active_parameters(model),
-        **{f"params_{name}": count for name, count in parameter_groups(model).items()},
         "tokens": config.tokens,
         "flops": flops_per_token(model) * config.tokens,
-        **{f"flops_{name}": flops_per_token(model, name) * config.tokens for name in others},
-        **{name: getattr(model, name) for name in ("width", "depth", "heads", "context", "vocab")},
-        **{name: getattr(training, name) for name in ("steps", "batch_tokens", "lr", "weight_decay")},
-        **{name: getattr(training, name) for name in ("schedule", "optimizer", "parametrization")},
+        "steps": config.training.steps,
+        "batch_tokens": config.training.batch_tokens,
         "seed": config.seed,
-        "parent": None if config.parent is None else f"{config.parent.run_id}@{config.parent.tokens}",
-        "data": _in_words(config.data.semantic()),
     }
+
+
+def _free_columns(config: ExternalRun) -> Row:
+    """Of an external trainer's keys those that are plain values; its data is told with what it rests on, for laws over
+    runs of different trainers hold for none."""
+    data = _in_words({"trainer": config.trainer.fingerprint} | config.data.semantic())
+    keys = config.training.written | config.model.written
+    return {name: value for name, value in keys.items() if _is_free(name, value)} | {"data": data}
+
+
+def _is_free(name: str, value: Any) -> bool:
+    """Whether a key of an external trainer's is a column: one of its own, or a setting that every table has."""
+    if name in COLUMNS:
+        return name in _SETTINGS and (isinstance(value, str) if name in _TEXT else is_number(value))
+    return isinstance(value, str | int | float)
 
 
 def run_row(run: RunDirectory) -> Row:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import pandas as pd
 from etils import epath
 
+from nextscale.model.config.external import AnyRun, ExternalRun
 from nextscale.model.config.run import RunConfig
 from nextscale.model.record import Row, RunDirectory, append_row, pattern_in, read_curve, write_atomically
 from nextscale.sweeps.errors import SpecError, damaged_file_error
@@ -86,7 +87,7 @@ class Store:
         except ValueError:
             raise damaged_file_error(self.root / "runs" / run_id / "record.json") from None
 
-    def config(self, run_id: str) -> RunConfig:
+    def config(self, run_id: str) -> AnyRun:
         """What a run was asked to be.
 
         Raises:
@@ -220,6 +221,21 @@ def load_curves(*roots: str | Path, of: Literal["evaluation", "training"] = "eva
             ]
             curves[run_id] = max(rows, curves.get(run_id, []), key=len)
     return pd.DataFrame([row for rows in curves.values() for row in rows])
+
+
+def own_run(store: Store, run_id: str) -> RunConfig:
+    """The config of a run that nextscale trained itself.
+
+    Raises:
+        SpecError: another trainer did, and what it did on the way to its end is not known.
+    """
+    config = store.config(run_id)
+    if isinstance(config, ExternalRun):
+        raise SpecError(
+            f"{store.root}: run {run_id} is an external trainer's, whose learning rate along the run is not known; "
+            "give a table of curves with a column lr"
+        )
+    return config
 
 
 def _wanted(plans: list[index.SweepPlan]) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,7 @@ from nextscale.sweeps.store.store import Store
 from nextscale.sweeps.store.verify_accounts import account_faults
 from nextscale.sweeps.store.verify_runs import data_faults, run_faults, unit_faults
 
-_CHOSEN = ("run_id", "width", "budget", "seed")
+_CHOSEN = {"run_id", "budget", "seed"}
 
 
 def verify(out: str | Path, *, deep: bool = False) -> tuple[int, list[Fault]]:
@@ -83,9 +83,13 @@ def _record(store: Store, run_id: str) -> Row | None:
 def _of_choices(root: Path) -> Iterator[Fault]:
     path = root / SEQUENCE
     lines = [line for line in read_lines(epath.Path(path)) if not line.startswith("{")]  # what does was cut short
-    rows = [row for row in read_rows(epath.Path(path)) if "ended" not in row and not row.keys() >= set(_CHOSEN)]
+    rows = [row for row in read_rows(epath.Path(path)) if "ended" not in row and not _is_choice(row)]
     if strange := len(lines) + len(rows):
         yield Fault(str(path), f"{strange} of its lines are no choices", "restore it from a copy, or take them out")
+
+
+def _is_choice(row: Row) -> bool:
+    return row.keys() >= _CHOSEN and ("width" in row or "size" in row)
 
 
 def _of_imports(root: Path) -> Iterator[Fault]:

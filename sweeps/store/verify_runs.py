@@ -14,6 +14,7 @@ from etils import epath
 from nextscale.cluster.controller.lease import holder
 from nextscale.model.accounting import parameters
 from nextscale.model.config.data import TokenData, single_sources
+from nextscale.model.config.external import ExternalRun
 from nextscale.model.config.run import RunConfig
 from nextscale.model.data import token_files
 from nextscale.model.errors import InputError, first_line
@@ -64,6 +65,9 @@ def run_faults(run: RunDirectory, *, deep: bool) -> Iterator[Fault]:
         return
     if record is None and holder(Path(run.path)) is not None:
         return
+    if isinstance(config, ExternalRun):
+        yield from () if record is None else _external_faults(run, config, record)
+        return
     if record is not None:
         yield from _record_faults(run, config, record)
     yield from _checkpoint_faults(run, config, record is not None, deep)
@@ -71,6 +75,21 @@ def run_faults(run: RunDirectory, *, deep: bool) -> Iterator[Fault]:
 
 def _record_fault(run: RunDirectory, what: str) -> Fault:
     return Fault(f"{run.path}/record.json", what, "delete it to have this run's result made again")
+
+
+def _external_faults(run: RunDirectory, config: ExternalRun, record: Row) -> Iterator[Fault]:
+    """Of what its trainer says of itself, a size or a length may be another than was asked for."""
+    for name, asked in (("run_id", config.run_id), ("seed", config.seed), ("steps", config.training.steps)):
+        if record.get(name) != asked:
+            yield _record_fault(run, f"{name} is {record.get(name)}, and its config says {asked}")
+    done, loss = record["status"] == "done", record.get("loss")
+    if done and not (_finite(loss) and loss > 0):
+        yield _record_fault(run, f"the run is done, and its loss is {loss}, no number above 0")
+    if not done and loss is not None:
+        yield _record_fault(run, "the run diverged, and has a loss")
+    positions = [row["tokens"] for row in run.metrics()]
+    if positions != sorted(set(positions)):
+        yield Fault(f"{run.path}/metrics.jsonl", "its positions do not rise", "do without its curve")
 
 
 def _record_faults(run: RunDirectory, config: RunConfig, record: Row) -> Iterator[Fault]:
@@ -203,6 +222,8 @@ def unit_faults(runs: Sequence[RunDirectory]) -> Iterator[Fault]:
             continue
         if record is None or record["status"] != "done":
             continue
+        if isinstance(config, ExternalRun):
+            continue
         sets = {f"_{name}": data for name, data in config.evaluation.sets.items()}
         for name, data in {"": config.data, **sets}.items():
             loss, bits = record.get(f"loss{name}"), record.get(f"bits_per_byte{name}")
@@ -224,6 +245,8 @@ def data_faults(runs: Sequence[RunDirectory]) -> Iterator[Fault]:
         try:
             config = run.config()
         except (ValueError, FileNotFoundError):  # told of the run already
+            continue
+        if isinstance(config, ExternalRun):
             continue
         for data in (*single_sources(config.data).values(), *config.evaluation.sets.values()):
             if isinstance(data, TokenData) and data.fingerprint is not None and Path(data.path).exists():

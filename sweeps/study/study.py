@@ -19,6 +19,7 @@ from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.fit.trust.consensus import Consensus
 from nextscale.model.accounting import flops_per_token
 from nextscale.model.config.data import single_sources
+from nextscale.model.config.external import ExternalRun
 from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs
 from nextscale.sweeps.design.expand import resolve_spec
 from nextscale.sweeps.design.planned_run import PlannedRun, Role, count_parameters
@@ -26,7 +27,7 @@ from nextscale.sweeps.design.sequential import choose_next
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.ledger import Entry, Ledger, digest_of, score_of
 from nextscale.sweeps.spec.designs import SequentialDesign
-from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.spec.sweep_spec import ExternalSpec, SweepSpec
 from nextscale.sweeps.store.store import Store
 from nextscale.sweeps.study.law_of_runs import law_of
 
@@ -66,7 +67,7 @@ class Study:
         Raises:
             SpecError, InputError: the data is not there, nothing can be written, or the ledger is damaged.
         """
-        for part in single_sources(spec.data).values():
+        for part in () if isinstance(spec, ExternalSpec) else single_sources(spec.data).values():
             path = getattr(part, "path", None)
             if path is not None and Path(path).expanduser().absolute() == Path(out).expanduser().absolute():
                 raise SpecError(f"--out {out}: is the folder of the data; name another", ("data", "path"))
@@ -178,6 +179,7 @@ class Study:
             start=run.start,
             whole_flops=float(run.flops),
             pinned=tuple(sorted({branch.branches_at for branch in branches})),
+            stop_seconds=run.config.trainer.stop_seconds if isinstance(run.config, ExternalRun) else 0.0,
         )
 
     def release(self, done: str | None = None) -> None:

@@ -79,8 +79,9 @@ def _warnings(
         record = study.store.record(run.config.run_id)
         # Of a mixture, that of the source that was seen most often.
         epochs = max([epochs, *(value for key, value in (record or {}).items() if key.split("_")[0] == "epochs")])
+        warnings += [f"run {run.config.run_id}: {note}" for note in (record or {}).get("notes", ())]
         if record is not None and record["status"] == "diverged":
-            warnings.append(f"run {run.config.run_id} (width {run.config.model.width}) diverged: {record['reason']}")
+            warnings.append(f"run {run.config.run_id} ({run.config.model.label}) diverged: {record['reason']}")
     if analysis is not None and epochs > _EPOCHS:
         warnings.append(
             f"the longest run saw its data {epochs:.3g} times: beyond about {_EPOCHS:g} repeated tokens count for less "

@@ -78,7 +78,7 @@ class Reporter:
                 value = record.get("loss")
                 ended = f"loss {value:.4f}" if value is not None else f"diverged: {record.get('reason')}"
                 self._say(
-                    f"  {len(self._finished)}/{len(self._todo)}  {job.run_id}  width {job.config.model.width:<5} "
+                    f"  {len(self._finished)}/{len(self._todo)}  {job.run_id}  {job.config.model.label:<11} "
                     f"{job.flops:.3g} FLOPs  {ended}"
                 )
             elif event.kind in ("failed", "retried", "stopped"):

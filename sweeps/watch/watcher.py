@@ -12,7 +12,7 @@ from typing import cast
 from nextscale.cluster.controller.accounts import Accounts, row_problem
 from nextscale.cluster.controller.events import event_problem
 from nextscale.model.accounting import parameters
-from nextscale.model.config.run import RunConfig
+from nextscale.model.config.external import AnyRun
 from nextscale.model.record import Row, is_curve_row
 from nextscale.sweeps.design.chosen_runs import all_runs
 from nextscale.sweeps.design.planned_run import PlannedRun, without_lost_trunks
@@ -141,7 +141,7 @@ class Watcher:
         """Of each run, planned or begun, how it stands: one of `STATES`."""
         return {run_id: self._state(run_id) for run_id in self.own_flops | self.rows}
 
-    def config(self, run_id: str) -> RunConfig | None:
+    def config(self, run_id: str) -> AnyRun | None:
         """Of a planned run; None of any other."""
         found = (runs[run_id].config for _, runs in self.sweeps if run_id in runs)
         return next(found, None)
@@ -158,7 +158,7 @@ class Watcher:
         config = self.config(run_id)
         if config is not None:
             model = config.model
-            return f"width {model.width}, {count(parameters(model))} params, {count(config.tokens)} tokens"
+            return f"{model.label}, {count(parameters(model))} params, {count(config.tokens)} tokens"
         row = self.rows.get(run_id)
         return (
             ""

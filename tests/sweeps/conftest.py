@@ -33,8 +33,8 @@ class InProcessBackend:
 
     before = staticmethod(lambda job: None)
 
-    def __init__(self, address, pools="auto"):
-        self.worker, self.job = Worker(), None
+    def __init__(self, address, pools="auto", **of_worker):
+        self.worker, self.job = Worker(**of_worker), None
 
     def pools(self):
         return {"here": Pool(accelerator="cpu")}

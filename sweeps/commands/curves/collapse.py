@@ -181,14 +181,14 @@ def _of_sweep(folder: Path) -> tuple[pd.DataFrame, list[str]]:
     import pandas as pd
 
     from nextscale.model.training.optimizer import unit_schedule
-    from nextscale.sweeps.store.store import Store, load_curves
+    from nextscale.sweeps.store.store import Store, load_curves, own_run
 
     table = load_curves(folder, of="training")
     if table.empty or table["loss"].isna().all():
         raise SpecError(f"{folder}: none of its runs has a training curve")
     store, parts, apart = Store.existing(folder), [], 0
     for run_id, rows in table.groupby("run_id", sort=False):
-        config = store.config(str(run_id))
+        config = own_run(store, str(run_id))
         if config.parent is not None:
             apart += 1
             continue

@@ -95,7 +95,7 @@ class Curves:
 
         from nextscale.fit.curves.curve import Curve
         from nextscale.model.training.optimizer import unit_schedule
-        from nextscale.sweeps.store.store import Store, load_curves
+        from nextscale.sweeps.store.store import Store, load_curves, own_run
 
         table = load_curves(folder, of="training")
         if table.empty or table["loss"].isna().all():
@@ -104,7 +104,7 @@ class Curves:
         store, curves, apart = Store.existing(folder), [], 0
         models = set()
         for run_id, rows in table.groupby("run_id", sort=False):
-            config = store.config(str(run_id))
+            config = own_run(store, str(run_id))
             if config.parent is not None:  # what its parent's schedule was is not in its config
                 apart += 1
                 continue

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from nextscale.sweeps import load
 from nextscale.sweeps.design.chosen_runs import ChosenRuns, Progress, all_runs
 from nextscale.sweeps.design.expand import planned_runs, run_of
 from nextscale.sweeps.design.review import FEW_STEPS
-from nextscale.sweeps.design.sequential import choose_next
+from nextscale.sweeps.design.sequential import _place, choose_next
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.spec_files import load_spec
 from nextscale.sweeps.run.loop import run_study
@@ -262,6 +263,15 @@ loggers: []
 
 class Killed(BaseException):
     """What ends a shell at once."""
+
+
+def test_budgets_that_come_to_the_same_steps_are_one_place():
+    """A run that is there is never chosen again, but for another seed: it would be trained no second time."""
+    spec = sequential(flops=4e11)
+    one, other = (run_of(spec, 8, budget, 0) for budget in (2e10, math.nextafter(2e10, math.inf)))
+    assert one.config == other.config
+    assert one.budget != other.budget
+    assert _place(one) == _place(other)
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""A run that an external command trains: its process, its curve, its result. No jax."""
