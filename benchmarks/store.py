@@ -69,7 +69,7 @@ def leave_behind(store: Store, config: RunConfig, accounts: Accounts) -> None:
     record |= {name: told[name] for name in (*names, "batch_tokens", "seed")} | {"unique_tokens": config.tokens}
     record |= {"epochs": 1.0, "loss_by_position": [loss] * 63, "in_context_learning": 0.0, "evaluation_tokens": 64512}
     record |= {"skipped_steps": 0, "device": "cpu", "versions": {"nextscale": "0.1.0", "jax": "0.10.2"}}
-    record |= {"micro_batches": 1, "recompute": False, "seconds": 7.0}
+    record |= {"micro_batches": 1, "recompute": "none", "seconds": 7.0}
     (run.path / "record.json").write_text(json.dumps(record, indent=1))
     reservation = accounts.reserve(config.run_id, "cpu-0", Seat("cpu"), "cpu", 0, 9.0, int(told["flops"]))
     accounts.settle(reservation, 7.0, kept=int(told["flops"]), outcome="finished", peak=1e11)

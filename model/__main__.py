@@ -34,11 +34,13 @@ from nextscale.model.config.external import ExternalRun, read_run
 from nextscale.model.config.run import Parent, RunConfig
 from nextscale.model.data.sources import resolve
 from nextscale.model.errors import InputError, Stopped
+from nextscale.model.network.kernels import RECOMPUTE
 from nextscale.model.network.processes import join
 from nextscale.model.network.sharding import Layout
 from nextscale.model.record import Row, RunDirectory
 from nextscale.model.training.checkpoint import CheckpointPolicy
 from nextscale.model.training.pack import train_together
+from nextscale.model.training.step import MemorySaving
 from nextscale.model.training.train import enable_compilation_cache, train, training
 
 T = TypeVar("T")
@@ -89,6 +91,7 @@ def _results(options: argparse.Namespace, stop: threading.Event) -> Sequence[Row
     common: dict[str, Any] = {
         "checkpoint": CheckpointPolicy(options.every, options.keep, pinned=tuple(options.pin)),
         "memory_limit": options.memory,
+        "memory_saving": MemorySaving(recompute=options.recompute),
         "stop": stop.is_set,
     }
     if len(configs) == 1:
@@ -127,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--together", metavar="N", type=int, default=8, help="the most runs that are tried side by side; %(default)s")
     add("--layout", type=_argument(Layout.parse), help="such as data=4,fsdp=2,tensor=1; all devices along data if open")
     add("--memory", metavar="BYTES", type=int, help="of each device; micro-batches that need more are not tried")
+    add("--recompute", choices=RECOMPUTE, default="none", help="what of a block its gradient computes again")
     add("--every", metavar="SECONDS", type=float, default=policy.every_seconds, help=EVERY)
     add("--keep", metavar="N", type=int, default=policy.keep, help="newest checkpoints that are kept; %(default)s")
     add("--pin", metavar="TOKENS", type=int, nargs="*", default=[], help="positions at which a checkpoint stays")

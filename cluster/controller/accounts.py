@@ -19,6 +19,7 @@ from nextscale.cluster.controller.caps import Amount
 from nextscale.cluster.controller.lease import TIME_TO_LIVE, Heartbeat, Lease, LeaseHeld
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.errors import InputError
+from nextscale.model.network.kernels import recompute_of
 from nextscale.model.record import Row, is_number, naming, read_rows
 
 if TYPE_CHECKING:
@@ -343,7 +344,7 @@ def _from_row(row: Row) -> Reservation:
             row["pool"],
             usd_per_hour=row["usd_per_hour"],
             chips=row["chips"],
-            recompute=row.get("recompute", False),  # not said by earlier versions
+            recompute=recompute_of(row.get("recompute", False)),  # not said by earlier versions
         ),
         amount=Amount(row["flops"], round(row["usd"] * _MICRO), row["device_us"]),
     )

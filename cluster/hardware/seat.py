@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from nextscale.model.network.kernels import Recompute
+
 
 @dataclasses.dataclass(frozen=True)
 class Seat:
@@ -26,6 +28,6 @@ class Seat:
     usd_per_hour: float = 0.0
     chips: float = 1.0
     micro_batches: int = 1
-    recompute: bool = False
+    recompute: Recompute = "none"
     bytes: float = 0.0
     measured: bool = False

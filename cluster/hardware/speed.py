@@ -10,6 +10,7 @@ import numpy as np
 
 from nextscale.model.accounting import flops_per_step, parameters
 from nextscale.model.config.external import AnyRun, ExternalRun
+from nextscale.model.network.kernels import RECOMPUTED, Recompute, recompute_of
 
 _NEWEST = 500
 """Timed runs that are looked at: the machine as it is now, and a store of any size is read at once."""
@@ -24,7 +25,7 @@ _ROUNDS, _SMALL = 20, 0.02
 SlotKind = tuple[str, float]
 """Accelerator and chips."""
 Features = tuple[float, float, float, float]
-"""Log size, batch and context, and whether the blocks are computed twice."""
+"""Log size, batch and context, and which share of the blocks is computed twice."""
 
 
 class TimedRun(NamedTuple):
@@ -65,13 +66,13 @@ class Speed:
             config = config_of(row["run_id"])
             if config is not None:
                 steps = row["flops_kept"] / flops_per_step(config)
-                features = _features_of(config, recompute=row.get("recompute", False))
+                features = _features_of(config, recompute=recompute_of(row.get("recompute", False)))
                 run = TimedRun(features, steps, row["flops_kept"], row["seconds"])
                 timed.setdefault(((row["accelerator"], row["chips"]), _program(config)), []).append(run)
         return cls(timed)
 
     def seconds(
-        self, config: AnyRun, flops: float, accelerator: str, chips: float, *, recompute: bool = False
+        self, config: AnyRun, flops: float, accelerator: str, chips: float, *, recompute: Recompute = "none"
     ) -> float | None:
         """Expected of so many FLOPs of a run, evaluation and all; None where nothing like it was timed.
 
@@ -115,12 +116,12 @@ def _program(config: AnyRun) -> str:
     return "\0".join(config.trainer.command) if isinstance(config, ExternalRun) else ""
 
 
-def _features_of(config: AnyRun, *, recompute: bool) -> Features:
+def _features_of(config: AnyRun, *, recompute: Recompute) -> Features:
     return (
         float(np.log(parameters(config.model))),
         float(np.log(config.training.batch_tokens)),
         0.0 if isinstance(config, ExternalRun) else float(np.log(config.model.context)),
-        float(recompute),
+        RECOMPUTED[recompute] / RECOMPUTED["full"],
     )
 
 

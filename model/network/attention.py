@@ -25,9 +25,15 @@ from nextscale.model.config.run import ModelConfig
 from nextscale.model.network.kernels import SPLASH_TILES, Kernel, query_blocks
 from nextscale.model.network.sharding import row_axes
 
+FROM_KERNEL = "from a kernel"
+"""The name of what a flash kernel gives, for `jax.checkpoint`: to compute it twice is to run the kernel twice."""
 
-def platform() -> str:
-    """The platform at hand, for `kernel_for`: AMD's GPUs call themselves `gpu` too, but have no cuDNN."""
+
+def platform(mesh: Mesh | None = None) -> str:
+    """The platform of a mesh, or the one at hand, for `kernel_for`: AMD's GPUs call themselves `gpu` too, but have no
+    cuDNN."""
+    if mesh is not None and mesh.devices.flat[0].platform == "tpu":
+        return "tpu"  # also where it is described alone
     backend = jax.extend.backend.get_backend()
     return "cuda" if "cuda" in backend.platform_version else backend.platform
 
@@ -130,7 +136,9 @@ def _splash_kernel(T: int, H: int, interpret: bool) -> Callable[..., jax.Array]:
     tile = next(size for size in SPLASH_TILES if T % size == 0)
     tiles = splash.BlockSizes(tile, tile, tile, tile, tile, tile, use_fused_bwd_kernel=True)
     mask = splash.MultiHeadMask([splash.CausalMask((T, T))] * H)
-    return splash.make_splash_mha_single_device(mask, block_sizes=tiles, interpret=interpret)
+    return splash.make_splash_mha_single_device(
+        mask, block_sizes=tiles, interpret=interpret, residual_checkpoint_name=FROM_KERNEL
+    )
 
 
 def repeat_heads(x_BxTxGxK: jax.Array, heads: int) -> jax.Array:

@@ -1,9 +1,23 @@
-"""Cross-entropy of next-token predictions, and the loss that training lowers."""
+"""Cross-entropy of next-token predictions, and the loss that training lowers.
+
+Logits of many tokens and a large vocabulary would be the largest array of a program. Where they are large they are
+computed in parts, and so is their gradient, as soon as they are there: none is computed twice, and none is kept.
+"""
 
 from __future__ import annotations
 
+import functools
+import math
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from nextscale.model.network.kernels import Recompute, loss_parts
+from nextscale.model.network.sharding import ROWS, row_axes, weight_spec
+from nextscale.model.network.transformer import Transformer, head_logits
 
 
 def cross_entropy(logits_BxTxV: jax.Array, labels_BxT: jax.Array) -> jax.Array:
@@ -22,3 +36,172 @@ def training_loss(logits_BxTxV: jax.Array, labels_BxT: jax.Array, z_loss: float)
     if z_loss == 0:
         return loss, loss
     return loss + z_loss * jnp.square(jax.nn.logsumexp(logits_BxTxV, axis=-1)).mean(), loss
+
+
+def batch_loss(
+    module: Transformer, batch_BxT1: jax.Array, mesh: Mesh | None = None, *, recompute: Recompute = "none"
+) -> tuple[jax.Array, jax.Array]:
+    """`training_loss` of a model on a batch. A gradient is of the first alone."""
+    tokens_BxT = batch_BxT1[:, :-1]
+    head = _Head.of(module, tokens_BxT.size, mesh)
+    if head.parts == 1 and module.dtype == jnp.float32:
+        return training_loss(module(tokens_BxT, mesh, recompute=recompute), batch_BxT1[:, 1:], module.c.z_loss)
+    x_NxD = module.features(tokens_BxT, mesh, recompute=recompute)
+    objective, loss = _objective(head, x_NxD, module.head_DxV, batch_BxT1[:, 1:].reshape(-1))
+    return objective, jax.lax.stop_gradient(loss)
+
+
+def batch_cross_entropy(module: Transformer, batch_BxT1: jax.Array, mesh: Mesh | None = None) -> jax.Array:
+    """`cross_entropy` of a model on a batch, B x T."""
+    tokens_BxT = batch_BxT1[:, :-1]
+    head = _Head.of(module, tokens_BxT.size, mesh)
+    if head.parts == 1:
+        return cross_entropy(module(tokens_BxT, mesh), batch_BxT1[:, 1:])
+    x_NxD = module.features(tokens_BxT, mesh)
+    partition_N, picked_N = _by_parts(head, x_NxD, module.head_DxV, batch_BxT1[:, 1:].reshape(-1), gradient=False)
+    return (partition_N - picked_N).reshape(tokens_BxT.shape)
+
+
+class _Head(NamedTuple):
+    """How logits and their loss are computed.
+
+    Attributes:
+        parts: in which each device computes those of its tokens.
+        axes: that tokens are spread over; None where each device has all.
+        width, vocab: the axis, if any, that the head is split along.
+    """
+
+    parts: int
+    cap: float | None
+    z_loss: float
+    dtype: str
+    mesh: Mesh | None
+    axes: tuple[str, ...] | None
+    width: str | None
+    vocab: str | None
+
+    @classmethod
+    def of(cls, module: Transformer, N: int, mesh: Mesh | None) -> _Head:
+        c, axes, width, vocab = module.c, None, None, None
+        V = c.vocab
+        if mesh is not None:
+            axes, (width, vocab) = row_axes(mesh, N), weight_spec(mesh, "head", (c.width, V))
+            N = N // math.prod(mesh.shape[axis] for axis in axes or ())
+            V = V // (1 if vocab is None else mesh.shape[vocab])
+        return cls(loss_parts(N, V), c.logit_cap, c.z_loss, str(module.dtype), mesh, axes, width, vocab)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _objective(head: _Head, x_NxD: jax.Array, head_DxV: jax.Array, labels_N: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`training_loss`."""
+    partition_N, picked_N, *_ = _by_parts(head, x_NxD, head_DxV, labels_N, gradient=False)
+    return _means(head, partition_N, picked_N)
+
+
+def _objective_forward(
+    head: _Head, x_NxD: jax.Array, head_DxV: jax.Array, labels_N: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    partition_N, picked_N, *gradients = _by_parts(head, x_NxD, head_DxV, labels_N, gradient=True)
+    by_x_NxD, by_head_DxV = gradients
+    return _means(head, partition_N, picked_N), (by_x_NxD, by_head_DxV)
+
+
+def _objective_backward(
+    head: _Head, gradients: tuple[jax.Array, jax.Array], by: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array | None, ...]:
+    by_x_NxD, by_head_DxV = gradients
+    return by_x_NxD * by[0].astype(by_x_NxD.dtype), by_head_DxV * by[0], None
+
+
+_objective.defvjp(_objective_forward, _objective_backward)
+
+
+def _means(head: _Head, partition_N: jax.Array, picked_N: jax.Array) -> tuple[jax.Array, jax.Array]:
+    loss = (partition_N - picked_N).mean()
+    return loss + head.z_loss * jnp.square(partition_N).mean(), loss
+
+
+def _by_parts(
+    head: _Head, x_NxD: jax.Array, head_DxV: jax.Array, labels_N: jax.Array, *, gradient: bool
+) -> tuple[jax.Array, ...]:
+    """The log-partition and the label's logit of each token, N each; and the `gradient` of `training_loss` by x and by
+    the head.
+
+    XLA would add up the head's gradient over devices after each part: here they do once, after all.
+    """
+    local = functools.partial(_local_parts, head, len(labels_N), gradient)
+    head_DxV = head_DxV.astype(head.dtype)
+    if head.mesh is None:
+        return local(x_NxD, head_DxV, labels_N)
+    rows, weight = P(head.axes), P(head.width, head.vocab)
+    found = (rows, rows, rows, P(head.width if head.axes else None, head.vocab))
+    return jax.shard_map(
+        local,
+        mesh=head.mesh,
+        in_specs=(rows, weight, rows),
+        out_specs=found if gradient else found[:2],
+        check_vma=False,
+    )(x_NxD, head_DxV, labels_N)
+
+
+def _local_parts(
+    head: _Head, total: int, gradient: bool, x_NxD: jax.Array, head_DxV: jax.Array, labels_N: jax.Array
+) -> tuple[jax.Array, ...]:
+    """`_by_parts` of a device's tokens, of `total` on all."""
+    if head.width is not None:
+        head_DxV = jax.lax.all_gather(head_DxV, head.width, axis=0, tiled=True)
+    N = len(labels_N)
+    n = -(-N // head.parts)
+    # What fills the last part has no weight, and is cut off.
+    weight_N = jnp.full(N, 1 / total, jnp.float32)
+    x_PxnxD, labels_Pxn, weight_Pxn = (
+        jnp.pad(a, [(0, n * head.parts - N)] + [(0, 0)] * (a.ndim - 1)).reshape(head.parts, n, *a.shape[1:])
+        for a in (x_NxD, labels_N, weight_N)
+    )
+
+    def part(by_head_DxV: jax.Array | None, of: tuple[jax.Array, ...]) -> tuple[jax.Array | None, tuple]:
+        x_nxD, labels_n, weight_n = of
+        logits_nxV = head_logits(x_nxD, head_DxV, head.cap)
+        partition_n, picked_n, is_label_nxV = _partition(head, logits_nxV, labels_n)
+        if by_head_DxV is None:
+            return None, (partition_n, picked_n)
+        softmax_nxV = jnp.exp(logits_nxV - partition_n[:, None])
+        by_logits_nxV = softmax_nxV * (1 + 2 * head.z_loss * partition_n)[:, None] - is_label_nxV
+        if head.cap is not None:
+            by_logits_nxV *= 1 - jnp.square(logits_nxV / head.cap)
+        by_logits_nxV = (by_logits_nxV * weight_n[:, None]).astype(x_nxD.dtype)
+        by_x_nxD = _product("nv,dv->nd", by_logits_nxV, head_DxV)
+        if head.vocab is not None:
+            by_x_nxD = jax.lax.psum(by_x_nxD, head.vocab)
+        by_head_DxV += _product("nd,nv->dv", x_nxD, by_logits_nxV)
+        return by_head_DxV, (partition_n, picked_n, by_x_nxD.astype(x_nxD.dtype))
+
+    none_yet = jnp.zeros(head_DxV.shape, jnp.float32) if gradient else None
+    by_head_DxV, found = jax.lax.scan(part, none_yet, (x_PxnxD, labels_Pxn, weight_Pxn))
+    found = tuple(a.reshape(-1, *a.shape[2:])[:N] for a in found)
+    if by_head_DxV is None:
+        return found
+    if head.axes is not None:
+        if head.width is not None:
+            by_head_DxV = jax.lax.psum_scatter(by_head_DxV, head.width, tiled=True)
+        by_head_DxV = jax.lax.psum(by_head_DxV, [axis for axis in ROWS if axis != head.width])
+    return *found, by_head_DxV
+
+
+def _partition(head: _Head, logits_nxV: jax.Array, labels_n: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The log-partition and the label's logit, n each, and where that is, n x V; V are those of a device."""
+    top_n = logits_nxV.max(axis=-1)
+    first = 0
+    if head.vocab is not None:
+        top_n = jax.lax.pmax(top_n, head.vocab)
+        first = jax.lax.axis_index(head.vocab) * logits_nxV.shape[1]
+    is_label_nxV = jax.lax.broadcasted_iota(jnp.int32, logits_nxV.shape, 1) == (labels_n - first)[:, None]
+    sums = jnp.exp(logits_nxV - top_n[:, None]).sum(axis=-1), jnp.where(is_label_nxV, logits_nxV, 0).sum(axis=-1)
+    total_n, picked_n = sums if head.vocab is None else jax.lax.psum(sums, head.vocab)
+    return top_n + jnp.log(total_n), picked_n, is_label_nxV
+
+
+def _product(axes: str, a: jax.Array, b: jax.Array) -> jax.Array:
+    """In float32, of whatever is multiplied."""
+    precision = "float32" if a.dtype == jnp.float32 else None
+    return jnp.einsum(axes, a, b, precision=precision, preferred_element_type=jnp.float32)

@@ -13,10 +13,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, Sharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
@@ -96,14 +98,29 @@ def mesh_of(layout: Layout) -> Mesh | None:
             f"layout {layout} is of {layout.devices} devices, but {processes} process(es) see {found}; "
             f"take e.g. data={found}"
         )
-    if layout.devices == 1:
-        return None
-    return jax.make_mesh(
-        dataclasses.astuple(layout),
-        tuple(dataclasses.asdict(layout)),
-        axis_types=(AxisType.Auto,) * 3,
-        devices=jax.devices()[: layout.devices],
-    )
+    return None if layout.devices == 1 else mesh_on(layout, jax.devices()[: layout.devices])
+
+
+def mesh_on(layout: Layout, devices: Sequence[Any]) -> Mesh:
+    """The mesh of a layout on as many devices, so that what talks most is nearest: `data` alone reaches over slices of
+    TPUs, which a slower network joins.
+
+    Raises:
+        InputError: `data` cannot be spread over the slices.
+    """
+    # JAX counts hosts of GPUs as slices too, between which the network is as fast for all.
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
+    if slices > 1 and layout.data % slices:
+        raise InputError(
+            f"layout {layout} is of {slices} slices of TPUs, and only data reaches over several; take a multiple of "
+            f"{slices} for data"
+        )
+    of_slice = (layout.data // slices, layout.fsdp, layout.tensor)
+    if slices > 1:
+        placed = mesh_utils.create_hybrid_device_mesh(of_slice, (slices, 1, 1), devices, allow_split_physical_axes=True)
+    else:
+        placed = mesh_utils.create_device_mesh(of_slice, devices, allow_split_physical_axes=True)
+    return Mesh(placed, tuple(dataclasses.asdict(layout)), axis_types=(AxisType.Auto,) * 3)
 
 
 def shardings(mesh: Mesh | None, groups: PyTree, state: PyTree) -> PyTree:
@@ -124,11 +141,15 @@ def shardings(mesh: Mesh | None, groups: PyTree, state: PyTree) -> PyTree:
         if mesh is None:
             return SingleDeviceSharding(jax.devices()[0])
         group = next((group_of[path[i:]] for i in range(len(path)) if path[i:] in group_of), None)
-        axes = () if group is None else SPLIT.get(group, ())
-        split = (axis if n % mesh.shape[axis] == 0 else None for axis, n in zip(axes, leaf.shape, strict=False))
-        return NamedSharding(mesh, P(*split))
+        return NamedSharding(mesh, P() if group is None else weight_spec(mesh, group, leaf.shape))
 
     return jax.tree_util.tree_map_with_path(of, state)
+
+
+def weight_spec(mesh: Mesh, group: Group, shape: tuple[int, ...]) -> P:
+    """The axis that each dimension of a weight is split along, if any."""
+    axes = SPLIT.get(group, (None,) * len(shape))
+    return P(*(axis if axis and n % mesh.shape[axis] == 0 else None for axis, n in zip(axes, shape, strict=True)))
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:

@@ -16,15 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from nextscale.model.config.parametrization import Group, initial_std
 from nextscale.model.config.run import Network
-from nextscale.model.network.attention import alibi_slopes, attend, platform
-from nextscale.model.network.kernels import kernel_for
-from nextscale.model.network.sharding import shard_rows
+from nextscale.model.network.attention import FROM_KERNEL, alibi_slopes, attend, platform
+from nextscale.model.network.kernels import Recompute, kernel_for, scans
+from nextscale.model.network.sharding import shard_rows, weight_spec
 
 PyTree = Any
+
+INTO_BLOCK = "into a block"
 
 
 class Weight(nnx.Param):
@@ -71,10 +75,13 @@ class Attention(nnx.Module):
         self.key_norm = Norm(c, head_width) if c.qk_norm else None
 
     def __call__(self, x_NxD: jax.Array, T: int, mesh: Mesh | None) -> jax.Array:
-        c = self.c
-        qkv_DxHGGK = jnp.concatenate([self.query[...], self.key[...], self.value[...]], axis=1).astype(self.dtype)
-        qkv_NxHGGK = jnp.split(x_NxD @ qkv_DxHGGK, [c.query_width, c.query_width + c.key_width], axis=1)
-        K = c.query_width // c.heads
+        c, K = self.c, self.c.query_width // self.c.heads
+        matrices = self.query[...], self.key[...], self.value[...]
+        if mesh is None or mesh.shape["tensor"] == 1:
+            qkv_DxHGGK = jnp.concatenate(matrices, axis=1).astype(self.dtype)
+            qkv_NxHGGK = jnp.split(x_NxD @ qkv_DxHGGK, [c.query_width, c.query_width + c.key_width], axis=1)
+        else:  # joined along the axis that `tensor` splits, each device would have parts of others' heads
+            qkv_NxHGGK = [x_NxD @ matrix.astype(self.dtype) for matrix in matrices]
         q_BxTxHxK, k_BxTxGxK, v_BxTxGxK = (x.reshape(-1, T, x.shape[1] // K, K) for x in qkv_NxHGGK)
         if self.query_norm is not None and self.key_norm is not None:
             q_BxTxHxK = self.query_norm(q_BxTxHxK).astype(self.dtype)
@@ -82,7 +89,7 @@ class Attention(nnx.Module):
         if c.position == "rope":
             q_BxTxHxK, k_BxTxGxK = rotate(q_BxTxHxK), rotate(k_BxTxGxK)
         mixed_BxTxHxK = attend(
-            kernel_for(c, self.dtype, T, platform()),
+            kernel_for(c, self.dtype, T, platform(mesh)),
             q_BxTxHxK,
             k_BxTxGxK,
             v_BxTxGxK,
@@ -141,58 +148,134 @@ class Transformer(nnx.Module):
         self.norm = Norm(c, c.width, group="final_norm")
         self.head = None if c.tied else _matrix(rngs, "head", c.width, c.vocab)
 
-    def __call__(self, tokens_BxT: jax.Array, mesh: Mesh | None = None, *, recompute: bool = False) -> jax.Array:
-        """Logits, B x T x V.
+    def __call__(self, tokens_BxT: jax.Array, mesh: Mesh | None = None, *, recompute: Recompute = "none") -> jax.Array:
+        """Logits, B x T x V (see `features`)."""
+        logits_NxV = head_logits(
+            self.features(tokens_BxT, mesh, recompute=recompute), self.head_DxV.astype(self.dtype), self.c.logit_cap
+        )
+        return logits_NxV.reshape(*tokens_BxT.shape, -1)
+
+    def features(self, tokens_BxT: jax.Array, mesh: Mesh | None = None, *, recompute: Recompute = "none") -> jax.Array:
+        """What the head reads, N x D.
 
         Args:
             mesh: the devices that the sequences are spread over, if more than one.
-            recompute: keeps of each block only what goes into it, for a gradient (see `recomputed`).
+            recompute: what of a block is not kept for a gradient.
         """
+        with self._precision():
+            x_NxD = shard_rows(mesh, self.embedding[...][tokens_BxT.reshape(-1)].astype(self.dtype))
+            x_NxD = apply_blocks(self.blocks, x_NxD, tokens_BxT.shape[1], mesh, recompute)
+            return self.norm(x_NxD).astype(self.dtype)
+
+    @property
+    def head_DxV(self) -> jax.Array:
+        """The head's weights. A tied head keeps logits small at every width: unit features times unit embeddings, over
+        the width."""
+        return self.embedding[...].T / self.c.width if self.head is None else self.head[...]
+
+    def _precision(self) -> contextlib.AbstractContextManager:
         # Unless told, TPUs and NVIDIA's GPUs round what goes into a product of float32 to 8 or 11 bits.
-        with jax.default_matmul_precision("float32") if self.dtype == jnp.float32 else contextlib.nullcontext():
-            return self._logits(tokens_BxT, mesh, recompute)
-
-    def _logits(self, tokens_BxT: jax.Array, mesh: Mesh | None, recompute: bool) -> jax.Array:
-        B, T = tokens_BxT.shape
-        x_NxD = shard_rows(mesh, self.embedding[...][tokens_BxT.reshape(-1)].astype(self.dtype))
-        if recompute:
-            x_NxD = recomputed(self.blocks, x_NxD, T, mesh, self.dtype)
-        else:
-            for block in self.blocks:
-                x_NxD = shard_rows(mesh, block(x_NxD, T, mesh))
-        x_NxD = self.norm(x_NxD).astype(self.dtype)
-        # A tied head keeps logits small at every width: unit features times unit embeddings, over the width.
-        head_DxV = self.embedding[...].T / self.c.width if self.head is None else self.head[...]
-        logits_NxV = (x_NxD @ head_DxV.astype(self.dtype)).astype(jnp.float32)
-        if self.c.logit_cap is not None:  # Gemma Team 2024 (Gemma 2), sec. 2
-            logits_NxV = self.c.logit_cap * jnp.tanh(logits_NxV / self.c.logit_cap)
-        return logits_NxV.reshape(B, T, -1)
+        return jax.default_matmul_precision("float32") if self.dtype == jnp.float32 else contextlib.nullcontext()
 
 
-def recomputed(blocks: Sequence[Block], x_NxD: jax.Array, T: int, mesh: Mesh | None, dtype: jnp.dtype) -> jax.Array:
-    """The residual stream, N x D, after all blocks, which a gradient computes a second time (Chen et al. 2016).
+def head_logits(x_NxD: jax.Array, head_DxV: jax.Array, cap: float | None) -> jax.Array:
+    """Float32 logits, N x V, whatever is multiplied."""
+    precision = "float32" if x_NxD.dtype == jnp.float32 else None
+    logits_NxV = jnp.matmul(x_NxD, head_DxV, precision=precision, preferred_element_type=jnp.float32)
+    return logits_NxV if cap is None else cap * jnp.tanh(logits_NxV / cap)  # Gemma Team 2024 (Gemma 2), sec. 2
 
-    They are scanned: unrolled, XLA finds the second computation equal to the first, and keeps that after all.
+
+def apply_blocks(
+    blocks: Sequence[Block], x_NxD: jax.Array, T: int, mesh: Mesh | None, recompute: Recompute
+) -> jax.Array:
+    """The residual stream, N x D, after all blocks.
+
+    Many are scanned: compiled once, and of the weights that devices share one block's are gathered at a time.
     """
+    if not scans(len(blocks), recompute):
+        for block in blocks:
+            x_NxD = shard_rows(mesh, block(x_NxD, T, mesh))
+        return x_NxD
     graph, *_ = (nnx.split(block)[0] for block in blocks)
-    weights = [nnx.to_pure_dict(nnx.state(block)) for block in blocks]
-    # Matrices are copied as they are used, in half the memory where that is bfloat16.
-    stacked = jax.tree.map(lambda *w: jnp.stack([x.astype(dtype) if x.ndim == 2 else x for x in w]), *weights)
+    stacked = jax.tree.map(
+        functools.partial(_stack, blocks[0].dtype, mesh), *(nnx.state(block) for block in blocks), is_leaf=_is_variable
+    )
 
-    @jax.checkpoint
     def one(x_NxD: jax.Array, weights: Any) -> tuple[jax.Array, None]:
-        return shard_rows(mesh, nnx.merge(graph, weights)(x_NxD, T, mesh)), None
+        block = nnx.merge(graph, weights)
+        return shard_rows(mesh, block(checkpoint_name(x_NxD, INTO_BLOCK), T, mesh)), None
 
-    return jax.lax.scan(one, x_NxD, stacked)[0]
+    if recompute != "none":
+        # In a scan the second computation is in a loop of its own, where no compiler finds the first.
+        one = jax.checkpoint(one, policy=_kept(recompute), prevent_cse=False)
+    return jax.lax.scan(one, x_NxD, nnx.to_pure_dict(stacked))[0]
+
+
+def _is_variable(x: Any) -> bool:
+    return isinstance(x, nnx.Variable)
+
+
+def _stack(dtype: jnp.dtype, mesh: Mesh | None, *weights: Weight) -> Weight:
+    """The weights of all blocks in one array, each device's own parts of them.
+
+    Matrices are copied as they are used, in half the memory where that is bfloat16.
+    """
+    first = weights[0]
+    stacked = jnp.stack([w[...].astype(dtype) if w.ndim == 2 else w[...] for w in weights])
+    if mesh is not None:
+        spec = weight_spec(mesh, first.group, first.shape)
+        stacked = jax.lax.with_sharding_constraint(stacked, NamedSharding(mesh, P(None, *spec)))
+    return first.replace(stacked)
+
+
+def _kept(recompute: Recompute) -> Any:
+    """What a block keeps for its gradient, but for what goes into it, as a policy of `jax.checkpoint`."""
+    policies = jax.checkpoint_policies
+    if recompute == "dots":
+        return policies.save_from_both_policies(
+            policies.dots_with_no_batch_dims_saveable, policies.save_only_these_names(FROM_KERNEL)
+        )
+    if recompute == "offload":
+        return policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=[INTO_BLOCK],
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+    return None
+
+
+_TURNED_AT_ONCE = 1024
+"""Positions whose angles stand in a program; those further on are computed from them."""
 
 
 def rotate(x_BxTxHxK: jax.Array) -> jax.Array:
     """Rotary position embedding (Su et al. 2021): the pair (k, k + K/2) at position t turns by t·10000^(-2k/K)."""
     _, T, _, K = x_BxTxHxK.shape
-    angle_TxK2 = np.arange(T)[:, None] * 10000.0 ** (-np.arange(0, K, 2) / K)
-    cos, sin = (jnp.asarray(f(angle_TxK2)[:, None], x_BxTxHxK.dtype) for f in (np.cos, np.sin))
+    cos, sin = (angle_TxK2[:, None].astype(x_BxTxHxK.dtype) for angle_TxK2 in turns(T, K))
     left, right = jnp.split(x_BxTxHxK, 2, axis=-1)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
+
+
+def turns(T: int, K: int) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of each angle, T x K/2, in float32.
+
+    Angles are in float64, for in float32 those at a context of 10^5 are off by a hundredth. Far ones are a sum of two,
+    so that a program hardly grows with the context.
+    """
+    near, far = _turns(min(T, _TURNED_AT_ONCE), 1, K), _turns(T, _TURNED_AT_ONCE, K)
+    near_cos, near_sin = map(jnp.asarray, near)
+    if T <= _TURNED_AT_ONCE:
+        return near_cos, near_sin
+    far_cos, far_sin = (jnp.asarray(x)[:, None] for x in far)
+    cos, sin = far_cos * near_cos - far_sin * near_sin, far_sin * near_cos + far_cos * near_sin
+    return cos.reshape(-1, K // 2)[:T], sin.reshape(-1, K // 2)[:T]
+
+
+@functools.lru_cache
+def _turns(stop: int, step: int, K: int) -> tuple[np.ndarray, np.ndarray]:
+    angle_txK2 = np.arange(0, stop, step)[:, None] * 10000.0 ** (-np.arange(0, K, 2) / K)
+    return np.cos(angle_txK2).astype(np.float32), np.sin(angle_txK2).astype(np.float32)
 
 
 @functools.lru_cache

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from nextscale.model.config.run import Network, RunConfig
 from nextscale.model.data.sources import MarkovSource, Source
-from nextscale.model.network.loss import cross_entropy
+from nextscale.model.network.loss import batch_cross_entropy
 from nextscale.model.network.processes import gather
 from nextscale.model.network.sharding import mesh_of_params, place_whole_batches
 from nextscale.model.network.transformer import transformer_of
@@ -143,7 +143,7 @@ def _cross_entropy(
     model: Network, dtype: str, mesh: Mesh | None, params: PyTree, batches_SxBxT1: jax.Array
 ) -> jax.Array:
     module = transformer_of(model, dtype, params)
-    return jax.lax.map(lambda x: cross_entropy(module(x[:, :-1], mesh), x[:, 1:]).mean(axis=0), batches_SxBxT1)
+    return jax.lax.map(lambda x: batch_cross_entropy(module, x, mesh).mean(axis=0), batches_SxBxT1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -1,8 +1,8 @@
-"""Fits a run into memory: the same batch in smaller micro-batches, and in the end each block computed twice.
+"""Fits a run into memory: the same batch in smaller micro-batches, and in the end blocks computed again, more and more.
 
 The gradient of a batch is the mean of those of its parts, so a run with half the micro-batch is the same run, but for
-the order of its sums. Smaller parts cost little while one sequence fills a device; computing blocks twice costs a third
-of all FLOPs, and comes last.
+the order of its sums. Smaller parts cost little while one sequence fills a device; computing blocks twice costs up to a
+third of all FLOPs, and comes last.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import socket
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from nextscale.model.accounting import steps_per_row
 from nextscale.model.config.run import RunConfig
 from nextscale.model.errors import InputError, TooLarge
+from nextscale.model.network.kernels import RECOMPUTE, recompute_of
 from nextscale.model.network.sharding import Layout, mesh_of, rows_sharding
 from nextscale.model.record import Row
 from nextscale.model.training.step import MemorySaving, Program, program_of, state_shapes, train_steps
@@ -41,8 +43,8 @@ def sequences_per_device(config: RunConfig, layout: Layout) -> int:
 
 
 def next_saving(config: RunConfig, layout: Layout, saving: MemorySaving) -> MemorySaving:
-    """What to try where `saving` is too little: twice the micro-batches, or the next number that is even; then blocks
-    that are computed again.
+    """What to try where `saving` is too little: twice the micro-batches, or the next number that is even; then to
+    compute more of the blocks again. A CPU's memory is the host's: nothing is moved there.
 
     Raises:
         TooLarge: that is done already.
@@ -51,8 +53,9 @@ def next_saving(config: RunConfig, layout: Layout, saving: MemorySaving) -> Memo
     more = next((n for n in range(2 * saving.micro_batches, own + 1) if own % n == 0), None)
     if more is not None:
         return saving._replace(micro_batches=more)
-    if not saving.recompute:
-        return saving._replace(recompute=True)
+    known = RECOMPUTE[:-1] if jax.default_backend() == "cpu" else RECOMPUTE
+    for recompute in known[RECOMPUTE.index(saving.recompute) + 1 :]:
+        return saving._replace(recompute=recompute)
     raise TooLarge(
         f"one sequence of {config.model.context} tokens per device does not fit into memory; take a smaller model "
         f"or context, or split the weights over more devices than layout {layout} does"
@@ -65,18 +68,29 @@ def bytes_needed(config: RunConfig, layout: Layout, saving: MemorySaving) -> int
     Raises:
         InputError: XLA does not say.
     """
-    K, B, T = steps_per_row(config), config.batch_sequences, config.model.context
-    return _planned(program_of(config, mesh_of(layout), saving), (K, B, T + 1))
+    return _planned(program_of(config, mesh_of(layout), saving), _batches(config))
 
 
-@functools.lru_cache
-def _planned(program: Program, batches: tuple[int, int, int]) -> int:
+def lowered_steps(config: RunConfig, mesh: Mesh | None, saving: MemorySaving) -> jax.stages.Lowered:
+    """The steps of a run for the devices of a mesh, which need not be there, before XLA compiles them."""
+    return _lowered(program_of(config, mesh, saving), _batches(config))
+
+
+def _batches(config: RunConfig) -> tuple[int, int, int]:
+    return steps_per_row(config), config.batch_sequences, config.model.context + 1
+
+
+def _lowered(program: Program, batches: tuple[int, int, int]) -> jax.stages.Lowered:
     sharding = None if program.mesh is None else rows_sharding(program.mesh)
     batches_KxBxT1 = jax.ShapeDtypeStruct(batches, np.int32, sharding=sharding)
     schedule_K = jax.ShapeDtypeStruct(batches[:1], np.float32)
     numbers = jax.tree.unflatten(program.numbers, [np.float32(0)] * program.numbers.num_leaves)
-    lowered = train_steps(program).lower(state_shapes(program), batches_KxBxT1, schedule_K, batches[0], numbers)
-    if (plan := lowered.compile().memory_analysis()) is None:
+    return train_steps(program).lower(state_shapes(program), batches_KxBxT1, schedule_K, batches[0], numbers)
+
+
+@functools.lru_cache
+def _planned(program: Program, batches: tuple[int, int, int]) -> int:
+    if (plan := _lowered(program, batches).compile().memory_analysis()) is None:
         raise InputError(f"memory: {jax.default_backend()} does not say what a program needs; leave the limit out")
     return int(plan.argument_size_in_bytes + plan.temp_size_in_bytes)
 
@@ -95,7 +109,9 @@ def saving_within(config: RunConfig, layout: Layout, saving: MemorySaving, limit
 def out_of_memory_note(config: RunConfig, layout: Layout, saving: MemorySaving) -> Row:
     """The note of an attempt that ended so, for `first_saving` of the next."""
     own = sequences_per_device(config, layout) // saving.micro_batches
-    what = f"micro-batches of {own} sequence(s) per device" + (", blocks computed again" if saving.recompute else "")
+    what = f"micro-batches of {own} sequence(s) per device" + (
+        "" if saving.recompute == "none" else f", recompute {saving.recompute}"
+    )
     return {
         "host": socket.gethostname(),
         "device": jax.devices()[0].device_kind,
@@ -115,9 +131,9 @@ def first_saving(config: RunConfig, layout: Layout, attempts: list[Row]) -> Memo
     """
     here = {"device": jax.devices()[0].device_kind, "layout": str(layout)}
     failed = [
-        MemorySaving(row["micro_batches"], row.get("recompute", False))
+        MemorySaving(row["micro_batches"], recompute_of(row.get("recompute", False)))
         for row in attempts
         if "micro_batches" in row and row | here == row
     ]
     sequences_per_device(config, layout)
-    return next_saving(config, layout, max(failed)) if failed else MemorySaving()
+    return next_saving(config, layout, max(failed, key=lambda saving: saving.rank)) if failed else MemorySaving()

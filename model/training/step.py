@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 
 from nextscale.model.accounting import flops_per_step, steps_per_row
 from nextscale.model.config.run import Network, OptimizerName, RunConfig
-from nextscale.model.network.loss import training_loss
+from nextscale.model.network.kernels import RECOMPUTE, Recompute
+from nextscale.model.network.loss import batch_loss
 from nextscale.model.network.sharding import replicated, rows_sharding, shardings
 from nextscale.model.network.transformer import Transformer, structure, transformer_of
 from nextscale.model.training import spikes, tally
@@ -37,11 +38,16 @@ class MemorySaving(NamedTuple):
 
     Attributes:
         micro_batches: in which each batch is trained, one after the other.
-        recompute: whether blocks are computed again for the gradient (see `transformer.recomputed`).
+        recompute: what of a block is computed again for the gradient.
     """
 
     micro_batches: int = 1
-    recompute: bool = False
+    recompute: Recompute = "none"
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The higher, the less memory it needs, of those that are tried one after the other."""
+        return self.micro_batches, RECOMPUTE.index(self.recompute)
 
 
 NO_SAVING = MemorySaving()
@@ -252,8 +258,7 @@ def _train_steps(
     _, groups = structure(model, dtype)
 
     def loss_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits_BxTxV = transformer_of(model, dtype, params)(batch_BxT1[:, :-1], program.mesh, recompute=recompute)
-        return training_loss(logits_BxTxV, batch_BxT1[:, 1:], model.z_loss)
+        return batch_loss(transformer_of(model, dtype, params), batch_BxT1, program.mesh, recompute=recompute)
 
     def gradient_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, jax.Array]:
         (_, loss), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, batch_BxT1)

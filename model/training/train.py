@@ -60,7 +60,7 @@ def training(
     writes; each writes its part of a checkpoint.
 
     When memory runs out, the same batch is trained in smaller parts, from the newest checkpoint on, and in the end with
-    each block computed twice. What did not fit is noted among the attempts, and not tried again there. Of several
+    blocks computed twice. What did not fit is noted among the attempts, and not tried again there. Of several
     processes the one that it happens to cannot tell the others, so there it notes it and fails: the next attempt has
     smaller parts.
 
@@ -130,7 +130,7 @@ def _least_saving(
     own = sequences_per_device(config, layout)
     if own % planned.micro_batches:
         raise InputError(f"{own} sequences per device are not {planned.micro_batches} equal micro-batches")
-    saving = max(planned, first_saving(config, layout, directory.attempts()))
+    saving = max(planned, first_saving(config, layout, directory.attempts()), key=lambda saving: saving.rank)
     return saving if limit is None else saving_within(config, layout, saving, limit)
 
 

@@ -108,7 +108,7 @@ def _seats(found: Plan) -> Table:
     rows = [
         [
             *(run["run_id"], run["pool"], run["layout"] or "-", str(run["micro_batches"])),
-            *("yes" if run["recompute"] else "no", memory(run["bytes"]) if run["bytes"] else "-"),
+            *(run["recompute"], memory(run["bytes"]) if run["bytes"] else "-"),
             duration(run["seconds"]),
             *(run["speed"], number(run["usd"], 3)),
         ]

@@ -26,6 +26,7 @@ from nextscale.model.accounting import (
     parameters,
 )
 from nextscale.model.config.external import AnyRun, ExternalRun
+from nextscale.model.network.kernels import recompute_of
 from nextscale.model.record import Row, RunDirectory, is_number, read_rows
 from nextscale.sweeps.errors import SpecError
 
@@ -133,6 +134,8 @@ def run_row(run: RunDirectory) -> Row:
             for key, value in record.items()
             if key not in _NOT_COLUMNS and not isinstance(value, list | dict)
         }
+        if "recompute" in record:
+            row["recompute"] = recompute_of(record["recompute"])
         row["versions"] = _in_words(record.get("versions") or {})
     if row["status"] == "done":
         row["tokens_done"] = row["tokens"]

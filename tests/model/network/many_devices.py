@@ -12,12 +12,17 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 from etils import epath
 
 from nextscale.model.config.run import RunConfig
+from nextscale.model.network import kernels
 from nextscale.model.network.attention import causal_attention, repeat_heads, splash_attention
+from nextscale.model.network.loss import batch_loss
 from nextscale.model.network.sharding import Layout, mesh_of
+from nextscale.model.network.transformer import transformer_of
 from nextscale.model.record import RunDirectory
 from nextscale.model.training.checkpoint import CheckpointPolicy
 from nextscale.model.training.memory import bytes_needed
@@ -37,10 +42,35 @@ def splash_error(layout):
     return float(abs(spread(q, k, v) - here).max())
 
 
+def apart(config, layout, recompute):
+    """How far the loss and the gradient of one batch, with logits in parts and blocks scanned, are from those of the
+    plain program of one device: relative, the gradient's over all weights."""
+    params = initial_state(program_of(config))(jax.random.key(0), numbers_of(config))["params"]
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
+    batch = jax.random.randint(jax.random.key(1), (8, config.model.context + 1), 0, config.model.vocab)
+
+    def found(mesh, recompute):
+        def loss(params):
+            module = transformer_of(config.network, config.training.dtype, params)
+            return batch_loss(module, batch, mesh, recompute=recompute)[0]
+
+        return jax.jit(jax.value_and_grad(loss))(params)
+
+    plain, gradient = found(None, "none")
+    at_once, scanned = kernels._LOGITS, kernels.SCANNED_FROM
+    kernels._LOGITS, kernels.SCANNED_FROM = 5 * config.model.vocab, 1
+    same, ours = found(mesh_of(layout), recompute)
+    kernels._LOGITS, kernels.SCANNED_FROM = at_once, scanned
+    norms = [optax.tree.norm(tree) for tree in (jax.tree.map(jnp.subtract, ours, gradient), gradient)]
+    return [float(abs(same - plain) / plain), float(norms[0] / norms[1])]
+
+
 def done(job):
     config, layout = RunConfig.model_validate(job["config"]), Layout.parse(job["layout"])
     if job.get("splash"):
         return {"error": splash_error(layout)}
+    if job.get("recompute"):
+        return {"apart": apart(config, layout, job["recompute"])}
     if job.get("plan"):
         return {"needed": bytes_needed(config, layout, MemorySaving())}
     pins = tuple(step * config.training.batch_tokens for step in (5, 10, 15))

@@ -10,6 +10,7 @@ import pytest
 
 from nextscale.model.config.run import ModelFamily
 from nextscale.model.errors import InputError
+from nextscale.model.network.kernels import RECOMPUTE
 from nextscale.model.network.sharding import Layout
 from nextscale.model.training.memory import sequences_per_device
 from nextscale.model.training.train import train
@@ -92,6 +93,21 @@ def test_every_axis_gives_the_loss_of_one_device(small, tmp_path, run_directory,
         assert found["shapes"]["params.embedding"] == embedding
         assert found["shapes"]["params.blocks.0.mlp.up"] == up
         assert found["compiled"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"tied": True, "logit_cap": 3.0, "z_loss": 0.1}, {"mlp": "swiglu", "kv_heads": 2, "heads": 4}],
+    ids=str,
+)
+def test_parts_of_logits_scans_and_what_is_computed_again_change_no_gradient_on_any_mesh(small, tmp_path, options):
+    asked = [("fsdp=8", "none"), ("data=2,fsdp=2,tensor=2", "dots"), ("data=4,tensor=2", "full"), ("data=3", "none")]
+    asked += [("data=1", recompute) for recompute in RECOMPUTE[:-1]]
+    run = small(depth=2, **options)
+    came = trained(tmp_path, *((run, layout, {"recompute": recompute}) for layout, recompute in asked))
+    for found, case in zip(came, asked, strict=True):
+        assert max(found["apart"]) < 1e-6, case
 
 
 @pytest.mark.slow

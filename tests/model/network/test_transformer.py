@@ -10,8 +10,10 @@ from flax import nnx
 
 from nextscale.model.config.run import ModelFamily, Network
 from nextscale.model.data.sources import open_source
+from nextscale.model.network import kernels
+from nextscale.model.network.kernels import RECOMPUTE
 from nextscale.model.network.loss import cross_entropy, training_loss
-from nextscale.model.network.transformer import Transformer, rotate, structure
+from nextscale.model.network.transformer import Transformer, rotate, structure, turns
 from nextscale.model.record import RunDirectory
 from nextscale.model.training.dispatch import dispatches
 from nextscale.model.training.step import numbers_of, program_of, state_shapes, train_steps
@@ -145,6 +147,48 @@ class TestZLoss:
             for z in (0.0, 100.0)
         )
         assert plain["loss"] < pulled["loss"] < np.log(16) + 0.1
+
+
+@pytest.mark.parametrize("recompute", RECOMPUTE[:-1])
+@pytest.mark.parametrize(
+    "options", [{}, {"mlp": "swiglu", "qk_norm": True, "norm_scale": True, "kv_heads": 1}], ids=str
+)
+def test_scanned_blocks_give_the_loss_and_the_gradient_of_unrolled_ones(monkeypatch, recompute, options):
+    graph, state = nnx.split(noisy_transformer(model_config(depth=3, **options)))
+    tokens = jnp.arange(12)[None]
+
+    def found(recompute="none"):
+        def loss(state):
+            return jnp.sin(nnx.merge(graph, state)(tokens, recompute=recompute)).mean()
+
+        run = jax.jit(jax.value_and_grad(loss))
+        return ("while" in run.lower(state).as_text()), *run(state)
+
+    unrolled, loss, gradient = found()
+    monkeypatch.setattr(kernels, "SCANNED_FROM", 3)
+    scanned, same_loss, same = found(recompute)
+    assert (unrolled, scanned) == (False, True)
+    np.testing.assert_allclose(same_loss, loss, rtol=1e-6)
+    for ours, theirs in zip(jax.tree.leaves(same), jax.tree.leaves(gradient), strict=True):
+        assert jnp.linalg.norm(ours - theirs) < 1e-6 * jnp.linalg.norm(theirs) + 1e-9
+
+
+def test_many_blocks_are_compiled_once():
+    def size(depth):
+        graph, state = nnx.split(noisy_transformer(model_config(depth=depth)))
+        loss = jax.grad(lambda state: nnx.merge(graph, state)(jnp.arange(12)[None]).mean())
+        return len(jax.jit(loss).lower(state).as_text().splitlines())
+
+    assert size(kernels.SCANNED_FROM) < size(kernels.SCANNED_FROM - 1)
+
+
+def test_angles_are_exact_at_any_distance_and_a_program_does_not_grow_with_them():
+    T, K = 100_000, 8
+    angle = np.arange(T)[:, None] * 10000.0 ** (-np.arange(0, K, 2) / K)
+    np.testing.assert_allclose(turns(T, K), (np.cos(angle), np.sin(angle)), atol=3e-7)
+    x = [jax.ShapeDtypeStruct((1, T, 2, K), jnp.float32) for T in (1024, 16384)]
+    short, long = (len(jax.jit(rotate).lower(each).as_text()) for each in x)
+    assert long < 1.2 * short
 
 
 def test_rotary_scores_depend_on_distance_alone():

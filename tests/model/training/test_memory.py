@@ -4,7 +4,8 @@ import jax
 import pytest
 
 from nextscale.model.config.run import ModelFamily
-from nextscale.model.errors import InputError, Stopped
+from nextscale.model.errors import InputError, Stopped, TooLarge
+from nextscale.model.network.kernels import RECOMPUTE
 from nextscale.model.network.sharding import Layout
 from nextscale.model.training import memory, step
 from nextscale.model.training.checkpoint import CheckpointPolicy
@@ -21,13 +22,13 @@ def run(tiny_run):
     return tiny_run(steps=300, batch_tokens=64, lr=0.005)
 
 
-def runs_out(monkeypatch, *, micro_batches, recompute=False, message=EXHAUSTED, times=1000):
+def runs_out(monkeypatch, *, micro_batches, recompute="none", message=EXHAUSTED, times=1000):
     """Lets the steps run out of memory, so many times, with so much saving or less."""
     real, failures = step.train_steps, []
 
     def train_steps(program):
         def steps(state, *rest):
-            if program.memory_saving <= (micro_batches, recompute) and len(failures) < times:
+            if program.memory_saving.rank <= MemorySaving(micro_batches, recompute).rank and len(failures) < times:
                 failures.append(tuple(program.memory_saving))
                 jax.tree.map(lambda leaf: leaf.delete(), state)  # as donated buffers are
                 raise jax.errors.JaxRuntimeError(message)
@@ -74,7 +75,7 @@ def test_a_run_that_runs_out_of_memory_goes_on_with_half_the_micro_batch(
     failures = runs_out(monkeypatch, micro_batches=1)
     starts = []
     record = train(run, run_directory, on_progress=starts.append)
-    assert failures == [(1, False)]
+    assert failures == [(1, "none")]
     assert starts[:2] == ([256 * 64] * 2 if saved else [0] * 2), "from the newest checkpoint, twice"
     assert record["micro_batches"] == 2
     assert record["loss"] == pytest.approx(whole["loss"], rel=1e-4), "300 steps let the last bits grow"
@@ -85,19 +86,19 @@ def test_a_run_that_runs_out_of_memory_goes_on_with_half_the_micro_batch(
 
 
 def test_when_one_sequence_does_not_fit_that_is_told_in_one_line(run, run_directory, monkeypatch):
-    failures = runs_out(monkeypatch, micro_batches=8, recompute=True)
+    failures = runs_out(monkeypatch, micro_batches=8, recompute="full")
     with pytest.raises(InputError, match=r"^one sequence of 8 tokens per device does not fit .*$"):
         train(run, run_directory)
-    assert failures == [(1, False), (2, False), (4, False), (8, False), (8, True)]
+    assert failures == [*((n, "none") for n in (1, 2, 4, 8)), (8, "dots"), (8, "full")]
 
 
 @pytest.mark.slow
 def test_in_the_end_blocks_are_computed_twice(tiny_run, run_directory, monkeypatch):
     run = tiny_run(steps=20, batch_tokens=64, family=ModelFamily(depth=3, heads=2, context=8, norm_scale=True))
     expected = train(run, type(run_directory)(run_directory.path.parent / "whole"))
-    runs_out(monkeypatch, micro_batches=8)
+    runs_out(monkeypatch, micro_batches=8, recompute="dots")
     record = train(run, run_directory)
-    assert (expected["recompute"], record["recompute"], record["micro_batches"]) == (False, True, 8)
+    assert (expected["recompute"], record["recompute"], record["micro_batches"]) == ("none", "full", 8)
     assert record["loss"] == pytest.approx(expected["loss"], rel=1e-6)
 
 
@@ -105,31 +106,36 @@ def test_in_the_end_blocks_are_computed_twice(tiny_run, run_directory, monkeypat
 @pytest.mark.slow
 def test_blocks_computed_twice_take_less_memory(tiny_run, dtype):
     run = tiny_run(family=ModelFamily(depth=8, heads=2, context=64), width=32, batch_tokens=1024, dtype=dtype)
-    assert bytes_needed(run, ONE, MemorySaving(recompute=True)) < 0.5 * bytes_needed(run, ONE, MemorySaving())
+    none, dots, full = (bytes_needed(run, ONE, MemorySaving(recompute=each)) for each in RECOMPUTE[:-1])
+    assert full < dots < none
+    assert full < 0.5 * none
 
 
 def test_another_error_of_the_device_is_not_taken_for_a_lack_of_memory(run, run_directory, monkeypatch):
     failures = runs_out(monkeypatch, micro_batches=8, message="INTERNAL: the cable is out")
     with pytest.raises(jax.errors.JaxRuntimeError, match="the cable is out"):
         train(run, run_directory)
-    assert failures == [(1, False)]
+    assert failures == [(1, "none")]
 
 
 def test_what_did_not_fit_is_not_tried_again_there_and_is_tried_elsewhere(run, monkeypatch):
     lost = [out_of_memory_note(run, ONE, MemorySaving(n)) for n in (1, 2)]
     noted = [{"status": "lost", "message": "preempted"}, *lost]
-    assert first_saving(run, ONE, noted) == (4, False)
-    assert first_saving(run, Layout(fsdp=2), noted) == (1, False)
-    assert first_saving(run, ONE, [*noted, out_of_memory_note(run, ONE, MemorySaving(8))]) == (8, True)
+    assert first_saving(run, ONE, noted) == (4, "none")
+    assert first_saving(run, Layout(fsdp=2), noted) == (1, "none")
+    assert first_saving(run, ONE, [*noted, out_of_memory_note(run, ONE, MemorySaving(8))]) == (8, "dots")
+    earlier = out_of_memory_note(run, ONE, MemorySaving(8)) | {"recompute": True}
+    with pytest.raises(TooLarge):
+        first_saving(run, ONE, [earlier])
     noted = [row | {"device": "another"} for row in noted]
-    assert first_saving(run, ONE, noted) == (1, False)
+    assert first_saving(run, ONE, noted) == (1, "none")
 
 
 @pytest.mark.parametrize("sequences, course", [(8, [1, 2, 4, 8]), (6, [1, 2, 6]), (9, [1, 3, 9]), (7, [1, 7])])
 def test_micro_batches_are_halved_or_the_next_that_is_even(tiny_run, sequences, course):
     run = tiny_run(batch_tokens=8 * sequences)
-    assert [next_saving(run, ONE, MemorySaving(n)) for n in course[:-1]] == [(n, False) for n in course[1:]]
-    assert next_saving(run, ONE, MemorySaving(course[-1])) == (course[-1], True)
+    assert [next_saving(run, ONE, MemorySaving(n)) for n in course[:-1]] == [(n, "none") for n in course[1:]]
+    assert next_saving(run, ONE, MemorySaving(course[-1])) == (course[-1], "dots")
 
 
 @pytest.mark.slow
@@ -152,13 +158,15 @@ def test_a_plan_s_saving_is_begun_with_and_an_attempt_s_lack_adds_to_it(tiny_run
 
 def test_a_limit_is_kept_to_with_as_few_micro_batches_as_do(run, monkeypatch):
     monkeypatch.setattr(
-        memory, "bytes_needed", lambda config, layout, saving: 100 + 800 // saving.micro_batches - saving.recompute
+        memory,
+        "bytes_needed",
+        lambda config, layout, saving: 100 + 800 // saving.micro_batches - RECOMPUTE.index(saving.recompute),
     )
     found = [saving_within(run, ONE, MemorySaving(), limit) for limit in (900, 899, 500, 499, 200, 199)]
-    assert found == [(1, False), (2, False), (2, False), (4, False), (8, False), (8, True)]
-    assert saving_within(run, ONE, MemorySaving(4), 900) == (4, False), "with fewer it ran out of memory before"
+    assert found == [*((n, "none") for n in (1, 2, 2, 4, 8)), (8, "dots")]
+    assert saving_within(run, ONE, MemorySaving(4), 900) == (4, "none"), "with fewer it ran out of memory before"
     with pytest.raises(InputError, match="does not fit"):
-        saving_within(run, ONE, MemorySaving(), 198)
+        saving_within(run, ONE, MemorySaving(), 197)
 
 
 def test_a_device_that_does_not_say_what_it_needs_has_no_limit(tiny_run, run_directory, monkeypatch):
