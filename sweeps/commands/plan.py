@@ -155,7 +155,7 @@ def _budgets(found: Plan, title: str) -> Table:
 def _pools(found: Plan) -> Table:
     rows = [
         [
-            *(pool["pool"], f"{pool['slots']} x {pool['accelerator']}", str(pool["runs"])),
+            *(pool["pool"], _slots(pool), str(pool["runs"])),
             *(number(pool[key], 3) for key in ("device_hours", "usd", "kwh", "co2_kg")),
         ]
         for pool in found.pools
@@ -164,6 +164,11 @@ def _pools(found: Plan) -> Table:
     if all(pool["co2_kg"] is None for pool in found.pools):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
     return Table("What is left takes", columns, rows, left=2)
+
+
+def _slots(pool: dict[str, Any]) -> str:
+    chips = "" if pool["chips_per_slot"] == 1 else f"{pool['chips_per_slot']:g} x "
+    return f"{pool['slots']} x {chips}{pool['accelerator']}"
 
 
 def _times(found: Plan) -> list[str]:

@@ -99,6 +99,7 @@ def totals(
                 "pool": name,
                 "accelerator": pool.accelerator,
                 "slots": pool.slots,
+                "chips_per_slot": pool.chips_per_slot,
                 "runs": len(here),
                 "device_hours": hours,
                 "usd": None if usd is None else hours * usd,

@@ -1,0 +1,176 @@
+"""The memory that a run needs on each of its devices, by plain arithmetic: a plan is made before there is any device.
+
+State, and beside it what is largest while a step is computed. Its terms are those of the program's large arrays; what
+they come to is held against what XLA plans, on CPUs and, by the compiler of TPUs, for slices that are not here: see
+`tests/cluster/hardware/test_memory.py` and `benchmarks/aot.py`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from nextscale.model.accounting import parameter_groups, steps_per_row
+from nextscale.model.config.run import RunConfig
+from nextscale.model.network.kernels import Recompute, kernel_for, loss_parts, query_blocks, scans
+
+_FLOAT32 = 4
+_LANES = 128
+"""What a TPU pads the last axis of an array to."""
+_SCORES_DTYPES = {"float32": _FLOAT32, "bfloat16": _FLOAT32 + 2}
+"""Bytes of a score: in float32, and in the dtype of the product with the values where that is another."""
+
+
+class Split(NamedTuple):
+    """How a run lies on its devices, as `nextscale.model.network.sharding.Layout`, and what is done to save memory."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    micro_batches: int = 1
+    recompute: Recompute = "none"
+
+    @property
+    def layout(self) -> str:
+        return f"data={self.data},fsdp={self.fsdp},tensor={self.tensor}"
+
+    @property
+    def devices(self) -> int:
+        return self.data * self.fsdp * self.tensor
+
+
+ONE_DEVICE = Split()
+
+
+class _Weights(NamedTuple):
+    """Bytes in float32 of what a device would hold if `fsdp` split nothing: of the blocks' matrices, of embedding and
+    head, of all."""
+
+    matrices: float
+    head: float
+    all: float
+
+    @classmethod
+    def of(cls, config: RunConfig, split: Split) -> _Weights:
+        groups = parameter_groups(config.model)
+        # A dimension that an axis does not divide is whole along it.
+        vocab_ways = split.tensor if config.model.vocab % split.tensor == 0 else 1
+        matrices = _FLOAT32 * (groups["attention"] + groups["mlp"]) / split.tensor
+        head = _FLOAT32 * (groups["embedding"] + groups["head"]) / vocab_ways
+        return cls(matrices, head, matrices + head + _FLOAT32 * groups["norm"])
+
+
+def bytes_needed(config: RunConfig, split: Split = ONE_DEVICE, platform: str = "cpu") -> float:
+    """Bytes of each device that the steps of a run take: state (weights and moments, in float32), the batches of a
+    call, and what is largest beside them."""
+    weights, optimizer = _Weights.of(config, split), config.training.optimizer
+    own = weights.all / split.fsdp
+    moments = {"adamw": 2 * own, "muon": 2 * own - weights.matrices / split.fsdp, "sgd": own}[optimizer]
+    rows = config.batch_sequences / (split.data * split.fsdp)
+    batches = steps_per_row(config) * rows * (config.model.context + 1) * _FLOAT32
+    summed = own if split.micro_batches > 1 else 0.0
+    rows /= split.micro_batches
+    of_step = (
+        _on_cpu(config, split, weights, rows) if platform == "cpu" else _on_chip(config, split, weights, rows, platform)
+    )
+    return own + moments + batches + max(of_step + summed, 2 * own)
+
+
+def _on_chip(config: RunConfig, split: Split, weights: _Weights, rows: float, platform: str) -> float:
+    """Bytes of a TPU or GPU beside the state, for so many sequences at once.
+
+    Of the blocks all that is kept; of one block what its gradient needs, and its weights, gathered, and their gradient;
+    of all weights a copy in the dtype of the products and the gradient; the head, gathered, with its gradient in
+    float32, and the logits of a part. XLA lets the last two share little with what is before them.
+    """
+    model, item = config.model, 2 if config.training.dtype == "bfloat16" else _FLOAT32
+    N = rows * model.context
+    scanned = scans(model.depth, split.recompute)
+    kept, whole = (
+        N * _kept(config, split.tensor, platform, recompute, scanned) for recompute in (split.recompute, "none")
+    )
+    vocab_ways = split.tensor if model.vocab % split.tensor == 0 else 1
+    head = model.width * model.vocab / vocab_ways
+    logits = N * model.vocab / vocab_ways
+    part = logits / loss_parts(int(N), model.vocab // vocab_ways)
+    gathered = 2 * weights.matrices / model.depth * item / _FLOAT32
+    own = weights.all / split.fsdp
+    copies = own * (2 if scanned else 1 + item / _FLOAT32) * item / _FLOAT32
+    return model.depth * kept + whole + gathered + copies + head * (item + _FLOAT32) + part * _FLOAT32
+
+
+def _kept(config: RunConfig, tensor: int, platform: str, recompute: Recompute, scanned: bool = True) -> float:
+    """Bytes that one block keeps of a token for its gradient.
+
+    Counted in the arrays that the compiler of TPUs carries from the blocks' forward to their backward pass. By default
+    they are: of the width, the norms' inputs and outputs, in float32 and in the dtype of the products; of the heads,
+    what the kernel reads and gives; of the MLP, what its products and its activation's derivative need. Of blocks that
+    are not scanned XLA itself computes again what is cheap: products and what they read are kept.
+    """
+    model, item = config.model, 2 if config.training.dtype == "bfloat16" else _FLOAT32
+    kernel = kernel_for(model, config.training.dtype, model.context, platform)
+    # Products of the blocks kernel are with the keys and values of every head; a flash kernel has them shared.
+    keys = model.query_width if kernel == "blocks" else model.key_width
+    head_width = model.query_width // model.heads
+    padded = -(-head_width // _LANES) * _LANES / head_width if kernel == "splash" else 1.0
+    of_softmax = model.heads * _FLOAT32 / tensor
+    if recompute == "offload":
+        return 0.0
+    if recompute == "full":
+        return item * model.width
+    if recompute == "dots" or (not scanned and kernel != "blocks"):
+        products = {"gelu": 1, "relu2": 1, "swiglu": 2, "none": 0}[model.mlp] * model.hidden_width
+        if recompute != "dots" and model.mlp != "none":
+            products += model.hidden_width
+        mixed = 0.0 if kernel == "blocks" else model.query_width * padded
+        parts = model.query_width + 2 * model.key_width + mixed + products
+        return item * (2 * model.width + parts / tensor) + of_softmax
+    norms = (3 * item + 4 * _FLOAT32) * model.width
+    heads = item * (2 * model.query_width + 2 * keys) * padded
+    if model.qk_norm:
+        heads += (item + 2 * _FLOAT32) * (model.query_width + keys)
+    mlp = item * {"gelu": 6, "relu2": 3, "swiglu": 6, "none": 0}[model.mlp] * model.hidden_width
+    if kernel == "blocks":
+        of_softmax = _scores(config) / model.context * _SCORES_DTYPES[config.training.dtype] / tensor
+    return norms + (heads + mlp) / tensor + of_softmax
+
+
+def _on_cpu(config: RunConfig, split: Split, weights: _Weights, rows: float) -> float:
+    """Bytes of a CPU device beside the state, for so many sequences at once: it multiplies bfloat16 as float32, and
+    keeps what it gathers until the backward pass."""
+    model, half = config.model, config.training.dtype == "bfloat16"
+    N = rows * model.context
+    cast = weights.all / 2 if half else 0.0
+    block = _cpu_block(config, split.tensor) * rows
+    # Of the block at hand the scores are there once more.
+    turned = _scores(config) / split.tensor * rows * _FLOAT32 if half else 0.0
+    if split.recompute == "none":
+        kept = model.depth * block
+    else:
+        kept = block + model.depth * N * _kept(config, split.tensor, "cpu", split.recompute) * (2 if half else 1)
+    stacked = weights.matrices if scans(model.depth, split.recompute) else 0.0
+    vocab_ways = split.tensor if model.vocab % split.tensor == 0 else 1
+    parts = loss_parts(int(N), model.vocab // vocab_ways)
+    logits = 2 * N / parts * model.vocab / vocab_ways * _FLOAT32
+    head = model.width * model.vocab / vocab_ways * _FLOAT32 if parts > 1 or half else 0.0
+    return weights.all + cast + kept + turned + stacked + logits + head
+
+
+def _cpu_block(config: RunConfig, tensor: int) -> float:
+    """Bytes that one block keeps of one sequence for the backward pass, on a CPU.
+
+    In tensors of T tokens: of the width, the residual stream and the norm's output, twice; of the queries, they, keys
+    and values as projected, turned and transposed, and the mixture of values; of the MLP, what each of its products
+    and its activation's derivative need.
+    """
+    model = config.model
+    parts = 8 * model.query_width + 0.5 * model.width
+    if model.qk_norm:
+        parts += 4 * model.query_width
+    parts += {"gelu": 3, "relu2": 2, "swiglu": 5, "none": 0}[model.mlp] * model.hidden_width
+    scores = _scores(config) * _SCORES_DTYPES[config.training.dtype]
+    return model.context * _FLOAT32 * (3.5 * model.width + parts / tensor) + scores / tensor
+
+
+def _scores(config: RunConfig) -> int:
+    """How many scores of one sequence the blocks kernel computes in a block."""
+    return config.model.heads * sum((end - start) * end for start, end in query_blocks(config.model.context))
