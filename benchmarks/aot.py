@@ -46,10 +46,11 @@ MODELS = {
     "125M": (768, 12, 12, 2048, 50304, 2**19, {}),
     "1B": (2048, 16, 16, 4096, 50304, 2**20, {}),
     "1.4B": (2048, 16, 16, 4096, 131072, 2**20, LLAMA | {"kv_heads": 8}),
+    "3.7B": (2432, 48, 19, 4096, 50304, 2**20, {}),
     "7B": (4096, 32, 32, 4096, 32000, 2**20, LLAMA | {"mlp_ratio": 2.6875}),
     "70B": (8192, 80, 64, 8192, 128256, 2**22, LLAMA | {"kv_heads": 8}),
 }
-"""From 1.4B on of Llama's kind: 7B is Llama 2's (Touvron et al. 2023), 70B Llama 3's (Grattafiori et al. 2024)."""
+"""1.4B and from 7B on of Llama's kind: 7B is Llama 2's (Touvron et al. 2023), 70B Llama 3's (Grattafiori et al. 2024)."""
 SLICES = {
     # name: topology of libtpu, how many, and each as a pool
     "v5e-8": ("v5e:2x4", 1, Pool(accelerator="tpu-v5e", chips=8, lane="gang")),
@@ -64,11 +65,11 @@ ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 SIZES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s8": 1, "u8": 1, "pred": 1}
 
 
-def config_of(model):
-    """The run of a name."""
+def config_of(model, tokens=None):
+    """The run of a name, with batches of so many tokens."""
     width, depth, heads, context, vocab, batch, others = MODELS[model]
     shape = ModelConfig(width=width, depth=depth, heads=heads, context=context, vocab=vocab, **others)
-    training = TrainingConfig(batch_tokens=batch, steps=1000, lr=1e-3, dtype="bfloat16")
+    training = TrainingConfig(batch_tokens=tokens or batch, steps=1000, lr=1e-3, dtype="bfloat16")
     return RunConfig(
         data=TokenData(source="tokens", path="none", vocab=vocab, fingerprint="0" * 16), model=shape, training=training
     )
@@ -87,7 +88,7 @@ def planned(config, pool, given):
 def compiled(case, given):
     """What the compiler says of a case."""
     model, slice_ = case.split("@")
-    config, (topology, slices, pool) = config_of(model), SLICES[slice_]
+    config, (topology, slices, pool) = config_of(model, given.batch_tokens), SLICES[slice_]
     split = planned(config, pool, given)
     several = {} if slices == 1 else {"num_slices": slices}
     devices = topologies.get_topology_desc(topology, "tpu", **several).devices
@@ -193,6 +194,7 @@ def main():
     parser.add_argument("--layout", help="such as data=2,fsdp=128, instead of the plan's")
     parser.add_argument("--micro-batches", type=int, default=1, help="with --layout")
     parser.add_argument("--recompute", choices=RECOMPUTE, default="none", help="with --layout")
+    parser.add_argument("--batch-tokens", type=int, help="instead of the model's")
     parser.add_argument("--json", action="store_true", help="prints a line of JSON a case")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -207,6 +209,7 @@ def main():
         return
     laid_out = [] if given.layout is None else ["--layout", given.layout, "--micro-batches", str(given.micro_batches)]
     laid_out += ["--recompute", given.recompute]
+    laid_out += [] if given.batch_tokens is None else ["--batch-tokens", str(given.batch_tokens)]
     found = []
     for case in given.cases or CASES:
         found.append(child(case, laid_out))

@@ -190,8 +190,7 @@ def _local_parts(
 
 def _partition(head: _Head, logits_nxV: jax.Array, labels_n: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The log-partition and the label's logit, n each, and where that is, n x V; V are those of a device."""
-    top_n = logits_nxV.max(axis=-1)
-    first = 0
+    top_n, first = logits_nxV.max(axis=-1), jnp.int32(0)
     if head.vocab is not None:
         top_n = jax.lax.pmax(top_n, head.vocab)
         first = jax.lax.axis_index(head.vocab) * logits_nxV.shape[1]

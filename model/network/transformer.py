@@ -215,7 +215,7 @@ def _is_variable(x: Any) -> bool:
     return isinstance(x, nnx.Variable)
 
 
-def _stack(dtype: jnp.dtype, mesh: Mesh | None, *weights: Weight) -> Weight:
+def _stack(dtype: jnp.dtype, mesh: Mesh | None, *weights: Weight) -> nnx.Variable:
     """The weights of all blocks in one array, each device's own parts of them.
 
     Matrices are copied as they are used, in half the memory where that is bfloat16.

@@ -73,7 +73,9 @@ def test_state_that_one_device_cannot_hold_is_split_as_far_as_need_be():
 
 def test_what_fits_nowhere_is_one_line_with_the_need_and_the_room():
     pools = {"small": Pool(accelerator="l4"), "one": ONE_GPU}
-    expected = r"^a run of 6\.4.e\+09 parameters needs \S+ GB of each .* slot, 1 x h100 of pool one, has 73.6 of each; name .*$"
+    expected = (
+        r"^a run of 6\.4.e\+09 parameters needs \S+ GB of each .* slot, 1 x h100 of pool one, has 73.6 of each; .*$"
+    )
     with pytest.raises(InputError, match=expected):
         seats(large(), 1e20, pools, KNOWN)
 
