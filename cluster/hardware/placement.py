@@ -10,7 +10,7 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from nextscale.cluster.hardware.catalogue import Accelerator, lookup
-from nextscale.cluster.hardware.memory import Split, bytes_needed
+from nextscale.cluster.hardware.memory import ONE_DEVICE, Split, bytes_needed
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.hardware.speed import Speed

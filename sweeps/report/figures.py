@@ -206,7 +206,7 @@ def _frontier(ax: Axes, optima: pd.DataFrame, analysis: Analysis, held_out: list
     return plot.frontier(ax, optima, analysis.curves, analysis.optimum, held_out)
 
 
-def foretold(summary: dict[str, Any]) -> list[dict[str, Any]]:
+def foretold(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The best of the runs that were held out, as it was forecast."""
     rows = summary["holdout"]
     best = min(rows, key=lambda row: row["predicted"], default=None)
