@@ -54,17 +54,14 @@ class Speed:
     def from_accounts(cls, rows: Iterable[dict[str, Any]], config_of: Callable[[str], AnyRun | None]) -> Speed:
         """From accounts (see `nextscale.cluster.controller.accounts`) and what the runs in them were asked to be."""
         ended = [
-            row
-            for row in rows
-            if row.get("outcome") == "finished"
-            and row["seconds"] > 0
-            and row["flops_kept"] > 0
-            and (row["utilisation"] or 0) < 1  # more is of one that somebody else had finished
+            row for row in rows if row.get("outcome") == "finished" and row["seconds"] > 0 and row["flops_kept"] > 0
         ]
         timed: dict[tuple[SlotKind, str], list[TimedRun]] = {}
         for row in ended[-_NEWEST:]:
             config = config_of(row["run_id"])
-            if config is not None:
+            # One of ours that is faster than its device somebody else had finished; others count FLOPs as they like.
+            whole = isinstance(config, ExternalRun) or (row["utilisation"] or 0) < 1
+            if config is not None and whole:
                 steps = row["flops_kept"] / flops_per_step(config)
                 features = _features_of(config, recompute=recompute_of(row.get("recompute", False)))
                 run = TimedRun(features, steps, row["flops_kept"], row["seconds"])

@@ -39,8 +39,9 @@ class Exit:
 
     @property
     def killed(self) -> bool:
-        """Whether somebody ended it from outside."""
-        return self.code in (None, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+        """Whether somebody ended it from outside; a shell tells so of what it ran by a code of its own."""
+        outside = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        return self.code in (None, *(-number for number in outside), *(128 + number for number in outside))
 
     def __str__(self) -> str:
         if self.code is None:

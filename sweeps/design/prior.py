@@ -156,9 +156,11 @@ def prior_of_store(store: Path, like: AnyRun, size: str, noise: float | None = N
 def _family(config: Mapping[str, Any]) -> dict[str, Any]:
     """Of the fields of a config those that are the same for all sizes and lengths."""
     left = {"model": _SIZED, "training": _TUNED, "trainer": _ELSEWHERE}
-    # What an external trainer's sizes differ in only it knows: they are of one family.
-    parts = ("data", "trainer", "training") if "trainer" in config else ("data", "model", "training")
+    if "trainer" in config:  # what its sizes differ in only it knows: they are of one family
+        parts = {part: config.get(part, {}) for part in ("data", "trainer", "training")}
+    else:
+        parts = {part: config[part] for part in ("data", "model", "training")}
     return {
-        part: {name: value for name, value in config.get(part, {}).items() if name not in left.get(part, ())}
-        for part in parts
+        part: {name: value for name, value in told.items() if name not in left.get(part, ())}
+        for part, told in parts.items()
     }

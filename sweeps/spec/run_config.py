@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from pydantic import ValidationError
 
 from nextscale.model.accounting import flops_per_token
-from nextscale.model.config.external import AnyModel, AnyRun
+from nextscale.model.config.external import AnyModel, AnyRun, ExternalModel
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.documents import Key, dotted
 from nextscale.sweeps.spec.external import SizeName
 from nextscale.sweeps.spec.sweep_spec import AnyTraining, SweepSpec
 
 FEWEST_STEPS, MOST_STEPS = 20, 2**31 - 1
-"""Below the first a run says nothing but how its warm-up went; beyond the second steps are no 32-bit number."""
+"""Below the first a run of ours says nothing but how its warm-up went; beyond the second steps are no 32-bit number."""
 
 
 def models_of(spec: SweepSpec, names: Sequence[SizeName] | None, key: Key) -> Iterator[AnyModel]:
@@ -60,10 +60,11 @@ def steps_of(model: AnyModel, budget: float, batch_tokens: int, key: Key) -> int
     """
     step_flops = flops_per_token(model) * batch_tokens
     steps = round(budget / step_flops)
-    if steps < FEWEST_STEPS:
+    fewest = 1 if isinstance(model, ExternalModel) else FEWEST_STEPS
+    if steps < fewest:
         raise SpecError(
             f"{dotted(key)}: {budget:.3g} FLOPs train {model.label} for only {steps} steps; raise it to "
-            f"{FEWEST_STEPS * step_flops:.2g} or more, or take smaller {model.named_by} or training.batch_tokens",
+            f"{fewest * step_flops:.2g} or more, or take smaller {model.named_by} or training.batch_tokens",
             key,
         )
     if steps > MOST_STEPS:

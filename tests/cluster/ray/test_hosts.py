@@ -93,8 +93,10 @@ def test_a_share_of_a_gpu_has_its_share_of_the_memory():
     options = options_of(pool, "H100")
     assert options["num_gpus"] == 0.25
     assert options["resources"] == {"accelerator_type:H100": 0.001}
-    assert environment_of(pool) == {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.230"}
-    assert environment_of(Pool(accelerator="h100")) == {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.920"}
+    share = "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    assert environment_of(pool) == {share: "0.230", "NPROC_PER_NODE": "1"}
+    assert environment_of(Pool(accelerator="h100")) == {share: "0.920", "NPROC_PER_NODE": "1"}
+    assert environment_of(Pool(accelerator="h100", hosts=2, chips=8)) == {share: "0.920", "NPROC_PER_NODE": "8"}
 
 
 @pytest.mark.parametrize("chips", [1, 2, 4, 8])

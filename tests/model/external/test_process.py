@@ -56,6 +56,10 @@ def test_its_exit_code_and_the_last_lines_of_its_stderr_are_told(at_work, tmp_pa
     assert (tmp_path / "output.log").read_text().splitlines()[:2] == ["out", "line 1"]
 
 
+def test_what_a_shell_ran_and_somebody_killed_was_killed(at_work):
+    assert ended(at_work("sh", "-c", "sh -c 'kill -9 $$'; exit $?")).killed
+
+
 def test_a_program_that_is_not_there_is_told(at_work):
     with pytest.raises(OSError, match="no-such-program: No such file"):
         at_work("no-such-program")

@@ -83,14 +83,19 @@ def spec_of(tmp_path):
     return write
 
 
+def rounds_of(study):
+    quiet = {"address": None, "approval": None, "stop": lambda: None}
+    return TrainingRounds(study, Site(), on_round=lambda *round: None, on_event=lambda event: None, **quiet)
+
+
 def test_the_example_goes_from_plan_to_a_scored_forecast(tmp_path, monkeypatch, in_process_backend):
     monkeypatch.setattr(session, "RayBackend", in_process_backend)
     shorter = ["design.flops=[1e8, 1.4e8, 2e8]", "holdout={flops: 5e8, sizes: [4608, 7168]}", "forecast.resamples=100"]
     spec, out = load_spec(EXAMPLE / "sweep.yaml", [*shorter, f"trainer.command.0={sys.executable}"]), tmp_path / "out"
     planned = plan_sweep(spec, out, simulate=False).frame()
     assert set(planned["speed"]) == {"catalogue"}
-    study, quiet = Study(spec, out), {"address": None, "approval": None, "stop": lambda: None}
-    with TrainingRounds(study, Site(), on_round=lambda *round: None, on_event=lambda event: None, **quiet) as rounds:
+    study = Study(spec, out)
+    with rounds_of(study) as rounds:
         rounds.train("fit")
         forecast = study.register(study.analyse())
         rounds.train("holdout", forecast)
@@ -117,6 +122,16 @@ def test_the_example_goes_from_plan_to_a_scored_forecast(tmp_path, monkeypatch, 
     seconds = plan_sweep(cheap, out, simulate=False).frame()
     assert set(seconds["speed"]) == {"measured"}
     assert not [*Study(spec, out).missing("fit"), *Study(spec, out).missing("holdout")]
+
+
+def test_a_plan_goes_by_what_runs_took_whatever_flops_they_claim(spec_of, tmp_path, monkeypatch, in_process_backend):
+    monkeypatch.setattr(session, "RayBackend", in_process_backend)
+    with rounds_of(Study(load_spec(spec_of()), tmp_path / "out")) as rounds:
+        rounds.train("fit")
+    later = load_spec(spec_of(training={"lr": 0.5}))
+    rows = [row for row in plan_sweep(later, tmp_path / "out", simulate=False).runs if row["role"] == "fit"]
+    assert {row["speed"] for row in rows} == {"measured"}
+    assert all(0 < row["seconds"] < 10 for row in rows)
 
 
 @pytest.fixture
