@@ -50,7 +50,7 @@ MODELS = {
     "7B": (4096, 32, 32, 4096, 32000, 2**20, LLAMA | {"mlp_ratio": 2.6875}),
     "70B": (8192, 80, 64, 8192, 128256, 2**22, LLAMA | {"kv_heads": 8}),
 }
-"""1.4B and from 7B on of Llama's kind: 7B is Llama 2 (Touvron et al. 2023), 70B Llama 3 (Grattafiori et al. 2024)."""
+"""1.4B and from 7B on are Llamas: 7B is that of Touvron et al. 2023, 70B that of Grattafiori et al. 2024."""
 SLICES = {
     # name: topology of libtpu, how many, and each as a pool
     "v5e-8": ("v5e:2x4", 1, Pool(accelerator="tpu-v5e", chips=8, lane="gang")),

@@ -47,6 +47,7 @@ COMPILED = [
     (BLOCKS, Split(fsdp=8, recompute="offload"), 1.054e9),
     (BLOCKS | {"sequences": 32}, Split(fsdp=8, micro_batches=2, recompute="full"), 1.671e9),
     (BLOCKS | {"depth": 4}, Split(data=8), 3.197e9),
+    (BLOCKS | {"width": 768, "depth": 12, "heads": 12, "sequences": 256}, Split(data=8, micro_batches=8), 11.386e9),
     (BLOCKS | {"sequences": 16}, Split(fsdp=4, tensor=2, recompute="dots"), 2.071e9),
     (
         BLOCKS | {"kv_heads": 4, "sequences": 16, "mlp": "swiglu", "mlp_ratio": 3},
