@@ -72,7 +72,9 @@ def bytes_needed(config: RunConfig, split: Split = ONE_DEVICE, platform: str = "
     of_step = (
         _on_cpu(config, split, weights, rows) if platform == "cpu" else _on_chip(config, split, weights, rows, platform)
     )
-    return own + moments + batches + max(of_step + summed, 2 * own)
+    # XLA makes the update of plain momentum in the gradient's own place.
+    updated = own if optimizer == "sgd" else 2 * own
+    return own + moments + batches + max(of_step + summed, updated)
 
 
 def _on_chip(config: RunConfig, split: Split, weights: _Weights, rows: float, platform: str) -> float:
@@ -139,15 +141,17 @@ def _on_cpu(config: RunConfig, split: Split, weights: _Weights, rows: float) -> 
     keeps what it gathers until the backward pass."""
     model, half = config.model, config.training.dtype == "bfloat16"
     N = rows * model.context
-    cast = weights.all / 2 if half else 0.0
+    scanned = scans(model.depth, split.recompute)
+    # The matrices of scanned blocks are cast as they are copied into one array.
+    cast = (weights.all - (weights.matrices if scanned else 0.0)) / 2 if half else 0.0
     block = _cpu_block(config, split.tensor) * rows
     # Of the block at hand the scores are there once more.
     turned = _scores(config) / split.tensor * rows * _FLOAT32 if half else 0.0
     if split.recompute == "none":
         kept = model.depth * block
     else:
-        kept = block + model.depth * N * _kept(config, split.tensor, "cpu", split.recompute) * (2 if half else 1)
-    stacked = weights.matrices if scans(model.depth, split.recompute) else 0.0
+        kept = block + model.depth * N * _kept(config, split.tensor, "cpu", split.recompute)
+    stacked = weights.matrices if scanned else 0.0
     vocab_ways = split.tensor if model.vocab % split.tensor == 0 else 1
     parts = loss_parts(int(N), model.vocab // vocab_ways)
     logits = 2 * N / parts * model.vocab / vocab_ways * _FLOAT32
