@@ -22,6 +22,7 @@ from nextscale.sweeps.commands import (
     report,
     run,
     runs,
+    site,
     specs,
     trainer,
     watch,
@@ -47,7 +48,7 @@ COMMANDS_BY_HEADING = {
     "Watch": ("status", "serve", "logs", "stop"),
     "Laws from runs": ("fit", "backtest", "frontier", "compare", "trend", "curve", "mixture"),
     "Forecasts": ("forecast", "overtrain", "inference", "family", "next", "ledger"),
-    "Pages and figures": ("report",),
+    "Pages and figures": ("report", "site"),
     "Keep and share": ("runs", "verify", "gc", "import", "export"),
     "Look things up": ("specs", "laws", "hardware", "launch", "schema"),
 }
@@ -99,7 +100,7 @@ def common(
     pass
 
 
-for module in (plan, run, init, trainer, specs, watch, runs, ledger, report, export, import_runs, hardware):
+for module in (plan, run, init, trainer, specs, watch, runs, ledger, report, site, export, import_runs, hardware):
     app.add_typer(module.app)
 curve.group.add_typer(collapse.app)
 for analysis in (fit, backtest, frontier, compare, trend, curve, mixture, forecast, next_runs, lifetime):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -73,7 +74,9 @@ def status(out: Folder, json_: Json = False) -> None:
 
 @app.command()
 def serve(
-    out: Folder,
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="the --out of `nextscale run`, or a folder that holds several")
+    ],
     host: Annotated[
         str, typer.Option(help="an address of this machine; others than loopback let whoever reaches it read the page")
     ] = "127.0.0.1",
@@ -83,16 +86,24 @@ def serve(
     """Shows a sweep as a page that follows it: progress, spend, lanes, losses, failures; its report in the end.
 
     Reads files alone, and so works while the cluster is down, before the sweep has begun and after it has ended. Ctrl-C
-    ends it.
+    ends it. Of a folder that holds several sweeps, all on one page, and below it the page of each.
     """
-    from nextscale.sweeps.watch.server import Server
+    from nextscale.sweeps.watch.server import Pages, Server, Site
 
-    with Server(out, host, port) as server:
+    pages: Pages = Site(out)
+    if out.is_dir() and not (out / "runs").exists():
+        from nextscale.sweeps.board.found import find_sweeps
+        from nextscale.sweeps.board.server import BoardSite
+
+        pages = BoardSite(out) if find_sweeps(out) else pages
+    with Server(pages, host, port) as server:
         if not server.loopback:
             warning = f"whoever reaches {server.url} can read this page, and nobody is asked for a password"
             aside.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
         if json_:
-            print_json({"url": server.url, "host": host, "port": server.server_port, "out": str(server.site.live.out)})
+            print_json(
+                {"url": server.url, "host": host, "port": server.server_port, "out": str(out.expanduser().absolute())}
+            )
         else:
             screen.print(f"{out}: {server.url} (Ctrl-C ends it)", markup=False, highlight=False, soft_wrap=True)
         sys.stdout.flush()

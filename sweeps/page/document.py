@@ -75,19 +75,22 @@ def embedded(value: Any) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def table(shown: Table, name: str, *, columns: Sequence[str] | None = None) -> str:
+def table(
+    shown: Table, name: str, *, columns: Sequence[str] | None = None, links: Sequence[str | None] | None = None
+) -> str:
     """A table as HTML, with a button that writes it as CSV.
 
     Args:
         columns: where the page's data has more of it under this name, the columns there of those shown: it can be
             sorted by them.
+        links: of each row, where its first cell leads to.
     """
     keys: Sequence[str | None] = columns or [None] * len(shown.columns)
     sides = [' class="left"' if i < shown.left else "" for i in range(len(shown.columns))]
     head = "".join(map(_heading, shown.columns, keys, sides))
     body = "".join(
-        f"<tr>{''.join(f'<td{side}>{_cell(cell)}</td>' for side, cell in zip(sides, row, strict=True))}</tr>\n"
-        for row in shown.rows
+        f"<tr>{''.join(f'<td{side}>{cell}</td>' for side, cell in zip(sides, cells, strict=True))}</tr>\n"
+        for cells in map(_cells, shown.rows, links or [None] * len(shown.rows))
     )
     kind = ' class="wraps"' if shown.wraps else ""
     return (
@@ -106,6 +109,13 @@ def readable(text: str) -> str:
 def raw(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
     """A table for `data`: as it is, for machines."""
     return {"columns": list(columns), "rows": [list(row) for row in rows]}
+
+
+def _cells(row: Sequence[str], link: str | None) -> list[str]:
+    cells = list(map(_cell, row))
+    if link is not None:
+        cells[0] = f'<a href="{html.escape(link)}">{cells[0]}</a>'
+    return cells
 
 
 def _cell(text: str) -> str:

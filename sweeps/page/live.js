@@ -6,7 +6,7 @@ let told = null, tag = "", heard = null, missed = 0, timer = 0, ahead = 0;
 async function ask() {
   try {
     const options = {headers: tag ? {"If-None-Match": tag} : {}, signal: AbortSignal.timeout(PATIENCE)};
-    const answer = await fetch("/api/status", options);
+    const answer = await fetch("api/status", options);
     if (answer.status === 200) {
       told = await answer.json();
       tag = answer.headers.get("ETag");
@@ -275,8 +275,8 @@ function targets(one) {
 function report() {
   const frame = $("report-frame");
   section("report", true);
-  const links = [["runs.csv", "/runs.csv"], ...told.figures.map((name) => [name, `/figures/${encodeURIComponent(name)}`])];
-  if (told.report) links.unshift(["report.html", "/report"]);
+  const links = [["runs.csv", "runs.csv"], ...told.figures.map((name) => [name, `figures/${encodeURIComponent(name)}`])];
+  if (told.report) links.unshift(["report.html", "report"]);
   fill($("files"), links, "a", (node, [text, target]) => {
     write(node, text);
     if (node.getAttribute("href") !== target) node.setAttribute("href", target);
@@ -284,7 +284,7 @@ function report() {
   frame.hidden = !told.report;
   if (told.report && frame.dataset.stamp !== told.report) {
     frame.dataset.stamp = told.report;
-    frame.src = `/report?${encodeURIComponent(told.report)}`;
+    frame.src = `report?${encodeURIComponent(told.report)}`;
   }
 }
 $("report-frame").addEventListener("load", () => {

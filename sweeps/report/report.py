@@ -33,6 +33,7 @@ from nextscale.sweeps.findings.runs_table import runs_of as finding_runs
 from nextscale.sweeps.forecasts.calibration import calibration, calibration_tables, outcomes
 from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.page.document import Section, document, raw, table
+from nextscale.sweeps.page.provenance import of_what, written_by
 from nextscale.sweeps.report import content, drawing
 from nextscale.sweeps.report import figures as plots
 from nextscale.sweeps.report.calculator import calculator, calculator_data, is_computable
@@ -165,7 +166,7 @@ class _Writer:
             sections,
             self.data,
             subtitle=f"{done} of {len(runs)} runs done{content.law_in_words(summary['law'])}",
-            footer="written by nextscale",
+            footer=f"{of_what(self.report.root, runs['data'].dropna())}; written by {written_by()}",
             style=drawing.palette(self.svgs),
         )
 

@@ -1,4 +1,4 @@
-"""The server of `nextscale serve`: the live page of an output folder over HTTP, for this machine alone.
+"""The server of `nextscale serve`: the live page of an output folder, or others, over HTTP, for this machine alone.
 
 It reads files, and writes none but the index of the store. Nobody is asked who they are, so by default only this
 machine is answered, under its loopback names: a page elsewhere that has its own name point here (DNS rebinding) is
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
 from nextscale.sweeps.errors import USER_ERRORS, SpecError
@@ -51,6 +51,13 @@ class Answer(NamedTuple):
     kind: str
     body: Callable[[], bytes]
     policy: str = "default-src 'none'; "
+
+
+class Pages(Protocol):
+    """What a server has to show."""
+
+    def answer(self, path: str) -> Answer | None:
+        """None where there is nothing."""
 
 
 class Site:
@@ -106,7 +113,7 @@ class Server(http.server.ThreadingHTTPServer):
     """Answers until it is shut down.
 
     Args:
-        out: the folder; it need not be there yet.
+        site: what it shows, such as `Site(out)`; that folder need not be there yet.
         host: an address or a name of this machine.
         port: 0 takes one that is free.
 
@@ -114,8 +121,8 @@ class Server(http.server.ThreadingHTTPServer):
         SpecError: the address cannot be had.
     """
 
-    def __init__(self, out: Path, host: str = "127.0.0.1", port: int = 8420):
-        self.site = Site(out)
+    def __init__(self, site: Pages, host: str = "127.0.0.1", port: int = 8420):
+        self.site = site
         self.host = host
         try:
             family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -27,6 +27,35 @@ holdout: {flops: 1.2e10, widths: [12, 16, 24]}
 evaluation: {tokens: 8192}
 """
 
+CONTRAST = """
+() => {
+  const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const rgba = (colour) => {
+    canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const luminance = (colour) => colour.slice(0, 3).reduce((sum, c, i) => {
+    c /= 255; c = c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; return sum + [0.2126, 0.7152, 0.0722][i] * c;
+  }, 0);
+  const behind = (element) => {
+    for (; element; element = element.parentElement) {
+      const colour = rgba(getComputedStyle(element).backgroundColor);
+      if (colour[3] === 255) return colour;
+    }
+    return [255, 255, 255, 255];
+  };
+  let worst = [21, ""];
+  for (const element of document.querySelectorAll("body *")) {
+    const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+    if (!own || element.closest("script, style, svg") || !element.offsetParent) continue;
+    const pair = [luminance(rgba(getComputedStyle(element).color)), luminance(behind(element))].sort((a, b) => b - a);
+    const contrast = (pair[0] + 0.05) / (pair[1] + 0.05);
+    if (contrast < worst[0]) worst = [contrast, element.outerHTML.slice(0, 80)];
+  }
+  return worst;
+}
+"""
+
 
 class InProcessBackend:
     """One worker, here; `before` sees each job as it starts and may end it."""
@@ -184,3 +213,9 @@ def opened(chromium):
     yield open_page
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(scope="session")
+def contrast():
+    """A script that tells the lowest contrast of text on a page (WCAG 2.2), and where."""
+    return CONTRAST

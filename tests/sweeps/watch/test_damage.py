@@ -11,7 +11,7 @@ from nextscale.cluster.controller.accounts import Accounts
 from nextscale.sweeps import load
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.store.garbage import garbage
-from nextscale.sweeps.watch.server import Server
+from nextscale.sweeps.watch.server import Server, Site
 from nextscale.sweeps.watch.status import status
 from nextscale.sweeps.watch.watcher import Watcher
 
@@ -176,7 +176,7 @@ def test_a_curve_with_rows_that_are_none_is_followed(staged):
 
 
 def test_the_server_answers_and_goes_on_telling_of_it(out):
-    with Server(out, port=0) as server:
+    with Server(Site(out), port=0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

@@ -6,7 +6,7 @@ import threading
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from nextscale.sweeps.watch.server import Server
+from nextscale.sweeps.watch.server import Server, Site
 
 HOSTILE = "<img src=x onerror=window.hit=1></script><script>window.hit=1</script>\u2028"
 _SOON = 15_000
@@ -14,7 +14,7 @@ _SOON = 15_000
 
 @contextlib.contextmanager
 def serving(out, port=0):
-    with Server(out, port=port) as server:
+    with Server(Site(out), port=port) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

@@ -21,7 +21,7 @@ from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.show.spreadsheet import csv_of
 from nextscale.sweeps.store.store import load
 from nextscale.sweeps.watch import controller
-from nextscale.sweeps.watch.server import Server
+from nextscale.sweeps.watch.server import Server, Site
 from nextscale.sweeps.watch.status import status
 
 HOSTILE = '<script>alert(1)</script> & "quoted" \'\u2028'
@@ -33,7 +33,7 @@ def served():
     with contextlib.ExitStack() as stack:
 
         def serve(out, **options):
-            server = stack.enter_context(Server(out, **{"port": 0} | options))
+            server = stack.enter_context(Server(Site(out), **{"port": 0} | options))
             server.site._due = 0.0
             thread = threading.Thread(target=server.serve_forever, args=(0.05,))
             thread.start()
@@ -274,7 +274,7 @@ def test_a_port_that_is_taken_and_a_host_that_is_none(called, tmp_path):
     assert (code, out) == (2, "")
     assert err == f"nextscale: --port {port}: is in use on 127.0.0.1; name another, or 0 for one that is free\n"
     with pytest.raises(SpecError, match=r"--host 192\.0\.2\.1: is no address of this machine"):
-        Server(tmp_path, "192.0.2.1", 0)
+        Server(Site(tmp_path), "192.0.2.1", 0)
     assert called("serve", tmp_path, "--port", 70000)[0] == 2
 
 
