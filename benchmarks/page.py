@@ -39,8 +39,12 @@ print(json.dumps([fitted - began, time.perf_counter() - fitted]))
 _DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
 
 
-def opened(page: Path) -> float:
-    """Seconds, in a browser that is at work already."""
+def opened(page: Path, there: str) -> float:
+    """Seconds, in a browser that is at work already.
+
+    Args:
+        there: a selector of what is to be seen by then.
+    """
     seconds = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
@@ -49,7 +53,7 @@ def opened(page: Path) -> float:
             began = time.perf_counter()
             tab.goto(page.as_uri())
             tab.evaluate(_DRAWN)
-            assert tab.inner_text("tr[data-row=loss] data")
+            assert tab.inner_text(there)
             seconds.append(time.perf_counter() - began)
         browser.close()
     return statistics.median(seconds)
@@ -69,7 +73,13 @@ def main(runs: int = RUNS) -> None:
         fitting, writing = json.loads(told.stdout)
         page = root / "report.html"
         size = page.stat().st_size / 1e6
-        row = [str(len(planned)), f"{size:.2f}", f"{fitting:.1f}", f"{writing:.1f}", f"{opened(page):.2f}"]
+        row = [
+            str(len(planned)),
+            f"{size:.2f}",
+            f"{fitting:.1f}",
+            f"{writing:.1f}",
+            f"{opened(page, 'tr[data-row=loss] data'):.2f}",
+        ]
         columns = ["runs", "MB", "fitted in s", "written in s", "opened in s"]
         Console().print(Table("The page of a sweep", columns, [row]).rich())
 

@@ -27,7 +27,7 @@ _STYLE = """
 #sweeps .scroll { max-height: none; }
 #sweeps td:nth-child(3) { min-width: 22rem; }
 #recipes td:nth-child(5) { min-width: 16rem; }
-.wraps td:first-child { min-width: 8rem; overflow-wrap: anywhere; }
+.wraps td:first-child { min-width: 10rem; overflow-wrap: anywhere; }
 """
 _SWEEPS = (
     ("sweep", "name", plain),
@@ -40,7 +40,6 @@ _SWEEPS = (
     ("left", "left", plain),
     ("$", "usd", lambda value: "-" if value is None else f"{value:,.2f}"),
     ("device-hours", "device_hours", three_digits),
-    ("FLOPs", "flops_kept", three_digits),
 )
 _NUMBERS = ("flops", "params", "tokens", "reach", "level", "predicted", "low", "high", "measured", "error")
 
@@ -78,7 +77,7 @@ class Board:
         rows = [
             {"name": one.name, "state": one.state, "told": _told(one), "error": one.error, "inside": one.inside}
             | {name: one.runs.get(name) for name in ("done", "failed", "left")}
-            | {name: (one.spent or {}).get(name) for name in ("usd", "device_hours", "flops_kept")}
+            | {name: (one.spent or {}).get(name) for name in ("usd", "device_hours")}
             for one in sweeps
         ]
         shown, keys = table_of("One row each", rows, *_SWEEPS), [key for _, key, _ in _SWEEPS]
@@ -99,7 +98,7 @@ class Board:
         if compared:
             level = next((f"{one.found.level:.0%} " for one in compared if one.found), "")
             columns = ["recipe B", "over recipe A", "verdict", "differ in (A, B)", "to be known"]
-            columns += ["compute of A / of B", f"{level}interval", "at FLOPs", "by"]
+            columns += ["compute of A / of B", f"{level}interval", "at FLOPs"]
             told = "What B is worth over A: the compute of A / that of B, for the same loss"
             parts.append(table(Table(told, columns, [_pair(one) for one in compared], 5, True), "recipes"))
             parts += [paragraph(_answer(one), "quiet") for one in compared if one.found]
@@ -115,11 +114,10 @@ def _told(one: Standing) -> str:
 def _pair(one: Pair) -> list[str]:
     names, apart = [one.b.name, one.a.name], differences(one.a, one.b)
     if one.found is None:
-        return [*names, "not compared", apart, one.problem or "", "-", "-", "-", "-"]
+        return [*names, "not compared", apart, one.problem or "", "-", "-", "-"]
     found = one.found
     told = [number(found.multiplier, 3), interval(found.interval, three_digits), number(found.flops, 3)]
-    by = found.law if found.by == "law" else found.by
-    return [*names, found.verdict, apart, "; ".join(found.warnings), *told, by]
+    return [*names, found.verdict, apart, "; ".join(found.warnings), *told]
 
 
 def _answer(one: Pair) -> str:

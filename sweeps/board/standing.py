@@ -36,7 +36,7 @@ class Standing:
         state: in words.
         specs: name and digest of each, the one that was run last the last.
         runs: how many are `done` (or diverged, or imported), `failed` (or unreadable) and `left`.
-        spent: dollars, device-hours and FLOPs kept so far; None where the accounts cannot be read.
+        spent: dollars and device-hours so far; None where the accounts cannot be read.
         forecast: of its held-out runs and what came of it, as a sentence.
         error, inside: of its scored runs the mean of |error|, and `k of n` inside their intervals.
         table: its runs, see `nextscale.sweeps.store.store.load`; `recipe` names model and training of a spec.
@@ -110,7 +110,7 @@ def _read_runs(one: Standing, watcher: Watcher) -> None:
         one.table = _with_recipes(one, watcher)
         one.runs = _counted(status, one.table)
         spent = status.to_dict()["spent"]
-        one.spent = {name: float(spent[name]) for name in ("usd", "device_hours", "flops_kept")}
+        one.spent = {name: float(spent[name]) for name in ("usd", "device_hours")}
         one.forecast = one.forecast or _no_forecast(watcher)
         one.state = _state(status, one, watcher)
 

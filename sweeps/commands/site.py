@@ -34,5 +34,5 @@ def site(
         print_json(told | {"problems": found.problems})
         return
     warn([f"{name}: {problem}" for name, problems in found.problems.items() for problem in problems])
-    pages = f"{len(found.written)} pages of sweeps written, {len(found.kept)} kept"
-    screen.print(f"{found.page} ({size / 1e6:.1f} MB); {pages}", highlight=False, markup=False, soft_wrap=True)
+    pages = f"pages of sweeps: {len(found.written)} written, {len(found.kept)} kept"
+    screen.print(f"{found.page} ({size / 1e3:.0f} kB); {pages}", highlight=False, markup=False, soft_wrap=True)

@@ -31,7 +31,7 @@ def page(opened, board_file):
 def test_a_row_per_sweep_says_how_it_stands(page, hostile):
     rows = {row[0]: row[1:] for row in page.evaluate(CELLS, "sweeps")}
     assert set(rows) == {"base-1", "base-2", "nested/warm-1", "warm-2", "cosine-1", "running", "broken", *hostile}
-    state, told, error, inside, *runs, usd, _, _ = rows["base-2"]
+    state, told, error, inside, *runs, usd, _ = rows["base-2"]
     assert (state, error, inside, runs, usd) == ("done", "5.00%", "0 of 2", ["14", "0", "0"], "0.84")
     assert "was forecast before any of them had started" in told and "0 of 2 inside" in told
     assert rows["base-1"][2:4] == ["0.00%", "2 of 2"]

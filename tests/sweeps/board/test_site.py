@@ -66,7 +66,7 @@ def test_the_pages_are_those_of_the_report(called, swept, tmp_path):
     shutil.copytree(swept[1], tmp_path / "all" / "swept")
     code, said, _ = called("site", tmp_path / "all", "--out", tmp_path / "public")
     assert code == 0
-    assert "1 pages of sweeps written, 0 kept" in said
+    assert "pages of sweeps: 1 written, 0 kept" in said
     board, page = ((tmp_path / "public" / name / "index.html").read_text() for name in ("", "swept"))
     assert re.findall(r'<section id="([^"]+)"', page) == re.findall(
         r'<section id="([^"]+)"', (swept[1] / "report.html").read_text()
