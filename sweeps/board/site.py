@@ -65,6 +65,8 @@ def _write_page(one: Standing, place: Path) -> bool | None:
     if page.is_file() and _text(place / STAMP) == made_from:
         return False
     with one.told():
+        if one.name == PAGE:
+            raise SpecError(f"{PAGE}: its page would lie where the board does; rename the folder")
         report = Report.from_files(one.root)
         place.mkdir(parents=True, exist_ok=True)
         (place / STAMP).unlink(missing_ok=True)

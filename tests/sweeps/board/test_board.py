@@ -6,6 +6,7 @@ import pytest
 
 from nextscale.sweeps.board.board import Board
 from nextscale.sweeps.board.found import find_sweeps
+from nextscale.sweeps.board.recipes import differences, pairs, recipes
 from nextscale.sweeps.board.standing import standings
 from nextscale.sweeps.ledger import Ledger
 
@@ -177,3 +178,31 @@ def test_a_copied_ledger_counts_once(at_work, tmp_path):
     text = Board("x", lambda _: None).page(standings(find_sweeps(tmp_path)))
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])
     assert len(data["tables"]["calibration"]["rows"]) == 2
+
+
+def test_recipes_that_cannot_be_compared_say_why_and_those_of_other_data_are_not(staged, tmp_path):
+    data = {"source": "markov", "vocab": 16}
+    for name, lr, seed in (("a", 0.01, 1), ("b", 0.02, 1), ("c", 0.03, 2)):
+        training = {"batch_tokens": 128, "schedule": "linear", "lr": lr}
+        sweep = staged(f"all/{name}", training=training, data=data | {"seed": seed}, holdout=None)
+        sweep.start(sweep.runs[0])
+        sweep.land(sweep.runs[0])
+        sweep.close()
+    found = recipes(standings(find_sweeps(tmp_path / "all")))
+    ((pair,), left_out) = pairs(found, {})
+    assert (pair.a.name, pair.b.name, pair.found, left_out) == ("a", "b", None, 0)
+    assert "needs 5 runs or more" in pair.problem
+    assert differences(pair.a, pair.b) == "training.lr: 0.01, 0.02"
+
+
+def test_a_board_of_broken_sweeps_alone_is_a_board(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ledger.jsonl").write_text("[]\n")
+        (tmp_path / name / "runs").write_text("")
+    found = standings(find_sweeps(tmp_path))
+    text = Board("x", lambda _: None).page(found)
+    assert [one.state for one in found] == ["broken", "broken"]
+    assert found[0].problems[0].startswith("one: holds no sweep")
+    assert found[0].problems[1].startswith("one/ledger.jsonl:1: this entry")
+    assert "Wrong: one: holds no sweep" in text

@@ -60,6 +60,14 @@ def test_each_sweep_has_a_page_that_is_made_again_only_when_it_has_changed(calle
     assert pages[0].stat().st_mtime_ns == before
 
 
+def test_a_sweep_whose_page_would_be_the_board_is_told_so(called, staged, tmp_path):
+    staged("all/index.html", forecast={"law": "none"}, holdout=None).close()
+    code, said, _ = called("site", tmp_path / "all", "--out", tmp_path / "public")
+    assert code == 0
+    assert "index.html: its page would lie where the board does; rename the folder" in said
+    assert links(tmp_path / "public" / "index.html") == []
+
+
 @pytest.mark.slow
 def test_the_pages_are_those_of_the_report(called, swept, tmp_path):
     """And the board's forecast is the sentence that stands there."""
