@@ -187,7 +187,7 @@ def _sources(sweeps: Sequence[Standing]) -> Section:
         [
             one.name,
             ", ".join(one.specs) or "-",
-            "; ".join(_known(one.table, "data")) or "-",
+            "; ".join(sorted({*_known(one.table, "data"), *(data for data, _ in one.targets)})) or "-",
             "; ".join(_known(one.table, "versions")) or "-",
         ]
         for one in sweeps

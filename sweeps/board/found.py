@@ -11,9 +11,9 @@ from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.page.provenance import written_by
 from nextscale.sweeps.store.index import ORDER
 
-_MARKS = ("runs", "sweeps", "imports", "ledger.jsonl", "accounts.jsonl", "summary.json")
+_MARKS = ("runs", "imports", "ledger.jsonl", "accounts.jsonl", "summary.json")
 """Of an output folder two or more are there, or the order of its specs, though what it held may be broken since."""
-_READ = ("ledger.jsonl", "ledger.head", "accounts.jsonl", "sequence.jsonl")
+_READ = ("ledger.jsonl", "ledger.head", "accounts.jsonl", "sequence.jsonl", "summary.json")
 _FOLDERS = ("sweeps", "imports")
 
 

@@ -171,12 +171,12 @@ def test_whatever_is_broken_in_one_is_told_there_and_nowhere_else(staged, tmp_pa
 
 def test_sweeps_are_found_wherever_they_lie_and_nothing_else_is(tmp_path):
     for name in ("b", "a/deep/er", "a/other", ".hidden", "b/runs/inner"):
-        store = Store.at(tmp_path / name)
-        (store.root / "sweeps").mkdir()
+        (Store.at(tmp_path / name).root / "ledger.jsonl").write_text("")
     (tmp_path / "a" / "docs" / "runs").mkdir(parents=True)
+    (tmp_path / "a" / "docs" / "sweeps").mkdir()
     (tmp_path / "linked").symlink_to(tmp_path / "b")
     (tmp_path / "loop").symlink_to(tmp_path)
-    Store.at(tmp_path / os.fsdecode(b"caf\xe9\n") / "x").root.joinpath("sweeps").mkdir()
+    Store.at(tmp_path / os.fsdecode(b"caf\xe9\n") / "x").root.joinpath("ledger.jsonl").write_text("")
     names = [one.name for one in find_sweeps(tmp_path)]
     assert names == ["a/deep/er", "a/other", "b", "caf\ufffd\ufffd/x", "linked"]
     assert [one.name for one in find_sweeps(tmp_path / "b")] == ["b"]
