@@ -44,6 +44,13 @@ class Job:
     whole_flops: float | None = None
     stop_seconds: float = 0.0
 
+    @property
+    def whole(self) -> Job:
+        """The same from its first token on."""
+        flops = self.whole_flops or self.flops
+        seats = tuple(dataclasses.replace(seat, seconds=seat.seconds * flops / self.flops) for seat in self.seats)
+        return dataclasses.replace(self, start=None, flops=flops, seats=seats)
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -53,12 +60,13 @@ class Outcome:
         status: `finished`: the run has its record; `stopped`: it was asked to stop, and has saved itself; `held`:
             another process is at work on the run, with `heartbeat` its last; `input`: for a person to mend; `error`:
             the run's own failure; `memory`: it ran out, and less is next (the attempt is noted in the run's directory);
-            `unfit`: not even the least fits there, so another pool is next; `lost`: the worker, its host or one of a
-            gang's hosts went away, or was taken away.
+            `unfit`: not even the least fits there, so another pool is next; `uprooted`: the state that it was to begin
+            from is gone or damaged, so all of it is next; `lost`: the worker, its host or one of a gang's hosts went
+            away, or was taken away.
         hosts: those that failed, where that is known; empty where it is nobody's fault or everybody's.
     """
 
-    status: Literal["finished", "stopped", "held", "input", "error", "memory", "unfit", "lost"]
+    status: Literal["finished", "stopped", "held", "input", "error", "memory", "unfit", "uprooted", "lost"]
     message: str = ""
     heartbeat: Heartbeat | None = None
     hosts: tuple[str, ...] = ()

@@ -232,6 +232,4 @@ class Lifecycle:
         saved = self._context.runs.saved(job)
         if saved >= start.tokens or (not saved and self._context.runs.ready(job)):
             return job
-        flops = job.whole_flops or job.flops
-        seats = tuple(dataclasses.replace(seat, seconds=seat.seconds * flops / job.flops) for seat in job.seats)
-        return dataclasses.replace(job, start=None, flops=flops, seats=seats)
+        return job.whole

@@ -97,6 +97,11 @@ class Supervisor:
             context.emit(Event("retried", run.job, f"{outcome.message}; another pool is next"))
             lifecycle.try_again(run, 0.0)
             return
+        if outcome.status == "uprooted":
+            run.job = run.job.whole
+            context.emit(Event("retried", run.job, outcome.message))
+            lifecycle.try_again(run, 0.0)
+            return
         if outcome.status == "input" and not run.history.refused and self._may_be_its_host(run, slot):
             context.emit(Event("retried", run.job, f"{outcome.message}; another host is asked"))
             lifecycle.try_again(run, 0.0)
@@ -158,7 +163,7 @@ class Supervisor:
 
     def _renew(self, attempt: Attempt, outcome: Outcome) -> None:
         """A fresh worker where one failed, if its slot is still there."""
-        if outcome.status in ("stopped", "input"):
+        if outcome.status in ("stopped", "input", "uprooted"):
             return
         self._context.shapes.pop(attempt.slot.name, None)
         backend = self._context.backend

@@ -151,7 +151,7 @@ class Gang:
         if gone:
             hosts = tuple(dict.fromkeys(host for outcome in gone for host in outcome.hosts))
             return Outcome("lost", gone[0].message, hosts=hosts)
-        for status in ("memory", "unfit", "input"):
+        for status in ("memory", "unfit", "uprooted", "input"):
             if status in by_status:
                 return by_status[status][0]
         errors = by_status.get("error", [])

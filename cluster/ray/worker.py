@@ -118,6 +118,7 @@ def train_attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], 
 
     assert isinstance(job.config, RunConfig)
     directory = _directory(job)
+    row["start"] = None if job.start is None else job.start.model_dump()
     try:
         if lease is not None and directory.record() is not None:
             return Outcome("finished")  # by whoever held it before
@@ -128,7 +129,7 @@ def train_attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], 
             trunk=job.start,
             layout=Layout.parse(seat.layout),
             memory_saving=MemorySaving(seat.micro_batches, seat.recompute),
-            on_progress=lambda tokens: None if lease is None else _hold(lease),
+            on_progress=lambda tokens: _go_on(job, lease, tokens),
             stop=stop,
         )
         outcome = Outcome("finished")
@@ -136,6 +137,8 @@ def train_attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], 
         return Outcome("held", str(lost))  # the run is not ours to write to: the heir has noted our end
     except Stopped as stopped:
         outcome = Outcome("stopped", str(stopped))
+    except Uprooted as uprooted:
+        outcome = Outcome("uprooted", str(uprooted))
     except TooLarge as error:
         outcome = Outcome("unfit", str(error))
     except InputError as error:
@@ -198,6 +201,19 @@ class _Holding:
 def _hold(lease: Lease) -> None:
     lease.check()
     lease.begin()
+
+
+class Uprooted(Exception):
+    """The state that a run was to begin from is gone or damaged, and no more was reserved than what comes after it."""
+
+
+def _go_on(job: Job, lease: Lease | None, tokens: int) -> None:
+    """Asked at the start of a run, and again and again."""
+    if job.start is not None and tokens < job.start.tokens:
+        where = f"the state of run {job.start.run_id} at token {job.start.tokens}"
+        raise Uprooted(f"{where} is gone or damaged: this run is trained from its first token")
+    if lease is not None:
+        _hold(lease)
 
 
 def add_attempt(job: Job, row: Row) -> None:

@@ -15,6 +15,8 @@ NOT_SEMANTIC = "not_semantic"
 Path = Annotated[str, Field(min_length=1), NOT_SEMANTIC]
 """A place on some machine: where the data lies does not change what a run means."""
 OptionalPath = Annotated[str | None, Field(min_length=1), NOT_SEMANTIC]
+Aside = Annotated[bool, NOT_SEMANTIC]
+"""Whether something is done beside the training: it changes no number of a run."""
 
 
 class Config(BaseModel):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -276,6 +276,10 @@ class Parent(Config):
     tokens: int = Field(ge=1)
 
 
+_COURSE = ("steps", "schedule", "warmup", "warmup_tokens", "cooldown", "cooldown_shape", "final_lr")
+"""What acts on a step through the schedule alone."""
+
+
 class RunConfig(Config):
     """One training run: data, model, training, evaluation and seed.
 
@@ -338,6 +342,33 @@ class RunConfig(Config):
     @property
     def batch_sequences(self) -> int:
         return self.training.batch_tokens // self.model.context
+
+    @property
+    def stable_tokens(self) -> int:
+        """Of a wsd run the position, in tokens, of its state just before it cools down; 0 of any other."""
+        training = self.training
+        if training.schedule != "wsd":
+            return 0
+        return self.start + (training.steps - training.cooldown_steps) * training.batch_tokens
+
+    @property
+    def stable_phase(self) -> str | None:
+        """Names what a wsd run is until it cools down: runs of the same are one, to the bit, up to where the first of
+        them does. None of any other run."""
+        if self.training.schedule != "wsd":
+            return None
+        return json.dumps(self.but_for_its_course() | {"warmup": self.training.warmup_steps}, sort_keys=True)
+
+    def but_for_its_course(self) -> dict[str, Any]:
+        """All that acts before a position, or is measured on the way there, but for the rate of each step."""
+        return {
+            "data": self.data.semantic(),
+            "model": self.model.model_dump(),
+            "training": {key: value for key, value in self.training.model_dump().items() if key not in _COURSE},
+            "seed": self.seed,
+            "parent": None if self.parent is None else self.parent.model_dump(),
+            "measured": self.evaluation.semantic() if self.evaluation.points else None,
+        }
 
     @property
     def run_id(self) -> str:

@@ -2,6 +2,7 @@
 
 A warm-up and a constant rate are the same for every length. So of wsd runs that differ in length alone, the longest is
 the trunk of all: each of the others is, up to its cooldown, the trunk to the bit, and trains nothing but its cooldown.
+A still longer one is that trunk up to where the trunk cools down, and goes on from there if that state was kept.
 It is the run that it would have been without a trunk, with the same name, and in its record nothing tells the two
 apart. A state that is gone costs time, never a result.
 
@@ -26,9 +27,6 @@ from nextscale.model.training.optimizer import unit_schedule
 PyTree = Any
 
 _log = logging.getLogger(__name__)
-
-_COURSE = ("steps", "schedule", "warmup", "warmup_tokens", "cooldown", "cooldown_shape", "final_lr")
-"""What acts on a step through the schedule alone."""
 
 
 def trunk_state(
@@ -71,14 +69,11 @@ def same_until(a: RunConfig, b: RunConfig, tokens: int) -> bool:
     """Whether two runs are one up to a position: all that acts before it is the same, the schedule step by step, and
     so is all that is measured on the way."""
 
-    def until(config: RunConfig) -> tuple[Any, ...]:
-        training = {key: value for key, value in config.training.model_dump().items() if key not in _COURSE}
+    def course(config: RunConfig) -> bytes:
         steps = np.arange((tokens - config.start) // config.training.batch_tokens)
-        course = unit_schedule(config.training, steps).tobytes()
-        measured = config.evaluation.semantic() if config.evaluation.points else None
-        return config.data.semantic(), config.model, training, course, config.seed, config.parent, measured
+        return unit_schedule(config.training, steps).tobytes()
 
-    return until(a) == until(b)
+    return a.but_for_its_course() == b.but_for_its_course() and course(a) == course(b)
 
 
 def _check(config: RunConfig, trunk: RunConfig, start: Parent) -> None:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_SAVED = {
+    "branching": "by branching",
+    "kept": "by going on from states that finished runs kept",
+    "store": "by runs that are done",
+}
 MANY = 40
 """Runs from which on a table has a row for each budget."""
 
@@ -181,9 +186,9 @@ def _times(found: Plan) -> list[str]:
             f"{duration(found.wall_seconds)} on these pools, {duration(found.critical_seconds)} with all the slots one "
             f"could use ({basis})"
         )
-    for what, why in (("branching", "by branching"), ("store", "by runs that are done")):
+    for what, why in _SAVED.items():
         if saved := found.saved_flops[what]:
-            whole = found.total_flops + (found.saved_flops["branching"] if what == "branching" else 0)
+            whole = found.total_flops + (0 if what == "store" else saved)
             lines.append(f"{saved:.3g} FLOPs are saved {why}, {saved / whole:.0%}")
     return lines
 

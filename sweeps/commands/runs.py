@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nextscale.sweeps.terminal.console import Folder, Json, complain, print_json, screen
+from nextscale.sweeps.terminal.console import Folder, Json, complain, note, print_json, screen
 
 app = typer.Typer()
 
@@ -88,20 +88,24 @@ def gc(
 ) -> None:
     """Tells which checkpoints nothing needs, and with --yes deletes them.
 
-    Runs that are at work are left alone.
+    Runs that are at work are left alone, as is what trunks keep for longer runs (training.keep_trunk).
     """
     from nextscale.sweeps.show.tables import Table
-    from nextscale.sweeps.store.garbage import collect, garbage, unreadable
+    from nextscale.sweeps.store.garbage import collect, garbage, kept_states, unreadable
     from nextscale.sweeps.store.store import Store
 
     for problem in unreadable(Store.existing(out)).values():
         complain(f"{problem}; nothing of this run is freed")
     found = collect(out, finals=finals) if yes else garbage(out, finals=finals)
-    total = sum(one.bytes for one in found)
+    kept, total = kept_states(out), sum(one.bytes for one in found)
     if json_:
         freed = [{"run_id": one.run_id, "bytes": one.bytes, "checkpoints": _named(one.checkpoints)} for one in found]
-        print_json({"deleted": yes, "bytes": total, "runs": freed})
+        held = [dataclasses.asdict(one) for one in kept]
+        print_json({"deleted": yes, "bytes": total, "runs": freed, "kept_trunks": held})
         return
+    if kept:
+        size = _bytes(sum(one.bytes for one in kept))
+        note([f"{size} are held by the states of {len(kept)} trunks, for longer runs (training.keep_trunk)"])
     if not found:
         screen.print("nothing to free")
         return

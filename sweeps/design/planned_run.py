@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
-
-from etils import epath
 
 from nextscale.model.accounting import flops_per_token, non_embedding_parameters, parameters
 from nextscale.model.config.external import AnyModel, AnyRun
 from nextscale.model.config.run import Parent, RunConfig
-from nextscale.model.record import RunDirectory
 
 if TYPE_CHECKING:
     from nextscale.sweeps.spec.sweep_spec import SweepSpec
@@ -71,8 +67,12 @@ class PlannedRun:
         if self.trunk is None:
             return 0
         assert isinstance(self.config, RunConfig)
-        training = self.config.training
-        return (training.steps - training.cooldown_steps) * training.batch_tokens
+        return min(self.config.stable_tokens, self.trunk.stable_tokens)
+
+    @property
+    def is_longer(self) -> bool:
+        """Whether it goes on where its trunk cools down, and trains more than a cooldown."""
+        return isinstance(self.config, RunConfig) and 0 < self.branches_at < self.config.stable_tokens
 
     @property
     def own_flops(self) -> float:
@@ -83,21 +83,6 @@ class PlannedRun:
     def start(self) -> Parent | None:
         """The state to begin from."""
         return None if self.trunk is None else Parent(run_id=self.trunk.run_id, tokens=self.branches_at)
-
-
-def without_lost_trunks(planned: Iterable[PlannedRun], root: Path) -> list[PlannedRun]:
-    """The same as an output folder leaves them to be trained: a branch has no trunk any more where that is done and the
-    state to begin from is gone, so that all of it is trained."""
-    return [dataclasses.replace(run, trunk=None) if _uprooted(run, root) else run for run in planned]
-
-
-def _uprooted(run: PlannedRun, root: Path) -> bool:
-    if run.trunk is None:
-        return False
-    own, trunk = (RunDirectory(epath.Path(root / "runs" / config.run_id)) for config in (run.config, run.trunk))
-    if own.done or not trunk.done or trunk.checkpoint(run.branches_at).exists():
-        return False
-    return all(position < run.branches_at for position in own.checkpoint_positions)
 
 
 @dataclasses.dataclass(frozen=True)

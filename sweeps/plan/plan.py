@@ -17,7 +17,8 @@ from nextscale.model.config.external import number_in
 from nextscale.model.config.run import ModelConfig, TrainingConfig
 from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs
 from nextscale.sweeps.design.expand import planned_runs, resolve_spec
-from nextscale.sweeps.design.planned_run import PlannedRun, Role, without_lost_trunks
+from nextscale.sweeps.design.planned_run import PlannedRun, Role
+from nextscale.sweeps.design.trunks import rooted, without_states
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.schedule import Task, critical, schedule
 from nextscale.sweeps.spec.designs import SequentialDesign
@@ -41,8 +42,9 @@ class Plan:
         runs: a flat row each; one that is `done` counts in `total_flops` and in no other sum.
         total_flops: of the whole sweep, the shared part of branches once.
         open_flops: of these, what a sequential design may spend on runs that it has not chosen yet.
-        saved_flops: what runs cost that were it not for `branching` (trunks trained again for each branch) or `store`
-            (runs that are there already) would be trained.
+        saved_flops: what runs cost that were it not for `branching` (trunks trained again for each branch), `kept` (the
+            part of longer runs that finished ones have trained, and kept the state of) or `store` (runs that are there
+            already) would be trained.
         pools: what each takes: `runs`, `device_hours`, `usd`, `kwh`, `co2_kg`; None where no price or power is known.
         wall_seconds: until all that is left is done, on the slots of these pools.
         critical_seconds: the same with as many slots as one could use.
@@ -112,7 +114,7 @@ def plan_sweep(
 
     spec = resolve_spec(spec)
     folder = Path(out).expanduser() if out is not None else Path("out") / spec.name
-    planned = without_lost_trunks(all_runs(folder, spec), folder)
+    planned = rooted(all_runs(folder, spec), folder)
     store = folder if (folder / "runs").is_dir() else None
     prior = _prior(spec, planned, store, noise)
     site = load_site() if site is None else site
@@ -149,6 +151,7 @@ def plan_sweep(
         found = dataclasses.replace(found, total_flops=found.total_flops + to_choose, open_flops=to_choose)
     of_pools, wall = totals(left, pools, accelerators, carbon), sum(part.seconds for part in schedules)
     gates, crossed = planned_gates(spec, site.gates, planned, found.runs, folder)
+    known = [*found.warnings, *_from_their_first_token(planned, folder), *notes]
     return dataclasses.replace(
         found,
         gates=gates,
@@ -156,7 +159,7 @@ def plan_sweep(
         wall_seconds=wall,
         critical_seconds=sum(map(critical, parts)),
         expected=_expected(spec, planned, prior) if simulate else None,
-        warnings=[*crossed, *found.warnings, *notes, *capped(spec.caps, folder, found.left_flops, of_pools, wall)],
+        warnings=[*crossed, *known, *capped(spec.caps, folder, found.left_flops, of_pools, wall)],
     )
 
 
@@ -183,7 +186,8 @@ def plan(
         runs=rows,
         total_flops=sum(run.own_flops for run in planned),
         saved_flops={
-            "branching": sum(run.flops - run.own_flops for run in planned),
+            "branching": sum(run.flops - run.own_flops for run in planned if not run.is_longer),
+            "kept": sum(run.flops - run.own_flops for run in planned if run.is_longer),
             "store": sum(row["own_flops"] for row in rows if row["done"]),
         },
         warnings=review(planned, prior or _published(planned, convention, None), convention),
@@ -286,6 +290,16 @@ def rounds(runs: Mapping[str, PlannedRun], seconds: Mapping[str, Mapping[str, fl
             share = 0.0 if run.trunk is None else run.branches_at / run.trunk.tokens
             tasks[run.role].append(Task(run_id, seconds[run_id], trunk if trunk in seconds else None, share))
     return tasks
+
+
+def _from_their_first_token(planned: Sequence[PlannedRun], folder: Path) -> list[str]:
+    """What to know of runs that could have gone on from a finished one."""
+    found = without_states(planned, folder)
+    if not found:
+        return []
+    run, before = next(iter(found.items()))
+    what = f"{len(found)} runs are each, up to a cooldown, a finished run that kept no state to go on from"
+    return [f"{what}, so they are trained from their first token: {run} after {before}, say; see training.keep_trunk"]
 
 
 def _published(planned: Sequence[PlannedRun], convention: str, noise: float | None) -> Prior:

@@ -20,7 +20,7 @@ from nextscale.model.config.external import (
     FreeKeys,
     Trainer,
 )
-from nextscale.model.config.identity import Config
+from nextscale.model.config.identity import Aside, Config
 from nextscale.model.config.parametrization import SCORES
 from nextscale.model.config.run import (
     WEIGHT_DECAY,
@@ -59,6 +59,9 @@ class SweepTraining(OptimizerConfig):
     batch_tokens: Batch = Field(description="tokens per optimiser step, or a rule for them")
     lr: LearningRate = Field(description="peak learning rate at base_width, or a rule for it")
     weight_decay: WeightDecay = Field(0.0, description=f"{WEIGHT_DECAY}; or a rule for it")
+    keep_trunk: Aside = Field(
+        False, description="keep the state of each wsd trunk before its own cooldown: longer runs go on from there"
+    )
 
     def batch(self, model: ModelConfig, tokens: float) -> int:
         """The batch, in tokens, of a run of about so many tokens."""
@@ -82,6 +85,12 @@ class SweepTraining(OptimizerConfig):
     @property
     def _scaled(self) -> bool:
         return self.parametrization != "standard"
+
+    @model_validator(mode="after")
+    def _has_a_trunk(self) -> SweepTraining:
+        if self.keep_trunk and self.schedule != "wsd":
+            raise ValueError(f"keep_trunk is of schedule wsd, not {self.schedule}; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _rule_fits(self) -> SweepTraining:

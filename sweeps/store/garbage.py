@@ -1,8 +1,8 @@
 """Garbage collection: checkpoints that nothing needs any more, and how much room they take.
 
 Of a run that has its result nothing is needed but its trained model, if its sweep keeps those (`checkpoint.final`) or
-it is of no sweep, and the states that branches without a result begin from. Of a run without a result all is kept: it
-goes on from there.
+it is of no sweep, the states that branches without a result begin from, and what trunks keep for longer runs, as the
+newest sweep of a name has it (`training.keep_trunk`). Of a run without a result all is kept: it goes on from there.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from pathlib import Path
 from nextscale.cluster.controller.lease import holder
 from nextscale.model.config.run import Parent
 from nextscale.sweeps.design.chosen_runs import all_runs
+from nextscale.sweeps.design.planned_run import PlannedRun
+from nextscale.sweeps.design.trunks import kept_trunks, rooted
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.store.index import spec_files
 from nextscale.sweeps.store.store import Store
 
 
@@ -36,6 +39,30 @@ class Garbage:
     run_id: str
     checkpoints: tuple[Path, ...]
     bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class KeptState:
+    """What a trunk keeps for longer runs."""
+
+    run_id: str
+    tokens: int
+    bytes: int
+
+
+def kept_states(out: str | Path) -> list[KeptState]:
+    """The states that trunks of a folder keep for longer runs.
+
+    Raises:
+        SpecError: see `garbage`.
+    """
+    store = Store.existing(out)
+    found = []
+    for run_id, positions in sorted(_kept_for_longer(_sweeps(store)).items()):
+        for tokens in sorted(positions):
+            if (path := Path(store.run(run_id).checkpoint(tokens))).exists():
+                found.append(KeptState(run_id, tokens, _size(path)))
+    return found
 
 
 def garbage(out: str | Path, *, finals: bool = False) -> list[Garbage]:
@@ -108,21 +135,12 @@ def _needed(store: Store, alien: Mapping[str, SpecError], *, finals: bool) -> di
     Raises:
         SpecError: one of those has no result, and does not say what it goes on from.
     """
-    needed: dict[str, set[int]] = {}
+    sweeps = _sweeps(store)
+    needed = _kept_for_longer(sweeps)
     kept: set[str] = set()
     planned_ids: set[str] = set()
-    for path in _specs(store):
-        try:
-            spec = SweepSpec.model_validate_json(path.read_text())
-            planned = all_runs(store.root, spec)
-        except FileNotFoundError:
-            continue
-        except ValueError:
-            raise SpecError(
-                f"{path}: is no spec that this version can read, so what its runs need cannot be told; restore it, or "
-                "move it away if they need nothing"
-            ) from None
-        for run in planned:
+    for spec, planned in sweeps:
+        for run in (*planned, *rooted(planned, store.root)):
             planned_ids.add(run.config.run_id)
             if spec.checkpoint.final:
                 kept.add(run.config.run_id)
@@ -142,6 +160,37 @@ def _needed(store: Store, alien: Mapping[str, SpecError], *, finals: bool) -> di
             if not finals and (directory.name in kept or directory.name not in planned_ids):
                 needed.setdefault(directory.name, set()).add(config.tokens)
     return needed
+
+
+def _sweeps(store: Store) -> list[tuple[SweepSpec, list[PlannedRun]]]:
+    """Each spec of a folder with its runs, the one that was run last the last.
+
+    Raises:
+        SpecError: one cannot be read.
+    """
+    found = []
+    for path, _ in spec_files(store.root / "sweeps"):
+        try:
+            spec = SweepSpec.model_validate_json(path.read_text())
+            found.append((spec, all_runs(store.root, spec)))
+        except FileNotFoundError:
+            continue
+        except ValueError:
+            raise SpecError(
+                f"{path}: is no spec that this version can read, so what its runs need cannot be told; restore it, or "
+                "move it away if they need nothing"
+            ) from None
+    return found
+
+
+def _kept_for_longer(sweeps: list[tuple[SweepSpec, list[PlannedRun]]]) -> dict[str, set[int]]:
+    """By run, the states that trunks keep for longer runs, as the newest spec of each name has it."""
+    newest = {spec.name: kept_trunks(spec, planned) for spec, planned in sweeps}
+    found: dict[str, set[int]] = {}
+    for kept in newest.values():
+        for run_id, tokens in kept.items():
+            found.setdefault(run_id, set()).add(tokens)
+    return found
 
 
 def _parent(store: Store, run_id: str, error: SpecError) -> Parent | None:

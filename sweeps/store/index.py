@@ -32,7 +32,7 @@ from nextscale.sweeps.store.run_rows import COLUMNS, config_columns, run_row, un
 INDEX_FILE = "index.parquet"
 ORDER = "order.jsonl"
 """Among the specs: which was run when, a row each time. The files' own times change when a folder is copied."""
-_FORMAT = f"1 {SCHEMA_VERSION} {importlib.metadata.version('nextscale')}"
+_FORMAT = f"2 {SCHEMA_VERSION} {importlib.metadata.version('nextscale')}"
 """Its first number is raised when a row, or what is kept of a plan, is made in another way."""
 _FILES = ("config.json", "record.json", "attempts.jsonl", "metrics.jsonl")
 _UNUSABLE = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)

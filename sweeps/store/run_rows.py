@@ -60,6 +60,8 @@ _SETTINGS = (
 _NUMBERS = ("loss_", "bits_per_byte_", "epochs_")
 """What columns of further numbers begin with."""
 RESULTS = ("done", "diverged")
+NO_TRUNK = ""
+"""Of a run that was begun at its first token; where nothing is said, what its sweep planned holds."""
 UNREADABLE = "unreadable"
 """The status of a run that this version cannot read."""
 _NOT_COLUMNS = ("loss_by_position",)
@@ -124,7 +126,7 @@ def run_row(run: RunDirectory) -> Row:
     row: Row = {"run_id": run.path.name} | config_columns(run.config())
     record, attempts = run.record(), run.attempts()
     if record is None:
-        failed = bool(attempts) and attempts[-1]["status"] not in ("lost", "stopped")
+        failed = bool(attempts) and attempts[-1]["status"] not in ("lost", "stopped", "uprooted")
         row["status"] = "failed" if failed else "unfinished"
         row["reason"] = str(attempts[-1].get("message")) if attempts else None
     else:
@@ -141,6 +143,8 @@ def run_row(run: RunDirectory) -> Row:
         row["tokens_done"] = row["tokens"]
     else:
         row["tokens_done"] = max((one["tokens"] for one in run.metrics()), default=0)
+    if starts := [one["start"] for one in attempts if "start" in one]:
+        row["trunk"] = str(starts[-1].get("run_id")) if isinstance(starts[-1], dict) else NO_TRUNK
     return row | {"run_id": run.path.name, "attempts": len(attempts)}
 
 

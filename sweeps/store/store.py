@@ -151,8 +151,8 @@ def load(*roots: str | Path, sweep: str | None = None, unreadable: bool = False)
     diverged, failed, unfinished, imported; of runs from elsewhere what their file had (see `imported_runs.py`); and of
     each validation set and each source of a mixture `loss_<name>`, `bits_per_byte_<name>`, `epochs_<name>`.
 
-    A run that several sweeps ask for is one row. All of them are in `sweeps`; `sweep`, `role`, `budget` and `trunk`
-    are those of the one that was run last. A run that several folders have is that of the first in which it is done.
+    A run that several sweeps ask for is one row. All of them are in `sweeps`; `sweep`, `role` and `budget` are those of
+    the one that was run last. A run that several folders have is that of the first in which it is done.
 
     Args:
         sweep: the runs that a sweep of this name asks for, and as what, alone.
@@ -181,7 +181,14 @@ def load(*roots: str | Path, sweep: str | None = None, unreadable: bool = False)
     names = {plan["sweep"] for plan in plans} - {None}
     if sweep is not None and sweep not in names:
         raise SpecError(f"sweep {sweep}: there is none of this name; there is {', '.join(sorted(names)) or 'none'}")
-    table = _with(table, _wanted([plan for plan in plans if sweep in (None, plan["sweep"])]))
+    wanted = _wanted([plan for plan in plans if sweep in (None, plan["sweep"])])
+    begun = table["trunk"].tolist() if "trunk" in table else [None] * len(table)
+    table = _with(table, wanted)
+    if wanted:
+        table["trunk"] = [
+            one or None if isinstance(one, str) else as_planned
+            for one, as_planned in zip(begun, table["trunk"], strict=True)
+        ]
     if sweep is not None:
         table = table[table["sweep"].notna()]
     found = with_standard_columns(table).sort_values(["flops", "params", "run_id"], ignore_index=True)

@@ -24,6 +24,7 @@ from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs
 from nextscale.sweeps.design.expand import resolve_spec
 from nextscale.sweeps.design.planned_run import PlannedRun, Role, count_parameters
 from nextscale.sweeps.design.sequential import choose_next
+from nextscale.sweeps.design.trunks import kept_trunks, rooted
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.ledger import Entry, Ledger, digest_of, score_of
 from nextscale.sweeps.spec.designs import SequentialDesign
@@ -76,7 +77,9 @@ class Study:
         self.planned: list[PlannedRun] = []
         self._named: dict[str, PlannedRun] = {}
         self._branches: dict[str, list[PlannedRun]] = {}
-        self._plan(all_runs(self.store.root, self.spec))
+        designed = all_runs(self.store.root, self.spec)
+        self._kept = kept_trunks(self.spec, designed)
+        self._plan(rooted(designed, self.store.root))
         self.ledger = Ledger(self.store.root / "ledger.jsonl")
         self.ledger.entries()  # a damaged one is refused now, not when the sweep has been trained
 
@@ -164,7 +167,9 @@ class Study:
 
     def job(self, run: PlannedRun, seats: tuple[Seat, ...] = ()) -> Job:
         keep, run_id = self.spec.checkpoint, run.config.run_id
-        branches = [branch for branch in self._branches.get(run_id, ()) if self._unfinished(branch)]
+        pinned = {branch.branches_at for branch in self._branches.get(run_id, ()) if self._unfinished(branch)}
+        if run_id in self._kept:
+            pinned.add(self._kept[run_id])
         return Job(
             run_id=run_id,
             config=run.config,
@@ -178,19 +183,20 @@ class Study:
             final=keep.final,
             start=run.start,
             whole_flops=float(run.flops),
-            pinned=tuple(sorted({branch.branches_at for branch in branches})),
+            pinned=tuple(sorted(pinned)),
             stop_seconds=run.config.trainer.stop_seconds if isinstance(run.config, ExternalRun) else 0.0,
         )
 
     def release(self, done: str | None = None) -> None:
-        """Deletes the states that trunks kept for branches, where trunk and branches are done.
+        """Deletes the states that trunks kept for branches, where trunk and branches are done. What a trunk keeps for
+        longer runs stays, as does what is of a run of another sweep.
 
         While a trunk is at work its newest state may be one of them.
 
         Args:
             done: the run that has just been finished; only its trunk is looked at.
         """
-        trunks = set(self._branches)
+        trunks = self._branches.keys() & self._named.keys()
         if done is not None:
             run = self._named[done]
             trunks &= {done if run.trunk is None else run.trunk.run_id}
@@ -198,8 +204,8 @@ class Study:
             trunk, branches = self.store.run(run_id), self._branches[run_id]
             if self.store.record(run_id) is None:
                 continue
-            needed = {branch.branches_at for branch in branches if self._unfinished(branch)}
-            for position in {branch.branches_at for branch in branches} - needed:
+            needed = {branch.branches_at for branch in branches if self._unfinished(branch)} | {self._kept.get(run_id)}
+            for position in {branch.branches_at for branch in branches if not branch.is_longer} - needed:
                 trunk.checkpoint(position).rmtree(missing_ok=True)
 
     def _unfinished(self, run: PlannedRun) -> bool:

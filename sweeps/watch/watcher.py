@@ -15,7 +15,8 @@ from nextscale.model.accounting import parameters
 from nextscale.model.config.external import AnyRun
 from nextscale.model.record import Row, is_curve_row
 from nextscale.sweeps.design.chosen_runs import all_runs
-from nextscale.sweeps.design.planned_run import PlannedRun, without_lost_trunks
+from nextscale.sweeps.design.planned_run import PlannedRun
+from nextscale.sweeps.design.trunks import rooted
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.show.formats import count
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
@@ -216,9 +217,11 @@ class Watcher:
         known, self._specs = self._specs, {}
         for path, stamp in stamped:
             self._specs[stamp] = known[stamp] if stamp in known else _read_spec(self.store.root, path)
-        self.sweeps = [sweep for sweep in self._specs.values() if sweep is not None]
-        planned = without_lost_trunks((run for _, runs in self.sweeps for run in runs.values()), self.store.root)
-        self.own_flops = {run.config.run_id: run.own_flops for run in planned}
+        self.sweeps = [
+            (spec, {run.config.run_id: run for run in rooted(runs.values(), self.store.root)})
+            for spec, runs in filter(None, self._specs.values())
+        ]
+        self.own_flops = {run_id: run.own_flops for _, runs in self.sweeps for run_id, run in runs.items()}
         return True
 
     def _read_all(self) -> bool:
