@@ -20,6 +20,7 @@ from nextscale.sweeps.commands import (
     ledger,
     plan,
     report,
+    rerun,
     run,
     runs,
     site,
@@ -44,7 +45,7 @@ from nextscale.sweeps.terminal.console import complain
 from nextscale.sweeps.terminal.usage_errors import USAGE, usage_error
 
 COMMANDS_BY_HEADING = {
-    "Plan and run": ("quickstart", "init", "trainer", "plan", "run"),
+    "Plan and run": ("quickstart", "init", "trainer", "plan", "run", "rerun", "drop"),
     "Watch": ("status", "serve", "logs", "stop"),
     "Laws from runs": ("fit", "backtest", "frontier", "compare", "trend", "curve", "mixture"),
     "Forecasts": ("forecast", "overtrain", "inference", "family", "next", "ledger"),
@@ -100,7 +101,22 @@ def common(
     pass
 
 
-for module in (plan, run, init, trainer, specs, watch, runs, ledger, report, site, export, import_runs, hardware):
+for module in (
+    plan,
+    run,
+    rerun,
+    init,
+    trainer,
+    specs,
+    watch,
+    runs,
+    ledger,
+    report,
+    site,
+    export,
+    import_runs,
+    hardware,
+):
     app.add_typer(module.app)
 curve.group.add_typer(collapse.app)
 for analysis in (fit, backtest, frontier, compare, trend, curve, mixture, forecast, next_runs, lifetime):

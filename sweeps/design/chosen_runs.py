@@ -1,10 +1,11 @@
-"""The runs that a sequential design has chosen so far, kept in `OUT/sequence.jsonl`."""
+"""The runs that an output folder adds to those of a spec, as a sequential design chose them (`OUT/sequence.jsonl`), and
+those that it takes from them, as somebody dropped them (`OUT/dropped.jsonl`)."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from etils import epath
@@ -17,7 +18,7 @@ from nextscale.sweeps.ledger import digest_of
 from nextscale.sweeps.spec.designs import SequentialDesign
 from nextscale.sweeps.spec.sweep_spec import ExternalSpec, SweepSpec
 
-SEQUENCE = "sequence.jsonl"
+SEQUENCE, DROPPED = "sequence.jsonl", "dropped.jsonl"
 _BOUNDS = {"flops", "until", "at_once"}
 """Of the design: how far a sequence goes, not where."""
 
@@ -99,6 +100,29 @@ def all_runs(root: Path, spec: SweepSpec) -> list[PlannedRun]:
         return planned
     known = {run.config.run_id for run in planned}
     return planned + [run for run in ChosenRuns(root, spec).runs() if run.config.run_id not in known]
+
+
+def dropped_runs(root: Path) -> dict[str, Row]:
+    """The runs that are not to be trained, and have no result: of each `reason`, `params`, `tokens`, `flops`."""
+    newest = {row["run_id"]: row for row in read_rows(epath.Path(root / DROPPED)) if "run_id" in row}
+    return {
+        run_id: row
+        for run_id, row in newest.items()
+        if row.get("dropped") and not (root / "runs" / run_id / "record.json").exists()
+    }
+
+
+def without_dropped(planned: Iterable[PlannedRun], root: Path) -> list[PlannedRun]:
+    """Those that are to be trained."""
+    dropped = dropped_runs(root)
+    return [run for run in planned if run.config.run_id not in dropped]
+
+
+def left_out(planned: Iterable[PlannedRun], root: Path) -> list[str]:
+    """What to know of planned runs that are dropped."""
+    dropped = dropped_runs(root)
+    found = [run.config.run_id for run in planned if run.config.run_id in dropped]
+    return [f"{len(found)} runs are dropped, and nothing here counts them: {', '.join(found)}"] if found else []
 
 
 def _meaning(spec: SweepSpec) -> str:

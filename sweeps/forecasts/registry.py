@@ -17,7 +17,8 @@ from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.table.runs import Runs
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.ledger import Entry, Ledger, digest_of, score_of
-from nextscale.sweeps.store.store import Store, load
+from nextscale.sweeps.store.index import read_row
+from nextscale.sweeps.store.store import SET_ASIDE, Store, load
 
 TOLERANCE = 0.05
 """Relative, of parameters and of tokens each. A loss has some hundredths that fall with a power of about a third of
@@ -49,6 +50,7 @@ def register(
         SpecError: the ledger is damaged, or cannot be written to.
     """
     known = load(source) if source.is_dir() else None
+    seen = [] if known is None else [*known.to_dict("records"), *_set_aside(Store.existing(source))]
     fitted = set(runs.table["run_id"])
     data = None if known is None else sorted(known.loc[known["run_id"].isin(fitted), "data"].unique())
     rows = runs.table[[name for name in ("run_id", "params", "tokens", "flops", "loss") if name in runs.table]]
@@ -74,7 +76,7 @@ def register(
             "targets": [foretold],
             "warnings": list(forecast["warnings"]),
         }
-        there = [] if known is None else [row["run_id"] for row in _landed(entry, known.to_dict("records"))]
+        there = [] if known is None else [row["run_id"] for row in _landed(entry, seen)]
         entries.append(_registered(ledger, entry | {"started_before": there}))
     return entries
 
@@ -196,8 +198,16 @@ def _near(target: Mapping[str, Any], at: Mapping[str, Any], tolerance: float) ->
     return all(name in at and abs(at[name] / target[name] - 1) <= tolerance for name in names)
 
 
+def _set_aside(store: Store) -> list[Mapping[Any, Any]]:
+    """The runs of a folder as they were before they were done again: their losses were known then."""
+    paths = sorted((store.root / SET_ASIDE).glob("*-*"))
+    rows = [(path.name.partition("-")[0], read_row(path)) for path in paths]
+    return [row | {"run_id": run_id} for run_id, row in rows if row is not None]
+
+
 def _begun(store: Store, run_id: str) -> float:
-    """When a run was first begun, in seconds since the epoch."""
-    run = store.run(run_id)
-    config = Path(run.path / "config.json").stat().st_mtime
-    return min((attempt["started"] for attempt in run.attempts() if "started" in attempt), default=config)
+    """When a run was first begun, before it was done again too, in seconds since the epoch."""
+    runs = [store.run(run_id), *store.set_aside(run_id)]
+    config = min(Path(run.path / "config.json").stat().st_mtime for run in runs)
+    started = [attempt["started"] for run in runs for attempt in run.attempts() if "started" in attempt]
+    return min(started, default=config)

@@ -15,7 +15,7 @@ from nextscale.fit.laws.catalogue import LAWS
 from nextscale.model.accounting import non_embedding_parameters, parameter_groups
 from nextscale.model.config.external import number_in
 from nextscale.model.config.run import ModelConfig, TrainingConfig
-from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs
+from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs, left_out, without_dropped
 from nextscale.sweeps.design.expand import planned_runs, resolve_spec
 from nextscale.sweeps.design.planned_run import PlannedRun, Role
 from nextscale.sweeps.design.trunks import rooted, without_states
@@ -114,7 +114,8 @@ def plan_sweep(
 
     spec = resolve_spec(spec)
     folder = Path(out).expanduser() if out is not None else Path("out") / spec.name
-    planned = rooted(all_runs(folder, spec), folder)
+    designed = all_runs(folder, spec)
+    planned = rooted(without_dropped(designed, folder), folder)
     store = folder if (folder / "runs").is_dir() else None
     prior = _prior(spec, planned, store, noise)
     site = load_site() if site is None else site
@@ -151,7 +152,7 @@ def plan_sweep(
         found = dataclasses.replace(found, total_flops=found.total_flops + to_choose, open_flops=to_choose)
     of_pools, wall = totals(left, pools, accelerators, carbon), sum(part.seconds for part in schedules)
     gates, crossed = planned_gates(spec, site.gates, planned, found.runs, folder)
-    known = [*found.warnings, *_from_their_first_token(planned, folder), *notes]
+    known = [*found.warnings, *_from_their_first_token(planned, folder), *left_out(designed, folder), *notes]
     return dataclasses.replace(
         found,
         gates=gates,

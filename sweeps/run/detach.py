@@ -16,7 +16,7 @@ from pathlib import Path
 from etils import epath
 
 from nextscale.model.record import write_atomically
-from nextscale.sweeps.design.chosen_runs import all_runs
+from nextscale.sweeps.design.chosen_runs import all_runs, without_dropped
 from nextscale.sweeps.design.trunks import rooted
 from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.plan.gates import Approval, Gatekeeper, by_compute, gates_of, refusal
@@ -32,7 +32,10 @@ def gate_closed(spec: SweepSpec, out: str | Path, approval: Approval | None) -> 
     """Why the sweep would be refused as soon as it is left, in one line; what is approved is written down here and now,
     by who is there to say so. Gates in dollars and of forecasts are held where it runs."""
     store = Store.at(out)
-    gates, runs = gates_of(spec.gates, load_site().gates), rooted(all_runs(store.root, spec), store.root)
+    gates, runs = (
+        gates_of(spec.gates, load_site().gates),
+        rooted(without_dropped(all_runs(store.root, spec), store.root), store.root),
+    )
     if not gates or all(store.record(run.config.run_id) for run in runs if run.role == "fit"):
         return None
     gatekeeper = Gatekeeper(Ledger(store.root / "ledger.jsonl"), spec.name, approval)

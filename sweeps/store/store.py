@@ -5,6 +5,8 @@ OUT/sweeps/<name>-<digest>.json  the spec of each sweep, as it was run; order.js
 OUT/ledger.jsonl        forecasts and their scores, see `ledger.py`
 OUT/index.parquet       the table as it was last read, see `index.py`; may be deleted
 OUT/imports/            runs from elsewhere, see `imported_runs.py`
+OUT/set-aside/<run_id>-<n>/  what a run was before it was done again
+OUT/dropped.jsonl       runs that are not to be trained
 OUT/summary.json, fit_card.json, report.html, figures/
 """
 
@@ -23,6 +25,7 @@ from etils import epath
 from nextscale.model.config.external import AnyRun, ExternalRun
 from nextscale.model.config.run import RunConfig
 from nextscale.model.record import Row, RunDirectory, append_row, pattern_in, read_curve, write_atomically
+from nextscale.sweeps.design.chosen_runs import dropped_runs
 from nextscale.sweeps.errors import SpecError, damaged_file_error
 from nextscale.sweeps.ledger import digest_of
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
@@ -31,6 +34,7 @@ from nextscale.sweeps.store.imported_runs import STATUS as IMPORTED
 from nextscale.sweeps.store.imported_runs import imported_rows
 from nextscale.sweeps.store.run_rows import UNREADABLE, run_costs, untyped_table, with_standard_columns
 
+SET_ASIDE = "set-aside"
 _CURVES = {"evaluation": "evaluations.jsonl", "training": "metrics.jsonl"}
 
 
@@ -86,6 +90,14 @@ class Store:
             return self.run(run_id).record()
         except ValueError:
             raise damaged_file_error(self.root / "runs" / run_id / "record.json") from None
+
+    def set_aside(self, run_id: str) -> list[RunDirectory]:
+        """What a run was before it was done again, each time."""
+        return [RunDirectory(epath.Path(path)) for path in sorted((self.root / SET_ASIDE).glob(f"{run_id}-*"))]
+
+    def ever_started(self, run_id: str) -> bool:
+        """Whether a run was begun, now or before it was done again: its loss may be known."""
+        return self.run(run_id).started or bool(self.set_aside(run_id))
 
     def config(self, run_id: str) -> AnyRun:
         """What a run was asked to be.
@@ -148,8 +160,9 @@ def load(*roots: str | Path, sweep: str | None = None, unreadable: bool = False)
     """All runs of one or more output folders, one row each, by rising cost.
 
     Columns are those of `run_rows.COLUMNS`, explained in docs/runs.md, with `status` one of done,
-    diverged, failed, unfinished, imported; of runs from elsewhere what their file had (see `imported_runs.py`); and of
-    each validation set and each source of a mixture `loss_<name>`, `bits_per_byte_<name>`, `epochs_<name>`.
+    diverged, failed, unfinished, dropped, imported; of runs from elsewhere what their file had (see
+    `imported_runs.py`); and of each validation set and each source of a mixture `loss_<name>`,
+    `bits_per_byte_<name>`, `epochs_<name>`.
 
     A run that several sweeps ask for is one row. All of them are in `sweeps`; `sweep`, `role` and `budget` are those of
     the one that was run last. A run that several folders have is that of the first in which it is done.
@@ -168,6 +181,7 @@ def load(*roots: str | Path, sweep: str | None = None, unreadable: bool = False)
         rows, its = index.read(store.root, broken.__setitem__)
         if broken and not unreadable:
             raise next(iter(broken.values()))
+        rows = _with_dropped(rows, dropped_runs(store.root))
         costs = run_costs(store.root / "accounts.jsonl", problems.append if unreadable else None)
         tables.append(_with(rows, costs).assign(folder=str(root)))
         others = [{"run_id": name, "status": UNREADABLE, "reason": str(why)} for name, why in broken.items()]
@@ -254,6 +268,19 @@ def _wanted(plans: list[index.SweepPlan]) -> dict[str, dict[str, Any]]:
             names = before if plan["sweep"] in before else (*before, plan["sweep"])
             found[run_id] = {"sweep": plan["sweep"], "role": role, "budget": budget, "trunk": trunk, "sweeps": names}
     return {run_id: one | {"sweeps": ", ".join(one["sweeps"])} for run_id, one in found.items()}
+
+
+def _with_dropped(table: pd.DataFrame, dropped: dict[str, Row]) -> pd.DataFrame:
+    """The rows of runs with those that are dropped, told as such, whether they were begun or not."""
+    begun = table["run_id"].isin(list(dropped))
+    if begun.any():
+        table = table.copy()
+        table.loc[begun, "status"] = "dropped"
+        table.loc[begun, "reason"] = [dropped[run_id]["reason"] for run_id in table.loc[begun, "run_id"]]
+    names = ("run_id", "reason", "params", "tokens", "flops")
+    others = dropped.keys() - set(table["run_id"])
+    rows = [{name: dropped[run_id].get(name) for name in names} | {"status": "dropped"} for run_id in sorted(others)]
+    return index.concatenated([table, untyped_table(rows)]) if rows else table
 
 
 def _with(table: pd.DataFrame, columns_of: dict[str, dict[str, Any]]) -> pd.DataFrame:

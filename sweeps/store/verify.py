@@ -68,7 +68,8 @@ def _of_ledger(store: Store) -> Iterator[Fault]:
             if any(score[name] != again[name] for name in again):
                 yield Fault(where, f"its score of run {score['run_id']} does not follow from the forecast", mend)
             record = None if score.get("by_hand") else _record(store, score["run_id"])
-            if record is not None and record.get("loss") != score["measured"]:
+            earlier = [run.record() or {} for run in store.set_aside(score["run_id"])] if record is not None else []
+            if record is not None and all(one.get("loss") != score["measured"] for one in (record, *earlier)):
                 what = f"measured {score['measured']} of run {score['run_id']}, whose record says {record.get('loss')}"
                 yield Fault(where, what, mend)
 

@@ -20,7 +20,7 @@ from nextscale.fit.trust.consensus import Consensus
 from nextscale.model.accounting import flops_per_token
 from nextscale.model.config.data import single_sources
 from nextscale.model.config.external import ExternalRun
-from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs
+from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs, without_dropped
 from nextscale.sweeps.design.expand import resolve_spec
 from nextscale.sweeps.design.planned_run import PlannedRun, Role, count_parameters
 from nextscale.sweeps.design.sequential import choose_next
@@ -78,8 +78,9 @@ class Study:
         self._named: dict[str, PlannedRun] = {}
         self._branches: dict[str, list[PlannedRun]] = {}
         designed = all_runs(self.store.root, self.spec)
+        self.designed = designed
         self._kept = kept_trunks(self.spec, designed)
-        self._plan(rooted(designed, self.store.root))
+        self._plan(rooted(without_dropped(designed, self.store.root), self.store.root))
         self.ledger = Ledger(self.store.root / "ledger.jsonl")
         self.ledger.entries()  # a damaged one is refused now, not when the sweep has been trained
 
@@ -259,7 +260,7 @@ class Study:
         predicted = fit.predict(sizes, tokens)
         low, high = fit.predict_interval(sizes, tokens, flops)
         largest = float(fit.runs.table["flops"].max())
-        started = [run.config.run_id for run in runs if self.store.run(run.config.run_id).started]
+        started = [run.config.run_id for run in runs if self.store.ever_started(run.config.run_id)]
         budget = max(run.budget for run in runs)
         optimum = frontier(fit, [budget], analysis.cost).iloc[0]
         by_minima = None if analysis.optimum is None else float(analysis.optimum(budget))

@@ -11,6 +11,7 @@ from nextscale.fit.table.runs import as_runs
 from nextscale.fit.trust.reach import narrow_interval_warnings, reach_errors
 from nextscale.model.config.data import MarkovData
 from nextscale.model.data.markov import markov
+from nextscale.sweeps.design.chosen_runs import left_out
 from nextscale.sweeps.ledger import Entry, score_of
 from nextscale.sweeps.study.study import E_LEVEL, Analysis, Study
 
@@ -71,6 +72,7 @@ def _warnings(
             f"the forecast shown is that of {forecast['time'][:16]} UTC, made before the held-out runs started; "
             "the law shown is of other runs or options"
         )
+    warnings += [*left_out(study.designed, study.store.root), *(_done_again(study, forecast) if forecast else ())]
     for curve in analysis.curves if analysis else []:
         if curve.problem:
             warnings.append(f"no optimum at {curve.flops:.3g} FLOPs: {curve.problem}")
@@ -88,6 +90,21 @@ def _warnings(
             "than fresh ones (Muennighoff et al. 2023), and the law takes all of them for fresh"
         )
     return warnings + [f"run {run_id} failed: {reason}" for run_id, reason in failed.items()]
+
+
+def _done_again(study: Study, forecast: Entry) -> list[str]:
+    """The held-out runs whose loss is another now than when the forecast was scored by them."""
+    warnings = []
+    for score in study.ledger.entries():
+        for target in score["targets"] if score["kind"] == "score" and score["forecast"] == forecast["hash"] else ():
+            record = study.store.record(target["run_id"])
+            again = record is not None and study.store.set_aside(target["run_id"])
+            if record is not None and again and record["loss"] != target["measured"]:
+                warnings.append(
+                    f"run {target['run_id']} was done again since the forecast was scored: its loss is "
+                    f"{record['loss']} now, and the score stands by {target['measured']}"
+                )
+    return warnings
 
 
 def _scores(study: Study, forecast: Entry, true_entropy: float | None) -> list[dict[str, Any]]:

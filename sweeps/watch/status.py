@@ -53,7 +53,7 @@ class Status:
 
     Attributes:
         controller: `at work`, `silent` for so long that it must be dead, or `none`.
-        runs: how many are done, diverged, failed, running, and unfinished but not at work.
+        runs: how many are done, diverged, failed, running, unfinished but not at work, and so on.
         flops: trained FLOPs of all runs that are done, and planned ones of all.
         spent: attempts, device_hours, usd, flops_kept and flops_lost so far (see `nextscale.cluster.controller`).
         running: the runs at work.

@@ -14,7 +14,7 @@ from nextscale.cluster.controller.events import event_problem
 from nextscale.model.accounting import parameters
 from nextscale.model.config.external import AnyRun
 from nextscale.model.record import Row, is_curve_row
-from nextscale.sweeps.design.chosen_runs import all_runs
+from nextscale.sweeps.design.chosen_runs import all_runs, dropped_runs, without_dropped
 from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.design.trunks import rooted
 from nextscale.sweeps.errors import SpecError
@@ -27,7 +27,7 @@ from nextscale.sweeps.store.store import Store, load
 from nextscale.sweeps.watch.controller import Controller, ControllerWatch
 from nextscale.sweeps.watch.tail import Tail
 
-STATES = ("done", "diverged", "failed", "running", "unfinished", "not started", UNREADABLE)
+STATES = ("done", "diverged", "failed", "running", "unfinished", "not started", "dropped", UNREADABLE)
 _COLUMNS = ("run_id", "status", "reason", "params", "tokens", "flops", "loss", "bits_per_byte", "attempts")
 _EVENTS = 200
 _ALL_AGAIN = 300.0
@@ -74,7 +74,8 @@ class Watcher:
         rows: of each run that was begun what its directory says, in short.
         events: the newest of the journal, oldest first.
         curves: of the runs at work.
-        own_flops: of each planned run what is trained for it, when its trunk is trained too.
+        dropped: the runs that are not to be trained.
+        own_flops: of each other planned run what is trained for it, when its trunk is trained too.
         damage: the rows of its accounts and its journal that are none, a line each file.
 
     Raises:
@@ -94,6 +95,7 @@ class Watcher:
         self._booked, self._events = Tail(self.store.root / "accounts.jsonl"), Tail(self.store.root / "events.jsonl")
         self._last_event: dict[str, str] = {}
         self.own_flops: dict[str, float] = {}
+        self.dropped: dict[str, Row] = {}
         self._specs: dict[str, tuple[SweepSpec, dict[str, PlannedRun]] | None] = {}
         self._stamps: dict[str, str | None] = {}
         self._all_again, self._all_at = all_again, -math.inf
@@ -140,7 +142,7 @@ class Watcher:
 
     def states(self) -> dict[str, str]:
         """Of each run, planned or begun, how it stands: one of `STATES`."""
-        return {run_id: self._state(run_id) for run_id in self.own_flops | self.rows}
+        return {run_id: self._state(run_id) for run_id in self.own_flops | self.rows | self.dropped}
 
     def config(self, run_id: str) -> AnyRun | None:
         """Of a planned run; None of any other."""
@@ -170,6 +172,8 @@ class Watcher:
     def _state(self, run_id: str) -> str:
         if run_id in self.curves:
             return "running"
+        if run_id in self.dropped:
+            return "dropped"
         row = self.rows.get(run_id)
         if row is None:
             return "not started"
@@ -211,14 +215,20 @@ class Watcher:
 
     def _read_specs(self) -> bool:
         """Plans the sweeps whose spec is new; tells whether any is."""
-        stamped = index.spec_files(self.store.root / "sweeps")
-        if [stamp for _, stamp in stamped] == list(self._specs):
+        stamped, dropped = index.spec_files(self.store.root / "sweeps"), dropped_runs(self.store.root)
+        if [stamp for _, stamp in stamped] == list(self._specs) and dropped == self.dropped:
             return False
-        known, self._specs = self._specs, {}
+        known, self._specs, self.dropped = self._specs, {}, dropped
         for path, stamp in stamped:
             self._specs[stamp] = known[stamp] if stamp in known else _read_spec(self.store.root, path)
         self.sweeps = [
-            (spec, {run.config.run_id: run for run in rooted(runs.values(), self.store.root)})
+            (
+                spec,
+                {
+                    run.config.run_id: run
+                    for run in rooted(without_dropped(runs.values(), self.store.root), self.store.root)
+                },
+            )
             for spec, runs in filter(None, self._specs.values())
         ]
         self.own_flops = {run_id: run.own_flops for _, runs in self.sweeps for run_id, run in runs.items()}

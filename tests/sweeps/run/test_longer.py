@@ -128,6 +128,7 @@ class TestOneLengthMore:
         assert table.loc[run.config.run_id, "trunk"] == trunk
         assert table.loc[trunk, "trunk"] is None
 
+    @pytest.mark.slow
     def test_goes_on_once_more(self, spec, out, train_again):
         train_again(spec(LONGER), out)
         middle = longest(spec(LONGER), out)
