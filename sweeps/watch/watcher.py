@@ -14,7 +14,7 @@ from nextscale.cluster.controller.events import event_problem
 from nextscale.model.accounting import parameters
 from nextscale.model.config.external import AnyRun
 from nextscale.model.record import Row, is_curve_row
-from nextscale.sweeps.design.chosen_runs import all_runs, dropped_runs, without_dropped
+from nextscale.sweeps.design.chosen_runs import DROPPED, all_runs, dropped_runs, without_dropped
 from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.design.trunks import rooted
 from nextscale.sweeps.errors import SpecError
@@ -96,6 +96,7 @@ class Watcher:
         self._last_event: dict[str, str] = {}
         self.own_flops: dict[str, float] = {}
         self.dropped: dict[str, Row] = {}
+        self._dropped_stamp = ""
         self._specs: dict[str, tuple[SweepSpec, dict[str, PlannedRun]] | None] = {}
         self._stamps: dict[str, str | None] = {}
         self._all_again, self._all_at = all_again, -math.inf
@@ -215,10 +216,14 @@ class Watcher:
 
     def _read_specs(self) -> bool:
         """Plans the sweeps whose spec is new; tells whether any is."""
-        stamped, dropped = index.spec_files(self.store.root / "sweeps"), dropped_runs(self.store.root)
-        if [stamp for _, stamp in stamped] == list(self._specs) and dropped == self.dropped:
+        stamped, dropped = (
+            index.spec_files(self.store.root / "sweeps"),
+            index.file_stamp(str(self.store.root / DROPPED)),
+        )
+        if [stamp for _, stamp in stamped] == list(self._specs) and dropped == self._dropped_stamp:
             return False
-        known, self._specs, self.dropped = self._specs, {}, dropped
+        known, self._specs = self._specs, {}
+        self.dropped, self._dropped_stamp = dropped_runs(self.store.root), dropped
         for path, stamp in stamped:
             self._specs[stamp] = known[stamp] if stamp in known else _read_spec(self.store.root, path)
         self.sweeps = [

@@ -18,6 +18,7 @@ from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.forecasts.calibration import calibration, outcomes
 from nextscale.sweeps.forecasts.registry import register, score_by_hand, score_landed
 from nextscale.sweeps.ledger import Ledger
+from nextscale.sweeps.run.rerun import rerun
 from nextscale.sweeps.store.store import Store
 from nextscale.sweeps.store.verify import verify
 
@@ -178,6 +179,17 @@ def test_what_is_computed_when_its_run_is_there_is_no_forecast(landing):
     score_landed(Store.existing(out), ledger)
     assert outcomes([ledger])["verdict"].iloc[-1] == "late"
     assert calibration(outcomes([ledger]))["scored"] == 2, "those of the sweep's own holdout"
+
+
+def test_a_run_that_is_to_be_done_again_was_there(landing):
+    out, rows, flops, aside, run_id = landing
+    land(out, aside, run_id, started=time.time() - 60)
+    rerun(out, [run_id])
+    ledger, entry = registered(out, out, flops, rows)
+    assert entry["started_before"] == [run_id], "its loss was known"
+    land(out, aside, run_id)
+    score_landed(Store.existing(out), ledger)
+    assert outcomes([ledger])["verdict"].iloc[-1] == "late"
 
 
 def test_a_forecast_that_was_made_in_time_stands(landing):
