@@ -77,10 +77,9 @@ class Study:
         self.planned: list[PlannedRun] = []
         self._named: dict[str, PlannedRun] = {}
         self._branches: dict[str, list[PlannedRun]] = {}
-        designed = all_runs(self.store.root, self.spec)
-        self.designed = designed
-        self._kept = kept_trunks(self.spec, designed)
-        self._plan(rooted(without_dropped(designed, self.store.root), self.store.root))
+        self._kept: dict[str, int] = {}
+        self.designed = all_runs(self.store.root, self.spec)
+        self._plan(self.designed)
         self.ledger = Ledger(self.store.root / "ledger.jsonl")
         self.ledger.entries()  # a damaged one is refused now, not when the sweep has been trained
 
@@ -139,9 +138,11 @@ class Study:
         if self.sequential:
             self._plan(self.choices.runs())
 
-    def _plan(self, runs: list[PlannedRun]) -> None:
-        """Adds runs, those that are there already but once."""
-        for run in runs:
+    def _plan(self, designed: list[PlannedRun]) -> None:
+        """Adds runs as the folder leaves them to be trained, those that are there already but once."""
+        root = self.store.root
+        self._kept |= kept_trunks(self.spec, designed)
+        for run in rooted(without_dropped(designed, root), root):
             if run.config.run_id not in self._named:
                 self.planned.append(run)
                 self._named[run.config.run_id] = run
