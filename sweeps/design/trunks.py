@@ -13,7 +13,7 @@ from etils import epath
 from nextscale.model.config.run import Parent, RunConfig
 from nextscale.model.record import RunDirectory
 from nextscale.sweeps.design.planned_run import PlannedRun
-from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.spec.sweep_spec import SweepSpec, SweepTraining
 
 
 def kept_trunks(spec: SweepSpec, planned: Iterable[PlannedRun]) -> dict[str, int]:
@@ -22,10 +22,14 @@ def kept_trunks(spec: SweepSpec, planned: Iterable[PlannedRun]) -> dict[str, int
     Args:
         planned: the runs as the spec has them.
     """
-    if not spec.training.keep_trunk:
+    if not (isinstance(spec.training, SweepTraining) and spec.training.keep_trunk):
         return {}
     alone = (run.config for run in planned if run.trunk is None)
-    return {config.run_id: config.stable_tokens for config in alone if config.stable_tokens}
+    return {
+        config.run_id: config.stable_tokens
+        for config in alone
+        if isinstance(config, RunConfig) and config.stable_tokens
+    }
 
 
 def rooted(planned: Iterable[PlannedRun], root: Path) -> list[PlannedRun]:
@@ -55,15 +59,18 @@ def without_states(planned: Sequence[PlannedRun], root: Path) -> dict[str, str]:
     finished = _Finished(root)
     found = {}
     for run in planned:
-        if run.trunk is None and run.config.stable_tokens and not _directory(root, run.config.run_id).started:
-            before = max(finished.like(run.config), key=lambda other: other.tokens, default=None)
+        config = run.config
+        if run.trunk is not None or not isinstance(config, RunConfig) or not config.stable_tokens:
+            continue
+        if not _directory(root, config.run_id).started:
+            before = max(finished.like(config), key=lambda other: other.tokens, default=None)
             if before is not None:
-                found[run.config.run_id] = before.run_id
+                found[config.run_id] = before.run_id
     return found
 
 
 def _rooted(run: PlannedRun, root: Path, finished: _Finished, trunks: Mapping[str, PlannedRun]) -> PlannedRun:
-    if not run.config.stable_tokens:
+    if not isinstance(run.config, RunConfig) or not run.config.stable_tokens:
         return run
     own = _directory(root, run.config.run_id)
     if own.done:
@@ -99,7 +106,8 @@ def _as_begun(run: PlannedRun, own: RunDirectory) -> PlannedRun:
     if not starts or starts[-1] is None:
         return _with_trunk(run, None) if starts else run
     try:
-        return _with_trunk(run, own.sibling(Parent.model_validate(starts[-1]).run_id).config())
+        trunk = own.sibling(Parent.model_validate(starts[-1]).run_id).config()
+        return _with_trunk(run, trunk) if isinstance(trunk, RunConfig) else run
     except (ValueError, OSError):  # that run was deleted since
         return run
 
