@@ -166,8 +166,7 @@ def external_attempt(job: Job, lease: Lease | None, stop: Callable[[], bool], ro
             return Outcome("finished")
         if directory.record() is not None:
             return Outcome("finished")  # by whoever held it before
-        hold = _Holding(lease)
-        train_external(job.config, directory, place=place, on_progress=lambda tokens: hold(), stop=stop)
+        train_external(job.config, directory, place=place, on_progress=lambda tokens: _hold(lease), stop=stop)
         outcome = Outcome("finished")
     except LeaseLost as lost:
         return Outcome("held", str(lost))
@@ -184,18 +183,6 @@ def external_attempt(job: Job, lease: Lease | None, stop: Callable[[], bool], ro
         outcome = Outcome("error", f"{error.filename or job.directory}: {error.strerror or error}")
     row |= {"seconds": time.time() - row["started"], "status": outcome.status, "message": outcome.message}
     return outcome
-
-
-class _Holding:
-    """Holds a lease while others work: asked often, it looks about once a second."""
-
-    def __init__(self, lease: Lease):
-        self._lease, self._looked = lease, -1.0
-
-    def __call__(self) -> None:
-        if time.monotonic() - self._looked >= 1.0:
-            _hold(self._lease)
-            self._looked = time.monotonic()
 
 
 def _hold(lease: Lease) -> None:

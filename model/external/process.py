@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -76,8 +77,8 @@ class TrainerProcess:
         environment: Mapping[str, str],
         rank: int = 0,
     ):
-        self._mark = f"{directory} {rank}"
-        end_strays(self._mark)
+        end_strays(f"{directory} {rank} ")
+        self._mark = f"{directory} {rank} {uuid.uuid4().hex}"  # its own: an heir's are not to be ended with it
         told = json.dumps({"command": [*command], "folder": folder, "output": str(output)})
         there = {**os.environ, "PATH": search_path(), **environment, "NEXTSCALE_DIR": str(directory), _MARK: self._mark}
         self._process = subprocess.Popen(
@@ -90,11 +91,13 @@ class TrainerProcess:
         self._rest, self._beaten = b"", -1.0
         self._exit: Exit | None = None
         self.pid = 0
-        first = self._line(_PATIENCE) or {"error": f"its guard did not come up ({sys.executable})"}
-        if "error" in first:
+        first = self._line(_PATIENCE) or {}
+        if "pid" not in first:
+            self._exit = Exit(None)  # its guard was ended before it began, or told why it could not
             self.close()
+        if "error" in first:
             raise OSError(None, str(first["error"]))
-        self.pid = int(first["pid"])
+        self.pid = int(first.get("pid", 0))
 
     def wait(self, seconds: float) -> Exit | None:
         """How it ended, once it has; None after so many seconds. To be called again and again, or it is ended."""
@@ -151,8 +154,8 @@ class TrainerProcess:
 
 
 def end_strays(mark: str) -> None:
-    """Ends the processes of this machine that were started for a trainer's folder and are still there: two must never
-    write to it. Whose they are their environment tells, which can be read on Linux alone."""
+    """Ends the processes of this machine that were started under such a mark, or one that begins so, and are still
+    there: two must never write to a folder. Whose they are their environment tells, which Linux alone lets one read."""
     until = time.monotonic() + _PATIENCE
     while (found := _strays(mark)) and time.monotonic() < until:
         for pid in found:
@@ -165,6 +168,8 @@ def _strays(mark: str) -> list[int]:
     marked, found = f"{_MARK}={mark}".encode(), []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):
-            if int(entry.name) != os.getpid() and marked in (entry / "environ").read_bytes().split(b"\0"):
+            if int(entry.name) != os.getpid() and any(
+                line.startswith(marked) for line in (entry / "environ").read_bytes().split(b"\0")
+            ):
                 found.append(int(entry.name))
     return found

@@ -22,7 +22,7 @@ from nextscale.model.record import Row, RunDirectory, write_atomically
 SAVED = 75
 """Exit code of a trainer that has saved itself and is to be started again: EX_TEMPFAIL of sysexits.h."""
 TOLD = "trainer.json"
-_LOOK = 0.2
+_LOOK, _PROGRESS = 0.1, 0.5
 _SHOWN = 3
 """Lines of stderr in a reason."""
 
@@ -75,7 +75,7 @@ def train_external(
     Args:
         directory: where the run lives; a finished run is returned as it is.
         place: of this host among those that train the run, the first.
-        on_progress: called about five times a second, and before the record is written; what it raises ends the
+        on_progress: called at the start, twice a second, and before the result is written; what it raises ends the
             trainer.
         stop: whether the trainer is to save itself: it gets SIGTERM, and so many seconds as it asks for.
 
@@ -96,8 +96,8 @@ def train_external(
     with start_trainer(config, directory, place) as process:
         curve = TrainerCurve(directory, config.training.batch_tokens)
         ended = _watch(process, config, curve, on_progress, stop)
-    curve.look(ended=True)
     on_progress(curve.position)
+    curve.look(ended=True)
     check_exit(config, ended, curve.position, asked=stop())
     record = record_of(config, Path(directory.trainer) / RESULT) | {"seconds": time.perf_counter() - started}
     on_progress(curve.position)
@@ -170,11 +170,13 @@ def _watch(
     Raises:
         TrainerLost: it did not save itself in time.
     """
-    deadline = None
+    deadline, looked = None, -1.0
     while (ended := process.wait(_LOOK)) is None:
-        if curve is not None:
-            curve.look()
-        on_progress(0 if curve is None else curve.position)
+        if time.monotonic() - looked >= _PROGRESS:
+            on_progress(0 if curve is None else curve.position)
+            if curve is not None:
+                curve.look()
+            looked = time.monotonic()
         if stop() and deadline is None:
             process.terminate()
             deadline = time.monotonic() + config.trainer.stop_seconds

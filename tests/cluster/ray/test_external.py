@@ -98,7 +98,7 @@ def test_a_run_taken_over_is_trained_by_its_heir_alone(worker, external):
         newest = max(Path(job.directory, "leases").glob("*.json"))
         heir = dataclasses.replace(other, directory=job.directory, silent=(newest.name, newest.stat().st_mtime_ns))
         outcome = Worker(uses_jax=False).run(heir)
-    assert outcome.status == "finished"
+    assert outcome.status == "finished", outcome.message
     first.join(timeout=10.0)
     assert [outcome.status for outcome in ended] == ["held"]
     assert [attempt["status"] for attempt in attempts_of(job)] == ["lost", "finished"]

@@ -31,7 +31,7 @@ def at_work(tmp_path):
 
 
 def left(folder):
-    return processes._strays(f"{folder} 0")
+    return processes._strays(f"{folder} 0 ")
 
 
 def wait_for(condition, seconds=5.0):

@@ -164,7 +164,7 @@ def test_what_is_asked_to_stop_and_does_not_save_itself_is_lost(trained_by, text
     run, directory = trained_by(text, stop_seconds=0.3)
     with pytest.raises(TrainerLost, match=why):
         train_external(run, directory, stop=lambda: len(directory.metrics()) > 0)
-    assert _strays(f"{directory.trainer} 0") == []
+    assert _strays(f"{directory.trainer} 0 ") == []
 
 
 def test_what_is_killed_is_lost(trained_by):
@@ -185,7 +185,7 @@ def test_it_ends_with_whoever_loses_the_run(trained_by):
 
     with pytest.raises(Lost):
         train_external(run, directory, on_progress=lose)
-    assert _strays(f"{directory.trainer} 0") == []
+    assert _strays(f"{directory.trainer} 0 ") == []
 
 
 def test_a_source_that_has_changed_since_is_refused(trained_by, tmp_path):
