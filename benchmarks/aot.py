@@ -4,8 +4,8 @@ It needs libtpu (`pip install nextscale[tpu]`) and no TPU. Each case is laid out
 own, and a row of the table: seconds to compile; GB of each device, of the state and of all else, beside what the plan
 had said; GB that a device sends or receives in a step by kind of collective, against the least that weights split over
 devices take (in bfloat16 gathered for the forward and for the backward pass, and their gradient summed once, of each
-micro-batch); and whether logits are anywhere in float32 for all tokens of a device. From 125M to 1.4B a case takes
-minutes; 7B and 70B take as long, for blocks are scanned, and more memory here.
+micro-batch); and whether logits are anywhere in float32 for all tokens of a device. A case takes
+minutes. A slice's number is that of its chips.
 """
 
 import argparse
