@@ -98,7 +98,8 @@ def headline(summary: Mapping[str, Any]) -> str:
         measured = f", measured {count(optimal['measured'])}" if optimal["measured"] is not None else ""
         what = f"compute-optimal {params_label(optimal['params_convention'])}"
         figures.append((what, count(optimal["predicted"]), f"{bounds(optimal['interval'], count)}{measured}"))
-    return paragraph(outcome(summary) or "", "sentence") + paragraph(made, "quiet") + facts(figures)
+    answer = paragraph(outcome(summary) or "", "sentence") + paragraph(made, "quiet") + facts(figures)
+    return answer + warnings(forecast["warnings"])
 
 
 def outlook(result: Mapping[str, Any]) -> str:
@@ -118,7 +119,8 @@ def outlook(result: Mapping[str, Any]) -> str:
         ):
             shown.append((what, form(target[key]), f"{level} {bounds(target[f'{key}_interval'], form)}"))
     why = f"No scale was held out, so this is a forecast that no run has scored. {target['trust']['sentence']}"
-    return paragraph(target["sentence"], "sentence") + paragraph(why, "quiet") + facts(shown)
+    answer = paragraph(target["sentence"], "sentence") + paragraph(why, "quiet") + facts(shown)
+    return answer + warnings(result["warnings"])
 
 
 def fit_card(card: Mapping[str, Any]) -> str:

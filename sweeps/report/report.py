@@ -197,12 +197,9 @@ class _Writer:
     def _forecast(self, fit: Fit | None, tested: ReachErrors, runs: pd.DataFrame) -> Iterator[Section]:
         report = self.report
         text, foretold = content.headline(report.summary), plots.foretold(report.summary)
-        if text:
-            self.caveats += report.summary["forecast"]["warnings"]
-        elif fit is not None:
+        if not text and fit is not None:
             beyond = {"flops": _BEYOND * float(fit.runs.table["flops"].max())}
             result = forecast_targets(fit, [beyond], backtests=tested)
-            self.caveats += result["warnings"]
             text, foretold = content.outlook(result), result["targets"]
         if report.analysis is not None:
             self.law = plots.law_plots(report.analysis, report.held_out, dict(report.summary), foretold)
