@@ -52,6 +52,9 @@ class Job:
         return dataclasses.replace(self, start=None, flops=flops, seats=seats)
 
 
+Status = Literal["finished", "stopped", "held", "input", "error", "memory", "unfit", "uprooted", "lost"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """How an attempt ended.
@@ -66,7 +69,7 @@ class Outcome:
         hosts: those that failed, where that is known; empty where it is nobody's fault or everybody's.
     """
 
-    status: Literal["finished", "stopped", "held", "input", "error", "memory", "unfit", "uprooted", "lost"]
+    status: Status
     message: str = ""
     heartbeat: Heartbeat | None = None
     hosts: tuple[str, ...] = ()

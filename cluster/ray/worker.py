@@ -11,12 +11,12 @@ from pathlib import Path
 
 from etils import epath
 
-from nextscale.cluster.controller.job import Job, Outcome
+from nextscale.cluster.controller.job import Job, Outcome, Status
 from nextscale.cluster.controller.lease import Lease, LeaseHeld, LeaseLost
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.config.external import ExternalRun
 from nextscale.model.config.run import RunConfig
-from nextscale.model.errors import InputError, Stopped
+from nextscale.model.errors import InputError, Stopped, TooLarge
 from nextscale.model.external.train import ALONE, Place, TrainerFailed, TrainerLost, help_train, train_external
 from nextscale.model.record import Row, RunDirectory
 
@@ -109,21 +109,20 @@ def train_attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], 
         lease: of the process that writes; the others have none.
         row: of the attempt; how it ended is added, unless there is nothing to be written down.
     """
-    from nextscale.model.errors import TooLarge
     from nextscale.model.network.sharding import Layout
     from nextscale.model.training.checkpoint import CheckpointPolicy
-    from nextscale.model.training.memory import is_out_of_memory
     from nextscale.model.training.step import MemorySaving
     from nextscale.model.training.train import train
 
-    assert isinstance(job.config, RunConfig)
-    directory = _directory(job)
+    config = job.config
+    assert isinstance(config, RunConfig)
     row["start"] = None if job.start is None else job.start.model_dump()
-    try:
-        if lease is not None and directory.record() is not None:
-            return Outcome("finished")  # by whoever held it before
-        train(
-            job.config,
+    return _attempt(
+        job,
+        lease,
+        row,
+        lambda directory: train(
+            config,
             directory,
             checkpoint=CheckpointPolicy(job.every_seconds, job.keep, job.final, job.pinned),
             trunk=job.start,
@@ -131,25 +130,8 @@ def train_attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], 
             memory_saving=MemorySaving(seat.micro_batches, seat.recompute),
             on_progress=lambda tokens: _go_on(job, lease, tokens),
             stop=stop,
-        )
-        outcome = Outcome("finished")
-    except LeaseLost as lost:
-        return Outcome("held", str(lost))  # the run is not ours to write to: the heir has noted our end
-    except Stopped as stopped:
-        outcome = Outcome("stopped", str(stopped))
-    except Uprooted as uprooted:
-        outcome = Outcome("uprooted", str(uprooted))
-    except TooLarge as error:
-        outcome = Outcome("unfit", str(error))
-    except InputError as error:
-        outcome = Outcome("input", str(error))
-    except OSError as error:
-        outcome = Outcome("error", f"{error.filename or job.directory}: {error.strerror or error}")
-    except Exception as error:  # a run that fails must not take its worker, or the sweep, with it
-        row["traceback"] = traceback.format_exc()
-        outcome = Outcome("memory" if is_out_of_memory(error) else "error", first_line(error))
-    row |= {"seconds": time.time() - row["started"], "status": outcome.status, "message": outcome.message}
-    return outcome
+        ),
+    )
 
 
 def external_attempt(job: Job, lease: Lease | None, stop: Callable[[], bool], row: Row, place: Place) -> Outcome:
@@ -158,31 +140,60 @@ def external_attempt(job: Job, lease: Lease | None, stop: Callable[[], bool], ro
     Args:
         place: of this process among these.
     """
-    assert isinstance(job.config, ExternalRun)
+    config = job.config
+    assert isinstance(config, ExternalRun)
+
+    def train(directory: RunDirectory) -> None:
+        if lease is None:
+            help_train(config, directory, place, stop=stop)
+        else:
+            train_external(config, directory, place=place, on_progress=lambda tokens: _hold(lease), stop=stop)
+
+    outcome = _attempt(job, lease, row, train)
+    if outcome.status == "stopped":
+        row["saved"] = max((one["tokens"] for one in _directory(job).metrics()), default=0)
+    return outcome
+
+
+def _attempt(job: Job, lease: Lease | None, row: Row, train: Callable[[RunDirectory], object]) -> Outcome:
     directory = _directory(job)
     try:
-        if lease is None:
-            help_train(job.config, directory, place, stop=stop)
-            return Outcome("finished")
-        if directory.record() is not None:
+        if lease is not None and directory.record() is not None:
             return Outcome("finished")  # by whoever held it before
-        train_external(job.config, directory, place=place, on_progress=lambda tokens: _hold(lease), stop=stop)
+        train(directory)
         outcome = Outcome("finished")
     except LeaseLost as lost:
-        return Outcome("held", str(lost))
-    except Stopped as stopped:
-        row["saved"] = max((one["tokens"] for one in directory.metrics()), default=0)
-        outcome = Outcome("stopped", str(stopped))
-    except InputError as error:
-        outcome = Outcome("input", str(error))
-    except TrainerLost as error:
-        outcome = Outcome("lost", str(error))
-    except TrainerFailed as error:
-        outcome = Outcome("error", str(error))
-    except OSError as error:
-        outcome = Outcome("error", f"{error.filename or job.directory}: {error.strerror or error}")
+        return Outcome("held", str(lost))  # the run is not ours to write to: the heir has noted our end
+    except Exception as error:  # a run that fails must not take its worker, or the sweep, with it
+        outcome = _failure(error, job)
+        if outcome.status in ("memory", "error") and not isinstance(error, OSError | TrainerFailed):
+            row["traceback"] = traceback.format_exc()
     row |= {"seconds": time.time() - row["started"], "status": outcome.status, "message": outcome.message}
     return outcome
+
+
+def _failure(error: Exception, job: Job) -> Outcome:
+    """How an attempt ended that raised."""
+    known: dict[type[Exception], Status] = {
+        Stopped: "stopped",
+        Uprooted: "uprooted",
+        TooLarge: "unfit",
+        InputError: "input",
+        TrainerLost: "lost",
+        TrainerFailed: "error",
+    }
+    for kind, status in known.items():
+        if isinstance(error, kind):
+            return Outcome(status, str(error))
+    if isinstance(error, OSError):
+        return Outcome("error", f"{error.filename or job.directory}: {error.strerror or error}")
+    return Outcome("memory" if _is_out_of_memory(error) else "error", first_line(error))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    from nextscale.model.training.memory import is_out_of_memory  # imports jax
+
+    return is_out_of_memory(error)
 
 
 def _hold(lease: Lease) -> None:

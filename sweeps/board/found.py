@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.page.provenance import written_by
-from nextscale.sweeps.store.index import ORDER
+from nextscale.sweeps.store.index import ORDER, file_stamp
 
 _MARKS = ("runs", "imports", "ledger.jsonl", "accounts.jsonl", "summary.json")
 """Of an output folder two or more are there, or the order of its specs, though what it held may be broken since."""
@@ -61,7 +61,7 @@ def stamp(root: Path) -> str:
     folders = [str(root / name) for name in _FOLDERS] + _listed(root / "runs")
     digest = hashlib.sha256(written_by().encode())
     for path in [*(str(root / name) for name in _READ), *(file for folder in folders for file in _listed(folder))]:
-        digest.update(os.fsencode(f"{os.path.relpath(path, root)} {_size_and_time(path)}\n"))
+        digest.update(os.fsencode(f"{os.path.relpath(path, root)} {file_stamp(path, copied=True)}\n"))
     return digest.hexdigest()
 
 
@@ -75,14 +75,6 @@ def _listed(folder: str | Path) -> list[str]:
             return sorted(entry.path for entry in entries if entry.name != "checkpoints")
     except OSError:
         return []
-
-
-def _size_and_time(path: str) -> str:
-    try:
-        stat = os.stat(path)  # noqa: PTH116 (a Path takes longer than the question)
-    except OSError:
-        return ""
-    return f"{stat.st_size} {stat.st_mtime_ns}"
 
 
 def _shown(name: str) -> str:

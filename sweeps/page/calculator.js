@@ -232,14 +232,11 @@ function warned(told) {
 
 // What is to be known of an answer, in the words of the command.
 function said(told) {
-  const lines = [], reach = three(told.reach), {furthest, problem} = page.calculator.tested, band = bandOf(told.reach);
+  const lines = [], {furthest, problem} = page.calculator.tested, band = bandOf(told.reach);
   if (told.params === null) lines.push("The loss falls to the end of the sizes searched: there is no optimum.");
   else lines.push(`Sizes of ${counted(told.near[0])} to ${counted(told.near[1])} come within 0.1 % of that loss.`);
-  if (told.reach > FAR)
-    lines.push(`This is ${reach} times the largest run fitted: nothing here tested the law so far out.`);
-  else if (told.below < 1 / FAR)
+  if (told.below < 1 / FAR)
     lines.push(`This is ${three(told.below)} times the smallest run fitted: nothing here tested the law so far down.`);
-  else lines.push(`This is ${reach} times the largest run fitted.`);
   if (band) {
     const error = (100 * band.error).toFixed(2), spread = band.se === null ? "" : ` ± ${(100 * band.se).toFixed(2)}`;
     lines.push(`Backtests of such a reach missed by ${error}${spread} % (${band.reach} times; cuts: ${band.cuts}).`);

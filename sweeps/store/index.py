@@ -129,13 +129,17 @@ def run_stamp(run: str) -> str | None:
     return " ".join(marks) if marks[0] else None
 
 
-def file_stamp(path: str) -> str:
-    """What changes whenever a file does; nothing where there is none."""
+def file_stamp(path: str, *, copied: bool = False) -> str:
+    """What changes whenever a file does; nothing where there is none.
+
+    Args:
+        copied: whether a copy with the time of the file has the same.
+    """
     try:
         stat = os.stat(path)  # noqa: PTH116 (a Path takes longer than the question)
     except OSError:
         return ""
-    return f"{stat.st_ino}.{stat.st_size}.{stat.st_mtime_ns}"
+    return f"{'' if copied else stat.st_ino}.{stat.st_size}.{stat.st_mtime_ns}"
 
 
 def spec_files(folder: Path) -> list[tuple[Path, str]]:

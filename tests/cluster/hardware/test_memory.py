@@ -11,28 +11,10 @@ from nextscale.cluster.hardware.memory import Split, bytes_needed
 from nextscale.cluster.hardware.placement import seats
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.model.accounting import flops_per_token, parameters
-from nextscale.model.config.data import TokenData
-from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
 from nextscale.model.errors import InputError
 from nextscale.model.network.sharding import Layout
 from nextscale.model.training import memory
 from nextscale.model.training.step import MemorySaving
-
-
-def run(*, width=64, vocab=256, sequences=8, context=128, optimizer="adamw", dtype="float32", **family):
-    training = {"optimizer": optimizer, "dtype": dtype, "parametrization": "standard"}
-    return RunConfig(
-        data=TokenData(source="tokens", path="x", vocab=vocab, fingerprint="0" * 16),
-        model=ModelFamily(**{"depth": 2, "heads": 4, "context": context, **family}).at(width, vocab),
-        training=TrainingConfig(batch_tokens=sequences * context, steps=100, lr=0.01, **training),
-    )
-
-
-def large(**options):
-    """Of 7e9 parameters."""
-    shape = {"width": 4096, "depth": 32, "heads": 32, "context": 2048, "sequences": 64, "dtype": "bfloat16"}
-    return run(**{**shape, **options})
-
 
 BLOCKS = {"width": 1024, "depth": 8, "heads": 16, "context": 2048, "vocab": 50304, "sequences": 8, "dtype": "bfloat16"}
 LONG = {"width": 2048, "depth": 16, "heads": 16, "context": 4096, "vocab": 50304, "sequences": 256, "dtype": "bfloat16"}
@@ -61,7 +43,7 @@ of v5e (the last for a v5p): `benchmarks/aot.py` shows more of it."""
 
 
 @pytest.mark.parametrize(("options", "split", "theirs"), COMPILED, ids=str)
-def test_the_estimate_is_within_15_per_cent_of_what_the_compiler_of_tpus_makes_of_it(options, split, theirs):
+def test_the_estimate_is_within_15_per_cent_of_what_the_compiler_of_tpus_makes_of_it(run, options, split, theirs):
     ours = bytes_needed(run(**options), split, "tpu")
     assert ours == pytest.approx(theirs, rel=0.15), f"{ours / theirs - 1:+.1%}"
 
@@ -91,7 +73,7 @@ def test_the_estimate_is_within_15_per_cent_of_what_the_compiler_of_tpus_makes_o
     ],
     ids=str,
 )
-def test_the_estimate_is_near_what_xla_plans(options, saving):
+def test_the_estimate_is_near_what_xla_plans(run, options, saving):
     config = run(**options)
     split = Split(micro_batches=saving.micro_batches, recompute=saving.recompute)
     ours, theirs = bytes_needed(config, split), memory.bytes_needed(config, Layout(), saving)
@@ -113,7 +95,7 @@ print(json.dumps([bytes_needed(config, Layout.parse(layout), MemorySaving()) for
 
 
 @pytest.mark.slow
-def test_so_it_is_on_many_devices():
+def test_so_it_is_on_many_devices(run):
     config = run(width=256, sequences=4, context=256, vocab=1024, depth=3)
     shapes = [Split(data=4), Split(fsdp=4), Split(tensor=2), Split(fsdp=2, tensor=2)]
     told = subprocess.run(
@@ -127,7 +109,7 @@ def test_so_it_is_on_many_devices():
         assert 0.85 < bytes_needed(config, split) / theirs < 1.35
 
 
-def test_more_devices_each_need_less():
+def test_more_devices_each_need_less(large):
     config = large()
     whole = bytes_needed(config, Split(), "tpu")
     assert bytes_needed(config, Split(data=4), "tpu") < whole
@@ -136,7 +118,7 @@ def test_more_devices_each_need_less():
     assert bytes_needed(config, Split(data=4, micro_batches=16), "tpu") < bytes_needed(config, Split(data=4), "tpu")
 
 
-def test_flash_kernels_keep_no_scores():
+def test_flash_kernels_keep_no_scores(large):
     config = large(context=8192, sequences=8)
     alibi = large(context=8192, sequences=8, position="alibi")
     assert bytes_needed(config, Split(), "cuda") < 0.5 * bytes_needed(alibi, Split(), "cuda")
@@ -146,7 +128,7 @@ POD = {"pod": Pool(accelerator="tpu-v5e", hosts=64, chips=4)}
 
 
 @pytest.mark.parametrize(("width", "depth", "heads"), [(2048, 16, 16), (2432, 48, 19), (2688, 60, 21)])
-def test_what_compiles_within_a_slice_is_not_refused_and_split_by_fsdp_alone(width, depth, heads):
+def test_what_compiles_within_a_slice_is_not_refused_and_split_by_fsdp_alone(run, width, depth, heads):
     """Of 1.0, 3.7 and 5.5e9 parameters, whose widths 256 chips do not divide but for the first."""
     config = run(**{**LONG, "width": width, "depth": depth, "heads": heads})
     (seat,) = seats(config, flops_per_token(config.model) * 1e10, POD, CATALOGUE)
@@ -156,7 +138,7 @@ def test_what_compiles_within_a_slice_is_not_refused_and_split_by_fsdp_alone(wid
     assert seat.bytes < CATALOGUE["tpu-v5e"].hbm_bytes
 
 
-def test_a_run_whose_state_alone_is_larger_than_the_slice_is_refused_with_the_largest_slot():
+def test_a_run_whose_state_alone_is_larger_than_the_slice_is_refused_with_the_largest_slot(large):
     pools = {"one": Pool(accelerator="h100"), "eight": Pool(accelerator="tpu-v5e", chips=8, lane="gang")}
     config = large(width=8192, depth=64, heads=64)
     assert 12 * parameters(config.model) > 8 * CATALOGUE["tpu-v5e"].hbm_bytes

@@ -17,8 +17,6 @@ from nextscale.cluster.hardware.placement import (
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.speed import Speed
 from nextscale.model.accounting import flops_per_token, parameters
-from nextscale.model.config.data import TokenData
-from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
 from nextscale.model.errors import InputError
 from nextscale.model.network.sharding import Layout
 
@@ -26,27 +24,12 @@ KNOWN = {**CATALOGUE, "cpu": dataclasses.replace(CATALOGUE["cpu"], peak_flops=1e
 ONE_GPU = Pool(accelerator="h100")
 
 
-def run(*, width=64, vocab=256, sequences=8, context=128, optimizer="adamw", dtype="float32", **family):
-    training = {"optimizer": optimizer, "dtype": dtype, "parametrization": "standard"}
-    return RunConfig(
-        data=TokenData(source="tokens", path="x", vocab=vocab, fingerprint="0" * 16),
-        model=ModelFamily(**{"depth": 2, "heads": 4, "context": context, **family}).at(width, vocab),
-        training=TrainingConfig(batch_tokens=sequences * context, steps=100, lr=0.01, **training),
-    )
-
-
-def large(**options):
-    """Of 7e9 parameters."""
-    shape = {"width": 4096, "depth": 32, "heads": 32, "context": 2048, "sequences": 64, "dtype": "bfloat16"}
-    return run(**{**shape, **options})
-
-
-def test_a_gang_over_several_slices_has_a_mesh_of_all_their_chips():
+def test_a_gang_over_several_slices_has_a_mesh_of_all_their_chips(run):
     pool = Pool(accelerator="tpu-v4", hosts=2, chips=4, slices=2, slices_per_run=2)
     assert {split.devices for split in candidate_splits(run(sequences=64), pool)} == {16}
 
 
-def test_a_small_run_takes_the_smallest_slot_and_then_the_cheapest():
+def test_a_small_run_takes_the_smallest_slot_and_then_the_cheapest(run):
     pools = {
         "pod": Pool(accelerator="tpu-v5e", hosts=4, chips=4),
         "big": Pool(accelerator="h100", chips=8),
@@ -60,7 +43,7 @@ def test_a_small_run_takes_the_smallest_slot_and_then_the_cheapest():
     assert found[2].usd_per_hour == CATALOGUE["h100"].usd_per_chip_hour, "a warm lane of one chip a run"
 
 
-def test_state_that_one_device_cannot_hold_is_split_as_far_as_need_be():
+def test_state_that_one_device_cannot_hold_is_split_as_far_as_need_be(large):
     (seat,) = seats(large(), 1e20, {"host": Pool(accelerator="h100", chips=8, lane="gang")}, KNOWN)
     assert seat.chips == 8
     assert seat.layout.endswith("tensor=1")
@@ -71,7 +54,7 @@ def test_state_that_one_device_cannot_hold_is_split_as_far_as_need_be():
     assert seat.usd_per_hour == pytest.approx(8 * CATALOGUE["h100"].usd_per_chip_hour)
 
 
-def test_what_fits_nowhere_is_one_line_with_the_need_and_the_room():
+def test_what_fits_nowhere_is_one_line_with_the_need_and_the_room(large):
     pools = {"small": Pool(accelerator="l4"), "one": ONE_GPU}
     expected = (
         r"^a run of 6\.4.e\+09 parameters needs \S+ GB of each .* slot, 1 x h100 of pool one, has 73.6 of each; .*$"
@@ -80,12 +63,12 @@ def test_what_fits_nowhere_is_one_line_with_the_need_and_the_room():
         seats(large(), 1e20, pools, KNOWN)
 
 
-def test_a_batch_that_does_not_divide_over_a_gang_is_told():
+def test_a_batch_that_does_not_divide_over_a_gang_is_told(run):
     with pytest.raises(InputError, match="cannot be spread over 4 x 4 chips of pool pod: a batch of 3 sequences"):
         seats(run(sequences=3, heads=1), 1e15, {"pod": Pool(accelerator="tpu-v5e", hosts=4, chips=4)}, KNOWN)
 
 
-def test_where_sequences_do_not_divide_heads_do_but_only_within_a_host():
+def test_where_sequences_do_not_divide_heads_do_but_only_within_a_host(run):
     pod = Pool(accelerator="tpu-v5e", hosts=2, chips=4)
     found = list(candidate_splits(run(sequences=2, heads=8, width=64), pod))
     assert found[0] == Split(data=2, tensor=4)
@@ -95,14 +78,14 @@ def test_where_sequences_do_not_divide_heads_do_but_only_within_a_host():
     assert first == Split(), "a lone process may leave some idle"
 
 
-def test_a_width_is_split_only_as_far_as_it_divides():
+def test_a_width_is_split_only_as_far_as_it_divides(run):
     pod = Pool(accelerator="tpu-v5e", hosts=2, chips=4)
     assert {split.fsdp for split in candidate_splits(run(width=12, heads=2, sequences=8), pod)} == {1, 2, 4}
     odd, even = (run(width=512, vocab=vocab, mlp="none") for vocab in (32769, 32768))
     assert bytes_needed(odd, Split(tensor=4)) > 2 * bytes_needed(even, Split(tensor=4))
 
 
-def test_half_a_gpu_has_half_its_memory_and_speed():
+def test_half_a_gpu_has_half_its_memory_and_speed(run):
     config = run(width=1024, depth=8, vocab=32768, sequences=16, context=1024)
     whole, half = (
         seats(config, 1e18, {"one": Pool(accelerator="l4", chips_per_run=share)}, KNOWN)[0] for share in (1, 0.5)
@@ -112,7 +95,7 @@ def test_half_a_gpu_has_half_its_memory_and_speed():
     assert half.micro_batches > whole.micro_batches
 
 
-def test_a_pool_that_would_take_for_ever_is_left_out():
+def test_a_pool_that_would_take_for_ever_is_left_out(run, large):
     pools = {"cores": Pool(accelerator="cpu", chips=16), "one": ONE_GPU}
     assert [seat.pool for seat in seats(large(width=1024, depth=8), 1e19, pools, KNOWN)] == ["one"]
     tiny = seats(run(), 1e12, pools, KNOWN)
@@ -120,7 +103,7 @@ def test_a_pool_that_would_take_for_ever_is_left_out():
     assert max(seat.seconds for seat in tiny) <= SLOWNESS_LIMIT * min(seat.seconds for seat in tiny)
 
 
-def test_seconds_are_flops_over_what_the_devices_are_expected_to_reach():
+def test_seconds_are_flops_over_what_the_devices_are_expected_to_reach(large):
     config = large(width=1024, depth=8)
     (seat,) = seats(config, 1e19, {"one": ONE_GPU}, KNOWN)
     assert parameters(config.model) > 1e8
@@ -130,7 +113,7 @@ def test_seconds_are_flops_over_what_the_devices_are_expected_to_reach():
     assert utilisation(KNOWN["cpu"], 1e6) > utilisation(KNOWN["cpu"], 1e4)
 
 
-def test_a_run_that_computes_its_blocks_twice_takes_what_such_runs_took():
+def test_a_run_that_computes_its_blocks_twice_takes_what_such_runs_took(large):
     config = large(context=8192, sequences=8, position="alibi")
     pools = {"host": Pool(accelerator="h100", chips=4, lane="gang")}
     flops = flops_per_token(config.model) * config.tokens
@@ -152,6 +135,6 @@ def test_a_price_says_where_it_is_from():
     assert price(Pool(accelerator="cpu"), CATALOGUE["cpu"])[0] is None
 
 
-def test_an_accelerator_of_no_known_peak_is_told():
+def test_an_accelerator_of_no_known_peak_is_told(run):
     with pytest.raises(InputError, match="pool cores: no peak_flops of cpu is known; state it in a site file"):
         seats(run(), 1e12, {"cores": Pool(accelerator="cpu")}, CATALOGUE)
