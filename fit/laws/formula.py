@@ -98,6 +98,11 @@ class FormulaProblem(Problem):
     law: Formula
     variables: Mapping[str, np.ndarray]
 
+    @property
+    def at_once(self) -> int:
+        """As many as are not padded."""
+        return _FEW
+
     def values(self, theta: np.ndarray) -> np.ndarray:
         return _batched(_compiled(self.law).values, theta, self.variables)
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from nextscale.fit.laws.loss import Loss
 
+_CACHE_FLOATS = 60_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
@@ -150,6 +152,12 @@ class Problem(abc.ABC):
     def size(self) -> int:
         """Numbers in the expansion of one parameter vector."""
         return len(self.target) * len(self.law.parameters)
+
+    @property
+    def at_once(self) -> int:
+        """How many parameter vectors to expand together: those that stay in a processor's cache are done twice as fast
+        as all in one."""
+        return max(1, _CACHE_FLOATS // self.size)
 
     @property
     def cells(self) -> Cells | None:

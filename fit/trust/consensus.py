@@ -15,7 +15,7 @@ import numpy as np
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit, point
 from nextscale.fit.intervals import ends_around
-from nextscale.fit.laws.catalogue import CHINCHILLA, DATA_SIZE, SATURATING, SIZE_DATA
+from nextscale.fit.laws.catalogue import CHINCHILLA, CHINCHILLA_TIED, DATA_SIZE, SATURATING, SIZE_DATA
 from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.loss import Loss
 from nextscale.fit.laws.mixture import Mixture
@@ -24,20 +24,22 @@ from nextscale.fit.trust.candidates import weigh_repeats_as_one
 from nextscale.fit.trust.rolling import CUTS, NEAREST, REACH_POWER, Contender, Rolling, growth, roll
 
 CONSENSUS = "consensus"
-_IN_SIZE_AND_DATA, _IN_COMPUTE = (CHINCHILLA, SIZE_DATA, DATA_SIZE), (SATURATING,)
+_IN_SIZE_AND_DATA, _IN_COMPUTE = (CHINCHILLA, SIZE_DATA, DATA_SIZE, CHINCHILLA_TIED), (SATURATING,)
 """Each has an irreducible loss: what falls without end wins near the runs and loses far beyond them."""
 _WINDOWS = (0.0, 1 / 3, 1 / 2)
 """Shares of the steps of scale that are left out, from the smallest: small runs often bend the curve that larger ones
 follow."""
+_OF_ALL_RUNS = (CHINCHILLA_TIED,)
+"""Laws that are fitted to all runs alone: those for few runs that scatter, of which none can be spared."""
 _USUAL_RATE, _USUAL_WEIGHT, _UNTESTED_RATE = 0.0035, 4.0, 0.012
 """The error per unit of growth that laws usually have, over public suites; as how many cuts of a backtest that counts;
 and the usual one of a law that no backtest has chosen."""
 _NOISE_FOR_CUT = 0.5
 """For each cut that a backtest lacks the usual error is at least that many times the scatter of the runs about the law:
 a few cuts choose a lucky law, and by how much runs scatter is known from few."""
-_SHARPNESS = 4.0
-"""A law's weight is its rate to minus this many times the evidence: twice the error, a sixteenth of the weight by one
-cut, and a hundred and eightieth by four."""
+_SHARPNESS = 5.0
+"""A law's weight is its rate to minus this many times the evidence: twice the error, a thirty-second of the weight by
+one cut, and a hundred and seventieth by four."""
 _FEWEST_DRAWS = 10
 """A law of fewer draws than that is left out."""
 _LIMIT_DRAWS = 100
@@ -153,7 +155,7 @@ def consensus(
     **options: Any,
 ) -> Consensus:
     """Fits every law, to all runs and without the smallest, below each of the newest cuts in scale, and weighs them by
-    what they missed above: rate^(-4 x evidence), where evidence is the number of cuts, each half of the next newer.
+    what they missed above: rate^(-5 x evidence), where evidence is the number of cuts, each a third of the next newer.
 
     An error of reach is drawn from Student's t whose scale is the root of the mean of rate² over the cuts and of the
     usual rate², the latter as four cuts, with as many degrees of freedom: a conjugate prior of the variance.
@@ -170,7 +172,7 @@ def consensus(
     runs = weigh_repeats_as_one(runs)
     cost = loss if isinstance(loss, Loss) else Loss.of(loss, delta, tilt)
     laws = laws or laws_for(runs)
-    contenders = [Contender(law, cost, window) for window in _WINDOWS for law in laws]
+    contenders = [Contender(law, cost, out) for out in _WINDOWS for law in laws if not out or law not in _OF_ALL_RUNS]
     rolling = roll(runs, contenders, level=level, seed=seed, **options)
     rates, scales = rolling.rates(), np.maximum(_scales(rolling), drift)
     weights = weights_of(rates, rolling.evidence())
@@ -236,7 +238,7 @@ def laws_for(runs: Runs) -> tuple[Law, ...]:
 def weights_of(rates: np.ndarray, evidence: float) -> np.ndarray:
     """The weight of each contender by its rate, K, summing to 1."""
     if not evidence:
-        # Untested, the laws of the fewest parameters and all runs come first: here the first alone.
+        # Untested, the usual law alone, of all runs.
         return np.eye(len(rates))[0]
     known = np.maximum(rates, 1e-9)
     weights = (known / known.min()) ** (-_SHARPNESS * evidence)

@@ -122,5 +122,5 @@ def beaten_warning(fit: Fit, runs: Runs) -> str | None:
     ]
     return (
         f"backtests among these runs: {names[own]} missed those above a cut by {missed[0]:.2%} on average, "
-        f"{names[best]} by {missed[1]:.2%}; leave the law open, or name that one"
+        f"{names[best]} by {missed[1]:.2%}; trust that one, or their consensus, more"
     )

@@ -238,11 +238,11 @@ def _fitted(source: Source, estimator: Estimator, hardware: Hardware) -> tuple[F
     """The law of the runs, or that of published constants; and the hardware, as these runs measured it."""
     name = str(source.runs)
     if not name.startswith(_PUBLISHED):
-        from nextscale.fit.trust.backtest import fit_backtested
+        from nextscale.fit.trust.forecaster import fit_forecaster
 
         rows = source.rows()
         chosen = estimator.settled(source, rows)
-        found, _ = fit_backtested(source.of_rows(rows, chosen.variables), (chosen.law,), **chosen.options)
+        found = fit_forecaster(source.of_rows(rows, chosen.variables), chosen.law, **chosen.options)
         return found, hardware.cluster(rows)
     from nextscale.fit.estimate.published import published
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from nextscale.sweeps.commands.analysis.options import LawChoice, Source
+from nextscale.sweeps.commands.analysis.options import Source, Weighed
 from nextscale.sweeps.terminal.console import Json, note, print_json, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
 
@@ -17,7 +17,7 @@ app = typer.Typer()
 @with_option_groups
 def next_(
     source: Source,
-    chosen: LawChoice,
+    chosen: Weighed,
     target: Annotated[float, typer.Option(min=1, max=1e40, help="training compute that is to be forecast")],
     budget: Annotated[float | None, typer.Option(min=1, help="FLOPs that the next runs may spend in all")] = None,
     most: Annotated[int, typer.Option("--runs", min=1, max=100, help="to choose, at most")] = 8,
@@ -26,12 +26,13 @@ def next_(
 ) -> None:
     """Chooses which runs to do next: those that narrow the forecast at a target most per FLOP."""
     from nextscale.fit import plot as draw
-    from nextscale.fit.trust.backtest import fit_backtested
+    from nextscale.fit.trust.forecaster import fit_forecaster
     from nextscale.fit.trust.next_run import next_runs
     from nextscale.sweeps.show import formats, tables
 
-    choice, table = chosen.read(source, ("C",), ("N", "D"))
-    found, _ = fit_backtested(table, (choice.law,), resamples=200, **choice.options)
+    rows = source.rows()
+    choice, variables = chosen.read_rows(source, rows, ("N", "D"), ("C",))
+    found = fit_forecaster(source.of_rows(rows, variables), choice.law, resamples=200, **choice.options)
     result = next_runs(found, target, budget=budget, runs=most)
     if plot is not None:
         with axes_at(plot) as axes:

@@ -322,8 +322,8 @@ class Estimator(LawChoice):
 
 
 @dataclasses.dataclass(frozen=True)
-class Forecaster(Estimator):
-    """What a forecast rests on, and how its intervals are made."""
+class Weighed(LawChoice):
+    """Which laws a forecast rests on: those that backtests weigh, unless one is named."""
 
     law: Annotated[
         str,
@@ -352,6 +352,13 @@ class Forecaster(Estimator):
             raise SpecError(f"--fix {self.fix[0]}: is of one law, and a consensus is of several; name it with --law")
         held = {*source.variables_in(rows)}
         return self, next((variables for variables in wanted if {*variables} <= held), wanted[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecaster(Weighed, Estimator):
+    """What a forecast rests on, and how its intervals are made."""
+
+    panel: ClassVar = "Law and intervals"
 
 
 def numbers_by_name(texts: Sequence[str], option: str, form: str) -> dict[str, float]:

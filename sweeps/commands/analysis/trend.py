@@ -33,13 +33,13 @@ def trend(
 ) -> None:
     """Is it flattening? Do the newest budgets continue the law of those before, and new runs that of all?"""
     from nextscale.fit import plot as draw
-    from nextscale.fit.trust.backtest import fit_backtested
+    from nextscale.fit.trust.forecaster import fit_forecaster
     from nextscale.fit.trust.trend import trend as trend_of
     from nextscale.sweeps.show.formats import interval_between, loss, text, three_digits
     from nextscale.sweeps.show.tables import table_of
 
     choice, table = chosen.read(source)
-    found, _ = fit_backtested(table, (choice.law,), **choice.options)
+    found = fit_forecaster(table, choice.law, **choice.options)
     newer = None if new is None else source.read_other(new, choice.variables)
     result = trend_of(found, newer, newest=newest, alarm=alarm, flops=at)
     if plot is not None:

@@ -88,9 +88,9 @@ class TestCoverage:
 
 
 class TestWeights:
-    def test_twice_the_error_is_worth_a_sixteenth_by_one_cut(self):
+    def test_twice_the_error_is_worth_a_thirty_second_by_one_cut(self):
         weights = weights_of(np.array([0.01, 0.02]), 1.0)
-        assert weights[0] / weights[1] == pytest.approx(16)
+        assert weights[0] / weights[1] == pytest.approx(32)
         assert weights.sum() == pytest.approx(1)
 
     def test_without_a_cut_there_is_one_law(self):
