@@ -31,9 +31,12 @@ from pydantic import ValidationError
 
 from nextscale.model.config.data import is_resolved
 from nextscale.model.config.external import ExternalRun, read_run
+from nextscale.model.config.module import ModuleModel
 from nextscale.model.config.run import Parent, RunConfig
 from nextscale.model.data.sources import resolve
 from nextscale.model.errors import InputError, Stopped
+from nextscale.model.external import code
+from nextscale.model.network.counts import counted
 from nextscale.model.network.kernels import RECOMPUTE
 from nextscale.model.network.processes import join
 from nextscale.model.network.sharding import Layout
@@ -173,6 +176,10 @@ def _config(file: Path) -> RunConfig:
         raise InputError(
             f"{file}: is an external trainer's run; its own command trains it ({config.trainer.command[0]})"
         )
+    if config.targets:
+        config = config.model_copy(update={"code": code.resolve(config.code, config.targets)})
+    if isinstance(config.model, ModuleModel):
+        config = config.model_copy(update={"model": counted(config.model, config.code)})
     # One that names its data's content keeps to it: other data would be another run.
     return config if is_resolved(config.data) else config.model_copy(update={"data": resolve(config.data)})
 

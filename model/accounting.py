@@ -1,4 +1,4 @@
-"""Parameters and FLOPs of a Transformer, counted exactly, by plain arithmetic; of an external model as it states them.
+"""Parameters and FLOPs of a Transformer, counted exactly, by plain arithmetic; of other models as they are told.
 
 A multiply-add is 2 FLOPs and a backward pass costs twice its forward pass, so training is three forward passes.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal, overload
 
 from nextscale.model.config.external import AnyModel, AnyRun, ExternalModel
+from nextscale.model.config.module import ModuleModel
 from nextscale.model.config.run import ModelConfig, RunConfig
 
 Convention = Literal["exact", "palm", "chinchilla", "kaplan", "6nd"]
@@ -18,8 +19,8 @@ _ROW_FLOPS, _ROW_STEPS = 2e10, 128
 
 def parameter_groups(model: AnyModel) -> dict[str, int]:
     """Parameters by group; their sum is the model's size. A tied head has none of its own, nor has any position. Of an
-    external model no groups are known."""
-    if isinstance(model, ExternalModel):
+    external model, and of a module, none of these groups are known."""
+    if isinstance(model, ExternalModel | ModuleModel):
         return {}
     per_block = 2 * model.width * (model.query_width + model.key_width)
     return {
@@ -34,6 +35,8 @@ def parameter_groups(model: AnyModel) -> dict[str, int]:
 
 def parameters(model: AnyModel) -> int:
     """All parameters: N in most laws (Hoffmann et al. 2022)."""
+    if isinstance(model, ModuleModel):
+        return model.counted.params
     return model.params if isinstance(model, ExternalModel) else sum(parameter_groups(model).values())
 
 
@@ -51,9 +54,9 @@ def non_embedding_parameters(model: AnyModel) -> int | None: ...
 
 def non_embedding_parameters(model: AnyModel) -> int | None:
     """Parameters without embedding, position and head: N in Kaplan et al. 2020, sec. 2.1. None where an external model
-    does not state them."""
-    if isinstance(model, ExternalModel):
-        return model.params_non_embedding
+    or a module does not state them."""
+    if isinstance(model, ExternalModel | ModuleModel):
+        return (model.counted if isinstance(model, ModuleModel) else model).params_non_embedding
     groups = parameter_groups(model)
     return groups["attention"] + groups["mlp"] + groups["norm"]
 
@@ -89,11 +92,11 @@ def forward_flops_per_token(model: ModelConfig, convention: Convention = "exact"
 
 
 def flops_per_token(model: AnyModel, convention: Convention = "exact") -> float:
-    """Training FLOPs per token: forward and backward, three times the forward pass. An external model states those that
-    are here called exact, and no others."""
-    if isinstance(model, ExternalModel):
-        assert convention == "exact", f"an external model states no FLOPs by {convention}"
-        return model.flops_per_token
+    """Training FLOPs per token: forward and backward, three times the forward pass. An external model and a module
+    have those that are here called exact, and no others."""
+    if isinstance(model, ExternalModel | ModuleModel):
+        assert convention == "exact", f"a model of one's own has no FLOPs by {convention}"
+        return (model.counted if isinstance(model, ModuleModel) else model).flops_per_token
     return 3.0 * forward_flops_per_token(model, convention)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from nextscale.model.accounting import parameter_groups, steps_per_row
-from nextscale.model.config.run import RunConfig
+from nextscale.model.config.module import ModuleModel
+from nextscale.model.config.run import ModelConfig, RunConfig
 from nextscale.model.network.kernels import Recompute, kernel_for, loss_parts, query_blocks, scans
 
 _FLOAT32 = 4
@@ -62,9 +63,12 @@ class _Weights(NamedTuple):
 def bytes_needed(config: RunConfig, split: Split = ONE_DEVICE, platform: str = "cpu") -> float:
     """Bytes of each device that the steps of a run take: state (weights and moments, in float32), the batches of a
     call, and what is largest beside them."""
+    if isinstance(config.model, ModuleModel):
+        return _of_module(config, config.model, split)
     weights, optimizer = _Weights.of(config, split), config.training.optimizer
     own = weights.all / split.fsdp
-    moments = {"adamw": 2 * own, "muon": 2 * own - weights.matrices / split.fsdp, "sgd": own}[optimizer]
+    # An optimiser of one's own is taken to keep as much as AdamW.
+    moments = {"muon": 2 * own - weights.matrices / split.fsdp, "sgd": own}.get(optimizer, 2 * own)
     rows = config.batch_sequences / (split.data * split.fsdp)
     batches = steps_per_row(config) * rows * (config.model.context + 1) * _FLOAT32
     summed = own if split.micro_batches > 1 else 0.0
@@ -77,6 +81,20 @@ def bytes_needed(config: RunConfig, split: Split = ONE_DEVICE, platform: str = "
     return own + moments + batches + max(of_step + summed, updated)
 
 
+def _of_module(config: RunConfig, model: ModuleModel, split: Split) -> float:
+    """The same of a module, whose arrays are not known here: state, gradient and update, and all that the gradient of a
+    sequence keeps, as JAX states it before XLA makes less of it; the logits, twice. Too much rather than too little."""
+    counts, rows = model.counted, config.batch_sequences / (split.data * split.fsdp)
+    own = _FLOAT32 * counts.params / split.fsdp
+    moments = own if config.training.optimizer == "sgd" else 2 * own
+    batches = steps_per_row(config) * rows * (model.context + 1) * _FLOAT32
+    rows /= split.micro_batches
+    kept = rows * (counts.bytes_per_sequence + 2 * _FLOAT32 * model.context * model.vocab)
+    # While a layer is computed its weights are whole on each device; all of them, as XLA may gather them at once.
+    gathered = _FLOAT32 * counts.params if split.fsdp > 1 else 0.0
+    return own + moments + batches + 2 * own + gathered + kept
+
+
 def _on_chip(config: RunConfig, split: Split, weights: _Weights, rows: float, platform: str) -> float:
     """Bytes of a TPU or GPU beside the state, for so many sequences at once.
 
@@ -84,7 +102,7 @@ def _on_chip(config: RunConfig, split: Split, weights: _Weights, rows: float, pl
     of all weights a copy in the dtype of the products and the gradient; the head, gathered, with its gradient in
     float32, and the logits of a part. XLA lets the last two share little with what is before them.
     """
-    model, item = config.model, 2 if config.training.dtype == "bfloat16" else _FLOAT32
+    model, item = _ours(config), 2 if config.training.dtype == "bfloat16" else _FLOAT32
     N = rows * model.context
     scanned = scans(model.depth, split.recompute)
     kept, whole = (
@@ -108,7 +126,7 @@ def _kept(config: RunConfig, tensor: int, platform: str, recompute: Recompute, s
     what the kernel reads and gives; of the MLP, what its products and its activation's derivative need. Of blocks that
     are not scanned XLA itself computes again what is cheap: products and what they read are kept.
     """
-    model, item = config.model, 2 if config.training.dtype == "bfloat16" else _FLOAT32
+    model, item = _ours(config), 2 if config.training.dtype == "bfloat16" else _FLOAT32
     kernel = kernel_for(model, config.training.dtype, model.context, platform)
     # Products of the blocks kernel are with the keys and values of every head; a flash kernel has them shared.
     keys = model.query_width if kernel == "blocks" else model.key_width
@@ -139,7 +157,7 @@ def _kept(config: RunConfig, tensor: int, platform: str, recompute: Recompute, s
 def _on_cpu(config: RunConfig, split: Split, weights: _Weights, rows: float) -> float:
     """Bytes of a CPU device beside the state, for so many sequences at once: it multiplies bfloat16 as float32, and
     keeps what it gathers until the backward pass."""
-    model, half = config.model, config.training.dtype == "bfloat16"
+    model, half = _ours(config), config.training.dtype == "bfloat16"
     N = rows * model.context
     scanned = scans(model.depth, split.recompute)
     # The matrices of scanned blocks are cast as they are copied into one array.
@@ -166,7 +184,7 @@ def _cpu_block(config: RunConfig, tensor: int) -> float:
     and values as projected, turned and transposed, and the mixture of values; of the MLP, what each of its products
     and its activation's derivative need.
     """
-    model = config.model
+    model = _ours(config)
     parts = 8 * model.query_width + 0.5 * model.width
     if model.qk_norm:
         parts += 4 * model.query_width
@@ -177,4 +195,10 @@ def _cpu_block(config: RunConfig, tensor: int) -> float:
 
 def _scores(config: RunConfig) -> int:
     """How many scores of one sequence the blocks kernel computes in a block."""
-    return config.model.heads * sum((end - start) * end for start, end in query_blocks(config.model.context))
+    model = _ours(config)
+    return model.heads * sum((end - start) * end for start, end in query_blocks(model.context))
+
+
+def _ours(config: RunConfig) -> ModelConfig:
+    assert isinstance(config.model, ModelConfig)
+    return config.model

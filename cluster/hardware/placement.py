@@ -16,7 +16,8 @@ from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.hardware.speed import Speed
 from nextscale.model.accounting import parameters
 from nextscale.model.config.external import AnyRun, ExternalRun
-from nextscale.model.config.run import RunConfig
+from nextscale.model.config.module import ModuleModel
+from nextscale.model.config.run import ModelConfig, RunConfig
 from nextscale.model.errors import InputError
 from nextscale.model.network.kernels import RECOMPUTE, RECOMPUTED
 
@@ -68,20 +69,28 @@ def candidate_splits(config: RunConfig, pool: Pool) -> Iterator[Split]:
     stays within a host, for it talks in every block, and divides the heads; between slices there is `data` alone.
     """
     model, sequences = config.model, config.batch_sequences
+    heads, hidden, width = _divided(model)
     # A process sees a CPU as one device, however many cores it has.
     chips = 1 if pool.accelerator == "cpu" else (pool.chips if pool.gang else max(int(pool.chips_per_run), 1))
     slices = pool.slices_per_run if pool.gang else 1
     devices = (pool.hosts * slices if pool.gang else 1) * chips
-    heads = math.gcd(model.heads, model.kv_heads or model.heads)
     found = [
         Split(n // tensor // fsdp, fsdp, tensor)
         for n in ((devices,) if pool.gang else _divisors(devices)[::-1])
         for tensor in _divisors(math.gcd(n, chips))
-        if heads % tensor == 0 and model.hidden_width % tensor == 0 and sequences % (n // tensor) == 0
+        if heads % tensor == 0 and hidden % tensor == 0 and sequences % (n // tensor) == 0
         for fsdp in _divisors(n // tensor)
-        if model.width % fsdp == 0 and n // tensor // fsdp % slices == 0
+        if width % fsdp == 0 and n // tensor // fsdp % slices == 0
     ]
     return iter(sorted(found, key=lambda split: (-split.devices, split.tensor, split.fsdp > 1, -split.fsdp)))
+
+
+def _divided(model: ModelConfig | ModuleModel) -> tuple[int, int, int]:
+    """Heads and hidden width, which `tensor` divides, and the width, which `fsdp` does. Of a module they are not known:
+    it is split along `fsdp` alone, and a weight whose dimension that does not divide is whole."""
+    if isinstance(model, ModuleModel):
+        return 1, 1, 0
+    return math.gcd(model.heads, model.kv_heads or model.heads), model.hidden_width, model.width
 
 
 def _divisors(n: int) -> list[int]:
@@ -109,7 +118,8 @@ def _with_savings(config: RunConfig, splits: Sequence[Split], platform: str) -> 
     """Meshes with all that can be done to save memory, the preferred first."""
     for _, alike in itertools.groupby(splits, key=lambda split: (split.devices, split.tensor)):
         meshes = list(alike)
-        for recompute in RECOMPUTE if platform != "cpu" else RECOMPUTE[:-1]:
+        known = RECOMPUTE if platform != "cpu" else RECOMPUTE[:-1]
+        for recompute in known if isinstance(config.model, ModelConfig) else known[:1]:
             for parts in _divisors(config.batch_sequences * meshes[0].tensor // meshes[0].devices):
                 yield from (split._replace(micro_batches=parts, recompute=recompute) for split in meshes)
 

@@ -10,37 +10,14 @@ import hashlib
 import json
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
+from nextscale.model.config.free_keys import FreeKeys
 from nextscale.model.config.identity import NOT_SEMANTIC, SCHEMA_VERSION, Config, OptionalPath
+from nextscale.model.config.module import ModuleModel
 from nextscale.model.config.run import ModelConfig, RunConfig
 
 STOP_SECONDS = 60.0
-
-
-class FreeKeys(Config):
-    """Keys that the trainer knows and nobody here does: any plain values, passed on as they are."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, JsonValue]
-
-    @property
-    def written(self) -> dict[str, Any]:
-        """All of them, as plain JSON; what is open is left out."""
-        own = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
-        return own | (self.__pydantic_extra__ or {})
-
-    def semantic(self) -> dict[str, Any]:
-        return {name: _same(value) for name, value in sorted(self.written.items())}
-
-    @model_validator(mode="after")
-    def _is_json(self) -> Self:
-        for name, value in (self.__pydantic_extra__ or {}).items():
-            try:
-                json.dumps(value, allow_nan=False)
-            except ValueError:
-                raise ValueError(f"{name}: holds a number that is none (NaN or infinite); JSON has no such") from None
-        return self
 
 
 class ExternalModel(FreeKeys):
@@ -154,7 +131,7 @@ class ExternalRun(Config):
         return counts | {"flops": self.flops} | parts
 
 
-AnyModel = ModelConfig | ExternalModel
+AnyModel = ModelConfig | ModuleModel | ExternalModel
 AnyRun = RunConfig | ExternalRun
 
 
@@ -179,12 +156,3 @@ def number_in(written: dict[str, Any], name: str) -> float | None:
     """A number among free keys; None where there is no such, or something else."""
     value = written.get(name)
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def _same(value: Any) -> Any:
-    """A whole number is the same with or without a point."""
-    if isinstance(value, dict):
-        return {key: _same(value[key]) for key in sorted(value)}
-    if isinstance(value, list):
-        return [_same(one) for one in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -40,7 +40,8 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-Group = Literal["embedding", "hidden", "output", "mixed", "norm", "final_norm", "head"]
+Group = Literal["embedding", "hidden", "output", "mixed", "norm", "final_norm", "head", "other"]
+"""`other` is of a module of one's own, whose weight names no group: it takes the optimiser's numbers as they are."""
 Parametrization = Literal["standard", "mup", "mup-1/d", "completep"]
 Powers = tuple[float, float]
 """Of base width / width, and of base depth / depth."""

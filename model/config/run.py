@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from nextscale.model.config.data import (
-    DataConfig,
-    SetName,
-    SingleData,
-    is_resolved,
-    single_sources,
-)
+from nextscale.model.config.code import Code, Function, Target, is_target
+from nextscale.model.config.data import DataConfig, is_resolved, single_sources
+from nextscale.model.config.evaluation import EvaluationConfig
 from nextscale.model.config.identity import SCHEMA_VERSION, Config
+from nextscale.model.config.initial import Initial
+from nextscale.model.config.module import ModuleModel, ModuleNetwork, check_training
 from nextscale.model.config.parametrization import RESIDUAL, SCORES, Parametrization, Size
 
 OptimizerName = Literal["adamw", "muon", "sgd"]
@@ -130,6 +127,13 @@ class ModelConfig(ModelFamily):
         return self
 
 
+BuiltModel = Annotated[
+    Annotated[ModelConfig, Tag("transformer")] | Annotated[ModuleModel, Tag("module")],
+    Discriminator(lambda model: "module" if isinstance(model, ModuleModel) or "kind" in model else "transformer"),
+]
+"""A model that is trained here: our own Transformer, or any module."""
+
+
 class Network(ModelConfig):
     """A model with what its parametrization puts into the forward pass: all that a compiled program depends on.
 
@@ -146,7 +150,11 @@ WEIGHT_DECAY = "of every weight, per step, times schedule / peak; independent of
 class OptimizerConfig(Config):
     """An optimiser and its schedule, but for what may follow from the size of a run: rate, decay, batch and length."""
 
-    optimizer: OptimizerName = Field("adamw", description="muon: of the matrices inside the blocks; adamw of the rest")
+    optimizer: OptimizerName | Target = Field(
+        "adamw", description="muon: of the matrices inside the blocks; adamw of the rest; or package.module:function"
+    )
+    loss: Target | None = Field(None, description="package.module:function that training lowers; cross-entropy if open")
+    init: Initial | None = Field(None, description="standard deviations of initial weights, by group")
     schedule: Literal["linear", "cosine", "wsd", "constant"] = "cosine"
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps spent warming up")
     warmup_tokens: int | None = Field(
@@ -184,15 +192,25 @@ class OptimizerConfig(Config):
                 f"warmup {self.warmup} and cooldown {self.cooldown} are shares of one run and overlap; "
                 "make them 1 or less together"
             )
-        if self.optimizer == "sgd" and self.parametrization != "standard":
+        if self.parametrization == "standard":
+            return self
+        if self.optimizer == "sgd" or is_target(self.optimizer):
             raise ValueError(
-                f"parametrization {self.parametrization} scales the rates of adamw and muon; sgd trains with "
-                "parametrization standard"
+                f"parametrization {self.parametrization} scales the rates of adamw and muon; {self.optimizer} trains "
+                "with parametrization standard"
+            )
+        if self.init is not None and self.init.by_number:
+            raise ValueError(
+                f"parametrization {self.parametrization} holds where init.{self.init.by_number[0]} follows the width; "
+                "make it {rule: fan_in}, or take parametrization standard"
             )
         return self
 
-    def size_of(self, model: ModelConfig) -> Size:
-        """The base size / that of a model."""
+    def size_of(self, model: ModelConfig | ModuleModel) -> Size:
+        """The base size / that of a model. A module has a width and a depth if it is made with them."""
+        if isinstance(model, ModuleModel):
+            wide = self.base_width / (model.width or self.base_width)
+            return Size(wide, self.base_depth / (model.depth or self.base_depth), wide, wide)
         width, depth = self.base_width / model.width, self.base_depth / model.depth
         if self.base_head_width is None:
             return Size(width, depth, width, width)
@@ -239,36 +257,6 @@ class TrainingConfig(OptimizerConfig):
         return self
 
 
-class EvaluationConfig(Config):
-    """What the loss of a run is measured on, and when."""
-
-    tokens: int = Field(65536, ge=1, description="held-out tokens, of each set; rounded up to whole batches")
-    sets: dict[SetName, SingleData] = Field(
-        default_factory=dict, description="further validation sets by name, of the vocabulary that is trained on"
-    )
-    points: int = Field(
-        0, ge=0, le=1000, description="evaluations per decade of tokens on the way to the end, evenly spaced in log"
-    )
-
-    @model_validator(mode="after")
-    def _columns_are_free(self) -> Self:
-        if "by_position" in self.sets:
-            raise ValueError("sets: a set by_position would write over the loss by position; name it otherwise")
-        return self
-
-    def misfits(self, data: DataConfig) -> Iterator[tuple[str, str]]:
-        """(name, what is wrong) of each set that says nothing of a model trained on `data`."""
-        trained_on = single_sources(data)
-        contents = {getattr(part, "fingerprint", None) for part in trained_on.values()} - {None}
-        for name, other in self.sets.items():
-            if other.vocab != data.vocab:
-                yield name, f"vocab {other.vocab} is not that of the data trained on, {data.vocab}"
-            elif other in trained_on.values() or getattr(other, "fingerprint", None) in contents:
-                yield name, "is the data trained on, whose held-out part is measured anyway; leave it out"
-            elif name in trained_on:
-                yield name, f"is the name of data.sources.{name} too, whose loss is measured anyway; rename it"
-
-
 class Parent(Config):
     """A state of training: that of a run when it had seen so many tokens."""
 
@@ -291,11 +279,12 @@ class RunConfig(Config):
     """
 
     data: DataConfig
-    model: ModelConfig
+    model: BuiltModel
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = Field(0, ge=0, lt=2**32, description="of the initial weights and the order of the data")
     parent: Parent | None = Field(None, description="the state to go on from, where that changes what a run is")
+    code: Code | None = Field(None, description="where the targets among all this are, and what their files hold")
 
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
@@ -312,11 +301,28 @@ class RunConfig(Config):
             raise ValueError(
                 f"parent.tokens {self.start} is not a whole number of sequences of model.context {self.model.context}"
             )
+        if isinstance(self.model, ModuleModel):
+            check_training(self.model, self.training)
         return self
 
     @property
-    def network(self) -> Network:
+    def targets(self) -> list[str]:
+        """The code of one's own that it is made of, by name."""
+        named = self.training.optimizer, self.training.loss, getattr(self.model, "target", None)
+        return sorted({name for name in named if name is not None and is_target(name)})
+
+    def function(self, target: str) -> Function:
+        """
+        Raises:
+            ValueError: what its files hold is not known.
+        """
+        return (self.code or Code()).function(target)
+
+    @property
+    def network(self) -> Network | ModuleNetwork:
         """The model as it is built, with the multipliers of the parametrization it is trained under."""
+        if isinstance(self.model, ModuleModel):
+            return ModuleNetwork(self.function(self.model.target), self.model)
         size, parametrization = self.training.size_of(self.model), self.training.parametrization
         return Network(
             **self.model.model_dump(),
@@ -368,6 +374,7 @@ class RunConfig(Config):
             "seed": self.seed,
             "parent": None if self.parent is None else self.parent.model_dump(),
             "measured": self.evaluation.semantic() if self.evaluation.points else None,
+            "code": None if self.code is None else self.code.semantic(),
         }
 
     @property
@@ -375,5 +382,7 @@ class RunConfig(Config):
         """12 hex digits that name this run by its meaning, on any machine."""
         if not all(map(is_resolved, (self.data, *self.evaluation.sets.values()))):
             raise ValueError("the data has no fingerprint yet; nextscale.model.data.sources.resolve reads it")
+        for target in self.targets:
+            self.function(target)
         text = json.dumps({"schema": SCHEMA_VERSION, **self.semantic()}, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -25,7 +25,8 @@ from nextscale.model.config.data import (
     TextData,
     TokenData,
 )
-from nextscale.model.config.run import EvaluationConfig, RunConfig
+from nextscale.model.config.evaluation import EvaluationConfig
+from nextscale.model.config.run import RunConfig
 from nextscale.model.data import text, token_files
 from nextscale.model.data.dataset import Dataset, call_factory, import_factory
 from nextscale.model.data.manifest import Manifest

@@ -69,7 +69,7 @@ def fingerprint(trainer: Trainer) -> str:
     for i, name in enumerate(trainer.source):
         path = Path(trainer.folder or ".") / Path(name).expanduser()
         try:
-            digests.append(_digest(path))
+            digests.append(digest(path))
         except FileNotFoundError:
             raise InputError(f"trainer.source.{i}: {path} is not there; name it relative to the spec") from None
         except OSError as error:
@@ -111,7 +111,7 @@ def _check_places(trainer: Trainer) -> None:
                 raise InputError(f"trainer.command.{i}: {name} is no place that is filled; did you mean {near[0]}?")
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
     """Of a file its content; of a folder the names and contents of all files below."""
     if not path.is_dir():
         return _of_file(path)
@@ -132,8 +132,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _of_file(path: Path) -> str:
-    digest = hashlib.sha256()
+    content = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+            content.update(chunk)
+    return content.hexdigest()

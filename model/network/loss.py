@@ -15,7 +15,11 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
+from nextscale.model.config.code import Function
+from nextscale.model.errors import InputError, first_line
+from nextscale.model.external.code import load
 from nextscale.model.network.kernels import Recompute, loss_parts
+from nextscale.model.network.modules import OwnModule
 from nextscale.model.network.sharding import ROWS, row_axes, weight_spec
 from nextscale.model.network.transformer import Transformer, head_logits
 
@@ -39,10 +43,27 @@ def training_loss(logits_BxTxV: jax.Array, labels_BxT: jax.Array, z_loss: float)
 
 
 def batch_loss(
-    module: Transformer, batch_BxT1: jax.Array, mesh: Mesh | None = None, *, recompute: Recompute = "none"
+    module: Transformer | OwnModule,
+    batch_BxT1: jax.Array,
+    mesh: Mesh | None = None,
+    *,
+    recompute: Recompute = "none",
+    own: Function | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """`training_loss` of a model on a batch. A gradient is of the first alone."""
+    """`training_loss` of a model on a batch. A gradient is of the first alone.
+
+    Args:
+        own: gives the loss of each token that training lowers in place of the cross-entropy, from logits and labels.
+    """
     tokens_BxT = batch_BxT1[:, :-1]
+    if own is not None or isinstance(module, OwnModule):
+        logits_BxTxV, labels_BxT = module(tokens_BxT, mesh, recompute=recompute), batch_BxT1[:, 1:]
+        z_loss = 0.0 if isinstance(module, OwnModule) else module.c.z_loss
+        objective, loss = training_loss(logits_BxTxV, labels_BxT, z_loss)
+        if own is None:
+            return objective, loss
+        lowered = _own_loss(own, logits_BxTxV, labels_BxT)
+        return lowered + (objective - loss) if z_loss else lowered, jax.lax.stop_gradient(loss)
     head = _Head.of(module, tokens_BxT.size, mesh)
     if head.parts == 1 and module.dtype == jnp.float32:
         return training_loss(module(tokens_BxT, mesh, recompute=recompute), batch_BxT1[:, 1:], module.c.z_loss)
@@ -51,9 +72,30 @@ def batch_loss(
     return objective, jax.lax.stop_gradient(loss)
 
 
-def batch_cross_entropy(module: Transformer, batch_BxT1: jax.Array, mesh: Mesh | None = None) -> jax.Array:
+def _own_loss(own: Function, logits_BxTxV: jax.Array, labels_BxT: jax.Array) -> jax.Array:
+    """Its mean over tokens.
+
+    Raises:
+        InputError: it fails, or gives no loss of each token.
+    """
+    what = f"training.loss: {own.target}"
+    try:
+        found = load(own, "training.loss")(logits_BxTxV, labels_BxT)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what} fails: {type(error).__name__}: {first_line(error)}") from error
+    if getattr(found, "shape", None) != labels_BxT.shape:
+        shown = f"shape {found.shape}" if hasattr(found, "shape") else f"a {type(found).__name__}"
+        raise InputError(f"{what} gives {shown}; give the loss of each token, of shape {labels_BxT.shape}")
+    return jnp.asarray(found, jnp.float32).mean()
+
+
+def batch_cross_entropy(module: Transformer | OwnModule, batch_BxT1: jax.Array, mesh: Mesh | None = None) -> jax.Array:
     """`cross_entropy` of a model on a batch, B x T."""
     tokens_BxT = batch_BxT1[:, :-1]
+    if isinstance(module, OwnModule):
+        return cross_entropy(module(tokens_BxT, mesh), batch_BxT1[:, 1:])
     head = _Head.of(module, tokens_BxT.size, mesh)
     if head.parts == 1:
         return cross_entropy(module(tokens_BxT, mesh), batch_BxT1[:, 1:])

@@ -147,8 +147,15 @@ def shardings(mesh: Mesh | None, groups: PyTree, state: PyTree) -> PyTree:
 
 
 def weight_spec(mesh: Mesh, group: Group, shape: tuple[int, ...]) -> P:
-    """The axis that each dimension of a weight is split along, if any."""
-    axes = SPLIT.get(group, (None,) * len(shape))
+    """The axis that each dimension of a weight is split along, if any.
+
+    That is what the weight says itself (see `modules.SplitGroup`), else what its group says. One of no group, or of
+    other dimensions, is split by its largest along `fsdp`.
+    """
+    axes: Sequence[str | None] = getattr(group, "axes", SPLIT.get(group, ()))
+    if len(axes) != len(shape):
+        largest = int(np.argmax(shape)) if shape and group in (*SPLIT, "other") else None
+        axes = ["fsdp" if i == largest else None for i in range(len(shape))]
     return P(*(axis if axis and n % mesh.shape[axis] == 0 else None for axis, n in zip(axes, shape, strict=True)))
 
 

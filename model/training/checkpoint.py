@@ -237,6 +237,11 @@ def _is_finite(state: PyTree) -> jax.Array:
 
 @jax.jit
 def _digest(state: PyTree) -> jax.Array:
-    """Sum of all bits as 32-bit words, modulo 2^32: any one changed word changes it."""
-    words = [jax.lax.bitcast_convert_type(leaf, jnp.uint32) for leaf in jax.tree.leaves(state)]
-    return sum((jnp.sum(word, dtype=jnp.uint32) for word in words), jnp.uint32(0))
+    """Sum of all bits as words of each array's own size, modulo 2^32: any one changed word changes it."""
+    return sum((jnp.sum(_words(leaf), dtype=jnp.uint32) for leaf in jax.tree.leaves(state)), jnp.uint32(0))
+
+
+def _words(leaf: jax.Array) -> jax.Array:
+    if leaf.dtype == jnp.bool_:
+        return leaf
+    return jax.lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")

@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from nextscale.model.config.module import ModuleNetwork
 from nextscale.model.config.run import Network, RunConfig
 from nextscale.model.data.sources import MarkovSource, Source
 from nextscale.model.network.loss import batch_cross_entropy
+from nextscale.model.network.modules import model_of
 from nextscale.model.network.processes import gather
 from nextscale.model.network.sharding import mesh_of_params, place_whole_batches
-from nextscale.model.network.transformer import transformer_of
 
 PyTree = Any
 
@@ -140,18 +141,23 @@ def evaluate(config: RunConfig, params: PyTree, source: Source, *, micro_batches
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _cross_entropy(
-    model: Network, dtype: str, mesh: Mesh | None, params: PyTree, batches_SxBxT1: jax.Array
+    model: Network | ModuleNetwork, dtype: str, mesh: Mesh | None, params: PyTree, batches_SxBxT1: jax.Array
 ) -> jax.Array:
-    module = transformer_of(model, dtype, params)
+    module = model_of(model, dtype, params)
     return jax.lax.map(lambda x: batch_cross_entropy(module, x, mesh).mean(axis=0), batches_SxBxT1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _divergence(
-    model: Network, dtype: str, mesh: Mesh | None, params: PyTree, batches_SxBxT1: jax.Array, law_VxVxV: jax.Array
+    model: Network | ModuleNetwork,
+    dtype: str,
+    mesh: Mesh | None,
+    params: PyTree,
+    batches_SxBxT1: jax.Array,
+    law_VxVxV: jax.Array,
 ) -> jax.Array:
     """KL(law || model), S x T; position 0, where the token before is unknown, means nothing."""
-    module = transformer_of(model, dtype, params)
+    module = model_of(model, dtype, params)
 
     def batch(x_BxT1: jax.Array) -> jax.Array:
         log_q_BxTxV = jax.nn.log_softmax(module(x_BxT1[:, :-1], mesh))

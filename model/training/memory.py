@@ -15,9 +15,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from nextscale.model.accounting import steps_per_row
+from nextscale.model.config.module import ModuleModel
 from nextscale.model.config.run import RunConfig
 from nextscale.model.errors import InputError, TooLarge
-from nextscale.model.network.kernels import RECOMPUTE, recompute_of
+from nextscale.model.network.kernels import RECOMPUTE, Recompute, recompute_of
 from nextscale.model.network.sharding import Layout, mesh_of, rows_sharding
 from nextscale.model.record import Row
 from nextscale.model.training.step import MemorySaving, Program, program_of, state_shapes, train_steps
@@ -44,7 +45,8 @@ def sequences_per_device(config: RunConfig, layout: Layout) -> int:
 
 def next_saving(config: RunConfig, layout: Layout, saving: MemorySaving) -> MemorySaving:
     """What to try where `saving` is too little: twice the micro-batches, or the next number that is even; then to
-    compute more of the blocks again. A CPU's memory is the host's: nothing is moved there.
+    compute more of the blocks again. A CPU's memory is the host's: nothing is moved there. What a module
+    of one's own computes again is its own matter.
 
     Raises:
         TooLarge: that is done already.
@@ -53,7 +55,10 @@ def next_saving(config: RunConfig, layout: Layout, saving: MemorySaving) -> Memo
     more = next((n for n in range(2 * saving.micro_batches, own + 1) if own % n == 0), None)
     if more is not None:
         return saving._replace(micro_batches=more)
-    known = RECOMPUTE[:-1] if jax.default_backend() == "cpu" else RECOMPUTE
+    if isinstance(config.model, ModuleModel):
+        known: tuple[Recompute, ...] = ("none",)
+    else:
+        known = RECOMPUTE[:-1] if jax.default_backend() == "cpu" else RECOMPUTE
     for recompute in known[RECOMPUTE.index(saving.recompute) + 1 :]:
         return saving._replace(recompute=recompute)
     raise TooLarge(

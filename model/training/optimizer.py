@@ -6,6 +6,7 @@ lengths compiles once per shape.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,8 +18,11 @@ import optax
 from jax.typing import ArrayLike
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+from nextscale.model.config.code import Function
 from nextscale.model.config.parametrization import Group, Multipliers, Size, multipliers
 from nextscale.model.config.run import OptimizerName, TrainingConfig
+from nextscale.model.errors import InputError, first_line
+from nextscale.model.external.code import load
 
 PyTree = Any
 
@@ -81,7 +85,7 @@ def _multipliers(config: TrainingConfig, group: Group, size: Size) -> Multiplier
     return found._replace(lr=math.sqrt(found.lr))
 
 
-def orthogonalised(name: OptimizerName, group: Group) -> bool:
+def orthogonalised(name: str, group: Group) -> bool:
     """Whether an optimiser's updates of a group are orthogonal matrices: Muon's, inside the blocks.
 
     Embedding and head are matrices by their shape alone: each token has a row of its own (Jordan et al. 2024).
@@ -90,9 +94,10 @@ def orthogonalised(name: OptimizerName, group: Group) -> bool:
 
 
 def optimizer(
-    name: OptimizerName, groups: PyTree, h: Hyperparameters, unit_schedule: ArrayLike
+    name: OptimizerName | Function, groups: PyTree, h: Hyperparameters, unit_schedule: ArrayLike
 ) -> optax.GradientTransformation:
-    """An optimiser whose weight decay is independent of the learning rate (Loshchilov & Hutter 2019, algorithm 2).
+    """An optimiser whose weight decay is independent of the learning rate (Loshchilov & Hutter 2019, algorithm 2); or
+    one of one's own, after the clipping (see `_own`).
 
     It decays every weight that its parametrization does not exempt, embeddings and the scales of norms too.
 
@@ -100,6 +105,8 @@ def optimizer(
         groups: the parametrization group of each parameter, shaped as the parameters.
         unit_schedule: learning rate of this step / the peak; may be traced.
     """
+    if isinstance(name, Function):
+        return optax.chain(optax.clip_by_global_norm(h.clip), _own(name, h, unit_schedule))
     # Adam sees a gradient and ε in ratio: to divide the one is to multiply the other; Muon sees no scale at all. A
     # division by 1 is left out, for it would change how XLA fuses what follows, and so the last bit of every run.
     eps = h.eps_multipliers
@@ -117,6 +124,34 @@ def optimizer(
         ),
         optax.scale_by_learning_rate(unit_schedule),
     )
+
+
+def _own(make: Function, h: Hyperparameters, unit_schedule: ArrayLike) -> optax.GradientTransformation:
+    """What a function of one's own returns for this step's learning rate and, of the optimiser's other numbers, those
+    that it takes by name: all may be traced. Its updates are added to the weights as they are.
+
+    Raises:
+        InputError: it takes no learning rate, fails, or returns no optax transformation.
+    """
+    what = f"training.optimizer: {make.target}"
+    function = load(make, "training.optimizer")
+    offered = {name: getattr(h, name) for name in ("weight_decay", "beta1", "beta2", "eps", "momentum")}
+    taken = inspect.signature(function).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in taken):
+        names = [p.name for p in taken]
+        if not names or names[0] in offered:
+            raise InputError(f"{what} takes no learning rate; let that be its first argument")
+        offered = {name: value for name, value in offered.items() if name in names}
+    try:
+        found = function(jnp.multiply(h.lr, unit_schedule), **offered)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{what} fails: {type(error).__name__}: {first_line(error)}") from error
+    if not (callable(getattr(found, "init", None)) and callable(getattr(found, "update", None))):
+        raise InputError(f"{what} returns a {type(found).__name__}; return an optax.GradientTransformation")
+    transformation: optax.GradientTransformation = found
+    return transformation
 
 
 def _direction(name: OptimizerName, groups: PyTree, h: Hyperparameters) -> optax.GradientTransformation:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import jax
 
 from nextscale.model import accounting
+from nextscale.model.config.module import ModuleModel
 from nextscale.model.config.run import RunConfig
 from nextscale.model.data.sources import MixtureSource, Source
 from nextscale.model.record import Row
@@ -40,6 +41,7 @@ def record_of(
         "loss_by_position": evaluation and evaluation.loss_by_position,
         "in_context_learning": evaluation and evaluation.in_context_learning,
         "evaluation_tokens": evaluation and evaluation.tokens,
+        **({"flops_by": model.counted.flops_by} if isinstance(model, ModuleModel) else {}),
         "width": model.width,
         "depth": model.depth,
         "steps": config.training.steps,

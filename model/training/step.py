@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,15 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from nextscale.model.accounting import flops_per_step, steps_per_row
+from nextscale.model.config.code import Function, is_target
+from nextscale.model.config.initial import Initial
+from nextscale.model.config.module import ModuleNetwork
 from nextscale.model.config.run import Network, OptimizerName, RunConfig
+from nextscale.model.network.initial import rescaled
 from nextscale.model.network.kernels import RECOMPUTE, Recompute
 from nextscale.model.network.loss import batch_loss
+from nextscale.model.network.modules import groups_of, initial_params, model_of
 from nextscale.model.network.sharding import replicated, rows_sharding, shardings
-from nextscale.model.network.transformer import Transformer, structure, transformer_of
 from nextscale.model.training import spikes, tally
 from nextscale.model.training.optimizer import Hyperparameters, hyperparameters, optimizer
 
@@ -60,14 +64,18 @@ class Program(NamedTuple):
         numbers: the tree that the hyperparameters passed in are shaped as.
         mesh: None for one device.
         memory_saving: what is done to need less memory.
+        loss: what training lowers; None for cross-entropy.
+        init: of the first weights.
     """
 
-    model: Network
+    model: Network | ModuleNetwork
     dtype: str
-    optimizer: OptimizerName
+    optimizer: OptimizerName | Function
     numbers: jax.tree_util.PyTreeDef
     mesh: Mesh | None = None
     memory_saving: MemorySaving = NO_SAVING
+    loss: Function | None = None
+    init: Initial | None = None
 
 
 class Inputs(NamedTuple):
@@ -112,13 +120,25 @@ def program_of(config: RunConfig, mesh: Mesh | None = None, saving: MemorySaving
     """The program that a run is trained by."""
     training = config.training
     return Program(
-        config.network, training.dtype, training.optimizer, jax.tree.structure(numbers_of(config)), mesh, saving
+        config.network,
+        training.dtype,
+        _optimizer(config),
+        jax.tree.structure(numbers_of(config)),
+        mesh,
+        saving,
+        None if training.loss is None else config.function(training.loss),
+        training.init,
     )
+
+
+def _optimizer(config: RunConfig) -> OptimizerName | Function:
+    name = config.training.optimizer
+    return config.function(name) if is_target(name) else cast(OptimizerName, name)
 
 
 def numbers_of(config: RunConfig) -> Hyperparameters:
     """The hyperparameters of a run, which are passed to its program."""
-    _, groups = structure(config.network, config.training.dtype)
+    groups = groups_of(config.network, config.training.dtype)
     return hyperparameters(config.training, groups=groups, size=config.training.size_of(config.model))
 
 
@@ -150,7 +170,7 @@ def _skips(program: Program) -> bool:
 @functools.lru_cache
 def state_shapes(program: Program) -> PyTree:
     """Shape, dtype and sharding of each array of a state."""
-    _, groups = structure(program.model, program.dtype)
+    groups = groups_of(program.model, program.dtype)
     numbers = jax.tree.unflatten(program.numbers, [np.float32(0)] * program.numbers.num_leaves)
     shapes = jax.eval_shape(_initial_state_anywhere(program), jax.random.key(0), numbers)
     return jax.tree.map(
@@ -223,8 +243,9 @@ def _initial_state_anywhere(program: Program) -> Callable[[jax.Array, Hyperparam
 
 def _initial_state(program: Program, key: jax.Array, numbers: Hyperparameters) -> PyTree:
     model, dtype = program.model, program.dtype
-    params = nnx.to_pure_dict(nnx.state(Transformer(model, dtype=dtype, rngs=nnx.Rngs(key))))
-    _, groups = structure(model, dtype)
+    params, groups = initial_params(model, dtype, nnx.Rngs(key)), groups_of(model, dtype)
+    if program.init is not None:
+        params = rescaled(program.init, params, groups, model.depth, key)
     moments = optimizer(program.optimizer, groups, numbers, 0.0).init(params)
     skips = numbers.skip_spikes is not None
     state = {"params": params, "optimizer": moments, "sums": tally.empty(skips=skips)}
@@ -255,10 +276,11 @@ def _train_steps(
 ) -> PyTree:
     model, dtype = program.model, program.dtype
     micro_batches, recompute = program.memory_saving
-    _, groups = structure(model, dtype)
+    groups = groups_of(model, dtype)
 
     def loss_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return batch_loss(transformer_of(model, dtype, params), batch_BxT1, program.mesh, recompute=recompute)
+        model_now = model_of(model, dtype, params)
+        return batch_loss(model_now, batch_BxT1, program.mesh, recompute=recompute, own=program.loss)
 
     def gradient_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, jax.Array]:
         (_, loss), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, batch_BxT1)

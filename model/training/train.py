@@ -14,6 +14,7 @@ from nextscale.model.config.run import Parent, RunConfig
 from nextscale.model.data.sources import open_sets, open_source
 from nextscale.model.data.text import cache_folder
 from nextscale.model.errors import InputError
+from nextscale.model.external import code
 from nextscale.model.network.processes import barrier
 from nextscale.model.network.sharding import Layout, mesh_of
 from nextscale.model.record import Row, RunDirectory
@@ -114,6 +115,8 @@ def _prepare(
     """Writes the config and opens the data."""
     if jax.process_index() == 0:
         directory.write_config(config)
+    if config.code is not None:
+        code.check_unchanged(config.code)
     mesh, source = mesh_of(layout), open_source(config)
     for pin in policy.pinned:
         if (pin - config.start) % config.training.batch_tokens or not config.start < pin < config.tokens:

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from nextscale.model.accounting import flops_per_token, parameters
+from nextscale.model.config.module import ModuleModel
 from nextscale.model.data.sources import resolve, resolve_sets
+from nextscale.model.external import code
 from nextscale.model.external import source as trainer_source
 from nextscale.sweeps.design.planned_run import Expansion, PlannedRun
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.designs import Design
 from nextscale.sweeps.spec.documents import Key, dotted
 from nextscale.sweeps.spec.external import ExternalHoldout, SizeName
+from nextscale.sweeps.spec.module import ModuleHoldout, ModuleSequential
 from nextscale.sweeps.spec.run_config import config_of, model_of, training_of
-from nextscale.sweeps.spec.sweep_spec import ExternalSpec, SweepSpec
+from nextscale.sweeps.spec.sweep_spec import ExternalSpec, ModuleSpec, SweepSpec
 
 MOST_RUNS = 100_000
 """More are a slip of the pen."""
@@ -29,11 +32,11 @@ def expansion_of(design: Design) -> Expansion:
 
 
 def resolve_spec(spec: SweepSpec) -> SweepSpec:
-    """The same spec with its data and validation sets, or its trainer, resolved, so that its runs can be named, and
-    with the sizes that its design leaves open: what it was centred on may change.
+    """The same spec with its data, validation sets and code, or its trainer, resolved, so that its runs can be named,
+    and with the sizes that its design leaves open: what it was centred on may change.
 
     Raises:
-        InputError: data or a source of the trainer is missing, or a file of it is broken.
+        InputError: data, code or a source of the trainer is missing, or a file of it is broken.
         SpecError: see `planned_runs`.
     """
     _check_count(spec)
@@ -41,7 +44,19 @@ def resolve_spec(spec: SweepSpec) -> SweepSpec:
         spec = spec.model_copy(update={"trainer": trainer_source.resolve(spec.trainer)})
     else:
         spec = spec.model_copy(update={"data": resolve(spec.data), "evaluation": resolve_sets(spec.evaluation)})
-    return spec.model_copy(update={"design": expansion_of(spec.design).resolved(spec, spec.design)})
+    if spec.targets:
+        spec = spec.model_copy(update={"code": code.resolve(spec.code, spec.targets)})
+    spec = spec.model_copy(update={"design": expansion_of(spec.design).resolved(spec, spec.design)})
+    return _counted(spec) if isinstance(spec, ModuleSpec) else spec
+
+
+def _counted(spec: ModuleSpec) -> ModuleSpec:
+    """The same spec with what is counted of each size, so that its runs can be told without its module."""
+    models = [run.config.model for run in planned_runs(spec)]
+    if isinstance(spec.design, ModuleSequential):
+        models += [model_of(spec, name, ("design", "sizes", i)) for i, name in enumerate(spec.design.sizes)]
+    counts = {model.key: model.counts for model in models if isinstance(model, ModuleModel)}
+    return spec.model_copy(update={"counts": counts})
 
 
 def planned_runs(spec: SweepSpec) -> list[PlannedRun]:
@@ -115,5 +130,5 @@ def _held_out(spec: SweepSpec, fitted: list[PlannedRun]) -> Iterator[PlannedRun]
 def _names(spec: SweepSpec) -> tuple[list[SizeName], str]:
     """What the held-out sizes are called, and the key of the holdout that says so."""
     holdout: Any = spec.holdout
-    field = "sizes" if isinstance(holdout, ExternalHoldout) else "widths"
+    field = "sizes" if isinstance(holdout, ExternalHoldout | ModuleHoldout) else "widths"
     return spec.names(getattr(holdout, field)), field

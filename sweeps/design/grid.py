@@ -19,7 +19,7 @@ from nextscale.sweeps.spec.designs import Design, GridDesign, Range, values_of
 from nextscale.sweeps.spec.documents import Key, dotted
 from nextscale.sweeps.spec.external import SizeName
 from nextscale.sweeps.spec.run_config import config_of, model_of, training_of
-from nextscale.sweeps.spec.sweep_spec import ExternalSpec, SweepSpec
+from nextscale.sweeps.spec.sweep_spec import ExternalSpec, ModuleSpec, SweepSpec
 
 _AXES: Key = ("design", "axes")
 
@@ -200,7 +200,8 @@ class _Specs:
                 raise SpecError(f"{dotted(chosen.key[:-1])}: {'.'.join(path)} holds no keys in this spec", chosen.key)
             here[last] = chosen.value
         names = ["data", "training", "design"]
-        names += ["model", "trainer"] if isinstance(self.spec, ExternalSpec) else []
+        if isinstance(self.spec, ExternalSpec | ModuleSpec):  # what the rest is to be is told by it
+            names += ["model", "trainer"] if isinstance(self.spec, ExternalSpec) else ["model"]
         whole = {"name": "x"} | {name: getattr(self.spec, name) for name in names}
         try:
             return getattr(SweepSpec(**whole | content), section)
@@ -252,6 +253,8 @@ def _names(spec: SweepSpec, design: GridDesign) -> dict[Key, SizeName]:
     keys: list[Key] = [(*_AXES, name, i) for i in range(len(values))]
     if isinstance(spec, ExternalSpec):
         return dict(zip(keys, values, strict=True))
+    if isinstance(spec, ModuleSpec):
+        return {key: {name.partition(".")[2]: value} for key, value in zip(keys, values, strict=True)}
     if name == "params":
         numbers = [_number(AxisValue(value, key)) for value, key in zip(values, keys, strict=True)]
         return dict(zip(keys, nearest_widths(spec, numbers, (*_AXES, name)), strict=True))

@@ -9,7 +9,8 @@ from nextscale.sweeps.design.planned_run import Expansion, PlannedRun
 from nextscale.sweeps.design.sizes import window_widths
 from nextscale.sweeps.spec.designs import IsoFlop, IsoFlopDesign
 from nextscale.sweeps.spec.documents import Key
-from nextscale.sweeps.spec.external import ExternalIsoFlop, Sizes
+from nextscale.sweeps.spec.external import ExternalIsoFlop, SizeName
+from nextscale.sweeps.spec.module import ModuleIsoFlop
 from nextscale.sweeps.spec.run_config import config_of, models_of, training_of
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
@@ -24,8 +25,8 @@ def isoflop_runs(spec: SweepSpec, design: IsoFlop, key: Key = ("design",)) -> It
 
 def _models(spec: SweepSpec, design: IsoFlop, key: Key) -> Iterator[Iterator[AnyModel]]:
     """Of each budget."""
-    if isinstance(design, ExternalIsoFlop):
-        sizes: Sequence[Sizes | None] = design.sizes or [None] * len(design.budgets)
+    if isinstance(design, ExternalIsoFlop | ModuleIsoFlop):
+        sizes: Sequence[Sequence[SizeName] | None] = design.sizes or [None] * len(design.budgets)
         return (models_of(spec, names, (*key, "sizes", i)) for i, names in enumerate(sizes))
     assert isinstance(design, IsoFlopDesign)
     widths = design.widths or window_widths(spec, design)
@@ -33,7 +34,7 @@ def _models(spec: SweepSpec, design: IsoFlop, key: Key) -> Iterator[Iterator[Any
 
 
 def isoflop_count(design: IsoFlop) -> int:
-    if isinstance(design, ExternalIsoFlop):
+    if isinstance(design, ExternalIsoFlop | ModuleIsoFlop):
         return sum(map(len, design.sizes or ())) * len(design.seeds)
     assert isinstance(design, IsoFlopDesign)
     sizes = design.sizes and design.sizes * len(design.budgets)

@@ -9,12 +9,13 @@ from nextscale.sweeps.design.planned_run import Expansion, PlannedRun
 from nextscale.sweeps.design.sizes import nearest_widths
 from nextscale.sweeps.spec.designs import LadderDesign, values_of
 from nextscale.sweeps.spec.external import ExternalLadder
+from nextscale.sweeps.spec.module import ModuleLadder
 from nextscale.sweeps.spec.run_config import config_of, models_of, training_of
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 
-def ladder_runs(spec: SweepSpec, design: LadderDesign | ExternalLadder) -> Iterator[PlannedRun]:
-    if isinstance(design, ExternalLadder):
+def ladder_runs(spec: SweepSpec, design: LadderDesign | ExternalLadder | ModuleLadder) -> Iterator[PlannedRun]:
+    if isinstance(design, ExternalLadder | ModuleLadder):
         models = models_of(spec, design.sizes, ("design", "sizes"))
     else:
         widths = design.widths or nearest_widths(spec, values_of(design.params or []), ("design", "params"))
@@ -27,8 +28,8 @@ def ladder_runs(spec: SweepSpec, design: LadderDesign | ExternalLadder) -> Itera
                 yield PlannedRun(config_of(spec, model, training, seed), "fit", budget)
 
 
-def ladder_count(design: LadderDesign | ExternalLadder) -> int:
-    if isinstance(design, ExternalLadder):
+def ladder_count(design: LadderDesign | ExternalLadder | ModuleLadder) -> int:
+    if isinstance(design, ExternalLadder | ModuleLadder):
         sizes = len(design.sizes or ())
     else:
         sizes = len(design.widths or values_of(design.params or []))

@@ -230,10 +230,10 @@ def missed_budgets(planned: Sequence[PlannedRun]) -> list[str]:
 def one_learning_rate(fitted: Sequence[PlannedRun]) -> list[str]:
     """One learning rate for widths far apart, where nothing else scales it."""
     own = [run.config for run in fitted if isinstance(run.config, RunConfig)]
-    if len(own) < len(fitted):  # how an external trainer's rate goes with size is its own matter
+    widths = [config.model.width for config in own if config.model.width is not None]
+    if len(widths) < len(fitted):  # how the rate of somebody else's model goes with size is its own matter
         return []
     trainings = [config.training for config in own]
-    widths = [config.model.width for config in own]
     plain = all(t.parametrization == "standard" and t.optimizer == "adamw" for t in trainings)
     if not plain or len({t.lr for t in trainings}) > 1 or max(widths) < _ONE_RATE * min(widths):
         return []

@@ -20,6 +20,7 @@ from nextscale.sweeps.design.review import FEW_STEPS
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.designs import SequenceOfWidths, SequentialDesign
 from nextscale.sweeps.spec.external import ExternalSequential
+from nextscale.sweeps.spec.module import ModuleSequential
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 _BUDGETS = 11
@@ -116,11 +117,11 @@ def _offered(spec: SweepSpec) -> list[PlannedRun]:
     """Every run that may be chosen: each width at budgets from the cheapest of the start up to the largest allowed, but
     none so short that a review would complain of it."""
     design = _design(spec)
-    assert isinstance(design, SequenceOfWidths | ExternalSequential)
+    assert isinstance(design, SequenceOfWidths | ExternalSequential | ModuleSequential)
     last = design.largest or target_of(spec) / 4
     found = []
     for budget in np.geomspace(min(design.start.budgets), last, _BUDGETS).tolist():
-        for name in spec.names(design.sizes if isinstance(design, ExternalSequential) else design.widths):
+        for name in spec.names(design.widths if isinstance(design, SequenceOfWidths) else design.sizes):
             with contextlib.suppress(SpecError):  # so short, or so long, that it is no run
                 found.append(run_of(spec, name, budget, 0))
     return [run for run in found if run.config.training.steps >= FEW_STEPS]

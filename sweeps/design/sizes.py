@@ -16,7 +16,7 @@ from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.designs import SPAN, TOKENS_PER_PARAM, Centre, IsoFlopDesign
 from nextscale.sweeps.spec.documents import dotted
 from nextscale.sweeps.spec.run_config import FEWEST_STEPS
-from nextscale.sweeps.spec.sweep_spec import ExternalSpec, SweepSpec
+from nextscale.sweeps.spec.sweep_spec import ExternalSpec, ModuleSpec, SweepSpec
 
 MOST_OFF = 0.01
 """Of a budget, that whole steps may miss it by."""
@@ -86,9 +86,9 @@ def friendly_models(spec: SweepSpec) -> list[ModelConfig]:
     Raises:
         SpecError: there are not two, or what its sizes are is the trainer's own matter.
     """
-    if isinstance(spec, ExternalSpec):
+    if isinstance(spec, ExternalSpec | ModuleSpec):
         raise SpecError(
-            "model: is an external trainer's, of which no other sizes than its own can be built", ("model",)
+            "model: is no Transformer of nextscale's own, of which alone other sizes can be found", ("model",)
         )
     models = []
     for width in spec.model.friendly_widths():

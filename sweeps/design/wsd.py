@@ -12,11 +12,12 @@ from nextscale.model.config.run import RunConfig, TrainingConfig
 from nextscale.sweeps.design.planned_run import Expansion, PlannedRun
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.designs import WsdDesign
+from nextscale.sweeps.spec.module import ModuleWsd
 from nextscale.sweeps.spec.run_config import config_of, error_text, models_of, steps_of, training_of
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 
-def wsd_runs(spec: SweepSpec, design: WsdDesign) -> Iterator[PlannedRun]:
+def wsd_runs(spec: SweepSpec, design: WsdDesign | ModuleWsd) -> Iterator[PlannedRun]:
     """The longest run of a width is the trunk of the others: each is the trunk up to its own cooldown."""
     if spec.training.schedule != "wsd":
         raise SpecError("training.schedule: is wsd where design.kind is; set it", ("training", "schedule"))
@@ -27,7 +28,8 @@ def wsd_runs(spec: SweepSpec, design: WsdDesign) -> Iterator[PlannedRun]:
             f"{least} tokens, say",
             ("training",),
         )
-    for model in models_of(spec, design.widths, ("design", "widths")):
+    names, key = (design.sizes, "sizes") if isinstance(design, ModuleWsd) else (design.widths, "widths")
+    for model in models_of(spec, names, ("design", key)):
         budgets = [flops_per_token(model) * tokens for tokens in design.tokens]
         longest = training_of(spec, model, budgets[-1], ("design", "tokens", len(budgets) - 1))
         for i, budget in enumerate(budgets):
@@ -45,8 +47,9 @@ def wsd_runs(spec: SweepSpec, design: WsdDesign) -> Iterator[PlannedRun]:
                 yield dataclasses.replace(run, trunk=None) if alone else run
 
 
-def wsd_count(design: WsdDesign) -> int:
-    return len(design.widths) * len(design.tokens) * len(design.seeds)
+def wsd_count(design: WsdDesign | ModuleWsd) -> int:
+    sizes = design.sizes if isinstance(design, ModuleWsd) else design.widths
+    return len(sizes) * len(design.tokens) * len(design.seeds)
 
 
 EXPANSION = Expansion(wsd_runs, wsd_count)

@@ -13,8 +13,8 @@ from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.errors import InputError
 from nextscale.fit.laws.catalogue import LAWS
 from nextscale.model.accounting import non_embedding_parameters, parameter_groups
-from nextscale.model.config.external import number_in
-from nextscale.model.config.run import ModelConfig, TrainingConfig
+from nextscale.model.config.external import ExternalModel, number_in
+from nextscale.model.config.run import TrainingConfig
 from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs, left_out, without_dropped
 from nextscale.sweeps.design.expand import planned_runs, resolve_spec
 from nextscale.sweeps.design.planned_run import PlannedRun, Role
@@ -235,7 +235,7 @@ def _check_findings(spec: SweepSpec) -> None:
 
 def _row(run: PlannedRun, done: Callable[[str], bool]) -> dict[str, Any]:
     model, training, run_id = run.config.model, run.config.training, run.config.run_id
-    shape = (model.width, model.depth) if isinstance(model, ModelConfig) else (None, None)
+    shape = (None, None) if isinstance(model, ExternalModel) else (model.width, model.depth)
     return {
         "run_id": run_id,
         "role": run.role,

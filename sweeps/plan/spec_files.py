@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from nextscale.model.config.code import is_target
 from nextscale.model.errors import InputError
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.plan.plan import check_enough
@@ -22,6 +23,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SweepSpec:
     """
     document = layers.read(Path(path), overrides)
     _place_trainer(document)
+    _place_code(document)
     try:
         spec = SweepSpec(**document.content)
         check_enough(spec)
@@ -37,6 +39,23 @@ def _place_trainer(document: Document) -> None:
         file = Path(document.place(("trainer", "command")).rpartition(":")[0])
         beside = (file if file.is_file() else Path(document.name)).absolute().parent
         trainer["folder"] = str(beside / Path(trainer.get("folder", ".")).expanduser())
+
+
+def _place_code(document: Document) -> None:
+    """Code of one's own is looked for beside the spec that names it first."""
+    content = document.content
+    named = [("model", "target"), ("training", "optimizer"), ("training", "loss"), ("code", "source")]
+    given = {key: content[key[0]].get(key[1]) for key in named if isinstance(content.get(key[0]), dict)}
+    key = next((key for key, value in given.items() if is_target(value) or isinstance(value, list)), None)
+    axes = content.get("design", {}).get("axes") if isinstance(content.get("design"), dict) else None
+    if key is None and isinstance(axes, dict) and any(".".join(key) in axes for key in named):
+        key = ("design", "axes")
+    code = content.get("code", {})
+    if key is None or not isinstance(code, dict) or not isinstance(code.get("folder", ""), str):
+        return
+    file = Path(document.place(key).rpartition(":")[0])
+    beside = (file if file.is_file() else Path(document.name)).absolute().parent
+    content["code"] = code | {"folder": str(beside / Path(code.get("folder", ".")).expanduser())}
 
 
 @contextlib.contextmanager

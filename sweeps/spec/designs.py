@@ -34,7 +34,7 @@ TOKENS_PER_PARAM = 20.0
 """What is taken for the compute-optimum where nothing is known, in round figures: Hoffmann et al. 2022, table 3."""
 
 _SIZES = ("model.width", "params")
-_LENGTHS = ("tokens", "tokens_per_param", "flops")
+LENGTHS = ("tokens", "tokens_per_param", "flops")
 _SECTIONS = ("model", "training", "data")
 
 
@@ -70,24 +70,24 @@ def _form(value: Any) -> str:
 _A_RANGE = Annotated[Range, Tag("a range")]
 
 
-def _rising(values: Any) -> Any:
+def rising(values: Any) -> Any:
     if isinstance(values, list) and any(b <= a for a, b in itertools.pairwise(values)):
         raise ValueError("must rise from one to the next")
     return values
 
 
 Budgets = Annotated[
-    Annotated[list[Flops], Field(min_length=1), Tag("a list")] | _A_RANGE, Discriminator(_form), AfterValidator(_rising)
+    Annotated[list[Flops], Field(min_length=1), Tag("a list")] | _A_RANGE, Discriminator(_form), AfterValidator(rising)
 ]
 Ratios = Annotated[
     Annotated[list[TokensPerParam], Field(min_length=1), Tag("a list")] | _A_RANGE,
     Discriminator(_form),
-    AfterValidator(_rising),
+    AfterValidator(rising),
 ]
 SizeTargets = Annotated[
     Annotated[list[Params], Field(min_length=1), Tag("a list")] | _A_RANGE,
     Discriminator(_form),
-    AfterValidator(_rising),
+    AfterValidator(rising),
 ]
 Axis = Annotated[Annotated[list[JsonValue], Field(min_length=1), Tag("a list")] | _A_RANGE, Discriminator(_form)]
 
@@ -197,17 +197,17 @@ class WsdDesign(Config):
 
     kind: Literal["wsd"]
     widths: list[Width] = Field(min_length=1, description="model widths")
-    tokens: Annotated[list[Tokens], Field(min_length=1), AfterValidator(_rising)] = Field(
+    tokens: Annotated[list[Tokens], Field(min_length=1), AfterValidator(rising)] = Field(
         description="lengths of the runs of each width"
     )
     seeds: Seeds = Field([0], description="every run once per seed")
 
 
 def _axis(name: str) -> str:
-    if name in (*_SIZES, *_LENGTHS, "seed") or name.partition(".")[0] in _SECTIONS:
+    if name in (*_SIZES, *LENGTHS, "seed") or name.partition(".")[0] in _SECTIONS:
         return name
     raise ValueError(
-        f"is no axis; one is {', '.join((*_SIZES, *_LENGTHS))}, seed, or a key below {', '.join(_SECTIONS)}, such as "
+        f"is no axis; one is {', '.join((*_SIZES, *LENGTHS))}, seed, or a key below {', '.join(_SECTIONS)}, such as "
         "training.lr"
     )
 
@@ -240,7 +240,7 @@ class GridDesign(Config):
     @field_validator("axes")
     @classmethod
     def _says_size_and_length(cls, axes: dict[str, Any]) -> dict[str, Any]:
-        for what, names in (("large", _SIZES), ("long", _LENGTHS)):
+        for what, names in (("large", _SIZES), ("long", LENGTHS)):
             given = [name for name in names if name in axes]
             if len(given) != 1:
                 raise ValueError(
@@ -254,7 +254,7 @@ class GridDesign(Config):
 
     @property
     def length_axis(self) -> str:
-        return next(name for name in _LENGTHS if name in self.axes)
+        return next(name for name in LENGTHS if name in self.axes)
 
     @property
     def is_isoflop(self) -> bool:

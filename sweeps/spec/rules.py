@@ -12,6 +12,7 @@ from pydantic import Discriminator, Field, Tag
 from nextscale.model import rules
 from nextscale.model.accounting import non_embedding_parameters, parameters
 from nextscale.model.config.identity import Config
+from nextscale.model.config.module import ModuleModel
 from nextscale.model.config.run import ModelConfig
 
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -32,7 +33,7 @@ class HorizonRule(Config):
     exponent: float = Field(0.25, ge=0, le=2)
     floor: float = Field(0.0, ge=0, le=1e6)
 
-    def __call__(self, model: ModelConfig, steps: int, batch_tokens: int) -> float:
+    def __call__(self, model: ModelConfig | ModuleModel, steps: int, batch_tokens: int) -> float:
         return max(self.floor, self.base * (self.reference_steps / steps) ** self.exponent)
 
 
@@ -43,7 +44,7 @@ class SquareRootRule(Config):
     base: Rate
     reference_batch_tokens: BatchTokens
 
-    def __call__(self, model: ModelConfig, steps: int, batch_tokens: int) -> float:
+    def __call__(self, model: ModelConfig | ModuleModel, steps: int, batch_tokens: int) -> float:
         return rules.square_root_lr(self.base, batch_tokens, self.reference_batch_tokens)
 
 
@@ -52,8 +53,10 @@ class StepLawRate(Config):
 
     rule: Literal["steplaw"]
 
-    def __call__(self, model: ModelConfig, steps: int, batch_tokens: int) -> float:
-        return rules.steplaw_lr(non_embedding_parameters(model), steps * batch_tokens)
+    def __call__(self, model: ModelConfig | ModuleModel, steps: int, batch_tokens: int) -> float:
+        params = non_embedding_parameters(model)
+        assert params is not None  # of a module it is refused
+        return rules.steplaw_lr(params, steps * batch_tokens)
 
 
 class DeepSeekRate(Config):
@@ -61,7 +64,8 @@ class DeepSeekRate(Config):
 
     rule: Literal["deepseek"]
 
-    def __call__(self, model: ModelConfig, steps: int, batch_tokens: int) -> float:
+    def __call__(self, model: ModelConfig | ModuleModel, steps: int, batch_tokens: int) -> float:
+        assert isinstance(model, ModelConfig)
         return rules.deepseek_lr(rules.deepseek_compute(model, steps * batch_tokens))
 
 
@@ -70,9 +74,10 @@ class BatchRule(Config):
 
     rule: Literal["steplaw", "deepseek", "power_lines"]
 
-    def __call__(self, model: ModelConfig, tokens: float) -> int:
+    def __call__(self, model: ModelConfig | ModuleModel, tokens: float) -> int:
         """Tokens in a batch, to the nearest whole number of sequences, and one at least."""
         if self.rule == "deepseek":
+            assert isinstance(model, ModelConfig)
             best = rules.deepseek_batch(rules.deepseek_compute(model, tokens))
         else:
             best = rules.steplaw_batch(tokens) if self.rule == "steplaw" else rules.power_lines_batch(tokens)
@@ -84,7 +89,7 @@ class WeightDecayRule(Config):
 
     rule: Literal["power_lines"]
 
-    def __call__(self, model: ModelConfig, steps: int, batch_tokens: int) -> float:
+    def __call__(self, model: ModelConfig | ModuleModel, steps: int, batch_tokens: int) -> float:
         return rules.power_lines_weight_decay(parameters(model), steps * batch_tokens, batch_tokens)
 
 

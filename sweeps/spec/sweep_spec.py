@@ -6,31 +6,35 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, ModelWrapValidatorHandler, Tag, ValidationError, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from nextscale.cluster.controller.caps import Caps
 from nextscale.cluster.hardware.gates import Gates
 from nextscale.cluster.hardware.pool import Pool
+from nextscale.model.config.code import Code, is_target
 from nextscale.model.config.data import DataConfig
+from nextscale.model.config.evaluation import EvaluationConfig
 from nextscale.model.config.external import (
     AnyModel,
     AnyRun,
     ExternalModel,
     ExternalRun,
     ExternalSteps,
-    FreeKeys,
     Trainer,
 )
+from nextscale.model.config.free_keys import FreeKeys
 from nextscale.model.config.identity import Aside, Config
-from nextscale.model.config.parametrization import SCORES
+from nextscale.model.config.module import Counts, ModuleModel
+from nextscale.model.config.parametrization import SCORES, Parametrization
 from nextscale.model.config.run import (
     WEIGHT_DECAY,
-    EvaluationConfig,
     ModelConfig,
     OptimizerConfig,
     RunConfig,
     TrainingConfig,
 )
-from nextscale.sweeps.spec.designs import Design, Holdout
+from nextscale.model.network.counts import counted
+from nextscale.sweeps.spec.designs import Design, GridDesign, Holdout, values_of
 from nextscale.sweeps.spec.external import (
     ExternalDesign,
     ExternalHoldout,
@@ -40,6 +44,7 @@ from nextscale.sweeps.spec.external import (
 )
 from nextscale.sweeps.spec.findings import FindingName
 from nextscale.sweeps.spec.loggers import LoggerChoice
+from nextscale.sweeps.spec.module import ModuleDesign, ModuleHoldout, SweepModule
 from nextscale.sweeps.spec.rules import (
     Batch,
     BatchRule,
@@ -63,11 +68,13 @@ class SweepTraining(OptimizerConfig):
         False, description="keep the state of each wsd trunk before its own cooldown: longer runs go on from there"
     )
 
-    def batch(self, model: ModelConfig, tokens: float) -> int:
+    def batch(self, model: ModelConfig | ModuleModel, tokens: float) -> int:
         """The batch, in tokens, of a run of about so many tokens."""
         return self.batch_tokens(model, tokens) if isinstance(self.batch_tokens, BatchRule) else self.batch_tokens
 
-    def at(self, model: ModelConfig, steps: int, batch_tokens: int, head_width: int | None = None) -> TrainingConfig:
+    def at(
+        self, model: ModelConfig | ModuleModel, steps: int, batch_tokens: int, head_width: int | None = None
+    ) -> TrainingConfig:
         """How a model is trained for so many steps.
 
         Args:
@@ -75,7 +82,8 @@ class SweepTraining(OptimizerConfig):
         """
         shared = {name: getattr(self, name) for name in OptimizerConfig.model_fields}
         # Only where it changes a number: other runs keep their names.
-        if self.base_head_width is None and (SCORES[self.parametrization] or (self._scaled and model.head_width)):
+        own_width = isinstance(model, ModelConfig) and model.head_width
+        if self.base_head_width is None and (SCORES[self.parametrization] or (self._scaled and own_width)):
             shared["base_head_width"] = head_width
         scale = model, steps, batch_tokens
         lr = self.lr if isinstance(self.lr, float) else self.lr(*scale)
@@ -192,6 +200,9 @@ class SweepSpec(Config):
         description="where runs are shown while they are trained, no part of what they mean: tensorboard, wandb, "
         "mlflow, by name or as {kind: ..., options}; [] for none",
     )
+    code: Code | None = Field(
+        None, description="where modules, losses and optimisers of one's own are; beside the spec if open"
+    )
 
     def __init__(self, /, **given: Any):
         """What `load_spec` reads from a file, by keyword: as mappings, or as the classes of these fields.
@@ -205,12 +216,13 @@ class SweepSpec(Config):
             raise spec_error_of(error, given, type(self), "spec") from None
 
     def __new__(cls, /, **given: Any) -> Any:
-        return super().__new__(ExternalSpec if cls is SweepSpec and _is_external(given) else cls)
+        return super().__new__(_kind_of(given) if cls is SweepSpec else cls)
 
     @model_validator(mode="wrap")
     @classmethod
     def _of_its_kind(cls, given: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
-        return ExternalSpec.model_validate(given) if cls is SweepSpec and _is_external(given) else handler(given)
+        kind = _kind_of(given) if cls is SweepSpec else cls
+        return handler(given) if kind is cls else kind.model_validate(given)
 
     def names(self, chosen: Sequence[SizeName] | None) -> list[SizeName]:
         """What sizes are called that a design chooses: widths."""
@@ -228,7 +240,7 @@ class SweepSpec(Config):
 
     def batch(self, model: AnyModel, tokens: float) -> int:
         """The batch, in tokens, of a run of about so many tokens."""
-        assert isinstance(model, ModelConfig)
+        assert isinstance(model, ModelConfig | ModuleModel)
         return self.training.batch(model, tokens)
 
     def training_at(self, model: AnyModel, steps: int, batch_tokens: int) -> AnyTraining:
@@ -246,9 +258,20 @@ class SweepSpec(Config):
         Raises:
             ValidationError: the parts do not fit together.
         """
-        assert isinstance(model, ModelConfig)
+        assert isinstance(model, ModelConfig | ModuleModel)
         assert isinstance(training, TrainingConfig)
-        return RunConfig(data=self.data, model=model, training=training, evaluation=self.evaluation, seed=seed)
+        run = RunConfig(data=self.data, model=model, training=training, evaluation=self.evaluation, seed=seed)
+        return run.model_copy(update={"code": (self.code or Code()).of(run.targets)}) if run.targets else run
+
+    @property
+    def targets(self) -> list[str]:
+        """The code of one's own that its runs are made of, by name."""
+        axes = self.design.axes if isinstance(self.design, GridDesign) else {}
+        parts = (self.training, "optimizer"), (self.training, "loss"), (self.model, "target")
+        named: list[Any] = [getattr(part, name, None) for part, name in parts]
+        for axis in ("model.target", "training.optimizer", "training.loss"):
+            named += values_of(axes.get(axis, []))
+        return sorted({name for name in named if is_target(name)})
 
 
 class ExternalSpec(SweepSpec):
@@ -294,9 +317,58 @@ class ExternalSpec(SweepSpec):
         return self
 
 
-def _is_external(given: Any) -> bool:
-    """Whether what is to become a spec is of an external trainer."""
+class SweepModuleTraining(SweepTraining):
+    """How every run of a module is trained."""
+
+    parametrization: Parametrization = Field(
+        "standard", description="another than standard goes by the groups that its weights name"
+    )
+
+    @model_validator(mode="after")
+    def _rules_know_its_size(self) -> Self:
+        for name, rule in (("lr", self.lr), ("batch_tokens", self.batch_tokens)):
+            known = getattr(rule, "rule", None)
+            if known == "deepseek" or (known == "steplaw" and name == "lr"):
+                raise ValueError(
+                    f"{name}.rule {known}: is by the shape of a Transformer; take a number or another rule"
+                )
+        return self
+
+
+class ModuleSpec(SweepSpec):
+    """A scaling study of a `flax.nnx` module of one's own."""
+
+    model: SweepModule  # type: ignore[assignment]
+    training: SweepModuleTraining
+    design: ModuleDesign  # type: ignore[assignment]
+    holdout: ModuleHoldout | None = None  # type: ignore[assignment]
+    counts: SkipJsonSchema[dict[str, Counts]] = Field(
+        default_factory=dict, description="of each size what is counted of it; found, not written"
+    )
+
+    def model_at(self, name: SizeName) -> ModuleModel:
+        model = self.model.at(name, self.data.vocab)
+        known = self.counts.get(model.key)
+        model = counted(model, self.code) if known is None else model.model_copy(update={"counts": known})
+        if self.forecast.params == "non_embedding" and model.counted.params_non_embedding is None:
+            raise ValueError(
+                f"forecast.params is non_embedding, and weights of {model.target} name no group; give the embedding's "
+                "and the head's nnx.Param their group, and all others one"
+            )
+        return model
+
+    def training_at(self, model: AnyModel, steps: int, batch_tokens: int) -> TrainingConfig:
+        assert isinstance(model, ModuleModel)
+        return self.training.at(model, steps, batch_tokens)
+
+
+def _kind_of(given: Any) -> type[SweepSpec]:
+    """Which spec is to become of what is given: of our own model, of a module, or of an external trainer."""
     if not isinstance(given, dict):
-        return isinstance(given, ExternalSpec)
+        return type(given) if isinstance(given, SweepSpec) else SweepSpec
     model = given.get("model")
-    return "trainer" in given or isinstance(model, ExternalModels) or (isinstance(model, dict) and "kind" in model)
+    kind = model.get("kind") if isinstance(model, dict) else getattr(model, "kind", None)
+    external = "trainer" in given or kind is not None or (isinstance(model, dict) and "kind" in model)
+    if kind == "module" and "trainer" not in given:
+        return ModuleSpec
+    return ExternalSpec if external else SweepSpec

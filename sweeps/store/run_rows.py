@@ -26,6 +26,8 @@ from nextscale.model.accounting import (
     parameters,
 )
 from nextscale.model.config.external import AnyRun, ExternalRun
+from nextscale.model.config.module import ModuleModel
+from nextscale.model.config.run import ModelConfig
 from nextscale.model.network.kernels import recompute_of
 from nextscale.model.record import Row, RunDirectory, is_number, read_rows
 from nextscale.sweeps.errors import SpecError
@@ -75,16 +77,24 @@ def config_columns(config: AnyRun) -> Row:
     if isinstance(config, ExternalRun):
         return _free_columns(config) | counts
     model, training = config.model, config.training
-    others = [convention for convention in typing.get_args(Convention) if convention != "exact"]
     return counts | {
         **{f"params_{name}": count for name, count in parameter_groups(model).items()},
-        **{f"flops_{name}": flops_per_token(model, name) * config.tokens for name in others},
-        **{name: getattr(model, name) for name in ("width", "depth", "heads", "context", "vocab")},
+        **_built(model, config.tokens),
         **{name: getattr(training, name) for name in ("lr", "weight_decay")},
         **{name: getattr(training, name) for name in ("schedule", "optimizer", "parametrization")},
         "parent": None if config.parent is None else f"{config.parent.run_id}@{config.parent.tokens}",
         "data": _in_words(config.data.semantic()),
     }
+
+
+def _built(model: ModelConfig | ModuleModel, tokens: int) -> Row:
+    """What its model tells: of a module who counted its FLOPs, and of its arguments those that are plain values."""
+    if isinstance(model, ModuleModel):
+        free = {name: value for name, value in model.arguments.items() if _is_free(name, value)}
+        return free | {"context": model.context, "vocab": model.vocab, "flops_by": model.counted.flops_by}
+    others = [convention for convention in typing.get_args(Convention) if convention != "exact"]
+    counts = {f"flops_{name}": flops_per_token(model, name) * tokens for name in others}
+    return counts | {name: getattr(model, name) for name in ("width", "depth", "heads", "context", "vocab")}
 
 
 def _counts(config: AnyRun) -> Row:
@@ -110,7 +120,8 @@ def _free_columns(config: ExternalRun) -> Row:
 
 
 def _is_free(name: str, value: Any) -> bool:
-    """Whether a key of an external trainer's is a column: one of its own, or a setting that every table has."""
+    """Whether a key of an external trainer's, or an argument of a module, is a column: one of its own, or a setting
+    that every table has."""
     if name in COLUMNS:
         return name in _SETTINGS and (isinstance(value, str) if name in _TEXT else is_number(value))
     return isinstance(value, str | int | float)

@@ -64,6 +64,8 @@ def test_names_and_defaults_are_those_of_every_machine_and_version(tiny_run):
             "steps": 40,
             "lr": 0.02,
             "optimizer": "adamw",
+            "loss": None,
+            "init": None,
             "schedule": "cosine",
             "warmup": 0.1,
             "warmup_tokens": None,
@@ -86,6 +88,7 @@ def test_names_and_defaults_are_those_of_every_machine_and_version(tiny_run):
         "evaluation": {"tokens": 512, "sets": {}, "points": 0},
         "seed": 0,
         "parent": None,
+        "code": None,
     }
 
 

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from nextscale.model.config.data import MarkovData, TextData, TokenData
-from nextscale.model.config.run import EvaluationConfig, Parent
+from nextscale.model.config.evaluation import EvaluationConfig
+from nextscale.model.config.run import Parent
 from nextscale.model.data.sources import open_sets, resolve, resolve_sets
 from nextscale.model.errors import InputError
 from nextscale.model.training import attempt

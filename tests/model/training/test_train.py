@@ -90,7 +90,7 @@ def test_a_perfect_model_scores_exactly_the_entropy(tiny_run, monkeypatch):
 
         return module
 
-    monkeypatch.setattr("nextscale.model.training.evaluate.transformer_of", perfect)
+    monkeypatch.setattr("nextscale.model.training.evaluate.model_of", perfect)
     assert evaluate(run, None, source)().loss == pytest.approx(source.chain.entropy, abs=2e-6)
 
 

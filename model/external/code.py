@@ -1,0 +1,206 @@
+"""Code of one's own, found without running it, hashed with all that it imports beside it, and loaded."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import hashlib
+import importlib
+import importlib.util
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+from nextscale.model.config.code import Code, Function
+from nextscale.model.errors import InputError, first_line
+from nextscale.model.external.source import digest
+
+_NOT_OURS = ("site-packages", "dist-packages")
+_contents: dict[Path, str] = {}
+"""Of each file that was loaded from here what it held."""
+
+
+def resolve(code: Code | None, targets: Iterable[str]) -> Code:
+    """The same with its folder as an absolute path and the fingerprint of each target, so that runs of them can be
+    named.
+
+    Raises:
+        InputError: there is no such module, a source is not there, or the files are not those of a fingerprint that is
+            given.
+    """
+    code = code or Code()
+    folder = str(Path(code.folder or ".").expanduser().absolute())
+    code = code.model_copy(update={"folder": folder})
+    found = {target: fingerprint(code, target) for target in sorted(set(targets))}
+    for target, known in code.fingerprints.items():
+        if found.get(target, known) != known:
+            raise InputError(
+                f"code: the files of {target} are not what they were ({found[target]}, was {known}); restore them, or "
+                "leave out code.fingerprints to take them as they are now"
+            )
+    return code.model_copy(update={"fingerprints": code.fingerprints | found})
+
+
+def check_unchanged(code: Code) -> None:
+    """To be asked before a run is begun, on the machine that trains it.
+
+    Raises:
+        InputError: the files are not those that the run was planned on, or are not there.
+    """
+    here = f" on {socket.gethostname()}"
+    if code.folder is not None and not Path(code.folder).is_dir():
+        raise InputError(f"code.folder: {code.folder} is not{here}; keep spec and code where all workers see them")
+    for target, known in code.fingerprints.items():
+        if (found := fingerprint(code, target)) != known:
+            raise InputError(
+                f"code: the files of {target} have changed{here} since the run was planned ({found}, was {known}); "
+                "restore them, or run the sweep again, which plans its runs anew"
+            )
+
+
+def fingerprint(code: Code, target: str) -> str:
+    """Of the contents of a target's files, whatever these are called: 12 hex digits.
+
+    Raises:
+        InputError: there is no such module, or a file of it or of `code.source` cannot be read.
+    """
+    digests = [digest(path) for path in files_of(target, code.folder).values()]
+    for i, name in enumerate(code.source):
+        path = Path(code.folder or ".") / Path(name).expanduser()
+        try:
+            digests.append(digest(path))
+        except OSError as error:
+            raise InputError(
+                f"code.source.{i}: {path} cannot be read ({error.strerror}); name it from the spec"
+            ) from None
+    return hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest()[:12]
+
+
+def files_of(target: str, folder: str | None) -> dict[str, Path]:
+    """The file of each module that a target is made of: its own, and those that it imports from the same folder or
+    package, at its head or later.
+
+    Raises:
+        InputError: there is no such module, or one of them is no Python.
+    """
+    importlib.invalidate_caches()
+    name = target.partition(":")[0]
+    top, root = name.partition(".")[0], None if folder is None else Path(folder).resolve()
+    found: dict[str, Path] = {}
+    left = [name]
+    if _found(name, folder) is None:
+        where = f"in {folder} or among what is installed" if folder else "on the path"
+        raise InputError(
+            f"code: {target}: there is no module {name} {where}; put its file beside the spec, or install it"
+        )
+    while left:
+        name = left.pop()
+        for prefix in _prefixes(name):
+            spec = _found(prefix, folder)
+            if prefix in found or spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+                continue
+            path = Path(spec.origin).resolve()
+            if prefix.partition(".")[0] != top and not _is_beside(path, root):
+                continue
+            found[prefix] = path
+            left += _imports(prefix, path)
+    return found
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    return (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def _is_beside(path: Path, root: Path | None) -> bool:
+    """Whether a file lies in the folder of the code, and is not of what is installed there."""
+    return root is not None and path.is_relative_to(root) and not set(path.relative_to(root).parts) & set(_NOT_OURS)
+
+
+def _found(name: str, folder: str | None) -> ModuleSpec | None:
+    """Where a module is, without running it or its packages."""
+    search: Sequence[str] = [*([] if folder is None else [folder]), *sys.path]
+    spec = None
+    for prefix in _prefixes(name):
+        spec = PathFinder.find_spec(prefix, search)
+        if spec is None and "." not in prefix:
+            try:  # of one that is installed to be edited
+                spec = importlib.util.find_spec(prefix)
+            except (ValueError, ImportError):
+                spec = None
+        if spec is None:
+            return None
+        search = spec.submodule_search_locations or []
+    return spec
+
+
+def _imports(name: str, path: Path) -> Iterator[str]:
+    """What a file imports, wherever in it; each may be a module, or what is in one."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"code: {path} cannot be read ({error.strerror})") from None
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise InputError(f"code: {path}{f':{line}' if line else ''} is no Python: {first_line(error)}") from None
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            if module:
+                yield module
+                yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+@functools.lru_cache
+def load(function: Function, where: str) -> Callable[..., Any]:
+    """The function or class itself, of the files as they are: those that were loaded before they changed are loaded
+    again.
+
+    Args:
+        where: the key of the spec that names it.
+
+    Raises:
+        InputError: it cannot be imported, or is nothing to be called.
+    """
+    module, _, path = function.target.partition(":")
+    files = files_of(function.target, function.folder)
+    held = {file: digest(file) for file in files.values()}
+    if any(_is_another(name, file, held[file]) for name, file in files.items()):
+        for name in files:
+            sys.modules.pop(name, None)
+    if function.folder is not None and function.folder not in sys.path:
+        sys.path.insert(0, function.folder)
+    try:
+        found: Any = importlib.import_module(module)
+    except Exception as error:
+        raise InputError(
+            f"{where}: {function.target} cannot be imported: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    _contents.update(held)
+    for part in path.split("."):
+        if not hasattr(found, part):
+            close = difflib.get_close_matches(part, dir(found), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it is {files.get(module, module)}"
+            raise InputError(f"{where}: there is no {part} in {module}; {hint}")
+        found = getattr(found, part)
+    if not callable(found):
+        raise InputError(f"{where}: {function.target} is a {type(found).__name__}; name a function or a class")
+    result: Callable[..., Any] = found
+    return result
+
+
+def _is_another(name: str, file: Path, held: str) -> bool:
+    """Whether a module that is loaded is not the one in a file, as it is now."""
+    module = sys.modules.get(name)
+    origin = getattr(module, "__file__", None)
+    if module is None or origin is None:
+        return False
+    return Path(origin).resolve() != file or _contents.get(file, held) != held

@@ -1,0 +1,104 @@
+"""Modules of one's own, counted in a process of their own: who plans needs no jax, and runs nobody's code."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from nextscale.model.config.code import Code, Function
+from nextscale.model.config.module import Counts, ModuleModel
+from nextscale.model.data.text import cache_folder
+from nextscale.model.errors import InputError
+from nextscale.model.external.code import fingerprint
+from nextscale.model.record import write_atomically
+
+_COMPILES_QUICKLY = "--xla_backend_optimization_level=0"
+_CHANGES_COUNTS = ("nextscale", "jax", "flax")
+"""The packages whose versions they depend on."""
+
+
+def counted(model: ModuleModel, code: Code | None) -> ModuleModel:
+    """The same model with its counts. They are kept, for this user, by the contents of its files.
+
+    Raises:
+        InputError: it cannot be made, called or counted.
+    """
+    if model.counts is not None:
+        return model
+    code = code or Code()
+    known = code.fingerprints.get(model.target) or fingerprint(code, model.target)
+    folder = None if code.folder is None else str(Path(code.folder).expanduser().absolute())
+    function = Function(model.target, folder, known)
+    meaning = json.dumps([model.key, known, *map(importlib.metadata.version, _CHANGES_COUNTS)])
+    kept = cache_folder() / "counts" / f"{hashlib.sha256(meaning.encode()).hexdigest()[:24]}.json"
+    try:
+        return model.model_copy(update={"counts": Counts.model_validate_json(kept.read_text())})
+    except (OSError, ValueError):  # not counted yet, or damaged
+        pass
+    if code.fingerprints.get(model.target, known) != fingerprint(code, model.target):
+        raise InputError(f"code: the files of {model.target} have changed since they were planned on; restore them")
+    counts = Counts.model_validate(_counter(function).ask(model))
+    with contextlib.suppress(OSError):  # without it the next plan counts again
+        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomically(epath.Path(kept), counts.model_dump_json())
+    return model.model_copy(update={"counts": counts})
+
+
+class _Counter:
+    """A process that counts modules of one function, one after the other; it ends with this one."""
+
+    def __init__(self, function: Function):
+        self._function, self._said = function, tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
+        # It sees modules where this process does, and CPUs alone; the folder it happens to be in is not searched.
+        found = os.pathsep.join(path for path in sys.path if path)
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "nextscale.model.network.counting"],
+            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": _COMPILES_QUICKLY, "PYTHONPATH": found},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+        )
+
+    def ask(self, model: ModuleModel) -> dict[str, Any]:
+        """
+        Raises:
+            InputError: the module cannot be counted, or takes the process down with it.
+        """
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        line = ""
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.write(json.dumps({"function": self._function, "model": model.model_dump()}) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        if not line:
+            _counter.cache_clear()
+            process.wait()
+            self._said.seek(0)
+            said = self._said.read().strip().splitlines() or ["it says nothing"]
+            raise InputError(
+                f"model.target: counting {self._function.target} ended with exit {process.returncode}: {said[-1]}"
+            )
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise InputError(answer["error"])
+        found: dict[str, Any] = answer["counts"]
+        return found
+
+
+@functools.lru_cache(maxsize=4)
+def _counter(function: Function) -> _Counter:
+    return _Counter(function)
