@@ -10,6 +10,7 @@ import numpy as np
 
 from nextscale.model.accounting import flops_per_step, parameters
 from nextscale.model.config.external import AnyRun, ExternalRun
+from nextscale.model.config.module import ModuleModel
 from nextscale.model.network.kernels import RECOMPUTED, Recompute, recompute_of
 
 _NEWEST = 500
@@ -109,8 +110,10 @@ class _TimedSlot:
 
 
 def _program(config: AnyRun) -> str:
-    """Whose runs tell of one: what another program takes says nothing. Ours has no name."""
-    return "\0".join(config.trainer.command) if isinstance(config, ExternalRun) else ""
+    """Whose runs tell of one: what another program, or another module, takes says nothing. Ours has no name."""
+    if isinstance(config, ExternalRun):
+        return "\0".join(config.trainer.command)
+    return config.model.target if isinstance(config.model, ModuleModel) else ""
 
 
 def _features_of(config: AnyRun, *, recompute: Recompute) -> Features:

@@ -29,8 +29,8 @@ def resolve(code: Code | None, targets: Iterable[str]) -> Code:
     named.
 
     Raises:
-        InputError: there is no such module, a source is not there, or the files are not those of a fingerprint that is
-            given.
+        InputError: there is no such module or nothing of that name in it, a source is not there, or the files are not
+            those of a fingerprint that is given.
     """
     code = code or Code()
     folder = str(Path(code.folder or ".").expanduser().absolute())
@@ -42,7 +42,36 @@ def resolve(code: Code | None, targets: Iterable[str]) -> Code:
                 f"code: the files of {target} are not what they were ({found[target]}, was {known}); restore them, or "
                 "leave out code.fingerprints to take them as they are now"
             )
+    for target in found:
+        _check_name(target, folder)
     return code.model_copy(update={"fingerprints": code.fingerprints | found})
+
+
+def _check_name(target: str, folder: str) -> None:
+    """
+    Raises:
+        InputError: its file names nothing so, as far as can be told without running it.
+    """
+    module, _, path = target.partition(":")
+    spec = _found(module, folder)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return
+    named: set[str] = set()
+    for node in ast.walk(_tree(Path(spec.origin))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            named.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            named.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            named |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+    name = path.partition(".")[0]
+    if name not in named and not named & {"*", "__getattr__"}:
+        raise InputError(f"code: {target}: there is no {name} in {spec.origin}{_hint(name, named)}")
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, [*known], n=1)
+    return f"; did you mean {close[0]}?" if close else "; name a function or a class of it"
 
 
 def check_unchanged(code: Code) -> None:
@@ -93,7 +122,7 @@ def files_of(target: str, folder: str | None) -> dict[str, Path]:
     found: dict[str, Path] = {}
     left = [name]
     if _found(name, folder) is None:
-        where = f"in {folder} or among what is installed" if folder else "on the path"
+        where = f"in {folder} or installed" if folder else "on the path"
         raise InputError(
             f"code: {target}: there is no module {name} {where}; put its file beside the spec, or install it"
         )
@@ -140,15 +169,8 @@ def _found(name: str, folder: str | None) -> ModuleSpec | None:
 
 def _imports(name: str, path: Path) -> Iterator[str]:
     """What a file imports, wherever in it; each may be a module, or what is in one."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"code: {path} cannot be read ({error.strerror})") from None
-    except (SyntaxError, ValueError) as error:
-        line = getattr(error, "lineno", None)
-        raise InputError(f"code: {path}{f':{line}' if line else ''} is no Python: {first_line(error)}") from None
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for node in ast.walk(tree):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -157,6 +179,20 @@ def _imports(name: str, path: Path) -> Iterator[str]:
             if module:
                 yield module
                 yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def _tree(path: Path) -> ast.Module:
+    """
+    Raises:
+        InputError: it is no Python.
+    """
+    try:
+        return ast.parse(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"code: {path} cannot be read ({error.strerror})") from None
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None)
+        raise InputError(f"code: {path}{f':{line}' if line else ''} is no Python: {first_line(error)}") from None
 
 
 @functools.lru_cache
@@ -176,8 +212,8 @@ def load(function: Function, where: str) -> Callable[..., Any]:
     if any(_is_another(name, file, held[file]) for name, file in files.items()):
         for name in files:
             sys.modules.pop(name, None)
-    if function.folder is not None and function.folder not in sys.path:
-        sys.path.insert(0, function.folder)
+    if function.folder is not None:  # before that of any other, which may have modules of the same names
+        sys.path[:] = [function.folder, *(path for path in sys.path if path != function.folder)]
     try:
         found: Any = importlib.import_module(module)
     except Exception as error:
@@ -187,9 +223,7 @@ def load(function: Function, where: str) -> Callable[..., Any]:
     _contents.update(held)
     for part in path.split("."):
         if not hasattr(found, part):
-            close = difflib.get_close_matches(part, dir(found), n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it is {files.get(module, module)}"
-            raise InputError(f"{where}: there is no {part} in {module}; {hint}")
+            raise InputError(f"{where}: there is no {part} in {module}{_hint(part, dir(found))}")
         found = getattr(found, part)
     if not callable(found):
         raise InputError(f"{where}: {function.target} is a {type(found).__name__}; name a function or a class")

@@ -11,8 +11,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from etils import epath
 
@@ -48,7 +49,7 @@ def counted(model: ModuleModel, code: Code | None) -> ModuleModel:
         pass
     if code.fingerprints.get(model.target, known) != fingerprint(code, model.target):
         raise InputError(f"code: the files of {model.target} have changed since they were planned on; restore them")
-    counts = Counts.model_validate(_counter(function).ask(model))
+    counts = Counts.model_validate(_counter().ask(function, model))
     with contextlib.suppress(OSError):  # without it the next plan counts again
         kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomically(epath.Path(kept), counts.model_dump_json())
@@ -56,10 +57,10 @@ def counted(model: ModuleModel, code: Code | None) -> ModuleModel:
 
 
 class _Counter:
-    """A process that counts modules of one function, one after the other; it ends with this one."""
+    """A process that counts modules, one after the other; it ends with this one."""
 
-    def __init__(self, function: Function):
-        self._function, self._said = function, tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
+    def __init__(self) -> None:
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
         # It sees modules where this process does, and CPUs alone; the folder it happens to be in is not searched.
         found = os.pathsep.join(path for path in sys.path if path)
         self._process = subprocess.Popen(
@@ -70,8 +71,9 @@ class _Counter:
             stderr=self._said,
             text=True,
         )
+        weakref.finalize(self, _end, self._process, self._said)
 
-    def ask(self, model: ModuleModel) -> dict[str, Any]:
+    def ask(self, function: Function, model: ModuleModel) -> dict[str, Any]:
         """
         Raises:
             InputError: the module cannot be counted, or takes the process down with it.
@@ -81,7 +83,7 @@ class _Counter:
         assert process.stdout is not None
         line = ""
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps({"function": self._function, "model": model.model_dump()}) + "\n")
+            process.stdin.write(json.dumps({"function": function, "model": model.model_dump()}) + "\n")
             process.stdin.flush()
             line = process.stdout.readline()
         if not line:
@@ -90,7 +92,7 @@ class _Counter:
             self._said.seek(0)
             said = self._said.read().strip().splitlines() or ["it says nothing"]
             raise InputError(
-                f"model.target: counting {self._function.target} ended with exit {process.returncode}: {said[-1]}"
+                f"model.target: counting {function.target} ended with exit {process.returncode}: {said[-1]}"
             )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -99,6 +101,15 @@ class _Counter:
         return found
 
 
-@functools.lru_cache(maxsize=4)
-def _counter(function: Function) -> _Counter:
-    return _Counter(function)
+def _end(process: subprocess.Popen[str], said: IO[str]) -> None:
+    """It ends when it is sent no more."""
+    for pipe in (process.stdin, process.stdout, said):
+        assert pipe is not None
+        with contextlib.suppress(OSError):
+            pipe.close()
+    process.wait()
+
+
+@functools.cache
+def _counter() -> _Counter:
+    return _Counter()

@@ -60,18 +60,14 @@ class OwnModule:
         except InputError:
             raise
         except Exception as error:
-            raise _wrong(
-                name, f"fails when it is called with tokens of shape {tokens_BxT.shape}: {_said(error)}"
-            ) from error
+            raise _wrong(name, f"fails when called with tokens of shape {tokens_BxT.shape}: {_said(error)}") from error
         wanted = (*tokens_BxT.shape, self.network.vocab)
         if not isinstance(logits, jax.Array):
             raise _wrong(name, f"gives a {type(logits).__name__}; give logits, an array of shape {wanted}")
         if logits.shape != wanted or not jnp.issubdtype(logits.dtype, jnp.floating):
             raise _wrong(name, f"gives {logits.dtype} of shape {logits.shape}; give logits of shape {wanted}")
         if changed := [path for path, array in _arrays(self.module).items() if before.get(path) is not array]:
-            raise _wrong(
-                name, f"changes {', '.join(changed)} when it is called, which is not kept; leave out such state"
-            )
+            raise _wrong(name, f"changes {', '.join(changed)} when called, which is not kept; leave out such state")
         return logits.astype(jnp.float32)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +26,8 @@ from nextscale.model.external.code import load
 
 PyTree = Any
 
+_OFFERED = ("weight_decay", "beta1", "beta2", "eps", "momentum")
+"""What an optimiser of one's own is given by name, if it takes it."""
 _ADAM_RMS = 0.2
 """Root mean square of the entries of an Adam update, as Muon's updates are scaled to (Liu et al. 2025, sec. 2.2)."""
 
@@ -126,6 +128,21 @@ def optimizer(
     )
 
 
+def taken_by(make: Function) -> Sequence[str]:
+    """Of the numbers that an optimiser of one's own is offered beside the learning rate, those that it takes.
+
+    Raises:
+        InputError: it takes no learning rate.
+    """
+    taken = inspect.signature(load(make, "training.optimizer")).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in taken):
+        return _OFFERED
+    names = [p.name for p in taken]
+    if not names or names[0] in _OFFERED:
+        raise InputError(f"training.optimizer: {make.target} takes no learning rate; let that be its first argument")
+    return [name for name in _OFFERED if name in names]
+
+
 def _own(make: Function, h: Hyperparameters, unit_schedule: ArrayLike) -> optax.GradientTransformation:
     """What a function of one's own returns for this step's learning rate and, of the optimiser's other numbers, those
     that it takes by name: all may be traced. Its updates are added to the weights as they are.
@@ -133,15 +150,8 @@ def _own(make: Function, h: Hyperparameters, unit_schedule: ArrayLike) -> optax.
     Raises:
         InputError: it takes no learning rate, fails, or returns no optax transformation.
     """
-    what = f"training.optimizer: {make.target}"
-    function = load(make, "training.optimizer")
-    offered = {name: getattr(h, name) for name in ("weight_decay", "beta1", "beta2", "eps", "momentum")}
-    taken = inspect.signature(function).parameters.values()
-    if not any(p.kind is p.VAR_KEYWORD for p in taken):
-        names = [p.name for p in taken]
-        if not names or names[0] in offered:
-            raise InputError(f"{what} takes no learning rate; let that be its first argument")
-        offered = {name: value for name, value in offered.items() if name in names}
+    what, function, taken = f"training.optimizer: {make.target}", load(make, "training.optimizer"), taken_by(make)
+    offered = {name: getattr(h, name) for name in _OFFERED if name in taken}
     try:
         found = function(jnp.multiply(h.lr, unit_schedule), **offered)
     except InputError:

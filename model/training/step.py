@@ -21,13 +21,14 @@ from nextscale.model.config.code import Function, is_target
 from nextscale.model.config.initial import Initial
 from nextscale.model.config.module import ModuleNetwork
 from nextscale.model.config.run import Network, OptimizerName, RunConfig
+from nextscale.model.errors import InputError
 from nextscale.model.network.initial import rescaled
 from nextscale.model.network.kernels import RECOMPUTE, Recompute
 from nextscale.model.network.loss import batch_loss
 from nextscale.model.network.modules import groups_of, initial_params, model_of
 from nextscale.model.network.sharding import replicated, rows_sharding, shardings
 from nextscale.model.training import spikes, tally
-from nextscale.model.training.optimizer import Hyperparameters, hyperparameters, optimizer
+from nextscale.model.training.optimizer import Hyperparameters, hyperparameters, optimizer, taken_by
 
 PyTree = Any
 Array = Any
@@ -132,8 +133,17 @@ def program_of(config: RunConfig, mesh: Mesh | None = None, saving: MemorySaving
 
 
 def _optimizer(config: RunConfig) -> OptimizerName | Function:
-    name = config.training.optimizer
-    return config.function(name) if is_target(name) else cast(OptimizerName, name)
+    """
+    Raises:
+        InputError: it would leave out a weight decay that is asked for.
+    """
+    name, decay = config.training.optimizer, config.training.weight_decay
+    if not is_target(name):
+        return cast(OptimizerName, name)
+    own = config.function(name)
+    if decay and "weight_decay" not in taken_by(own):
+        raise InputError(f"training.weight_decay {decay}: {name} takes none; let it, by that name, or leave it out")
+    return own
 
 
 def numbers_of(config: RunConfig) -> Hyperparameters:

@@ -155,11 +155,13 @@ def prior_of_store(store: Path, like: AnyRun, size: str, noise: float | None = N
 
 def _family(config: Mapping[str, Any]) -> dict[str, Any]:
     """Of the fields of a config those that are the same for all sizes and lengths."""
-    left = {"model": _SIZED, "training": _TUNED, "trainer": _ELSEWHERE}
+    left = {"model": _SIZED, "training": _TUNED, "trainer": _ELSEWHERE, "code": _ELSEWHERE}
     if "trainer" in config:  # what its sizes differ in only it knows: they are of one family
         parts = {part: config.get(part, {}) for part in ("data", "trainer", "training")}
     else:
-        parts = {part: config[part] for part in ("data", "model", "training")}
+        parts = {part: config.get(part) or {} for part in ("data", "model", "training", "code")}
+        if "target" in parts["model"]:  # nor is it known which arguments of a module say how large it is
+            parts["model"] = {name: parts["model"].get(name) for name in ("target", "context", "vocab")}
     return {
         part: {name: value for name, value in told.items() if name not in left.get(part, ())}
         for part, told in parts.items()

@@ -59,18 +59,14 @@ class SweepModule(FreeKeys):
 
 
 class _OverArguments(Config):
-    """A design over sizes; `widths` are sizes too."""
+    """A design over `sizes`, where one of nextscale's own model has widths."""
 
     @model_validator(mode="before")
     @classmethod
-    def _widths_are_sizes(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        for name in ("centre", "span"):
-            if name in given:
-                raise ValueError(f"{name}: is of nextscale's own model; name the sizes of a module at each budget")
-        if "widths" in given and "sizes" not in given:
-            given = {"sizes" if key == "widths" else key: value for key, value in given.items()}
+    def _has_no_widths(cls, given: Any) -> Any:
+        for name in ("widths", "centre", "span"):
+            if isinstance(given, dict) and name in given:
+                raise ValueError(f"{name}: is of nextscale's own model; name `sizes`, {_SIZES}")
         return given
 
 

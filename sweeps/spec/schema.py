@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nextscale.sweeps.spec.sweep_spec import ExternalSpec, SweepSpec
+from nextscale.sweeps.spec.sweep_spec import ExternalSpec, ModuleSpec, SweepSpec
 
 _REFERENCE = "#/$defs/"
 _PART = "PartOf"
 _EXTERNAL = [{"required": ["trainer"]}, {"required": ["model"], "properties": {"model": {"required": ["kind"]}}}]
 """By what a spec shows that an external trainer trains."""
+_MODULE = {
+    "required": ["model"],
+    "properties": {"model": {"properties": {"kind": {"const": "module"}}, "required": ["kind"]}},
+}
+"""By what a spec shows that it is of a module."""
 _FILE = r"\.(ya?ml|json)$"
 """Of a spec that is no ready one: what it is of is not known here."""
 
@@ -19,15 +24,46 @@ def spec_schema() -> dict[str, Any]:
     """What a file may hold.
 
     One that extends another, or names a scale, may leave out what comes from there; so may each of its scales. One that
-    names a trainer, or a kind of model, is of an external trainer.
+    names a trainer, or a kind of model, is of an external trainer; of the kind module, of a module.
     """
-    kinds = {kind.__name__: kind.model_json_schema() for kind in (SweepSpec, ExternalSpec)}
+    kinds = {kind.__name__: kind.model_json_schema() for kind in (SweepSpec, ExternalSpec, ModuleSpec)}
     definitions: dict[str, Any] = {}
     for whole in kinds.values():
         definitions |= whole.pop("$defs")
     definitions |= {f"{_PART}{name}": _part(definition) for name, definition in definitions.items()}
     overlays = {f"{_PART}{name}": _part(whole) for name, whole in kinds.items()}
-    layers = {
+    definitions |= overlays
+    definitions |= {
+        name: whole | {"properties": whole["properties"] | _layers([name])} for name, whole in kinds.items()
+    }
+    return {
+        "title": "SweepSpec",
+        "description": kinds["SweepSpec"]["description"],
+        "type": "object",
+        "properties": _either([overlay["properties"] for overlay in overlays.values()]) | _layers(kinds),
+        "additionalProperties": False,
+        "if": {"anyOf": [{"required": ["extends"]}, {"required": ["scale"]}]},
+        "then": {
+            "if": {"anyOf": [*_EXTERNAL, {"required": ["extends"], "properties": {"extends": {"pattern": _FILE}}}]},
+            "else": {"properties": overlays[f"{_PART}SweepSpec"]["properties"] | _layers(["SweepSpec"])},
+        },
+        "else": {
+            "if": _MODULE,
+            "then": {"$ref": f"{_REFERENCE}ModuleSpec"},
+            "else": {
+                "if": {"anyOf": _EXTERNAL},
+                "then": {"$ref": f"{_REFERENCE}ExternalSpec"},
+                "else": {"$ref": f"{_REFERENCE}SweepSpec"},
+            },
+        },
+        "$defs": definitions,
+    }
+
+
+def _layers(kinds: Iterable[str]) -> dict[str, Any]:
+    """How a spec of one of these kinds may be put together from others."""
+    parts = [{"$ref": f"{_REFERENCE}{_PART}{name}"} for name in kinds]
+    return {
         "extends": {
             "type": "string",
             "description": "a spec that this one changes: a file beside it, or the name of a ready spec",
@@ -36,30 +72,8 @@ def spec_schema() -> dict[str, Any]:
         "scales": {
             "type": "object",
             "description": "by name, what each changes of the spec",
-            "additionalProperties": {
-                "anyOf": [*({"$ref": f"{_REFERENCE}{name}"} for name in overlays), {"type": "null"}]
-            },
+            "additionalProperties": {"anyOf": [*parts, {"type": "null"}]},
         },
-    }
-    definitions |= overlays
-    definitions |= {name: whole | {"properties": whole["properties"] | layers} for name, whole in kinds.items()}
-    return {
-        "title": "SweepSpec",
-        "description": kinds["SweepSpec"]["description"],
-        "type": "object",
-        "properties": _either([overlay["properties"] for overlay in overlays.values()]) | layers,
-        "additionalProperties": False,
-        "if": {"anyOf": [{"required": ["extends"]}, {"required": ["scale"]}]},
-        "then": {
-            "if": {"anyOf": [*_EXTERNAL, {"required": ["extends"], "properties": {"extends": {"pattern": _FILE}}}]},
-            "else": {"properties": overlays[f"{_PART}SweepSpec"]["properties"]},
-        },
-        "else": {
-            "if": {"anyOf": _EXTERNAL},
-            "then": {"$ref": f"{_REFERENCE}ExternalSpec"},
-            "else": {"$ref": f"{_REFERENCE}SweepSpec"},
-        },
-        "$defs": definitions,
     }
 
 

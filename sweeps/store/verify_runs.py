@@ -176,6 +176,8 @@ def _checkpoint_faults(run: RunDirectory, config: RunConfig, done: bool, deep: b
                 problem = None if _restores(config, epath.Path(path)) else "does not read back as it was written"
             except OSError as error:
                 yield Fault(str(path), f"cannot be read now ({first_line(error)})", "look again when it can be")
+            except InputError as error:  # without the code that it was made by, no shape of it is known
+                yield Fault(str(path), f"cannot be looked into now ({first_line(error)})", "look again when it can be")
         if problem is not None and path.exists():
             yield Fault(str(path), problem, mend)
 
@@ -206,9 +208,12 @@ def _unfit(checkpoint: Path, config: RunConfig) -> str | None:
 
 
 def _restores(config: RunConfig, checkpoint: epath.Path) -> bool:
+    from nextscale.model.external.code import check_unchanged
     from nextscale.model.training.checkpoint import read_checkpoint
     from nextscale.model.training.step import program_of, state_shapes
 
+    if config.code is not None:
+        check_unchanged(config.code)
     return read_checkpoint(checkpoint, state_shapes(program_of(config))) is not None
 
 
