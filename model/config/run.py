@@ -127,9 +127,14 @@ class ModelConfig(ModelFamily):
         return self
 
 
+def _kind(model: Any) -> str:
+    is_module = isinstance(model, ModuleModel) or (isinstance(model, dict) and "kind" in model)
+    return "module" if is_module else "transformer"
+
+
 BuiltModel = Annotated[
     Annotated[ModelConfig, Tag("transformer")] | Annotated[ModuleModel, Tag("module")],
-    Discriminator(lambda model: "module" if isinstance(model, ModuleModel) or "kind" in model else "transformer"),
+    Discriminator(_kind),
 ]
 """A model that is trained here: our own Transformer, or any module."""
 

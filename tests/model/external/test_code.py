@@ -80,10 +80,11 @@ def test_what_is_loaded_is_what_the_files_hold_now(folder_of):
     ("target", "message"),
     [
         ("lap.nets:make", r"^code: lap\.nets:make: there is no module lap\.nets in .*here or installed; "),
+        ("lab.nets:mak", r"^code: lab\.nets:mak: there is no mak in .*nets\.py; did you mean make\?"),
         ("lab.net:make", r"^code: lab\.net:make: there is no module lab\.net in"),
     ],
 )
-def test_a_module_that_is_not_there_is_told(folder_of, target, message):
+def test_what_is_not_there_is_told(folder_of, target, message):
     with pytest.raises(InputError, match=message):
         resolve(folder_of(), [target])
 

@@ -89,6 +89,7 @@ def test_sizes_are_widths_or_arguments_of_the_module(written):
         assert run.config.training.parametrization == "standard", "unless the spec asks for another"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "count"),
     [
@@ -109,6 +110,7 @@ def test_every_design_goes_over_its_sizes(written, changes, count):
     jsonschema.Draft7Validator(spec_schema()).validate(yaml.safe_load(path.read_text()))
 
 
+@pytest.mark.slow
 def test_a_run_means_the_contents_of_its_module(written, tmp_path):
     def names(**changes):
         return [run.config.run_id for run in planned_runs(resolve_spec(load_spec(written(**changes))))]
@@ -123,6 +125,7 @@ def test_a_run_means_the_contents_of_its_module(written, tmp_path):
     assert [run.config.run_id for run in planned_runs(left)] == first, "a spec that was left needs no module"
 
 
+@pytest.mark.slow
 def test_a_plan_loads_neither_jax_nor_the_module(written):
     path = written(nets=NETS + "\nprint('loaded')\n")
     script = (
@@ -143,7 +146,10 @@ def test_a_plan_loads_neither_jax_nor_the_module(written):
         ),
         ({"model": SPEC["model"] | {"target": "nets:Bigam"}}, r"there is no Bigam in nets; did you mean Bigram\?"),
         ({"model": SPEC["model"] | {"target": "nets"}}, r"own\.yaml:\d+: model\.target: .*package\.module:function"),
-        ({"model": SPEC["model"] | {"heads": 2}}, r"takes no argument heads; its own are width, depth, names"),
+        pytest.param(
+            *({"model": SPEC["model"] | {"heads": 2}}, r"takes no argument heads; its own are width, depth, names"),
+            marks=pytest.mark.slow,
+        ),
         ({"model": SPEC["model"] | {"vocab": 2}}, r"vocab: follows from the data and the module; leave it out"),
         (
             {"design": SPEC["design"] | {"widths": [[8]]}},
