@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from nextscale.fit.plot.style import BLUE, GREY, ORANGE, stars
+from nextscale.fit.plot.style import BLUE, GREY, ORANGE, dense, stars
 from nextscale.fit.table.columns import column_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def law(ax: Axes, fit: Fit, reach: float | None = None, asked: Sequence[Mapping[
     predicted = table["loss"] / np.exp(fit.residuals)
     ends, unit = [table["loss"].min(), table["loss"].max()], fit.runs.loss_unit
     ax.plot(ends, ends, color=BLUE, linewidth=1, label="the law")
-    ax.plot(predicted, table["loss"], "o", color=GREY, markersize=3, label="runs")
+    ax.plot(predicted, table["loss"], "o", color=GREY, markersize=3, label="runs", rasterized=dense(len(table)))
     ax.set(xlabel=f"predicted loss ({unit})", ylabel=f"measured loss ({unit})", title=fit.law.formula)
     ax.legend(fontsize="small")
     return ax
@@ -64,7 +64,8 @@ def loss_against(
         asked: as `nextscale.fit.optimum.forecast.forecast` returns targets; each is a star.
     """
     table = fit.runs.table
-    ax.plot(table["flops"], table["loss"], "o", color=GREY, markersize=3, label="runs")
+    many = dense(len(table))
+    ax.plot(table["flops"], table["loss"], "o", color=GREY, markersize=3, label="runs", rasterized=many)
     for i, curve in enumerate(held_out):
         label = "held out" if i == 0 else None
         ax.plot([curve.flops] * len(curve.loss), curve.loss, "s", color=ORANGE, markersize=4, label=label, zorder=6)
@@ -82,7 +83,8 @@ def _one_variable(ax: Axes, fit: Fit, reach: float | None, asked: Sequence[Mappi
     there = np.geomspace(values.min(), max(reach or 0, values.max() * 10), 200)
     at: dict[str, Any] = {name: there}
     low, high = fit.predict_interval(**at)
-    ax.plot(values, fit.runs.table["loss"], "o", color=GREY, markersize=3, label="runs")
+    many = dense(len(values))
+    ax.plot(values, fit.runs.table["loss"], "o", color=GREY, markersize=3, label="runs", rasterized=many)
     ax.plot(there, fit.predict(**at), color=BLUE, label=f"the law, {fit.level:.0%} interval")
     ax.fill_between(there, low, high, color=BLUE, alpha=0.15, linewidth=0)
     stars(ax, asked if name == "flops" else (), "loss")

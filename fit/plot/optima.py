@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, power_of_ten, shades, stars
+from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, dense, power_of_ten, shades, stars
 
 if TYPE_CHECKING:
     from nextscale.fit.optimum.isoflop import IsoFlop, PowerLaw
@@ -28,9 +28,10 @@ def isoflop_curves(ax: Axes, curves: Sequence[IsoFlop], held_out: Sequence[IsoFl
         (curve, shade, "o", "-") for curve, shade in zip(curves, shades(len(curves)), strict=True)
     ]
     styles += [(curve, ORANGE, "s", "--") for curve in held_out]
+    many = dense(sum(len(curve.loss) for curve in curves))
     for curve, colour, marker, line in styles:
         label = power_of_ten(curve.flops) + (" (held out)" if marker == "s" else "")
-        ax.plot(curve.params, curve.loss, marker, color=colour, markersize=4, label=label)
+        ax.plot(curve.params, curve.loss, marker, color=colour, markersize=4, label=label, rasterized=many)
         if curve.coefficients is not None:
             sizes = np.geomspace(curve.params.min() / 1.1, curve.params.max() * 1.1, 100)
             ax.plot(sizes, np.polyval(curve.coefficients, np.log(sizes)), line, color=colour, linewidth=1)
@@ -62,7 +63,8 @@ def frontier(
     """
     flops = optima["flops"]
     if runs is not None:
-        ax.plot(runs["flops"], runs["params"], "o", color=GREY, markersize=2, alpha=0.6, label="runs")
+        marks: dict[str, Any] = {"color": GREY, "markersize": 2, "alpha": 0.6, "rasterized": dense(len(runs))}
+        ax.plot(runs["flops"], runs["params"], "o", label="runs", **marks)
     ax.plot(flops, optima["params"], color=BLUE, label="parametric law (approach 3)")
     ax.fill_between(flops, optima["params_low"], optima["params_high"], color=BLUE, alpha=0.15, linewidth=0)
     if law is not None:

@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, LogNorm
 
-from nextscale.fit.plot.style import BLUE, GREY, ORANGE, shades
+from nextscale.fit.plot.style import BLUE, GREY, ORANGE, dense, shades
 
 if TYPE_CHECKING:
     from nextscale.fit.estimate.fit import Fit
@@ -44,7 +44,8 @@ def surface(ax: Axes, fit: Fit, optima: pd.DataFrame | None = None, held_out: pd
     levels = floor + np.geomspace(losses.min() - floor, losses.max() - floor, 14)[1:-1]
     lines = ax.contour(sizes, tokens, losses, levels=levels, colors=_COLOURS[::-1], linewidths=1)
     ax.clabel(lines, fmt="%.3g", fontsize="x-small")
-    ax.plot(table["params"], table["tokens"], "o", color=GREY, markersize=4, label="runs")
+    many = dense(len(table))
+    ax.plot(table["params"], table["tokens"], "o", color=GREY, markersize=4, label="runs", rasterized=many)
     if held_out is not None and len(held_out):
         ax.plot(held_out["params"], held_out["tokens"], "s", color=ORANGE, markersize=5, label="held out")
     if optima is not None:
@@ -68,16 +69,16 @@ def residuals(ax: Axes, fit: Fit, held_out: pd.DataFrame | None = None) -> Axes:
     Args:
         held_out: runs that the law was not fitted to, with what the law varies in, `flops` and `loss`.
     """
-    table, scale = fit.runs.table, fit.runs.scale
+    table, scale, many = fit.runs.table, fit.runs.scale, dense(len(fit.runs))
     off = 100 * np.expm1(fit.residuals)
     ax.axhline(0, color=BLUE, linewidth=1)
     ax.axhspan(-100 * fit.noise, 100 * fit.noise, color=BLUE, alpha=0.12, linewidth=0, label="scatter of a run")
     if "params" in table:
         norm = _norm(table["params"])
-        ax.scatter(scale, off, c=table["params"], cmap=_SHADES, norm=norm, s=18, label="runs")
+        ax.scatter(scale, off, c=table["params"], cmap=_SHADES, norm=norm, s=18, label="runs", rasterized=many)
         _scale_beside(ax, norm)
     else:
-        ax.plot(scale, off, "o", color=GREY, markersize=4, label="runs")
+        ax.plot(scale, off, "o", color=GREY, markersize=4, label="runs", rasterized=many)
     if held_out is not None and len(held_out):
         miss = 100 * (held_out["loss"].to_numpy(float) / np.exp(fit.log_losses(fit.theta[None], held_out)[0]) - 1)
         ax.plot(held_out[fit.runs.scale_name], miss, "s", color=ORANGE, markersize=5, label="held out")
@@ -96,6 +97,7 @@ def training_curves(ax: Axes, curves: pd.DataFrame) -> Axes:
     runs = [(rows["params"].iloc[0], rows[["flops", "loss"]].to_numpy(float)) for _, rows in curves.groupby("run_id")]
     norm = _norm([size for size, _ in runs])
     lines = LineCollection([points for _, points in runs], cmap=_SHADES, norm=norm, linewidths=0.8, alpha=0.9)
+    lines.set_rasterized(dense(lines=len(runs)))
     lines.set_array(np.array([size for size, _ in runs], float))
     ax.add_collection(lines)
     ax.autoscale_view()

@@ -16,6 +16,14 @@ BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
 _APART = 3.0
 """Pixels between two labels of an axis."""
 
+_MARKS, _LINES = 2000, 400
+"""Marks and lines of which a vector file is no longer small, nor drawn at once."""
+
+
+def dense(marks: int = 0, lines: int = 0) -> bool:
+    """Whether there are so many that a vector file takes them as one image (`rasterized` of matplotlib)."""
+    return marks > _MARKS or lines > _LINES
+
 
 def shades(number: int) -> list[tuple[float, ...]]:
     """So many colours, from dark to light, for curves that have an order."""

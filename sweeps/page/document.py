@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import gzip
 import hashlib
 import html
 import json
@@ -17,6 +18,10 @@ from nextscale.fit.jsonable import jsonable
 from nextscale.sweeps.show.formats import raised
 from nextscale.sweeps.show.tables import Table
 
+_PACKED = 100_000
+"""Characters of a table from which on it is compressed: it is read when somebody wants it, and not when the page opens."""
+_ROWS = 200
+"""Of a table that are there when the page opens; the script adds the others as they are scrolled to."""
 _POWER = re.compile(r"(?<![^\s\[(~])(\d(?:\.\d+)?)e([+-]\d+)(?![^\s,;:%)\]])")
 
 
@@ -88,17 +93,25 @@ def table(
     keys: Sequence[str | None] = columns or [None] * len(shown.columns)
     sides = [' class="left"' if i < shown.left else "" for i in range(len(shown.columns))]
     head = "".join(map(_heading, shown.columns, keys, sides))
-    body = "".join(
+    body = [
         f"<tr>{''.join(f'<td{side}>{cell}</td>' for side, cell in zip(sides, cells, strict=True))}</tr>\n"
         for cells in map(_cells, shown.rows, links or [None] * len(shown.rows))
-    )
+    ]
     kind = ' class="wraps"' if shown.wraps else ""
     return (
         f'<h3>{html.escape(shown.title)}</h3>\n<div class="scroll" tabindex="0">'
         f'<table data-name="{html.escape(name)}"{kind}><thead><tr>{head}</tr></thead>\n'
-        f'<tbody>{body}</tbody></table></div>\n<div class="tools"><button type="button" data-csv="{html.escape(name)}">'
-        "CSV</button></div>\n"
+        f"<tbody>{''.join(body[:_ROWS])}</tbody></table>{_rest(body[_ROWS:])}</div>\n"
+        f'<div class="tools"><button type="button" data-csv="{html.escape(name)}">CSV</button></div>\n'
     )
+
+
+def _rest(rows: Sequence[str]) -> str:
+    """Rows beyond the first, for the script to add; they were escaped as the first were."""
+    if not rows:
+        return ""
+    note = f'<p class="quiet more">The first {_ROWS} of {len(rows) + _ROWS:,} rows: more as you scroll, all in the CSV.</p>'
+    return f'{note}<script type="application/json" class="rest">"{packed(rows)}"</script>'
 
 
 def readable(text: str) -> str:
@@ -107,8 +120,17 @@ def readable(text: str) -> str:
 
 
 def raw(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """A table for `data`: as it is, for machines."""
-    return {"columns": list(columns), "rows": [list(row) for row in rows]}
+    """A table for `data`: as it is, for machines; a long one by columns, compressed."""
+    told = {"columns": list(columns), "rows": [list(row) for row in rows]}
+    if len(json.dumps(jsonable(told))) < _PACKED:
+        return told
+    return {"columns": told["columns"], "packed": packed([list(column) for column in zip(*rows, strict=True)])}
+
+
+def packed(value: Any) -> str:
+    """JSON, compressed (gzip, in base64), for the script's `unpacked`."""
+    text = json.dumps(jsonable(value), allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _cells(row: Sequence[str], link: str | None) -> list[str]:

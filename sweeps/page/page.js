@@ -5,7 +5,7 @@ const page = JSON.parse(document.getElementById("data").textContent);
 document.getElementById("theme").addEventListener("click", () => {
   const shown = getComputedStyle(document.documentElement).colorScheme;
   const dark = shown === "light dark" ? matchMedia("(prefers-color-scheme: dark)").matches : shown === "dark";
-  document.documentElement.style.colorScheme = dark ? "light" : "dark";
+  document.documentElement.style.colorScheme = document.documentElement.dataset.theme = dark ? "light" : "dark";
 });
 
 function save(name, text, type) {
@@ -25,12 +25,28 @@ function csvCell(value) {
   return /[",\r\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
 }
 
-function csvOf(name) {
+// JSON that is packed, as document.py does it.
+async function unpackedJson(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+}
+
+// The rows of a table of the page's data; a long one is unpacked when it is asked for first.
+async function rowsOf(name) {
   const known = page.tables[name];
+  if (!known.rows) {
+    const columns = await unpackedJson(known.packed);
+    known.rows = columns[0].map((_, i) => columns.map((column) => column[i]));
+  }
+  return known.rows;
+}
+
+async function csvOf(name) {
   const cells = (row) => [...row.cells].map((cell) => cell.querySelector("data")?.value ?? cell.textContent);
-  const rows = known
-    ? [known.columns, ...known.rows]
-    : [...document.querySelector(`table[data-name="${CSS.escape(name)}"]`).rows].map(cells);
+  const table = document.querySelector(`table[data-name="${CSS.escape(name)}"]`);
+  const rows = page.tables[name]
+    ? [page.tables[name].columns, ...await rowsOf(name)]
+    : [...table.tHead.rows, ...await allRows(table)].map(cells);
   return rows.map((row) => row.map(csvCell).join(",") + "\r\n").join("");
 }
 
@@ -45,10 +61,10 @@ function svgOf(drawing) {
     .replaceAll(/var\(--c-([0-9a-f]{6})\)/g, "#$1");
 }
 
-document.addEventListener("click", (event) => {
+document.addEventListener("click", async (event) => {
   const button = event.target.closest("button");
   if (!button) return;
-  if (button.dataset.csv) save(button.dataset.csv + ".csv", csvOf(button.dataset.csv), "text/csv");
+  if (button.dataset.csv) save(button.dataset.csv + ".csv", await csvOf(button.dataset.csv), "text/csv");
   if (button.dataset.svg) {
     const drawing = button.closest("figure").querySelector("svg");
     save(button.dataset.svg + ".svg", svgOf(drawing), "image/svg+xml");
@@ -56,22 +72,49 @@ document.addEventListener("click", (event) => {
   if (button.dataset.sort) sortBy(button);
 });
 
+// Every row of a table, those that are not shown yet too. What is unpacked was escaped where the page was written.
+async function allRows(table) {
+  const body = table.tBodies[0], rest = table.parentElement.querySelector(".rest");
+  if (!rest && !page.tables[table.dataset.name]) return [...body.rows];
+  if (!table._rows) {
+    const more = document.createElement("template");
+    if (rest) more.innerHTML = (await unpackedJson(JSON.parse(rest.textContent))).join("");
+    table._rows = [...body.rows, ...more.content.children];
+  }
+  return table._rows;
+}
+
+// So many more rows of a long table when its end comes into sight.
+const MORE = 200;
+async function lengthen(table) {
+  const body = table.tBodies[0], rows = await allRows(table), shown = body.rows.length;
+  body.append(...(table._order ?? rows).slice(shown, shown + MORE));
+  if (body.rows.length === rows.length) table.parentElement.querySelector(".more").hidden = true;
+}
+
+for (const rest of document.querySelectorAll(".rest")) {
+  const scroll = rest.parentElement;
+  scroll.addEventListener("scroll", () => {
+    if (scroll.scrollTop + 2 * scroll.clientHeight > scroll.scrollHeight) lengthen(scroll.querySelector("table"));
+  });
+}
+
 // By the values behind the cells, those without one last; again, the other way round.
-function sortBy(button) {
+async function sortBy(button) {
   const table = button.closest("table");
-  const {columns, rows} = page.tables[table.dataset.name];
-  const column = columns.indexOf(button.dataset.sort);
+  const column = page.tables[table.dataset.name].columns.indexOf(button.dataset.sort);
   const heading = button.closest("th");
   const down = heading.getAttribute("aria-sort") === "ascending";
-  const body = table.tBodies[0];
-  body._rows ??= [...body.rows];
-  const order = body._rows.map((row, i) => [rows[i][column], row]);
+  const body = table.tBodies[0], values = await rowsOf(table.dataset.name), rows = await allRows(table);
+  const order = rows.map((row, i) => [values[i][column], row]);
   order.sort(([a], [b]) => {
     if (a === null || b === null) return (a === null) - (b === null);
     const less = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
     return down ? -less : less;
   });
-  body.append(...order.map(([, row]) => row));
+  const shown = body.rows.length;
+  table._order = order.map(([, row]) => row);
+  body.replaceChildren(...table._order.slice(0, shown));
   for (const other of table.querySelectorAll("th")) other.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", down ? "descending" : "ascending");
 }

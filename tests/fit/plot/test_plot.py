@@ -1,7 +1,10 @@
 """Figures: what is written on them can be read."""
 
+import dataclasses
+import io
 import itertools
 
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -64,6 +67,19 @@ def test_a_forecast_is_drawn_over_the_runs_that_it_rests_on(isoflop_grid):
         lines = {line.get_label(): line.get_xydata() for line in ax.lines}
         assert sorted(map(tuple, lines["runs"])) == sorted(zip(table["flops"], table[name], strict=True))
         assert lines["forecast"].tolist() == [[1e22, told[0][name]]]
+
+
+def test_of_very_many_runs_a_vector_file_holds_an_image_of_the_marks_alone(isoflop_grid):
+    found, size = fit(isoflop_grid(noise=0.002), resamples=50), {}
+    for times in (1, 200):
+        table = pd.concat([found.runs.table] * times, ignore_index=True)
+        many = dataclasses.replace(found, runs=dataclasses.replace(found.runs, table=table))
+        figure, file = Figure(figsize=(5, 4)), io.BytesIO()
+        loss_against(figure.subplots(), many, found.frontier([1e20, 1e22]))
+        figure.savefig(file, format="svg")
+        assert (b"<image" in file.getvalue()) == (times > 1)
+        size[times] = len(file.getvalue())
+    assert size[200] < 3 * size[1]
 
 
 def test_a_comparison_is_drawn_over_the_runs_of_both(isoflop_grid):

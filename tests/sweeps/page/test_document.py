@@ -80,6 +80,29 @@ def test_a_table_is_sorted_by_the_values_behind_it(opened, page_file):
         assert page.eval_on_selector_all("td", cells) == expected
 
 
+def test_a_long_table_has_all_its_rows_in_order_though_few_are_there_at_first(opened, page_file):
+    names = [f"<b>{i}</b>, {'x' * 40}" for i in range(3000)]
+    shown = Table("many", ["name", "number"], [[name, str(i)] for i, name in enumerate(names)])
+    data = {"tables": {"many": raw(["name", "number"], [[name, i] for i, name in enumerate(names)])}}
+    body = table(shown, "many", columns=["name", "number"]) + table(shown, "text")
+    page = opened(page_file([Section("one", "one", body)], data))
+    rows = "table[data-name=many] tbody tr"
+    cell = "cells => cells.map(c => c.textContent)"
+    assert page.locator(rows).count() == 200
+    page.eval_on_selector(".scroll", "one => one.scrollTo(0, one.scrollHeight)")
+    page.locator(rows).nth(200).wait_for()
+    assert page.eval_on_selector_all(f"{rows} td:first-child", cell) == names[: page.locator(rows).count()]
+    for first in (0, 2999):
+        page.click("th button >> nth=1")
+        page.wait_for_selector(f"{rows}:first-child td:last-child:text-is('{first}')")
+    for name in ("many", "text"):
+        with page.expect_download() as download:
+            page.click(f"button[data-csv={name}]")
+        text = download.value.path().read_bytes().decode()
+        assert [row[0] for row in csv.reader(io.StringIO(text, newline=""))][1:] == names
+    assert page.seen.errors == page.seen.requests == []
+
+
 def test_the_toggle_turns_to_the_other_theme_and_back(opened, page_file):
     page = opened(page_file([Section("one", "one", "<p>text</p>")], {}), color_scheme="light")
 
