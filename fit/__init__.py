@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from nextscale.fit.optimum.frontier import TokenCost, closed_form, frontier
     from nextscale.fit.optimum.inverse import compute_for
     from nextscale.fit.optimum.isoflop import isoflops
+    from nextscale.fit.optimum.known_models import known_models
     from nextscale.fit.optimum.lifetime import Prices, Served, lifetime
     from nextscale.fit.optimum.overtrain import overtrained, smallest_sizes
     from nextscale.fit.optimum.repetition import repetition
@@ -94,6 +95,7 @@ _HOMES = {
     "optimum.frontier": ["TokenCost", "closed_form", "frontier"],
     "optimum.inverse": ["compute_for"],
     "optimum.isoflop": ["isoflops"],
+    "optimum.known_models": ["known_models"],
     "optimum.lifetime": ["Prices", "Served", "lifetime"],
     "optimum.overtrain": ["overtrained", "smallest_sizes"],
     "optimum.repetition": ["repetition"],
@@ -169,6 +171,7 @@ __all__ = [
     "forecast_run",
     "frontier",
     "isoflops",
+    "known_models",
     "law_named",
     "lifetime",
     "mixture_law",

@@ -6,7 +6,7 @@ Every function draws on the `Axes` it is given, and returns it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _MANY = 6
 """Curves of which a legend finds no room among them."""
+_CLEAR = 3.0, 0.35
+"""Decades of compute and of size within which a second name would lie on the first."""
 
 
 def isoflop_curves(ax: Axes, curves: Sequence[IsoFlop], held_out: Sequence[IsoFlop] = ()) -> Axes:
@@ -31,12 +33,14 @@ def isoflop_curves(ax: Axes, curves: Sequence[IsoFlop], held_out: Sequence[IsoFl
     many = dense(sum(len(curve.loss) for curve in curves))
     for curve, colour, marker, line in styles:
         label = power_of_ten(curve.flops) + (" (held out)" if marker == "s" else "")
-        ax.plot(curve.params, curve.loss, marker, color=colour, markersize=4, label=label, rasterized=many)
+        dots = ax.plot(curve.params, curve.loss, marker, color=colour, markersize=4, label=label, rasterized=many)
         if curve.coefficients is not None:
             sizes = np.geomspace(curve.params.min() / 1.1, curve.params.max() * 1.1, 100)
-            ax.plot(sizes, np.polyval(curve.coefficients, np.log(sizes)), line, color=colour, linewidth=1)
+            dots += ax.plot(sizes, np.polyval(curve.coefficients, np.log(sizes)), line, color=colour, linewidth=1)
         if curve.optimum is not None:
-            ax.plot(curve.optimum[0], curve.optimum[2], "*", color=colour, markersize=11, markeredgecolor="white")
+            dots += ax.plot(*curve.optimum[::2], "*", color=colour, markersize=11, markeredgecolor="white")
+        for what, drawn in zip(("runs", "curve", "minimum"), dots, strict=False):
+            drawn.set_gid(f"{what}-of-{curve.flops!r}")  # by which a page tells one budget's from the others'
     ax.set(xscale="log", xlabel="parameters N", ylabel="loss (nats/token)", title="isoFLOP curves")
     beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.02)} if len(styles) > _MANY else {}
     ax.legend(title="FLOPs", fontsize="small", **beside)
@@ -52,41 +56,58 @@ def frontier(
     *,
     runs: pd.DataFrame | None = None,
     asked: Sequence[Mapping[str, Any]] = (),
+    of: Literal["params", "tokens"] = "params",
+    known: pd.DataFrame | None = None,
 ) -> Axes:
-    """The compute-optimal size against compute: the law's with its band, the isoFLOP minima and the power law
-    through them, and what the held-out scale measured.
+    """The compute-optimal size against compute, or the tokens: the law's with its band, the isoFLOP minima and the
+    power law through them, and what the held-out scale measured.
 
     Args:
         optima: as `nextscale.fit.optimum.frontier.frontier` returns it.
-        runs: `flops` and `params` of those that it rests on.
+        law: of the size; it is drawn where that is.
+        runs: `flops`, `params` and `tokens` of those that it rests on.
         asked: as `nextscale.fit.optimum.forecast.forecast` returns targets; each is a star.
+        known: models to lie beside it, as `nextscale.fit.optimum.known_models.known_models` returns them.
     """
-    flops = optima["flops"]
+    flops, at = optima["flops"], ("params", "tokens").index(of)
     if runs is not None:
         marks: dict[str, Any] = {"color": GREY, "markersize": 2, "alpha": 0.6, "rasterized": dense(len(runs))}
-        ax.plot(runs["flops"], runs["params"], "o", label="runs", **marks)
-    ax.plot(flops, optima["params"], color=BLUE, label="parametric law (approach 3)")
-    ax.fill_between(flops, optima["params_low"], optima["params_high"], color=BLUE, alpha=0.15, linewidth=0)
-    if law is not None:
+        ax.plot(runs["flops"], runs[of], "o", label="runs", **marks)
+    ax.plot(flops, optima[of], color=BLUE, label="parametric law (approach 3)")
+    ax.fill_between(flops, optima[f"{of}_low"], optima[f"{of}_high"], color=BLUE, alpha=0.15, linewidth=0)
+    if law is not None and of == "params":
         ax.plot(flops, law(flops), "--", color=GREEN, label=f"isoFLOP minima (approach 2), $C^{{{law.exponent:.2f}}}$")
-    found = [(c.flops, c.optimum[0]) for c in curves if c.optimum is not None]
+    found = [(c.flops, c.optimum[at]) for c in curves if c.optimum is not None]
     if found:
         ax.plot(*np.array(found).T, "*", color=GREEN, markersize=10)
-    measured = [(c.flops, c.optimum[0]) for c in held_out if c.optimum is not None]
+    measured = [(c.flops, c.optimum[at]) for c in held_out if c.optimum is not None]
     if measured:
         ax.plot(
             *np.array(measured).T, "*", color=ORANGE, markersize=14, markeredgecolor="white", label="measured, held out"
         )
-    stars(ax, asked, "params")
+    stars(ax, asked, of)
+    if known is not None:
+        _beside(ax, known, of)
     ax.set(
         xscale="log",
         yscale="log",
-        xlabel="compute C (FLOPs)",
-        ylabel="optimal parameters N*",
+        xlabel="compute C (FLOPs)" if known is None else "compute C (FLOPs; of known models 6ND)",
+        ylabel="optimal parameters N*" if of == "params" else "optimal tokens D*",
         title="compute-optimal frontier",
     )
     ax.legend(fontsize="small")
     return ax
+
+
+def _beside(ax: Axes, known: pd.DataFrame, of: str) -> None:
+    """Published models, each named where no name beside it is in the way."""
+    ax.plot(known["flops"], known[of], "D", color=ORANGE, markersize=4, label="known models")
+    named = np.empty((0, 2))
+    for name, *place in zip(known["name"], known["flops"], known[of], strict=True):
+        at = np.log10(np.array(place, float))
+        if not (np.abs(named - at) < _CLEAR).all(axis=1).any():
+            ax.annotate(name, place, textcoords="offset points", xytext=(-5, 3), ha="right", fontsize=6)
+            named = np.vstack([named, at])
 
 
 def approaches(ax: Axes, table: pd.DataFrame) -> Axes:

@@ -255,19 +255,11 @@ function assumed(cluster) {
 function mark(flops, loss) {
   const drawing = document.querySelector("#figure-loss svg[data-frame]");
   if (!drawing) return;
-  const [least, most, left, right, lowest, highest, bottom, top] = drawing.dataset.frame.split(" ").map(Number);
-  const share = Math.log(flops / least) / Math.log(most / least), inside = share >= 0 && share <= 1;
-  const x = left + (right - left) * Math.min(Math.max(share, 0), 1);
-  const y = bottom + ((top - bottom) * (loss - lowest)) / (highest - lowest);
-  const part = (kind, told) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
-    for (const [name, value] of Object.entries(told)) made.setAttribute(name, value);
-    return made;
-  };
-  const group = part("g", {class: "budget", stroke: "var(--ink)", fill: "var(--ink)"});
-  group.append(part("line", {x1: x, x2: x, y1: top, y2: bottom, "stroke-dasharray": "3 3"}));
-  if (inside && y >= top && y <= bottom) group.append(part("circle", {cx: x, cy: y, r: 3.5}));
-  const words = part("text", {x: x + (share > 0.5 ? -5 : 5), y: bottom - 6, "font-size": 9, stroke: "none", "text-anchor": share > 0.5 ? "end" : "start"});
+  const {a: share, x, y, inside, bottom, top} = placeOn(drawing, flops, loss);
+  const group = shape("g", {class: "budget", stroke: "var(--ink)", fill: "var(--ink)"});
+  group.append(shape("line", {x1: x, x2: x, y1: top, y2: bottom, "stroke-dasharray": "3 3"}));
+  if (inside) group.append(shape("circle", {cx: x, cy: y, r: 3.5}));
+  const words = shape("text", {x: x + (share > 0.5 ? -5 : 5), y: bottom - 6, "font-size": 9, stroke: "none", "text-anchor": share > 0.5 ? "end" : "start"});
   words.textContent = share > 1 ? "your budget, far beyond →" : share < 0 ? "← your budget" : "your budget";
   group.append(words);
   drawing.querySelector(".budget")?.remove();
@@ -348,15 +340,14 @@ function startCalculator(told, form) {
 
   // The form as the end of an address, #flops=1e21&on=h100x64, and back.
   function keep() {
-    const shown = new URLSearchParams({[fields.unit.value]: fields.budget.value.trim()});
-    if (fields.on) shown.set("on", `${fields.on.value}x${fields.chips.value.trim()}`);
+    const shown = {[fields.unit.value]: fields.budget.value.trim()};
+    if (fields.on) shown.on = `${fields.on.value}x${fields.chips.value.trim()}`;
     for (const name of ["utilisation", "price"])
-      if (fields[name] && fields[name].value !== fields[name].dataset.usual) shown.set(name, fields[name].value.trim());
-    history.replaceState(null, "", `#${shown}`);
+      if (fields[name] && fields[name].value !== fields[name].dataset.usual) shown[name] = fields[name].value.trim();
+    keepAddress("calculator", shown);
   }
 
   function restore() {
-    const linked = new URLSearchParams(location.hash.slice(1));
     const unit = [...fields.unit.options].find(({value}) => linked.has(value));
     if (!unit) return;
     fields.unit.value = unit.value;
@@ -369,6 +360,7 @@ function startCalculator(told, form) {
     }
     for (const field of ["utilisation", "price"]) if (fields[field] && linked.has(field)) fields[field].value = linked.get(field);
     form.closest("section").scrollIntoView();
+    keep();
   }
 
   function warn(texts) {
@@ -426,6 +418,7 @@ function startCalculator(told, form) {
     show();
     keep();
   });
+  document.addEventListener("redrawn", show);
   form.addEventListener("submit", (event) => event.preventDefault());
   show();
 }

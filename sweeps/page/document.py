@@ -19,7 +19,7 @@ from nextscale.sweeps.show.formats import raised
 from nextscale.sweeps.show.tables import Table
 
 _PACKED = 100_000
-"""Characters of a table from which on it is compressed: it is read when somebody wants it, and not when the page opens."""
+"""Characters of a table from which on it is compressed: it is read when it is wanted, and not when the page opens."""
 _ROWS = 200
 """Of a table that are there when the page opens; the script adds the others as they are scrolled to."""
 _POWER = re.compile(r"(?<![^\s\[(~])(\d(?:\.\d+)?)e([+-]\d+)(?![^\s,;:%)\]])")
@@ -48,7 +48,7 @@ def document(
     subtitle: str = "",
     footer: str = "",
     style: str = "",
-    scripts: Sequence[str] = ("page.js", "calculator.js"),
+    scripts: Sequence[str] = ("page.js", "figures.js", "calculator.js"),
     connects: bool = False,
 ) -> str:
     """A page as HTML.
@@ -110,8 +110,8 @@ def _rest(rows: Sequence[str]) -> str:
     """Rows beyond the first, for the script to add; they were escaped as the first were."""
     if not rows:
         return ""
-    note = f'<p class="quiet more">The first {_ROWS} of {len(rows) + _ROWS:,} rows: more as you scroll, all in the CSV.</p>'
-    return f'{note}<script type="application/json" class="rest">"{packed(rows)}"</script>'
+    note = f"The first {_ROWS} of {len(rows) + _ROWS:,} rows: more as you scroll, all in the CSV."
+    return f'<p class="quiet more">{note}</p><script type="application/json" class="rest">"{packed(rows)}"</script>'
 
 
 def readable(text: str) -> str:

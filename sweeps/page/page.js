@@ -8,6 +8,14 @@ document.getElementById("theme").addEventListener("click", () => {
   document.documentElement.style.colorScheme = document.documentElement.dataset.theme = dark ? "light" : "dark";
 });
 
+// The end of the address keeps what is shown, each script the names of its own.
+const linked = new URLSearchParams(location.hash.slice(1)), addressed = {};
+function keepAddress(script, told) {
+  addressed[script] = told;
+  const every = new URLSearchParams({...addressed.calculator, ...addressed.figures});
+  history.replaceState(null, "", every.size ? `#${every}` : location.pathname + location.search);
+}
+
 function save(name, text, type) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], {type}));

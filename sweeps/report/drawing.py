@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import html
 import io
+import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 
 from nextscale.fit.plot.style import clear_labels
 from nextscale.model.record import write_atomically
+from nextscale.sweeps.page.document import packed
 
 INK, PAPER = "#1b1f24", "#ffffff"
 _DARK_PAPER = "#191d21"
@@ -42,6 +44,9 @@ _STYLE: Any = {
 }
 
 
+Panel = Callable[[Axes], Any]
+
+
 @dataclasses.dataclass(frozen=True)
 class Plot:
     """A figure to be drawn.
@@ -51,13 +56,33 @@ class Plot:
         title, caption: text.
         panels: each draws on the Axes that it is given; they stand side by side.
         data: what it shows, as a table.
+        points: the columns of the page's `points` that its axes show, where a pointer finds runs on it.
+        switches: what can be shown otherwise, by a word each, and what its button says.
+        view: its panel with some of the switches on. One that is named like a column of `points` puts that on the y
+            axis.
     """
 
     name: str
     title: str
     caption: str
-    panels: tuple[Callable[[Axes], Any], ...]
+    panels: tuple[Panel, ...]
     data: pd.DataFrame | None = None
+    points: tuple[str, str] | None = None
+    switches: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    view: Callable[[frozenset[str]], Panel] | None = None
+
+    def views(self) -> Iterator[Plot]:
+        """With every choice of its switches, but for none of them; named as the page's address names it."""
+        for number in range(1, len(self.switches) + 1):
+            for chosen in itertools.combinations(sorted(self.switches), number):
+                assert self.view is not None
+                points = self.points
+                if points is not None and "tokens" in chosen:
+                    points = (points[0], "tokens")
+                panels = (self.view(frozenset(chosen)),)
+                yield dataclasses.replace(
+                    self, name=f"{self.name}.{'.'.join(chosen)}", panels=panels, points=points, switches={}
+                )
 
     def draw(self) -> Figure:
         width = 5.2 if len(self.panels) == 1 else 5 * len(self.panels)
@@ -73,38 +98,58 @@ class Plot:
 
 def save(plot: Plot, folder: Path) -> str:
     """Writes a figure as SVG and PNG into a folder; returns the SVG."""
-    text = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": plot.name}):
-        figure = plot.draw()
-        # By the canvases themselves: `savefig` draws each file twice.
-        FigureCanvasAgg(figure).print_png(folder / f"{plot.name}.png")
-        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
-    svg = text.getvalue().replace("<svg ", f'<svg data-frame="{_frame(figure)}" ', 1)
+    svg = drawn(plot, folder / f"{plot.name}.png")
     write_atomically(epath.Path(folder / f"{plot.name}.svg"), svg)
     return svg
 
 
-def _frame(figure: Figure) -> str:
-    """Of the first panel the ends of x and where in the SVG these are, and the same of y: what a script needs to add a
-    mark."""
+def drawn(plot: Plot, png: Path | None = None) -> str:
+    """A figure as SVG, and as a PNG file where that is wanted."""
+    text = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": plot.name}):
+        figure = plot.draw()
+        # By the canvases themselves: `savefig` draws each file twice.
+        if png is not None:
+            FigureCanvasAgg(figure).print_png(png)
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
+    return text.getvalue().replace("<svg ", f"<svg {_frame(plot, figure)} ", 1)
+
+
+def _frame(plot: Plot, figure: Figure) -> str:
+    """Of the first panel the ends of x and where in the SVG these are, and the same of y; the scales of both, and what
+    they show of `points`: what a script needs to find a mark, or to add one."""
     ax = figure.axes[0]
     (left, bottom), (right, top) = ax.transAxes.transform([(0, 0), (1, 1)]) * 72 / figure.dpi
     height = figure.get_size_inches()[1] * 72
     numbers = [*ax.get_xlim(), left, right, *ax.get_ylim(), height - bottom, height - top]
-    return " ".join(f"{number:.6g}" for number in numbers)
+    told = f'data-frame="{" ".join(f"{number:.6g}" for number in numbers)}"'
+    told += f' data-scales="{ax.get_xscale()} {ax.get_yscale()}"'
+    return told + (f' data-points="{" ".join(plot.points)}"' if plot.points else "")
 
 
-def figure(plot: Plot, svg: str) -> str:
-    """A figure as HTML, with buttons that write it as SVG and its data as CSV."""
+def figure(plot: Plot, svg: str, views: Mapping[str, str] | None = None) -> str:
+    """A figure as HTML, with buttons for its other views, and such as write it as SVG and its data as CSV.
+
+    Args:
+        views: the SVG of each of its `views`.
+    """
     name = html.escape(plot.name)
-    buttons = f'<button type="button" data-svg="{name}">SVG</button>'
+    buttons = "".join(
+        f'<button type="button" data-switch="{key}" aria-pressed="false">{html.escape(label)}</button>'
+        for key, label in plot.switches.items()
+    )
+    buttons += f'<button type="button" data-svg="{name}">SVG</button>'
     if plot.data is not None:
         buttons += f'<button type="button" data-csv="{name}">CSV</button>'
     wide = ' class="wide"' if len(plot.panels) > 1 else ""
+    packed_views = ""
+    if views:
+        inlined = {one.name.split(".", 1)[1]: _inline(one, views[one.name]) for one in plot.views()}
+        packed_views = f'<script type="application/json" class="views">"{packed(inlined)}"</script>\n'
     return (
         f'<figure id="figure-{name}"{wide}>\n<div class="drawing" tabindex="0">{_inline(plot, svg)}</div>\n<figcaption>'
         f"<strong>{html.escape(plot.title)}.</strong> {html.escape(plot.caption)}</figcaption>\n"
-        f'<div class="tools">{buttons}</div>\n</figure>\n'
+        f'<div class="tools">{buttons}</div>\n{packed_views}</figure>\n'
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,8 +13,9 @@ from matplotlib.axes import Axes
 from nextscale.fit import plot
 from nextscale.fit.optimum.frontier import frontier
 from nextscale.fit.optimum.isoflop import IsoFlop, isoflops
+from nextscale.fit.optimum.known_models import known_models
 from nextscale.fit.plot import runs as plot_runs
-from nextscale.sweeps.report.drawing import Plot
+from nextscale.sweeps.report.drawing import Panel, Plot
 
 if TYPE_CHECKING:
     from nextscale.fit.table.runs import Runs
@@ -29,13 +30,18 @@ _BUDGETS = 24
 
 
 def law_plots(
-    analysis: Analysis, held_out: Runs | None, summary: dict[str, Any], asked: Sequence[Mapping[str, Any]] = ()
+    analysis: Analysis,
+    held_out: Runs | None,
+    summary: dict[str, Any],
+    asked: Sequence[Mapping[str, Any]] = (),
+    bits_per_nat: float | None = None,
 ) -> list[Plot]:
     """What the fitted runs show, and what came of the held-out ones.
 
     Args:
         held_out: those that came to a loss.
         asked: what was forecast, as `nextscale.fit.optimum.forecast.forecast` returns targets.
+        bits_per_nat: bits per byte / loss, where that is one number.
     """
     fit, curves = analysis.fit, analysis.curves
     over = isoflops(held_out) if held_out is not None and len(held_out.budgets) == 1 else []
@@ -44,15 +50,21 @@ def law_plots(
     last = max(4 * max(ends), *(1.5 * target["flops"] for target in asked), 0)
     optima = frontier(fit, np.geomspace(min(ends), last, _BUDGETS).tolist(), analysis.cost)
     level = f"{fit.level:.0%}"
+    scales = {"log": "log loss"} | ({"bits": "bits per byte"} if bits_per_nat else {})
     plots = []
+    isoflop = functools.partial(plot.isoflop_curves, curves=curves, held_out=over)
+    loss = functools.partial(plot.loss_against, fit=fit, optima=optima, held_out=over, asked=asked)
     if curves or over:
         plots.append(
             Plot(
                 "isoflop",
                 "IsoFLOP curves",
                 "Loss against size at each compute budget, parabolas through the runs, and their lowest points.",
-                (functools.partial(plot.isoflop_curves, curves=curves, held_out=over),),
+                (isoflop,),
                 _curve_table([*curves, *over]),
+                ("params", "loss"),
+                scales,
+                lambda on: functools.partial(_scaled, panel=isoflop, on=on, bits_per_nat=bits_per_nat),
             )
         )
     plots += [
@@ -62,13 +74,19 @@ def law_plots(
             f"The best size at each budget by the law, with its {level} band, and what the isoFLOP minima say.",
             (functools.partial(_frontier, optima=optima, analysis=analysis, held_out=over),),
             optima,
+            ("flops", "params"),
+            {"tokens": "tokens", "known": "known models"},
+            functools.partial(_frontier_view, optima=optima, analysis=analysis, held_out=over),
         ),
         Plot(
             "loss",
             "Loss against compute",
             f"Every run, and the lowest loss that each budget buys; the {level} band is of what a run would measure.",
-            (functools.partial(plot.loss_against, fit=fit, optima=optima, held_out=over, asked=asked),),
+            (loss,),
             fit.runs.table,
+            ("flops", "loss"),
+            scales,
+            lambda on: functools.partial(_scaled, panel=loss, on=on, bits_per_nat=bits_per_nat),
         ),
         Plot(
             "surface",
@@ -202,8 +220,36 @@ def finding_plots(found: dict[str, Finding]) -> list[Plot]:
     return [Plot(name, name, "", one.panels) for name, one in found.items() if one.panels]
 
 
-def _frontier(ax: Axes, optima: pd.DataFrame, analysis: Analysis, held_out: list[IsoFlop]) -> Axes:
-    return plot.frontier(ax, optima, analysis.curves, analysis.optimum, held_out)
+def _frontier(
+    ax: Axes, optima: pd.DataFrame, analysis: Analysis, held_out: list[IsoFlop], on: frozenset[str] = frozenset()
+) -> Axes:
+    known = None
+    if "known" in on:
+        known, fit = known_models(), analysis.fit
+        ends = float(optima["flops"].min()), 1.5 * float(max(known["flops"].max(), optima["flops"].max()))
+        optima = frontier(fit, np.geomspace(*ends, _BUDGETS).tolist(), analysis.cost)
+    of: Literal["params", "tokens"] = "tokens" if "tokens" in on else "params"
+    runs = analysis.fit.runs.table
+    return plot.frontier(ax, optima, analysis.curves, analysis.optimum, held_out, runs=runs, of=of, known=known)
+
+
+def _frontier_view(on: frozenset[str], **drawn: Any) -> Panel:
+    return functools.partial(_frontier, on=on, **drawn)
+
+
+def _scaled(ax: Axes, panel: Panel, on: frozenset[str], bits_per_nat: float | None) -> None:
+    """A panel whose y axis is a loss, logarithmic or in bits per byte."""
+    panel(ax)
+    side: Any = ax
+    if "log" in on:
+        ax.set_yscale("log")
+    if "bits" in on and bits_per_nat:
+        side = ax.secondary_yaxis("left", functions=(lambda y: y * bits_per_nat, lambda y: y / bits_per_nat))
+        side.set_ylabel("bits per byte")
+        ax.yaxis.set_visible(False)
+    if "log" in on:
+        for place in (side.yaxis.set_major_formatter, side.yaxis.set_minor_formatter):
+            place("{x:.3g}")
 
 
 def foretold(summary: Mapping[str, Any]) -> list[dict[str, Any]]:

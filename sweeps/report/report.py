@@ -18,6 +18,7 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.optimum.frontier import TokenCost
 from nextscale.fit.optimum.isoflop import isoflops, optimum_law
+from nextscale.fit.optimum.known_models import known_models
 from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.fit.trust.candidates import Candidate
 from nextscale.fit.trust.card import card as fit_card
@@ -141,15 +142,15 @@ class Report:
             figures: their folder, which is made; `figures` of the folder, unless given.
         """
         page = file or self.root / "report.html"
-        write_atomically(epath.Path(page), _Writer(self, figures or self.root / "figures").page())
+        write_atomically(epath.Path(page), _Writer(self, figures or self.root / "figures", page.parent).page())
         return page
 
 
 class _Writer:
     """Sections, and the figures and data that they come to need."""
 
-    def __init__(self, report: Report, figures: Path):
-        self.report, self.folder = report, figures
+    def __init__(self, report: Report, figures: Path, page_folder: Path):
+        self.report, self.folder, self.page_folder = report, figures, page_folder
         self.folder.mkdir(parents=True, exist_ok=True)
         self.tables: dict[str, Any] = {}
         self.svgs: list[str] = []
@@ -202,7 +203,9 @@ class _Writer:
             result = forecast_targets(fit, [beyond], backtests=tested)
             text, foretold = content.outlook(result), result["targets"]
         if report.analysis is not None:
-            self.law = plots.law_plots(report.analysis, report.held_out, dict(report.summary), foretold)
+            bits = bits_per_nat_of(runs)[0]
+            self.law = plots.law_plots(report.analysis, report.held_out, dict(report.summary), foretold, bits)
+            self._keep_points(fit, runs, bits)
         yield from content.section("forecast", "Forecast", text, self._first_figure())
         if fit is not None and is_computable(fit):
             hardware, bits_per_nat = _hardware(runs), bits_per_nat_of(runs)[0]
@@ -263,11 +266,29 @@ class _Writer:
         yield Section("runs", "Runs", table(shown, "runs", columns=columns))
 
     def _draw(self, one: drawing.Plot) -> str:
-        svg = drawing.save(one, self.folder)
-        self.svgs.append(svg)
+        svg, views = drawing.save(one, self.folder), {view.name: drawing.drawn(view) for view in one.views()}
+        self.svgs += [svg, *views.values()]
         if one.data is not None:
             self._keep(one.name, one.data)
-        return drawing.figure(one, svg)
+        return drawing.figure(one, svg, views)
+
+    def _keep_points(self, fit: Fit | None, runs: pd.DataFrame, bits_per_nat: float | None) -> None:
+        """What a pointer finds on the figures of the law."""
+        if fit is None:
+            return
+        points = fit.runs.table.copy()
+        if "run_id" in points:
+            held_out = self.report.held_out
+            later = set() if held_out is None else {*held_out.table["run_id"]}
+            points["held_out"] = points["run_id"].isin(later)
+            points["local"] = points["run_id"].isin(runs.loc[runs["status"] == "done", "run_id"])
+        if bits_per_nat is not None:
+            points["bits_per_byte"] = bits_per_nat * points["loss"]
+        self._keep("points", points)
+        self._keep("known-models", known_models())
+        folder = self.report.root / "runs"
+        near = folder.is_dir() and self.page_folder.resolve() == self.report.root.resolve()
+        self.data["figures"] = {"folder": "runs" if near else None}
 
     def _keep(self, name: str, frame: pd.DataFrame) -> None:
         known = frame.astype(object).where(frame.notna(), None)

@@ -52,11 +52,18 @@ def two_axes_at(path: Path) -> Iterator[tuple[Axes, Axes]]:
     save(figure, path)
 
 
-def draw_fit(path: Path, found: Fit, reach: float | None = None, asked: Sequence[Mapping[str, Any]] = ()) -> None:
+def draw_fit(
+    path: Path,
+    found: Fit,
+    reach: float | None = None,
+    asked: Sequence[Mapping[str, Any]] = (),
+    known: pd.DataFrame | None = None,
+) -> None:
     """A law and its runs; of one in N and D the frontier beside it.
 
     Args:
         asked: as `nextscale.fit.optimum.forecast.forecast` returns targets; each is a star.
+        known: models to lie beside the frontier, as `nextscale.fit.optimum.known_models.known_models` returns them.
     """
     from nextscale.fit import plot
 
@@ -67,16 +74,24 @@ def draw_fit(path: Path, found: Fit, reach: float | None = None, asked: Sequence
     optima = found.frontier(plot.budgets(found, reach))
     with two_axes_at(path) as (left, right):
         plot.loss_against(left, found, optima, asked=asked)
-        draw_frontier(right, found, optima, asked)
+        if known is not None:
+            optima = found.frontier(plot.budgets(found, 1.5 * max(known["flops"].max(), reach or 0)))
+        draw_frontier(right, found, optima, asked, known)
 
 
-def draw_frontier(axes: Axes, found: Fit, optima: pd.DataFrame, asked: Sequence[Mapping[str, Any]]) -> None:
+def draw_frontier(
+    axes: Axes,
+    found: Fit,
+    optima: pd.DataFrame,
+    asked: Sequence[Mapping[str, Any]],
+    known: pd.DataFrame | None = None,
+) -> None:
     """The best size at each budget by the law, the runs, and the lowest points of their budgets."""
     from nextscale.fit import plot
     from nextscale.fit.optimum.isoflop import isoflops, optimum_law
 
     curves = isoflops(found.runs)
-    plot.frontier(axes, optima, curves, optimum_law(curves), runs=found.runs.table, asked=asked)
+    plot.frontier(axes, optima, curves, optimum_law(curves), runs=found.runs.table, asked=asked, known=known)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nextscale.sweeps.commands.analysis.options import Forecaster, Source
+from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.terminal.console import Json, busy, note, print_json, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at, draw_fit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nextscale.fit.estimate.fit import Fit
 
 app = typer.Typer()
 
 Targets = Annotated[list[float], typer.Option(min=1, max=1e40, help="training compute; may be given again")]
 
+Known = Annotated[
+    bool,
+    typer.Option(
+        "--known-models", help="beside it, in the table and the figure, the sizes and tokens of published models"
+    ),
+]
+
 
 @app.command()
 @with_option_groups
-def frontier(source: Source, estimator: Forecaster, flops: Targets, json_: Json = False, plot: PlotFile = None) -> None:
+def frontier(
+    source: Source,
+    estimator: Forecaster,
+    flops: Targets,
+    known: Known = False,
+    json_: Json = False,
+    plot: PlotFile = None,
+) -> None:
     """Finds the compute-optimal size by approaches 1, 2 and 3 of Hoffmann et al. 2022, side by side."""
     from nextscale.fit import plot as draw
     from nextscale.fit.errors import InputError
@@ -48,15 +68,19 @@ def frontier(source: Source, estimator: Forecaster, flops: Targets, json_: Json 
         row | {"range": interval_between(row["params_low"], row["params_high"], count)}
         for row in table.to_dict("records")
     ]
+    if known and found is None:
+        raise SpecError("--known-models: one budget has no frontier for them to lie beside; add runs of another budget")
+    published = _known_models(found) if known and found is not None else None
     if plot is not None:
         if found is None or len(every.budgets) == 1:
             with axes_at(plot) as axes:
                 draw.isoflop_curves(axes, isoflops(every))
         else:
-            draw_fit(plot, found, max(flops), forecast(found, flops)["targets"])
+            draw_fit(plot, found, max(flops), forecast(found, flops)["targets"], published)
     if json_:
         name = None if found is None else found.law.name
         facts = {"law": name, "level": estimator.level, "params_convention": used.convention}
+        facts |= {} if published is None else {"known_models": published.to_dict("records")}
         print_json(facts | {"rows": table.to_dict("records"), "notes": list(used.notes), "warnings": warnings})
         return
     columns = (
@@ -76,5 +100,26 @@ def frontier(source: Source, estimator: Forecaster, flops: Targets, json_: Json 
         if row["disagreement"]:
             apart = f"a factor of {row['disagreement']:.3g}"
             screen.print(f"at {number(row['flops'], 3)} FLOPs the approaches lie {apart} apart in size")
+    if published is not None:
+        models = (
+            ("model", "name", text),
+            ("published", "date", text),
+            ("FLOPs (6ND)", "flops", three_digits),
+            ("parameters", "params", count),
+            ("best by the law", "best_params", count),
+            ("tokens", "tokens", count),
+            ("best by the law", "best_tokens", count),
+            ("source", "source", text),
+        )
+        title = "Published models, and what this frontier would have trained for their compute"
+        screen.print(table_of(title, published.to_dict("records"), *models).rich())
     note(used.notes)
     warn(warnings)
+
+
+def _known_models(found: Fit) -> pd.DataFrame:
+    from nextscale.fit.optimum.known_models import known_models
+
+    models = known_models()
+    best = found.frontier(models["flops"].tolist())
+    return models.assign(best_params=best["params"].to_numpy(), best_tokens=best["tokens"].to_numpy())
