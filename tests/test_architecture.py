@@ -16,10 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     "fit": "errors jsonable conventions intervals | table | laws | estimate | curves tuning | optimum | trust "
     "| tasks plot",
-    "model": "errors | config | accounting rules | record | data external | network | training | __main__",
+    "model": "errors | config | accounting rules | record | data external | network | training | trained | __main__",
     "cluster": "hardware | controller | ray",
     "sweeps": "errors | show | spec | ledger | design | store | budget | loggers study | forecasts | findings | plan "
-    "| page | report | watch | board run | terminal | commands.analysis | commands.curves | commands",
+    "| page | report | watch | board run | terminal | commands.analysis | commands.curves commands.models "
+    "| commands",
 }
 """The rooms of each package, from the ground up; those between two bars stand side by side and know nothing of each
 other. A room is a folder, or a file at the root of its package."""

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 STDLIB = "python-stdlib"
 _STDLIB_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
-_SHIFT_OUT, _ESCAPE = 14, 16
+SHIFT_OUT, ESCAPE = 14, 16
 """ASCII's own shift-out and data-link-escape: in the seven-bit code, the first says that a byte above 127
 follows, the second that one of these two control characters does."""
 _END_OF_FILE = b"\0"
@@ -128,19 +128,22 @@ def tokens(data: TextData) -> tuple[np.memmap, float]:
 def seven_bit(content: bytes) -> np.ndarray:
     """Bytes as tokens below 128, without loss: ASCII is itself, the rest is marked and takes two tokens."""
     data = np.frombuffer(content, np.uint8)
-    high, control = data > 127, (data == _SHIFT_OUT) | (data == _ESCAPE)
+    high, control = data > 127, (data == SHIFT_OUT) | (data == ESCAPE)
     start = np.arange(len(data)) + np.concatenate([[0], np.cumsum(high | control)[:-1]]).astype(np.int64)
     codes = np.empty(len(data) + int((high | control).sum()), np.uint8)
-    codes[start[high]], codes[start[control]] = _SHIFT_OUT, _ESCAPE
+    codes[start[high]], codes[start[control]] = SHIFT_OUT, ESCAPE
     codes[start + (high | control)] = data & 127
     return codes
 
 
 def from_seven_bit(codes: np.ndarray) -> bytes:
-    """The inverse of `seven_bit`."""
+    """The inverse of `seven_bit`; a mark at the end, which marks nothing, is none."""
     content, remaining = bytearray(), iter(codes.tolist())
     for code in remaining:
-        content.append(next(remaining) | 128 if code == _SHIFT_OUT else next(remaining) if code == _ESCAPE else code)
+        marks = code in (SHIFT_OUT, ESCAPE)
+        byte = next(remaining, None) if marks else code
+        if byte is not None:
+            content.append(byte | 128 if code == SHIFT_OUT else byte)
     return bytes(content)
 
 

@@ -39,6 +39,7 @@ from nextscale.sweeps.commands.analysis import (
     trend,
 )
 from nextscale.sweeps.commands.curves import collapse, curve
+from nextscale.sweeps.commands.models import model
 from nextscale.sweeps.errors import USER_ERRORS
 from nextscale.sweeps.terminal.console import complain
 from nextscale.sweeps.terminal.usage_errors import USAGE, usage_error
@@ -49,7 +50,7 @@ COMMANDS_BY_HEADING = {
     "Laws from runs": ("fit", "backtest", "frontier", "compare", "trend", "curve", "mixture"),
     "Forecasts": ("forecast", "overtrain", "inference", "family", "next", "ledger"),
     "Pages and figures": ("report", "site"),
-    "Keep and share": ("runs", "verify", "gc", "import", "export"),
+    "Keep and share": ("runs", "verify", "gc", "import", "export", "model"),
     "Look things up": ("specs", "laws", "hardware", "launch", "schema"),
 }
 """Every command by its heading, in the order in which one comes to need them."""
@@ -113,6 +114,7 @@ for module in (
     report,
     export,
     import_runs,
+    model,
     hardware,
 ):
     app.add_typer(module.app)

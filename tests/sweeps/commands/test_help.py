@@ -27,6 +27,8 @@ MEANS_TWO_THINGS = {
     "--at": "of `trend` a compute, of `forecast` a variable of its law",
     "--sizes": "how many to train; in `family` the N of each member",
     "--loss": "one; in `family` that of each member",
+    "--to": "a logger; of `model export` a format",
+    "--tokens": "of a run; in `model sample` how many to draw",
     "--served": "tokens; in `family` those of each member",
 }
 

@@ -1,0 +1,1 @@
+"""What becomes of a trained model: read back, sampled from, scored on tasks, and exported for other libraries."""

@@ -1,0 +1,1 @@
+"""The commands `nextscale model ...`: on the trained model of a run."""

@@ -1,0 +1,116 @@
+"""The commands on the trained model of a run."""
+
+import json
+
+import numpy as np
+import pytest
+from etils import epath
+
+from nextscale.model.accounting import parameters
+from nextscale.model.config.data import TextData, TokenData
+from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.data import sources
+from nextscale.model.record import RunDirectory
+from nextscale.model.trained.load import load_trained
+from nextscale.model.training.train import train
+
+TEXT = "".join(f"{i} plus {i + 1} is {2 * i + 1}; größer → {i + 2}.\n" for i in range(300))
+
+
+def run_on(data, seed=0):
+    return RunConfig(
+        data=data,
+        model=ModelFamily(depth=1, heads=2, context=16, mlp="swiglu").at(16, data.vocab),
+        training=TrainingConfig(steps=20, batch_tokens=128, lr=0.02),
+        evaluation={"tokens": 256},
+        seed=seed,
+    )
+
+
+@pytest.fixture(scope="session")
+def trained_runs(made_once):
+    """An output folder with a run on text, one on tokens, one that diverged, one whose model is gone, one that is not
+    done; and their names."""
+
+    def make(folder):
+        (folder.parent / "told.txt").write_text(TEXT)
+        np.random.default_rng(0).integers(0, 16, 4000).astype(np.uint16).tofile(folder.parent / "told.bin")
+        text = sources.resolve(TextData(source="text", path=str(folder.parent / "told.txt"), vocab=128))
+        tokens = sources.resolve(TokenData(source="tokens", path=str(folder.parent / "told.bin"), vocab=128))
+        runs = {"text": run_on(text), "tokens": run_on(tokens)}
+        runs |= {name: run_on(text, seed=i) for i, name in enumerate(("lost", "begun", "diverged"), 1)}
+        directories = {
+            name: RunDirectory(epath.Path(folder / "out" / "runs" / run.run_id)) for name, run in runs.items()
+        }
+        for name, directory in directories.items():
+            if name in ("text", "tokens"):
+                train(runs[name], directory)
+            else:
+                directory.write_config(runs[name])
+        directories["lost"].write_record(directories["text"].record())
+        directories["diverged"].write_record({"status": "diverged", "reason": "the loss was nan at step 7"})
+        (folder / "names.json").write_text(json.dumps({name: run.run_id for name, run in runs.items()}))
+
+    folder = made_once("trained-runs", make)
+    return folder / "out", json.loads((folder / "names.json").read_text())
+
+
+def test_export_writes_what_was_trained(called, trained_runs, tmp_path):
+    from safetensors.numpy import load_file
+
+    out, names = trained_runs
+    run = out / "runs" / names["text"]
+    code, told, _ = called("model", "export", run, tmp_path / "hf", "--to", "hf", "--json")
+    trained = load_trained(RunDirectory(epath.Path(run)))
+    count = parameters(trained.config.model)
+    norms = 3 * 16
+    assert code == 0
+    told = json.loads(told)
+    assert told["architecture"] == "LlamaForCausalLM"
+    assert told["parameters"] == count + norms  # of norms without a scale: ones
+    assert told["tokenizer"] is True
+    weights = load_file(tmp_path / "hf" / "model.safetensors")
+    np.testing.assert_array_equal(weights["model.embed_tokens.weight"], trained.params["embedding"])
+    assert {file.name for file in (tmp_path / "hf").iterdir()} == {
+        *("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json")
+    }
+    code, said, _ = called("model", "export", out, "--run", names["tokens"], tmp_path / "other", "--to", "hf")
+    assert (code, "no tokenizer" in said) == (0, True)
+
+
+def test_sample_goes_on_with_a_prompt(called, trained_runs):
+    out, names = trained_runs
+    run = out / "runs" / names["text"]
+    code, said, _ = called("model", "sample", run, "--prompt", "7 plus", "--tokens", "30", "--seed", "3")
+    told = json.loads(
+        called("model", "sample", run, "--prompt", "7 plus", "--tokens", "30", "--seed", "3", "--json")[1]
+    )
+    assert code == 0
+    assert told["prompt"] == "7 plus"
+    assert len(told["tokens"]) == 30
+    assert said.startswith("7 plus")
+    code, said, _ = called("model", "sample", out, "--run", names["tokens"], "--prompt", "3 14,15", "--tokens", "5")
+    assert code == 0
+    words = said.split()
+    assert (words[:2], len(words[2:])) == (["3", "14,15"], 5)
+    assert all(0 <= int(word) < 128 for word in words[2:])
+
+
+def test_what_cannot_be_done_is_one_line(called, trained_runs, tmp_path):
+    out, names = trained_runs
+    runs = out / "runs"
+    for run, said in {
+        runs / names["begun"]: "is not trained to its end",
+        runs / names["diverged"]: "diverged (",
+        runs / names["lost"]: "its trained model was not kept",
+        runs / "nowhere": "holds no run",
+        out: "name one with --run",
+    }.items():
+        code, _, error = called("model", "sample", run)
+        assert (code, error.count("\n")) == (2, 1), error
+        assert said in error
+        assert str(run) in error
+    code, _, error = called("model", "sample", runs / names["tokens"], "--prompt", "once")
+    assert (code, "not on text" in error) == (2, True)
+    code, _, error = called("model", "export", runs / names["text"], tmp_path / "x", "--to", "onnx")
+    assert (code, "--to onnx: is none of hf" in error) == (2, True)
