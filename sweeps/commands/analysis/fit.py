@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from nextscale.sweeps.commands.analysis.options import Estimator, Source
+from nextscale.sweeps.commands.analysis.law_options import Estimator
+from nextscale.sweeps.commands.analysis.options import Source
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.terminal.console import Json, busy, note, print_json, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, draw_fit

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nextscale.sweeps.commands.analysis.options import Forecaster, LawChoice, Source, numbers_by_name
+from nextscale.sweeps.commands.analysis.law_options import Forecaster, LawChoice
+from nextscale.sweeps.commands.analysis.options import Source, numbers_by_name
 from nextscale.sweeps.errors import SpecError
 
 if TYPE_CHECKING:

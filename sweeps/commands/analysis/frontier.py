@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nextscale.sweeps.commands.analysis.options import Forecaster, Source
+from nextscale.sweeps.commands.analysis.law_options import Forecaster
+from nextscale.sweeps.commands.analysis.options import Source
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.terminal.console import Json, busy, note, print_json, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at, draw_fit

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nextscale.sweeps.commands.analysis.hardware_options import Hardware
-from nextscale.sweeps.commands.analysis.options import Estimator, Source
+from nextscale.sweeps.commands.analysis.law_options import Estimator
+from nextscale.sweeps.commands.analysis.options import Source
 from nextscale.sweeps.commands.analysis.serving_options import Serving
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.terminal.console import Json, note, print_json, screen, warn, with_option_groups

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from nextscale.sweeps.commands.analysis.options import Source, Weighed
+from nextscale.sweeps.commands.analysis.law_options import Weighed
+from nextscale.sweeps.commands.analysis.options import Source
 from nextscale.sweeps.terminal.console import Json, note, print_json, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
 

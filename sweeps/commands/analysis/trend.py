@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from nextscale.sweeps.commands.analysis.options import LawChoice, Source, notes_of
+from nextscale.sweeps.commands.analysis.law_options import LawChoice
+from nextscale.sweeps.commands.analysis.options import Source, notes_of
 from nextscale.sweeps.terminal.console import Json, note, print_json, say, screen, warn, with_option_groups
 from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
 
