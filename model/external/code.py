@@ -43,11 +43,11 @@ def resolve(code: Code | None, targets: Iterable[str]) -> Code:
                 "leave out code.fingerprints to take them as they are now"
             )
     for target in found:
-        _check_name(target, folder)
+        check_name(target, folder)
     return code.model_copy(update={"fingerprints": code.fingerprints | found})
 
 
-def _check_name(target: str, folder: str) -> None:
+def check_name(target: str, folder: str | None) -> None:
     """
     Raises:
         InputError: its file names nothing so, as far as can be told without running it.
@@ -66,7 +66,7 @@ def _check_name(target: str, folder: str) -> None:
             named |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
     name = path.partition(".")[0]
     if name not in named and not named & {"*", "__getattr__"}:
-        raise InputError(f"code: {target}: there is no {name} in {spec.origin}{_hint(name, named)}")
+        raise InputError(f"code: {target}: there is no {name} in {module}{_hint(name, named)}")
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

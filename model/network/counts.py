@@ -21,7 +21,7 @@ from nextscale.model.config.code import Code, Function
 from nextscale.model.config.module import Counts, ModuleModel
 from nextscale.model.data.text import cache_folder
 from nextscale.model.errors import InputError
-from nextscale.model.external.code import fingerprint
+from nextscale.model.external.code import check_name, fingerprint
 from nextscale.model.record import write_atomically
 
 _COMPILES_QUICKLY = "--xla_backend_optimization_level=0"
@@ -38,6 +38,8 @@ def counted(model: ModuleModel, code: Code | None) -> ModuleModel:
     if model.counts is not None:
         return model
     code = code or Code()
+    if model.target not in code.fingerprints:
+        check_name(model.target, code.folder)
     known = code.fingerprints.get(model.target) or fingerprint(code, model.target)
     folder = None if code.folder is None else str(Path(code.folder).expanduser().absolute())
     function = Function(model.target, folder, known)

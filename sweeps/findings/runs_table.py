@@ -8,7 +8,7 @@ import pandas as pd
 
 from nextscale.fit.errors import InputError
 from nextscale.model.accounting import flops_per_token
-from nextscale.model.config.run import RunConfig
+from nextscale.model.config.run import ModelConfig, RunConfig
 
 if TYPE_CHECKING:
     from nextscale.sweeps.design.planned_run import PlannedRun
@@ -32,15 +32,16 @@ def runs_of(study: Study) -> pd.DataFrame:
 
 def config_columns(run: PlannedRun) -> dict[str, Any]:
     """What a run's record does not say of what was asked."""
-    told = {"role": run.role, "budget": run.budget}
+    told: dict[str, Any] = {"role": run.role, "budget": run.budget}
     if not isinstance(run.config, RunConfig):
         return told
-    training = run.config.training
+    model, training = run.config.model, run.config.training
+    if isinstance(model, ModelConfig):
+        told["flops_kaplan"] = flops_per_token(model, "kaplan") * run.tokens
     return told | {
         "parametrization": training.parametrization,
         "schedule": training.schedule,
         "warmup_tokens": training.warmup_steps * training.batch_tokens,
-        "flops_kaplan": flops_per_token(run.config.model, "kaplan") * run.tokens,
     }
 
 

@@ -34,6 +34,8 @@ def model_of(spec: SweepSpec, name: SizeName, key: Key) -> AnyModel:
     """
     try:
         return spec.model_at(name)
+    except SpecError:  # of another key
+        raise
     except ValueError as error:
         raise SpecError(f"{dotted(key)}: {error_text(error)}", key) from None
 

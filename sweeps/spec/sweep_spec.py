@@ -33,7 +33,9 @@ from nextscale.model.config.run import (
     RunConfig,
     TrainingConfig,
 )
+from nextscale.model.errors import InputError
 from nextscale.model.network.counts import counted
+from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.designs import Design, GridDesign, Holdout, values_of
 from nextscale.sweeps.spec.external import (
     ExternalDesign,
@@ -342,6 +344,9 @@ class ModuleSpec(SweepSpec):
     training: SweepModuleTraining
     design: ModuleDesign  # type: ignore[assignment]
     holdout: ModuleHoldout | None = None  # type: ignore[assignment]
+    findings: list[  # type: ignore[assignment]
+        Literal["approaches", "horizons", "hyperparameters", "over-training", "power-laws", "repetition"]
+    ] = Field(default_factory=list, description="what is told of the runs at the end, beside the law")
     counts: SkipJsonSchema[dict[str, Counts]] = Field(
         default_factory=dict, description="of each size what is counted of it; found, not written"
     )
@@ -349,7 +354,11 @@ class ModuleSpec(SweepSpec):
     def model_at(self, name: SizeName) -> ModuleModel:
         model = self.model.at(name, self.data.vocab)
         known = self.counts.get(model.key)
-        model = counted(model, self.code) if known is None else model.model_copy(update={"counts": known})
+        try:
+            model = counted(model, self.code) if known is None else model.model_copy(update={"counts": known})
+        except InputError as error:
+            text = str(error).removeprefix("code: ").removeprefix("model.target: ")
+            raise SpecError(f"model.target: {text}", ("model", "target")) from None
         if self.forecast.params == "non_embedding" and model.counted.params_non_embedding is None:
             raise ValueError(
                 f"forecast.params is non_embedding, and weights of {model.target} name no group; give the embedding's "

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,13 @@ from nextscale.cluster.hardware.memory import Split, bytes_needed
 from nextscale.cluster.hardware.placement import seats
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.model.accounting import flops_per_token, parameters
+from nextscale.model.config.code import Code
+from nextscale.model.config.data import MarkovData
+from nextscale.model.config.module import ModuleModel
+from nextscale.model.config.run import RunConfig, TrainingConfig
 from nextscale.model.errors import InputError
+from nextscale.model.external import code
+from nextscale.model.network.counts import counted
 from nextscale.model.network.sharding import Layout
 from nextscale.model.training import memory
 from nextscale.model.training.step import MemorySaving
@@ -144,3 +151,20 @@ def test_a_run_whose_state_alone_is_larger_than_the_slice_is_refused_with_the_la
     assert 12 * parameters(config.model) > 8 * CATALOGUE["tpu-v5e"].hbm_bytes
     with pytest.raises(InputError, match=r"the largest slot, 8 x tpu-v5e of pool eight, has 14\.7 of each"):
         seats(config, 1e20, pools, CATALOGUE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("saving", [MemorySaving(), MemorySaving(4)], ids=str)
+def test_of_a_module_a_little_more_is_planned_than_xla_takes(saving):
+    """What its gradient keeps is stated by JAX, before XLA makes less of it."""
+    folder = Path(__file__).parents[3] / "examples" / "own_model"
+    found = code.resolve(Code(folder=str(folder)), ["nets:Mixer"])
+    model = ModuleModel(kind="module", target="nets:Mixer", context=32, vocab=64, width=48, depth=2)
+    run = RunConfig(
+        data=MarkovData(source="markov", vocab=64),
+        model=counted(model, found),
+        training=TrainingConfig(batch_tokens=1024, steps=100, lr=0.01, parametrization="standard"),
+        code=found,
+    )
+    ours = bytes_needed(run, Split(micro_batches=saving.micro_batches))
+    assert 0.95 < ours / memory.bytes_needed(run, Layout(), saving) < 1.6

@@ -80,7 +80,7 @@ def test_what_is_loaded_is_what_the_files_hold_now(folder_of):
     ("target", "message"),
     [
         ("lap.nets:make", r"^code: lap\.nets:make: there is no module lap\.nets in .*here or installed; "),
-        ("lab.nets:mak", r"^code: lab\.nets:mak: there is no mak in .*nets\.py; did you mean make\?"),
+        ("lab.nets:mak", r"^code: lab\.nets:mak: there is no mak in lab\.nets; did you mean make\?"),
         ("lab.net:make", r"^code: lab\.net:make: there is no module lab\.net in"),
     ],
 )

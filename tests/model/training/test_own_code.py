@@ -160,7 +160,7 @@ def test_a_loss_of_ones_own_is_what_training_lowers_and_cross_entropy_what_is_to
     ("given", "message"),
     [
         ({"loss": "ours:mean"}, r"^training\.loss: ours:mean gives shape \(\); give the loss of each token, of shape"),
-        ({"loss": "ours:lost"}, r"^code: ours:lost: there is no lost in .*ours\.py; did you mean loss\?"),
+        ({"loss": "ours:lost"}, r"^code: ours:lost: there is no lost in ours; did you mean loss\?"),
         ({"optimizer": "ours:nothing"}, r"^training\.optimizer: ours:nothing returns a NoneType; return an optax"),
         (
             {"optimizer": "ours:broken"},

@@ -142,7 +142,7 @@ def test_a_plan_loads_neither_jax_nor_the_module(written):
     [
         (
             {"model": SPEC["model"] | {"target": "nest:Bigram"}},
-            r"nest:Bigram: there is no module nest in .* or installed",
+            r"own\.yaml:\d+: model\.target: nest:Bigram: there is no module nest in .* or installed",
         ),
         ({"model": SPEC["model"] | {"target": "nets:Bigam"}}, r"there is no Bigam in nets; did you mean Bigram\?"),
         ({"model": SPEC["model"] | {"target": "nets"}}, r"own\.yaml:\d+: model\.target: .*package\.module:function"),
