@@ -15,3 +15,5 @@ FindingName = Literal[
     "repetition",
     "transfer",
 ]
+ModuleFindingName = Literal["approaches", "horizons", "hyperparameters", "over-training", "power-laws", "repetition"]
+"""Of a module: the others go by a Transformer's width and depth, or count its FLOPs as others do."""

@@ -44,7 +44,7 @@ from nextscale.sweeps.spec.external import (
     SizeName,
     SweepExternalTraining,
 )
-from nextscale.sweeps.spec.findings import FindingName
+from nextscale.sweeps.spec.findings import FindingName, ModuleFindingName
 from nextscale.sweeps.spec.loggers import LoggerChoice
 from nextscale.sweeps.spec.module import ModuleDesign, ModuleHoldout, SweepModule
 from nextscale.sweeps.spec.rules import (
@@ -344,9 +344,9 @@ class ModuleSpec(SweepSpec):
     training: SweepModuleTraining
     design: ModuleDesign  # type: ignore[assignment]
     holdout: ModuleHoldout | None = None  # type: ignore[assignment]
-    findings: list[  # type: ignore[assignment]
-        Literal["approaches", "horizons", "hyperparameters", "over-training", "power-laws", "repetition"]
-    ] = Field(default_factory=list, description="what is told of the runs at the end, beside the law")
+    findings: list[ModuleFindingName] = Field(  # type: ignore[assignment]
+        default_factory=list, description="what is told of the runs at the end, beside the law"
+    )
     counts: SkipJsonSchema[dict[str, Counts]] = Field(
         default_factory=dict, description="of each size what is counted of it; found, not written"
     )
