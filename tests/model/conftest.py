@@ -72,7 +72,7 @@ class Gated(nnx.Module):
         a = jax.nn.sigmoid(a)
 
         def step(h, now):
-            h = now[0] * h + (self.tick - now[0]) * now[1]
+            h = now[0] * h + (self.tick.astype(h.dtype) - now[0]) * now[1]
             return h, h
 
         along = (jnp.moveaxis(a, 1, 0), jnp.moveaxis(v, 1, 0))
