@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Literal, overload
 
+from nextscale.model.config.experts import expert_width, mixture_blocks
 from nextscale.model.config.external import AnyModel, AnyRun, ExternalModel
 from nextscale.model.config.module import ModuleModel
 from nextscale.model.config.run import ModelConfig, RunConfig
@@ -18,16 +19,21 @@ _ROW_FLOPS, _ROW_STEPS = 2e10, 128
 
 
 def parameter_groups(model: AnyModel) -> dict[str, int]:
-    """Parameters by group; their sum is the model's size. A tied head has none of its own, nor has any position. Of an
-    external model, and of a module, none of these groups are known."""
+    """Parameters by group; their sum is the model's size. A tied head has none of its own, nor has any position;
+    experts that every token passes are in `mlp`. Of an external model, and of a module, none of these groups are known.
+    """
     if isinstance(model, ExternalModel | ModuleModel):
         return {}
     per_block = 2 * model.width * (model.query_width + model.key_width)
+    mixtures, per_hidden = mixture_blocks(model), _MLP_MATRICES[model.mlp] * model.width
+    expert = per_hidden * expert_width(model) if mixtures else 0
     return {
         "embedding": model.vocab * model.width,
         "position": 0,
         "attention": model.depth * per_block,
-        "mlp": model.depth * _MLP_MATRICES[model.mlp] * model.width * model.hidden_width,
+        "mlp": (model.depth - mixtures) * per_hidden * model.hidden_width + mixtures * model.shared_experts * expert,
+        "experts": mixtures * model.experts * expert,
+        "router": mixtures * model.width * model.experts + _biases(model),
         "norm": _norm_parameters(model) if model.norm_scale else 0,
         "head": 0 if model.tied else model.vocab * model.width,
     }
@@ -41,9 +47,15 @@ def parameters(model: AnyModel) -> int:
 
 
 def active_parameters(model: AnyModel) -> int:
-    """Parameters that one token uses: all of them here, since no option routes tokens past any."""
-    stated = model.params_active if isinstance(model, ExternalModel) else None
-    return parameters(model) if stated is None else stated
+    """Parameters that one token uses: all but those of the experts that it is not sent to."""
+    if isinstance(model, ExternalModel):
+        return model.params if model.params_active is None else model.params_active
+    return parameters(model) if isinstance(model, ModuleModel) else parameters(model) - _idle_parameters(model)
+
+
+def _idle_parameters(model: ModelConfig) -> int:
+    """Of the experts that a token is not sent to."""
+    return parameter_groups(model)["experts"] // model.experts * max(model.experts - model.experts_per_token, 0)
 
 
 @overload
@@ -58,7 +70,7 @@ def non_embedding_parameters(model: AnyModel) -> int | None:
     if isinstance(model, ExternalModel | ModuleModel):
         return (model.counted if isinstance(model, ModuleModel) else model).params_non_embedding
     groups = parameter_groups(model)
-    return groups["attention"] + groups["mlp"] + groups["norm"]
+    return sum(groups[name] for name in ("attention", "mlp", "experts", "router", "norm"))
 
 
 def forward_flops_per_token(model: ModelConfig, convention: Convention = "exact") -> float:
@@ -73,11 +85,14 @@ def forward_flops_per_token(model: ModelConfig, convention: Convention = "exact"
       (Hoffmann et al. 2022, app. F).
     - `kaplan`: 2 N + 2 L T A, half of all keys and neither embedding nor head (Kaplan et al. 2020, table 1).
     - `6nd`: 2 N with all parameters (Hoffmann et al. 2022, sec. 3.3: C = 6 N D).
+
+    Of a mixture of experts, N is in each the parameters that a token uses (`active_parameters`).
     """
     if convention == "6nd":
-        return 2.0 * parameters(model)
+        return 2.0 * active_parameters(model)
     groups = parameter_groups(model)
-    blocks = 2.0 * (groups["attention"] + groups["mlp"])
+    products = sum(groups[name] for name in ("attention", "mlp", "experts", "router"))
+    blocks = 2.0 * (products - _biases(model) - _idle_parameters(model))
     per_key = 4.0 * model.depth * model.query_width  # queries x keys, then weights x values
     if convention == "kaplan":
         return blocks + per_key * model.context / 2
@@ -111,6 +126,11 @@ def steps_per_row(config: RunConfig) -> int:
     On a CPU they are one compiled call, of about a second of one core.
     """
     return min(max(int(_ROW_FLOPS / flops_per_step(config)), 1), _ROW_STEPS)
+
+
+def _biases(model: ModelConfig) -> int:
+    """Of the routers' choices."""
+    return mixture_blocks(model) * model.experts if model.balance_rate else 0
 
 
 def _norm_parameters(model: ModelConfig) -> int:

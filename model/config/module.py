@@ -116,6 +116,11 @@ class ModuleNetwork(NamedTuple):
     def depth(self) -> int | None:
         return self.model.depth
 
+    @property
+    def experts(self) -> int:
+        """Those to which tokens are routed here: whatever a module does is its own."""
+        return 0
+
 
 def check_training(model: ModuleModel, training: TrainingConfig) -> None:
     """

@@ -19,6 +19,8 @@ decays norm scales):
 | `norm`       | RMSNorm scales of the blocks                | 1 (constant)   |
 | `final_norm` | RMSNorm scale before the head               | 1 (constant)   |
 | `head`       | unembedding                                 | 0              |
+| `router`     | of a mixture, what scores its experts       | 1/sqrt(fan-in) |
+| `balance`    | of a mixture, biases of the router's choice | 0              |
 
 `mixed` is as `output`, but learns at a rate inverse to its own fan-in, the heads' width together, which stays the same
 where both their number and their width do.
@@ -33,6 +35,14 @@ Where these differ from the papers:
 - Weight decay here is not times the learning rate (see `optimizer.py`). Their decay of hidden matrices, which grows
   with the width as the learning rate falls, is then the same at every width.
 - `mup` divides scores by the root of the head width, not by the head width; `mup-1/d` is theirs.
+
+The weights of experts are `hidden` and `output` as those of one MLP are, each by its own fan-in, and a `router` is as a
+head: it sums over the width and its outputs are of a number that does not grow (Malasnicki et al. 2025, arXiv
+2508.09752, and Jiang et al. 2026, arXiv 2601.20205, for mixtures of experts). How many experts there are is in no rule:
+a token passes as many however many there are, and Adam sees no scale of a gradient that fewer tokens add up to. A
+router starts as hidden matrices do and not at zero, where it would send every token to the same experts. Its gradient
+has no factor of the width, so that `completep` scales its ε with the depth alone. A `balance` is moved by no optimiser
+(see `experts.py` of the network).
 """
 
 from __future__ import annotations
@@ -40,7 +50,7 @@ from __future__ import annotations
 import math
 from typing import Literal, NamedTuple
 
-Group = Literal["embedding", "hidden", "output", "mixed", "norm", "final_norm", "head", "other"]
+Group = Literal["embedding", "hidden", "output", "mixed", "norm", "final_norm", "head", "router", "balance", "other"]
 """`other` is of a module of one's own, whose weight names no group: it takes the optimiser's numbers as they are."""
 Parametrization = Literal["standard", "mup", "mup-1/d", "completep"]
 Powers = tuple[float, float]
@@ -65,10 +75,14 @@ class Multipliers(NamedTuple):
     decay: float
 
 
-_MUP: dict[Group, Rule] = {"hidden": Rule(lr=(1, 0)), "output": Rule(lr=(1, 0)), "head": Rule(lr=(1, 0))}
+_FIXED = Rule(decay=0)
+_MUP: dict[Group, Rule] = {
+    **{group: Rule(lr=(1, 0)) for group in ("hidden", "output", "head", "router")},
+    "balance": _FIXED,
+}
 
 RULES: dict[Parametrization, dict[Group, Rule]] = {
-    "standard": {},
+    "standard": {"balance": _FIXED},
     "mup": _MUP,
     "mup-1/d": _MUP,
     "completep": {
@@ -78,6 +92,8 @@ RULES: dict[Parametrization, dict[Group, Rule]] = {
         "norm": Rule(eps=(1, 1), decay=0),
         "final_norm": Rule(eps=(1, 0), decay=0),
         "head": Rule(lr=(1, 0)),
+        "router": Rule(lr=(1, 0), eps=(0, 1)),
+        "balance": _FIXED,
     },
 }
 """A group that is not here takes the optimiser's numbers as they are; `mixed` has the rule of `output`."""
@@ -108,7 +124,7 @@ class Size(NamedTuple):
 
 def initial_std(group: Group, fan_in: int) -> float:
     """Standard deviation of the initial weights."""
-    return {"embedding": 1.0, "hidden": 1 / math.sqrt(fan_in)}.get(group, 0.0)
+    return {"embedding": 1.0, "hidden": 1 / math.sqrt(fan_in), "router": 1 / math.sqrt(fan_in)}.get(group, 0.0)
 
 
 def multipliers(group: Group, parametrization: Parametrization, size: Size) -> Multipliers:

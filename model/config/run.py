@@ -15,6 +15,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from nextscale.model.config.code import Code, Function, Target, is_target
 from nextscale.model.config.data import DataConfig, is_resolved, single_sources
 from nextscale.model.config.evaluation import EvaluationConfig
+from nextscale.model.config.experts import Mixture, check_experts, without_routing
 from nextscale.model.config.identity import SCHEMA_VERSION, Config
 from nextscale.model.config.initial import Initial
 from nextscale.model.config.module import ModuleModel, ModuleNetwork, check_training
@@ -27,7 +28,7 @@ Depth = Annotated[int, Field(ge=1, le=10_000)]
 Heads = Annotated[int, Field(ge=1, le=10_000)]
 
 
-class Architecture(Config):
+class Architecture(Mixture):
     """What a decoder-only Transformer is made of, but for how much of it there is."""
 
     kv_heads: int | None = Field(
@@ -111,6 +112,11 @@ class ModelConfig(ModelFamily):
         """Width of the MLP's hidden layer; 0 without an MLP."""
         return 0 if self.mlp == "none" else round(self.width * self.mlp_ratio)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_expert_is_an_mlp(cls, fields: Any) -> Any:
+        return without_routing(fields)
+
     @model_validator(mode="after")
     def _fits_together(self) -> ModelConfig:
         if self.query_width % self.heads:
@@ -124,6 +130,7 @@ class ModelConfig(ModelFamily):
             )
         if self.mlp != "none" and self.hidden_width < 1:
             raise ValueError(f"mlp_ratio {self.mlp_ratio} leaves the MLP of width {self.width} empty; raise it")
+        check_experts(self)
         return self
 
 

@@ -18,6 +18,8 @@ from jax.sharding import PartitionSpec as P
 from nextscale.model.config.code import Function
 from nextscale.model.errors import InputError, first_line
 from nextscale.model.external.code import load
+from nextscale.model.config.run import Network
+from nextscale.model.network.experts import Routing
 from nextscale.model.network.kernels import Recompute, loss_parts
 from nextscale.model.network.modules import OwnModule
 from nextscale.model.network.sharding import ROWS, row_axes, weight_spec
@@ -49,27 +51,46 @@ def batch_loss(
     *,
     recompute: Recompute = "none",
     own: Function | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """`training_loss` of a model on a batch. A gradient is of the first alone.
+) -> tuple[jax.Array, tuple[jax.Array, Routing | None]]:
+    """`training_loss` of a model on a batch, and where its tokens went if it has experts. A gradient is of the first
+    alone, in which their routers have their part (`routing_loss`).
 
     Args:
         own: gives the loss of each token that training lowers in place of the cross-entropy, from logits and labels.
     """
-    tokens_BxT = batch_BxT1[:, :-1]
-    if own is not None or isinstance(module, OwnModule):
-        logits_BxTxV, labels_BxT = module(tokens_BxT, mesh, recompute=recompute), batch_BxT1[:, 1:]
-        z_loss = 0.0 if isinstance(module, OwnModule) else module.c.z_loss
-        objective, loss = training_loss(logits_BxTxV, labels_BxT, z_loss)
-        if own is None:
-            return objective, loss
-        lowered = _own_loss(own, logits_BxTxV, labels_BxT)
-        return lowered + (objective - loss) if z_loss else lowered, jax.lax.stop_gradient(loss)
+    tokens_BxT, labels_BxT = batch_BxT1[:, :-1], batch_BxT1[:, 1:]
+    if isinstance(module, OwnModule):
+        objective, loss = _losses_of(own, module(tokens_BxT, mesh, recompute=recompute), labels_BxT, 0.0)
+        return objective, (loss, None)
     head = _Head.of(module, tokens_BxT.size, mesh)
-    if head.parts == 1 and module.dtype == jnp.float32:
-        return training_loss(module(tokens_BxT, mesh, recompute=recompute), batch_BxT1[:, 1:], module.c.z_loss)
-    x_NxD = module.features(tokens_BxT, mesh, recompute=recompute)
-    objective, loss = _objective(head, x_NxD, module.head_DxV, batch_BxT1[:, 1:].reshape(-1))
-    return objective, jax.lax.stop_gradient(loss)
+    x_NxD, routing = module.features(tokens_BxT, mesh, recompute=recompute)
+    if own is not None or (head.parts == 1 and module.dtype == jnp.float32):
+        logits_BxTxV = module.logits(x_NxD).reshape(*tokens_BxT.shape, -1)
+        objective, loss = _losses_of(own, logits_BxTxV, labels_BxT, module.c.z_loss)
+    else:
+        objective, loss = _objective(head, x_NxD, module.head_DxV, labels_BxT.reshape(-1))
+        loss = jax.lax.stop_gradient(loss)
+    if routing is not None:
+        objective = objective + routing_loss(module.c, routing)
+    return objective, (loss, jax.lax.stop_gradient(routing))
+
+
+def _losses_of(
+    own: Function | None, logits_BxTxV: jax.Array, labels_BxT: jax.Array, z_loss: float
+) -> tuple[jax.Array, jax.Array]:
+    """`training_loss`, of which an own loss takes the place of the cross-entropy in the first alone."""
+    objective, loss = training_loss(logits_BxTxV, labels_BxT, z_loss)
+    if own is None:
+        return objective, loss
+    lowered = _own_loss(own, logits_BxTxV, labels_BxT)
+    return lowered + (objective - loss) if z_loss else lowered, jax.lax.stop_gradient(loss)
+
+
+def routing_loss(c: Network, routing: Routing) -> jax.Array:
+    """What routers add to the training loss: `balance_loss` times that of each mixture of experts (`balance_of`), and
+    `router_z_loss` times the mean square of its log-partition (Zoph et al. 2022, ST-MoE, eq. 5 and 6). Of all mixtures
+    the sum, as in both papers."""
+    return c.balance_loss * routing.balance.sum() + c.router_z_loss * routing.z.sum()
 
 
 def _own_loss(own: Function, logits_BxTxV: jax.Array, labels_BxT: jax.Array) -> jax.Array:
@@ -99,7 +120,7 @@ def batch_cross_entropy(module: Transformer | OwnModule, batch_BxT1: jax.Array, 
     head = _Head.of(module, tokens_BxT.size, mesh)
     if head.parts == 1:
         return cross_entropy(module(tokens_BxT, mesh), batch_BxT1[:, 1:])
-    x_NxD = module.features(tokens_BxT, mesh)
+    x_NxD, _ = module.features(tokens_BxT, mesh)
     partition_N, picked_N = _by_parts(head, x_NxD, module.head_DxV, batch_BxT1[:, 1:].reshape(-1), gradient=False)
     return (partition_N - picked_N).reshape(tokens_BxT.shape)
 

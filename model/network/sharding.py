@@ -149,10 +149,13 @@ def shardings(mesh: Mesh | None, groups: PyTree, state: PyTree) -> PyTree:
 def weight_spec(mesh: Mesh, group: Group, shape: tuple[int, ...]) -> P:
     """The axis that each dimension of a weight is split along, if any.
 
-    That is what the weight says itself (see `modules.SplitGroup`), else what its group says. One of no group, or of
-    other dimensions, is split by its largest along `fsdp`.
+    That is what the weight says itself (see `modules.SplitGroup`), else what its group says. Matrices of experts, E x in
+    x out, are split by their experts along `tensor`. A weight of no group, or of other dimensions, is split by its
+    largest along `fsdp`.
     """
     axes: Sequence[str | None] = getattr(group, "axes", SPLIT.get(group, ()))
+    if len(shape) == 3 and len(axes) == 2:
+        axes = ("tensor", *(None if axis == "tensor" else axis for axis in axes))
     if len(axes) != len(shape):
         largest = int(np.argmax(shape)) if shape and group in (*SPLIT, "other") else None
         axes = ["fsdp" if i == largest else None for i in range(len(shape))]

@@ -20,29 +20,18 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nextscale.model.config.parametrization import Group, initial_std
+from nextscale.model.config.experts import mixture_blocks
+from nextscale.model.config.parametrization import Group
 from nextscale.model.config.run import Network
 from nextscale.model.network.attention import FROM_KERNEL, alibi_slopes, attend, platform
+from nextscale.model.network.experts import MixtureOfExperts, Routing
 from nextscale.model.network.kernels import Recompute, kernel_for, scans
+from nextscale.model.network.mlp import MLP, Weight, matrix
 from nextscale.model.network.sharding import shard_rows, weight_spec
 
 PyTree = Any
 
 INTO_BLOCK = "into a block"
-
-
-class Weight(nnx.Param):
-    """A float32 parameter that knows its parametrization group."""
-
-    def __init__(self, value: jax.Array, *, group: Group):
-        super().__init__(value, group=group)
-
-
-def _matrix(rngs: nnx.Rngs, group: Group, fan_in: int, fan_out: int) -> Weight:
-    std = initial_std(group, fan_in)
-    if std == 0:
-        return Weight(jnp.zeros((fan_in, fan_out)), group=group)
-    return Weight(std * jax.random.normal(rngs.params(), (fan_in, fan_out)), group=group)
 
 
 class Norm(nnx.Module):
@@ -66,10 +55,10 @@ class Attention(nnx.Module):
 
     def __init__(self, c: Network, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.c, self.dtype = c, dtype
-        self.query = _matrix(rngs, "hidden", c.width, c.query_width)
-        self.key = _matrix(rngs, "hidden", c.width, c.key_width)
-        self.value = _matrix(rngs, "hidden", c.width, c.key_width)
-        self.out = _matrix(rngs, "mixed", c.query_width, c.width)
+        self.query = matrix(rngs, "hidden", c.width, c.query_width)
+        self.key = matrix(rngs, "hidden", c.width, c.key_width)
+        self.value = matrix(rngs, "hidden", c.width, c.key_width)
+        self.out = matrix(rngs, "mixed", c.query_width, c.width)
         head_width = c.query_width // c.heads
         self.query_norm = Norm(c, head_width) if c.qk_norm else None
         self.key_norm = Norm(c, head_width) if c.qk_norm else None
@@ -100,42 +89,31 @@ class Attention(nnx.Module):
         return mixed_BxTxHxK.reshape(len(x_NxD), c.query_width) @ self.out[...].astype(self.dtype)
 
 
-class MLP(nnx.Module):
-    """GELU, squared ReLU (So et al. 2021) or SwiGLU (Shazeer 2020)."""
-
-    def __init__(self, c: Network, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        self.c, self.dtype = c, dtype
-        self.up = _matrix(rngs, "hidden", c.width, c.hidden_width)
-        self.gate = _matrix(rngs, "hidden", c.width, c.hidden_width) if c.mlp == "swiglu" else None
-        self.down = _matrix(rngs, "output", c.hidden_width, c.width)
-
-    def __call__(self, x_NxD: jax.Array) -> jax.Array:
-        up_NxF = x_NxD @ self.up[...].astype(self.dtype)
-        if self.gate is not None:
-            hidden_NxF = jax.nn.silu(x_NxD @ self.gate[...].astype(self.dtype)) * up_NxF
-        elif self.c.mlp == "relu2":
-            hidden_NxF = jnp.square(jax.nn.relu(up_NxF))
-        else:
-            hidden_NxF = jax.nn.gelu(up_NxF)
-        return hidden_NxF @ self.down[...].astype(self.dtype)
-
-
 class Block(nnx.Module):
-    """Pre-norm attention, then pre-norm MLP, each added to the residual stream."""
+    """Pre-norm attention, then pre-norm MLP or experts, each added to the residual stream."""
 
-    def __init__(self, c: Network, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    def __init__(self, c: Network, *, mixes: bool, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.c, self.dtype = c, dtype
         self.attention_norm = Norm(c, c.width)
         self.attention = Attention(c, dtype=dtype, rngs=rngs)
         self.mlp_norm = None if c.mlp == "none" else Norm(c, c.width)
-        self.mlp = None if c.mlp == "none" else MLP(c, dtype=dtype, rngs=rngs)
+        if mixes:
+            self.mlp: MLP | MixtureOfExperts | None = MixtureOfExperts(c, dtype=dtype, rngs=rngs)
+        else:
+            self.mlp = None if c.mlp == "none" else MLP(c, c.hidden_width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x_NxD: jax.Array, T: int, mesh: Mesh | None = None) -> jax.Array:
-        scale = self.c.residual_multiplier
+    def __call__(self, x_NxD: jax.Array, T: int, mesh: Mesh | None = None) -> tuple[jax.Array, Routing | None]:
+        """The residual stream after it, and where its tokens went if it has experts."""
+        scale, routing = self.c.residual_multiplier, None
         x_NxD = x_NxD + scale * self.attention(self.attention_norm(x_NxD).astype(self.dtype), T, mesh)
         if self.mlp is not None and self.mlp_norm is not None:
-            x_NxD = x_NxD + scale * self.mlp(self.mlp_norm(x_NxD).astype(self.dtype))
-        return x_NxD
+            normed_NxD = self.mlp_norm(x_NxD).astype(self.dtype)
+            if isinstance(self.mlp, MixtureOfExperts):
+                y_NxD, routing = self.mlp(normed_NxD, T, mesh)
+            else:
+                y_NxD = self.mlp(normed_NxD)
+            x_NxD = x_NxD + scale * y_NxD
+        return x_NxD, routing
 
 
 class Transformer(nnx.Module):
@@ -143,20 +121,25 @@ class Transformer(nnx.Module):
 
     def __init__(self, c: Network, *, dtype: str = "float32", rngs: nnx.Rngs):
         self.c, self.dtype = c, jnp.dtype(dtype)
-        self.embedding = _matrix(rngs, "embedding", c.vocab, c.width)
-        self.blocks = nnx.List([Block(c, dtype=self.dtype, rngs=rngs) for _ in range(c.depth)])
+        self.embedding = matrix(rngs, "embedding", c.vocab, c.width)
+        dense = c.depth - mixture_blocks(c)
+        self.blocks = nnx.List([Block(c, mixes=i >= dense, dtype=self.dtype, rngs=rngs) for i in range(c.depth)])
         self.norm = Norm(c, c.width, group="final_norm")
-        self.head = None if c.tied else _matrix(rngs, "head", c.width, c.vocab)
+        self.head = None if c.tied else matrix(rngs, "head", c.width, c.vocab)
 
     def __call__(self, tokens_BxT: jax.Array, mesh: Mesh | None = None, *, recompute: Recompute = "none") -> jax.Array:
         """Logits, B x T x V (see `features`)."""
-        logits_NxV = head_logits(
-            self.features(tokens_BxT, mesh, recompute=recompute), self.head_DxV.astype(self.dtype), self.c.logit_cap
-        )
+        logits_NxV = self.logits(self.features(tokens_BxT, mesh, recompute=recompute)[0])
         return logits_NxV.reshape(*tokens_BxT.shape, -1)
 
-    def features(self, tokens_BxT: jax.Array, mesh: Mesh | None = None, *, recompute: Recompute = "none") -> jax.Array:
-        """What the head reads, N x D.
+    def logits(self, x_NxD: jax.Array) -> jax.Array:
+        """Of what `features` gives, N x V."""
+        return head_logits(x_NxD, self.head_DxV.astype(self.dtype), self.c.logit_cap)
+
+    def features(
+        self, tokens_BxT: jax.Array, mesh: Mesh | None = None, *, recompute: Recompute = "none"
+    ) -> tuple[jax.Array, Routing | None]:
+        """What the head reads, N x D, and where the tokens went in each block that has experts, if any has.
 
         Args:
             mesh: the devices that the sequences are spread over, if more than one.
@@ -164,8 +147,11 @@ class Transformer(nnx.Module):
         """
         with self._precision():
             x_NxD = shard_rows(mesh, self.embedding[...][tokens_BxT.reshape(-1)].astype(self.dtype))
-            x_NxD = apply_blocks(self.blocks, x_NxD, tokens_BxT.shape[1], mesh, recompute)
-            return self.norm(x_NxD).astype(self.dtype)
+            dense, routing = self.c.depth - mixture_blocks(self.c), None
+            for blocks in (self.blocks[:dense], self.blocks[dense:]):
+                if blocks:
+                    x_NxD, routing = apply_blocks(blocks, x_NxD, tokens_BxT.shape[1], mesh, recompute)
+            return self.norm(x_NxD).astype(self.dtype), routing
 
     @property
     def head_DxV(self) -> jax.Array:
@@ -187,28 +173,32 @@ def head_logits(x_NxD: jax.Array, head_DxV: jax.Array, cap: float | None) -> jax
 
 def apply_blocks(
     blocks: Sequence[Block], x_NxD: jax.Array, T: int, mesh: Mesh | None, recompute: Recompute
-) -> jax.Array:
-    """The residual stream, N x D, after all blocks.
+) -> tuple[jax.Array, Routing | None]:
+    """The residual stream, N x D, after blocks that are alike, and where the tokens went in each if they have experts.
 
     Many are scanned: compiled once, and of the weights that devices share one block's are gathered at a time.
     """
     if not scans(len(blocks), recompute):
+        found = []
         for block in blocks:
-            x_NxD = shard_rows(mesh, block(x_NxD, T, mesh))
-        return x_NxD
+            x_NxD, routing = block(x_NxD, T, mesh)
+            x_NxD = shard_rows(mesh, x_NxD)
+            found.append(routing)
+        return x_NxD, jax.tree.map(lambda *of_each: jnp.stack(of_each), *found)
     graph, *_ = (nnx.split(block)[0] for block in blocks)
     stacked = jax.tree.map(
         functools.partial(_stack, blocks[0].dtype, mesh), *(nnx.state(block) for block in blocks), is_leaf=_is_variable
     )
 
-    def one(x_NxD: jax.Array, weights: Any) -> tuple[jax.Array, None]:
+    def one(x_NxD: jax.Array, weights: Any) -> tuple[jax.Array, Routing | None]:
         block = nnx.merge(graph, weights)
-        return shard_rows(mesh, block(checkpoint_name(x_NxD, INTO_BLOCK), T, mesh)), None
+        x_NxD, routing = block(checkpoint_name(x_NxD, INTO_BLOCK), T, mesh)
+        return shard_rows(mesh, x_NxD), routing
 
     if recompute != "none":
         # In a scan the second computation is in a loop of its own, where no compiler finds the first.
         one = jax.checkpoint(one, policy=_kept(recompute), prevent_cse=False)
-    return jax.lax.scan(one, x_NxD, nnx.to_pure_dict(stacked))[0]
+    return jax.lax.scan(one, x_NxD, nnx.to_pure_dict(stacked))
 
 
 def _is_variable(x: Any) -> bool:
@@ -218,10 +208,11 @@ def _is_variable(x: Any) -> bool:
 def _stack(dtype: jnp.dtype, mesh: Mesh | None, *weights: Weight) -> nnx.Variable:
     """The weights of all blocks in one array, each device's own parts of them.
 
-    Matrices are copied as they are used, in half the memory where that is bfloat16.
+    Matrices are copied as they are used, in half the memory where that is bfloat16; a router is used in float32.
     """
     first = weights[0]
-    stacked = jnp.stack([w[...].astype(dtype) if w.ndim == 2 else w[...] for w in weights])
+    halved = first.ndim >= 2 and first.group != "router"
+    stacked = jnp.stack([w[...].astype(dtype) if halved else w[...] for w in weights])
     if mesh is not None:
         spec = weight_spec(mesh, first.group, first.shape)
         stacked = jax.lax.with_sharding_constraint(stacked, NamedSharding(mesh, P(None, *spec)))

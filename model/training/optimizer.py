@@ -178,10 +178,11 @@ def _direction(name: OptimizerName, groups: PyTree, h: Hyperparameters) -> optax
         return adam
 
     def dimensions(updates: PyTree) -> PyTree:
-        return jax.tree.map(lambda _: MuonDimensionNumbers(), updates)
+        # Of experts, each has a matrix of its own: the last two axes.
+        return jax.tree.map(lambda matrix: MuonDimensionNumbers(matrix.ndim - 2, matrix.ndim - 1), updates)
 
     def as_large_as_adams(updates: PyTree) -> PyTree:
-        return jax.tree.map(lambda matrix: _ADAM_RMS * math.sqrt(max(matrix.shape)) * matrix, updates)
+        return jax.tree.map(lambda matrix: _ADAM_RMS * math.sqrt(max(matrix.shape[-2:])) * matrix, updates)
 
     muon = optax.chain(
         scale_by_muon(beta=h.momentum, weight_dimension_numbers=dimensions),

@@ -22,6 +22,7 @@ from nextscale.model.config.initial import Initial
 from nextscale.model.config.module import ModuleNetwork
 from nextscale.model.config.run import Network, OptimizerName, RunConfig
 from nextscale.model.errors import InputError
+from nextscale.model.network.experts import Routing, with_balance
 from nextscale.model.network.initial import rescaled
 from nextscale.model.network.kernels import RECOMPUTE, Recompute
 from nextscale.model.network.loss import batch_loss
@@ -104,6 +105,8 @@ class Call(NamedTuple):
     numbers: Hyperparameters
 
 
+Found = tuple[jax.Array, Routing | None]
+"""The loss of a batch, and where its tokens were routed if they were."""
 CallResult = tuple[PyTree, tally.Tally]
 """The state after a call, and `sums` of the row of the curve after each stretch, M."""
 
@@ -164,7 +167,7 @@ def stretches_per_call(config: RunConfig) -> int:
 
 def zero_sums(program: Program) -> tally.Tally:
     """Zeros for `sums` of a state (see `train_steps`)."""
-    empty = tally.empty(skips=_skips(program))
+    empty = tally.empty(skips=_skips(program), routes=program.model.experts > 1)
     if program.mesh is None:
         return empty
     zero, same = np.float32(0), replicated(program.mesh)
@@ -258,7 +261,7 @@ def _initial_state(program: Program, key: jax.Array, numbers: Hyperparameters) -
         params = rescaled(program.init, params, groups, model.depth, key)
     moments = optimizer(program.optimizer, groups, numbers, 0.0).init(params)
     skips = numbers.skip_spikes is not None
-    state = {"params": params, "optimizer": moments, "sums": tally.empty(skips=skips)}
+    state = {"params": params, "optimizer": moments, "sums": tally.empty(skips=skips, routes=model.experts > 1)}
     return state | ({"usual": spikes.initial_average()} if skips else {})
 
 
@@ -288,31 +291,39 @@ def _train_steps(
     micro_batches, recompute = program.memory_saving
     groups = groups_of(model, dtype)
 
-    def loss_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def loss_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[jax.Array, Found]:
         model_now = model_of(model, dtype, params)
         return batch_loss(model_now, batch_BxT1, program.mesh, recompute=recompute, own=program.loss)
 
-    def gradient_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, jax.Array]:
-        (_, loss), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, batch_BxT1)
-        return gradient, loss
+    def gradient_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, Found]:
+        (_, found), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, batch_BxT1)
+        return gradient, found
 
-    def mean_gradient_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, jax.Array]:
+    def mean_gradient_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, Found]:
         # Each micro-batch is every so-many-th sequence, so that a device finds its share of it among its own rows.
         batch_bxMxT1 = batch_BxT1.reshape(-1, micro_batches, batch_BxT1.shape[1])
 
-        def add(m: jax.Array, total: tuple[PyTree, jax.Array]) -> tuple[PyTree, jax.Array]:
+        def add(m: jax.Array, total: tuple[PyTree, Found]) -> tuple[PyTree, Found]:
             return jax.tree.map(jnp.add, total, gradient_of(params, batch_bxMxT1[:, m]))
 
-        zero = jax.tree.map(jnp.zeros_like, params), jnp.zeros((), jnp.float32)
-        return jax.tree.map(lambda total: total / micro_batches, jax.lax.fori_loop(0, micro_batches, add, zero))
+        shapes = jax.eval_shape(gradient_of, params, batch_bxMxT1[:, 0])
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total = jax.lax.fori_loop(0, micro_batches, add, zero)
+        gradient, (loss, routing) = jax.tree.map(lambda total: total / micro_batches, total)
+        if routing is not None:  # loads stay whole numbers: what is even is so exactly
+            routing = routing._replace(load_E=total[1][1].load_E)
+        return gradient, (loss, routing)
 
     def step(i: jax.Array, state: PyTree) -> PyTree:
         params, sums = state["params"], state["sums"]
-        gradient, loss = (gradient_of if micro_batches == 1 else mean_gradient_of)(params, batches_KxBxT1[i])
+        gradient, (loss, routing) = (gradient_of if micro_batches == 1 else mean_gradient_of)(params, batches_KxBxT1[i])
         rule = optimizer(program.optimizer, groups, numbers, schedule_K[i])
         updates, moments = rule.update(gradient, state["optimizer"], params)
         found = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         after = {"params": optax.apply_updates(params, updates), "optimizer": moments}
+        if routing is not None:
+            found |= tally.of_routing(routing)
+            after["params"] = with_balance(model, after["params"], routing)
         if numbers.skip_spikes is None:
             return after | {"sums": tally.add(sums, found)}
         taken, usual = spikes.judge_step(state["usual"], loss, found["gradient_norm"], numbers.skip_spikes)

@@ -18,6 +18,7 @@ from nextscale.model.accounting import (
     parameters,
 )
 from nextscale.model.config.run import ModelConfig, Network
+from nextscale.model.network.experts import MixtureOfExperts
 from nextscale.model.network.kernels import query_blocks
 from nextscale.model.network.loss import cross_entropy
 from nextscale.model.network.transformer import Transformer
@@ -41,8 +42,13 @@ def model_config(**options):
 
 
 MODELS = st.builds(
-    lambda groups, shared, half_head, **options: Network(
-        heads=groups * shared, kv_heads=groups, width=groups * shared * 2 * half_head, **options
+    lambda groups, shared, half_head, mlp, experts, **options: Network(
+        heads=groups * shared,
+        kv_heads=groups,
+        width=groups * shared * 2 * half_head,
+        mlp=mlp,
+        experts=1 if mlp == "none" else experts,
+        **options,
     ),
     groups=st.integers(1, 3),
     shared=st.integers(1, 3),
@@ -58,6 +64,11 @@ MODELS = st.builds(
     norm_scale=st.booleans(),
     qk_norm=st.booleans(),
     logit_cap=st.none() | st.just(30.0),
+    experts=st.sampled_from([1, 1, 4, 6]),
+    experts_per_token=st.integers(2, 4),
+    expert_ratio=st.none() | st.just(0.7),
+    shared_experts=st.integers(0, 2),
+    balance_rate=st.sampled_from([0.0, 0.001]),
 )
 
 
@@ -66,7 +77,13 @@ MODELS = st.builds(
 def test_counted_parameters_are_the_actual_ones(model):
     module = nnx.eval_shape(lambda: Transformer(model, rngs=nnx.Rngs(0)))
     actual = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module)))
-    assert parameters(model) == active_parameters(model) == actual
+    assert parameters(model) == actual
+    idle = 0
+    for block in module.blocks:
+        if isinstance(block.mlp, MixtureOfExperts):
+            own = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(block.mlp.experts)))
+            idle += own // model.experts * (model.experts - model.experts_per_token)
+    assert active_parameters(model) == actual - idle
     table = module.embedding.size + (0 if module.head is None else module.head.size)
     assert non_embedding_parameters(model) == actual - table
     assert sum(parameter_groups(model).values()) == actual
@@ -241,3 +258,59 @@ def test_llama_3():
     options = {"heads": 32, "kv_heads": 8, "mlp": "swiglu", "mlp_ratio": 3.5, "norm_scale": True}
     model = ModelConfig(**options, depth=32, width=4096, vocab=128_256, context=8192)
     assert parameters(model) == 8_030_261_248
+
+
+MIXTURES = {
+    # Jiang et al. 2024, sec. 2.1 and the published weights, 46 702 792 704 numbers.
+    "Mixtral 8x7B": (
+        {"width": 4096, "depth": 32, "heads": 32, "kv_heads": 8, "vocab": 32_000, "context": 32_768}
+        | {"experts": 8, "experts_per_token": 2, "expert_ratio": 14336 / 4096},
+        ("46.7", "12.9"),
+    ),
+    # Muennighoff et al. 2024 (arXiv 2409.02060), table 10 and abstract.
+    "OLMoE-1B-7B": (
+        {"width": 2048, "depth": 16, "heads": 16, "vocab": 50_304, "context": 4096, "qk_norm": True}
+        | {"experts": 64, "experts_per_token": 8, "expert_ratio": 0.5, "router": "softmax"},
+        ("6.9", "1.3"),
+    ),
+    # Yang et al. 2025 (arXiv 2505.09388), table 2; 3.35 is printed as 3.3, cut and not rounded.
+    "Qwen3-30B-A3B": (
+        {"width": 2048, "depth": 48, "heads": 32, "kv_heads": 4, "head_width": 128, "vocab": 151_936, "qk_norm": True}
+        | {"context": 32_768, "experts": 128, "experts_per_token": 8, "expert_ratio": 768 / 2048},
+        ("30.5", "3.3"),
+    ),
+}
+"""Of each its options, and billions of all and of active parameters as its authors print them."""
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_all_and_active_parameters_of_published_mixtures_of_experts(name):
+    options, printed = MIXTURES[name]
+    model = ModelConfig(mlp="swiglu", norm_scale=True, **options)
+    cut = (lambda count: int(count / 1e8) / 10) if name.startswith("Qwen") else (lambda count: round(count / 1e9, 1))
+    assert tuple(str(cut(count(model))) for count in (parameters, active_parameters)) == printed
+    if name.startswith("Mixtral"):
+        assert parameters(model) == 46_702_792_704
+
+
+def test_deepseek_v3_with_the_weights_of_its_own_attention():
+    """DeepSeek-AI 2024 (arXiv 2412.19437), sec. 4.2: 671B parameters, 37B of them active. Its latent attention (sec.
+    2.1.1) is none that a model here can have: its weights are counted here, by the widths that they print."""
+    D, H, head, query, latent, turned, depth = 7168, 128, 128, 1536, 512, 64, 61
+    attention = D * query + query * H * (head + turned) + D * (latent + turned) + latent * H * 2 * head + H * head * D
+    options = {"width": D, "depth": depth, "heads": H, "vocab": 129_280, "context": 4096, "mlp": "swiglu"}
+    options |= {"mlp_ratio": 18432 / D, "expert_ratio": 2048 / D, "experts": 256, "experts_per_token": 8}
+    model = ModelConfig(**options, shared_experts=1, dense_layers=3, router="sigmoid", norm_scale=True)
+    ours = parameter_groups(model)["attention"]
+    assert round((parameters(model) - ours + depth * attention) / 1e9) == 671
+    active = active_parameters(model) - ours + depth * attention
+    # 37.6 with the embedding, of which a token looks up one row, and 36.6 without.
+    assert round((active - model.vocab * D) / 1e9) == 37
+
+
+def test_a_mixture_of_equal_active_size_costs_its_router_more_than_one_mlp():
+    dense, mixed = (model_config(experts=experts) for experts in (1, 8))
+    router = 6 * dense.depth * dense.width * 8
+    assert flops_per_token(mixed) - flops_per_token(dense) == router
+    assert active_parameters(mixed) - parameters(dense) == router / 6
+    assert flops_per_token(mixed, "6nd") == 6 * active_parameters(mixed)

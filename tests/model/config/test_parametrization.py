@@ -17,8 +17,8 @@ from nextscale.model.network.loss import training_loss
 from nextscale.model.network.transformer import Transformer, structure, transformer_of
 from nextscale.model.training.optimizer import hyperparameters, optimizer
 
-GROUPS = ("embedding", "hidden", "output", "mixed", "norm", "final_norm", "head")
-MATRICES = {"hidden", "output", "mixed", "head"}
+GROUPS = ("embedding", "hidden", "output", "mixed", "norm", "final_norm", "head", "router")
+MATRICES = {"hidden", "output", "mixed", "head", "router"}
 PARAMETRIZATIONS = ("standard", "mup", "mup-1/d", "completep")
 
 
@@ -84,8 +84,8 @@ def sizes(network, params, tokens_BxT):
     start_NxD = module.embedding[...][tokens_BxT.reshape(-1)]
     x_NxD = start_NxD
     for block in module.blocks:
-        x_NxD = block(x_NxD, T)
-    first_NxD = network.depth * (module.blocks[0](start_NxD, T) - start_NxD)
+        x_NxD, _ = block(x_NxD, T)
+    first_NxD = network.depth * (module.blocks[0](start_NxD, T)[0] - start_NxD)
     return jnp.array([jnp.abs(x).mean() for x in (module(tokens_BxT), first_NxD, x_NxD - start_NxD)])
 
 
@@ -193,7 +193,8 @@ def test_mup_divides_the_rate_of_matrices_by_the_growth_of_the_width():
 
 def test_completep_follows_its_authors():
     """Their code, linked from arXiv 2505.01618: ε/w for the embedding and the last norm, ε/(w·d) in the blocks. The
-    head here has no multiplier of 1/w, so its gradients are w times theirs, and its ε with them."""
+    head here has no multiplier of 1/w, so its gradients are w times theirs, and its ε with them. A router, which they
+    do not have, is as a head within a block."""
     found = {group: multipliers(group, "completep", size(width=0.5, depth=0.25)) for group in GROUPS}
     assert {group: m.lr for group, m in found.items()} == {g: 0.5 if g in MATRICES else 1 for g in GROUPS}
     eps = {
@@ -204,6 +205,7 @@ def test_completep_follows_its_authors():
         "output": 0.125,
         "mixed": 0.125,
         "norm": 0.125,
+        "router": 0.25,
     }
     assert {group: m.eps for group, m in found.items()} == eps
     network = small_run("completep", 64, 4, steps=20).network

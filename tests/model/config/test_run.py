@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from nextscale.model.config.data import TextData
+from nextscale.model.config.experts import expert_width
 from nextscale.model.config.run import ModelFamily, RunConfig
 
 
@@ -58,6 +59,16 @@ def test_names_and_defaults_are_those_of_every_machine_and_version(tiny_run):
             "qk_norm": False,
             "logit_cap": None,
             "z_loss": 0.0,
+            "experts": 1,
+            "experts_per_token": 2,
+            "expert_ratio": None,
+            "shared_experts": 0,
+            "dense_layers": 0,
+            "router": "renormalised",
+            "routed_scale": 1.0,
+            "balance_loss": 0.01,
+            "balance_rate": 0.0,
+            "router_z_loss": 0.0,
         },
         "training": {
             "batch_tokens": 32,
@@ -127,3 +138,30 @@ def test_data_without_a_fingerprint_cannot_name_a_run(tiny_run):
 
 def test_attention_only_models_have_no_hidden_layer():
     assert ModelFamily(mlp="none").at(16, 32).hidden_width == 0
+
+
+class TestExperts:
+    def test_one_expert_is_the_mlp_whatever_is_said_of_routing(self):
+        dense, routed = (ModelFamily(**more).at(16, 32) for more in ({}, {"experts_per_token": 4, "balance_rate": 0.1}))
+        assert dense == routed
+        assert dense.semantic() == routed.semantic()
+        assert "experts_per_token" not in dense.semantic()
+
+    def test_what_a_token_passes_is_as_wide_as_one_mlp_unless_said(self):
+        model = ModelFamily(experts=8, experts_per_token=3, shared_experts=1, mlp_ratio=4).at(16, 32)
+        assert expert_width(model) == 16
+        assert expert_width(model.model_copy(update={"expert_ratio": 0.5})) == 8
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"experts_per_token": 9}, "experts_per_token 9 is more than there are experts, 8"),
+            ({"experts_per_token": 1}, "take router softmax for experts_per_token 1"),
+            ({"mlp": "none"}, "experts are MLPs, and mlp is none"),
+            ({"dense_layers": 2}, "dense_layers 2 leave none of 2 blocks for experts"),
+            ({"expert_ratio": 0.01}, "raise expert_ratio"),
+        ],
+    )
+    def test_what_does_not_fit_together_is_refused_in_words(self, options, message):
+        with pytest.raises(ValidationError, match=message):
+            ModelFamily(**{"depth": 2, "experts": 8} | options).at(16, 32)

@@ -44,7 +44,8 @@ def of_whole_logits(config, params):
 
 
 def in_parts(config, params, dtype="float32"):
-    return batch_loss(transformer_of(config, dtype, params), BATCH)
+    objective, (loss, _) = batch_loss(transformer_of(config, dtype, params), BATCH)
+    return objective, loss
 
 
 def with_gradient(loss, config, params):
@@ -114,7 +115,7 @@ def test_bfloat16_rounds_the_head_and_its_features_and_nothing_else():
     config = model()
     params = noisy_params(config)
     module = transformer_of(config, "bfloat16", params)
-    x_NxD = np.asarray(module.features(BATCH[:, :-1]), np.float32)
+    x_NxD = np.asarray(module.features(BATCH[:, :-1])[0], np.float32)
     logits = jnp.asarray(x_NxD @ np.asarray(module.head_DxV.astype(jnp.bfloat16), np.float32))
     loss, by_logits = jax.value_and_grad(lambda logits: cross_entropy(logits, BATCH[:, 1:].reshape(-1)).mean())(logits)
     (_, found), gradient = jax.value_and_grad(lambda params: in_parts(config, params, "bfloat16"), has_aux=True)(params)
