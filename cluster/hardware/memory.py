@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from nextscale.model.accounting import parameter_groups, steps_per_row
+from nextscale.model.config.experts import expert_width, mixture_blocks
 from nextscale.model.config.module import ModuleModel
 from nextscale.model.config.run import ModelConfig, RunConfig
 from nextscale.model.network.kernels import Recompute, kernel_for, loss_parts, query_blocks, scans
@@ -55,7 +56,8 @@ class _Weights(NamedTuple):
         groups = parameter_groups(config.model)
         # A dimension that an axis does not divide is whole along it.
         vocab_ways = split.tensor if config.model.vocab % split.tensor == 0 else 1
-        matrices = _FLOAT32 * (groups["attention"] + groups["mlp"]) / split.tensor
+        matrices = _FLOAT32 * sum(groups[name] for name in ("attention", "mlp", "router")) / split.tensor
+        matrices += _FLOAT32 * groups["experts"] / (split.tensor if config.model.experts % split.tensor == 0 else 1)
         head = _FLOAT32 * (groups["embedding"] + groups["head"]) / vocab_ways
         return cls(matrices, head, matrices + head + _FLOAT32 * groups["norm"])
 
@@ -132,15 +134,15 @@ def _kept(config: RunConfig, tensor: int, platform: str, recompute: Recompute, s
     keys = model.query_width if kernel == "blocks" else model.key_width
     head_width = model.query_width // model.heads
     padded = -(-head_width // _LANES) * _LANES / head_width if kernel == "splash" else 1.0
-    of_softmax = model.heads * _FLOAT32 / tensor
+    of_softmax, hidden = model.heads * _FLOAT32 / tensor, _hidden_width(model)
     if recompute == "offload":
         return 0.0
     if recompute == "full":
         return item * model.width
     if recompute == "dots" or (not scanned and kernel != "blocks"):
-        products = {"gelu": 1, "relu2": 1, "swiglu": 2, "none": 0}[model.mlp] * model.hidden_width
+        products = {"gelu": 1, "relu2": 1, "swiglu": 2, "none": 0}[model.mlp] * hidden
         if recompute != "dots" and model.mlp != "none":
-            products += model.hidden_width
+            products += hidden
         mixed = 0.0 if kernel == "blocks" else model.query_width * padded
         parts = model.query_width + 2 * model.key_width + mixed + products
         return item * (2 * model.width + parts / tensor) + of_softmax
@@ -148,7 +150,7 @@ def _kept(config: RunConfig, tensor: int, platform: str, recompute: Recompute, s
     heads = item * (2 * model.query_width + 2 * keys) * padded
     if model.qk_norm:
         heads += (item + 2 * _FLOAT32) * (model.query_width + keys)
-    mlp = item * {"gelu": 6, "relu2": 3, "swiglu": 6, "none": 0}[model.mlp] * model.hidden_width
+    mlp = item * {"gelu": 6, "relu2": 3, "swiglu": 6, "none": 0}[model.mlp] * hidden + item * _sorted_width(model)
     if kernel == "blocks":
         of_softmax = _scores(config) / model.context * _SCORES_DTYPES[config.training.dtype] / tensor
     return norms + (heads + mlp) / tensor + of_softmax
@@ -188,9 +190,23 @@ def _cpu_block(config: RunConfig, tensor: int) -> float:
     parts = 8 * model.query_width + 0.5 * model.width
     if model.qk_norm:
         parts += 4 * model.query_width
-    parts += {"gelu": 3, "relu2": 2, "swiglu": 5, "none": 0}[model.mlp] * model.hidden_width
+    parts += {"gelu": 3, "relu2": 2, "swiglu": 5, "none": 0}[model.mlp] * _hidden_width(model, routed=False)
     scores = _scores(config) * _SCORES_DTYPES[config.training.dtype]
-    return model.context * _FLOAT32 * (3.5 * model.width + parts / tensor) + scores / tensor
+    streams = 3.5 * model.width + _sorted_width(model) + parts / tensor
+    return model.context * _FLOAT32 * streams + scores / tensor
+
+
+def _hidden_width(model: ModelConfig, *, routed: bool = True) -> float:
+    """Width of the hidden layers that a token passes in a block, the mean over blocks; on a CPU those of experts that
+    it is routed to are computed again instead of kept."""
+    mixtures = mixture_blocks(model)
+    experts = model.shared_experts + (model.experts_per_token if routed else 0)
+    return ((model.depth - mixtures) * model.hidden_width + mixtures * experts * expert_width(model)) / model.depth
+
+
+def _sorted_width(model: ModelConfig) -> float:
+    """Of a token, once for each of its experts, what goes into them and what they give, the mean over blocks."""
+    return 2 * mixture_blocks(model) * model.experts_per_token * model.width / model.depth
 
 
 def _scores(config: RunConfig) -> int:

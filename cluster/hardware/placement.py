@@ -70,6 +70,7 @@ def candidate_splits(config: RunConfig, pool: Pool) -> Iterator[Split]:
     """
     model, sequences = config.model, config.batch_sequences
     heads, hidden, width = _divided(model)
+    experts = 1 if isinstance(model, ModuleModel) else model.experts
     # A process sees a CPU as one device, however many cores it has.
     chips = 1 if pool.accelerator == "cpu" else (pool.chips if pool.gang else max(int(pool.chips_per_run), 1))
     slices = pool.slices_per_run if pool.gang else 1
@@ -79,6 +80,8 @@ def candidate_splits(config: RunConfig, pool: Pool) -> Iterator[Split]:
         for n in ((devices,) if pool.gang else _divisors(devices)[::-1])
         for tensor in _divisors(math.gcd(n, chips))
         if heads % tensor == 0 and hidden % tensor == 0 and sequences % (n // tensor) == 0
+        # Experts that are not spread over `tensor` would all be computed by each of its devices.
+        if experts <= 1 or experts % tensor == 0
         for fsdp in _divisors(n // tensor)
         if width % fsdp == 0 and n // tensor // fsdp % slices == 0
     ]

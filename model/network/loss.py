@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from nextscale.model.config.code import Function
+from nextscale.model.config.run import Network
 from nextscale.model.errors import InputError, first_line
 from nextscale.model.external.code import load
-from nextscale.model.config.run import Network
 from nextscale.model.network.experts import Routing
 from nextscale.model.network.kernels import Recompute, loss_parts
 from nextscale.model.network.modules import OwnModule

@@ -14,12 +14,14 @@ from nextscale.model.config.run import RunConfig
 from nextscale.model.data.sources import MixtureSource, Source
 from nextscale.model.record import Row
 from nextscale.model.training.evaluate import Evaluation
+from nextscale.model.training.tally import ROUTING
 
 
 def record_of(
     config: RunConfig, source: Source, evaluation: Evaluation | None, reason: str | None, curve: Sequence[Row]
 ) -> Row:
-    """The result of a run as one flat row. Losses are null when the run diverged, and `reason` says how."""
+    """The result of a run as one flat row. Losses are null when the run diverged, and `reason` says how.
+    Where tokens are routed, how evenly is that of the last row of the curve."""
     model, tokens = config.model, config.tokens
     unique = source.unique_tokens(tokens)
     sets = [f"{key}_{name}" for name in config.set_names for key in ("loss", "bits_per_byte")]
@@ -42,6 +44,7 @@ def record_of(
         "in_context_learning": evaluation and evaluation.in_context_learning,
         "evaluation_tokens": evaluation and evaluation.tokens,
         **({"flops_by": model.counted.flops_by} if isinstance(model, ModuleModel) else {}),
+        **({name: curve[-1].get(name) if curve else None for name in ROUTING} if config.network.experts > 1 else {}),
         "width": model.width,
         "depth": model.depth,
         "steps": config.training.steps,

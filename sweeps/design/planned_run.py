@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from nextscale.model.accounting import flops_per_token, non_embedding_parameters, parameters
+from nextscale.model.accounting import active_parameters, flops_per_token, non_embedding_parameters, parameters
 from nextscale.model.config.external import AnyModel, AnyRun
 from nextscale.model.config.run import Parent, RunConfig
 
@@ -18,6 +18,7 @@ Role = Literal["fit", "holdout"]
 COUNTS: dict[str, Callable[[AnyModel], int | None]] = {
     "total": parameters,
     "non_embedding": non_embedding_parameters,
+    "active": active_parameters,
 }
 """How a model's N is counted, by those of `nextscale.fit.conventions.CONVENTIONS` that a sweep may be fitted by."""
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def runs_of(study: Study) -> pd.DataFrame:
     """One row per finished run, also of those that diverged, whose `loss` is missing.
 
-    Columns are those of a run's record, with `role` (fit or holdout) and `budget`; `parametrization`, `schedule` and
-    `warmup_tokens`; `flops_kaplan`, training FLOPs as Kaplan et al. 2020 count them, without embedding and head; and
-    `curve`, the run's rows of evaluations.jsonl.
+    Columns are those of a run's record, with `role` (fit or holdout) and `budget`; `experts`, `parametrization`,
+    `schedule` and `warmup_tokens`; `flops_kaplan`, training FLOPs as Kaplan et al. 2020 count them, without embedding
+    and head; and `curve`, the run's rows of evaluations.jsonl.
     """
     rows = []
     for run in study.planned:
@@ -39,6 +39,7 @@ def config_columns(run: PlannedRun) -> dict[str, Any]:
     if isinstance(model, ModelConfig):
         told["flops_kaplan"] = flops_per_token(model, "kaplan") * run.tokens
     return told | {
+        "experts": run.config.model.experts,
         "parametrization": training.parametrization,
         "schedule": training.schedule,
         "warmup_tokens": training.warmup_steps * training.batch_tokens,

@@ -12,7 +12,7 @@ import numpy as np
 from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.errors import InputError
 from nextscale.fit.laws.catalogue import LAWS
-from nextscale.model.accounting import non_embedding_parameters, parameter_groups
+from nextscale.model.accounting import active_parameters, non_embedding_parameters, parameter_groups
 from nextscale.model.config.external import ExternalModel, number_in
 from nextscale.model.config.run import TrainingConfig
 from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs, left_out, without_dropped
@@ -246,6 +246,7 @@ def _row(run: PlannedRun, done: Callable[[str], bool]) -> dict[str, Any]:
         "depth": shape[1],
         "params": run.params,
         "params_non_embedding": non_embedding_parameters(model),
+        "params_active": active_parameters(model),
         **{f"params_{group}": count for group, count in parameter_groups(model).items()},
         "tokens": run.tokens,
         "tokens_per_param": run.tokens / run.params,

@@ -10,6 +10,7 @@ FindingName = Literal[
     "horizons",
     "hyperparameters",
     "induction",
+    "leverage",
     "over-training",
     "power-laws",
     "repetition",

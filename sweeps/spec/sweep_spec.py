@@ -123,7 +123,7 @@ class ForecastConfig(Config):
         description="consensus, of laws weighed by what each missed in backtests; one law; auto, the one that a "
         "backtest chooses; none where runs differ in more than size and length: `findings` say what they show",
     )
-    params: Literal["total", "non_embedding"] = "total"
+    params: Literal["total", "non_embedding", "active"] = "total"
     level: float = Field(0.9, gt=0, lt=1, description="of the intervals")
     resamples: int = Field(1000, ge=100, le=100_000, description="bootstrap resamples")
     bootstrap: Literal["case", "stratified", "residual", "normal"] | None = Field(

@@ -38,18 +38,19 @@ _TEXT = (
 )
 _WHOLE = (
     *("params", "params_non_embedding", "params_active", "params_embedding", "params_position", "params_attention"),
-    *("params_mlp", "params_norm", "params_head", "tokens", "tokens_done", "unique_tokens", "width", "depth", "heads"),
+    *("params_mlp", "params_experts", "params_router", "params_norm", "params_head"),
+    *("tokens", "tokens_done", "unique_tokens", "width", "depth", "heads", "experts"),
     *("context", "vocab", "steps", "batch_tokens", "seed", "skipped_steps", "evaluation_tokens", "attempts"),
     "micro_batches",
 )
 COLUMNS = (
     *("run_id", "folder", "status", "reason", "sweep", "role", "budget", "sweeps"),
     *("params", "params_non_embedding", "params_active", "params_embedding", "params_position", "params_attention"),
-    *("params_mlp", "params_norm", "params_head"),
+    *("params_mlp", "params_experts", "params_router", "params_norm", "params_head"),
     *("tokens", "tokens_done", "unique_tokens", "epochs"),
     *("flops", "flops_palm", "flops_chinchilla", "flops_kaplan", "flops_6nd"),
     *("loss", "bits_per_byte", "in_context_learning", "evaluation_tokens", "skipped_steps"),
-    *("width", "depth", "heads", "context", "vocab"),
+    *("width", "depth", "heads", "experts", "context", "vocab"),
     *("steps", "batch_tokens", "lr", "weight_decay", "schedule", "optimizer", "parametrization", "seed"),
     *("parent", "trunk", "data"),
     *("attempts", "seconds", "device_hours", "device_hours_wasted", "usd", "usd_wasted", "flops_kept", "flops_lost"),
@@ -57,7 +58,19 @@ COLUMNS = (
 )
 """Those that every table has, in their order; what each means: docs/runs.md."""
 _SETTINGS = (
-    *("width", "depth", "heads", "context", "vocab", "lr", "weight_decay", "schedule", "optimizer", "parametrization"),
+    *(
+        "width",
+        "depth",
+        "heads",
+        "experts",
+        "context",
+        "vocab",
+        "lr",
+        "weight_decay",
+        "schedule",
+        "optimizer",
+        "parametrization",
+    ),
 )
 _NUMBERS = ("loss_", "bits_per_byte_", "epochs_")
 """What columns of further numbers begin with."""
@@ -94,7 +107,7 @@ def _built(model: ModelConfig | ModuleModel, tokens: int) -> Row:
         return free | {"context": model.context, "vocab": model.vocab, "flops_by": model.counted.flops_by}
     others = [convention for convention in typing.get_args(Convention) if convention != "exact"]
     counts = {f"flops_{name}": flops_per_token(model, name) * tokens for name in others}
-    return counts | {name: getattr(model, name) for name in ("width", "depth", "heads", "context", "vocab")}
+    return counts | {name: getattr(model, name) for name in ("width", "depth", "heads", "experts", "context", "vocab")}
 
 
 def _counts(config: AnyRun) -> Row:

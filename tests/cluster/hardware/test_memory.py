@@ -75,6 +75,8 @@ def test_the_estimate_is_within_15_per_cent_of_what_the_compiler_of_tpus_makes_o
                 ({"depth": 6, "dtype": "bfloat16", "mlp": "swiglu"}, MemorySaving(2, recompute="full")),
                 ({"mlp_ratio": 2.0, "head_width": 32, "width": 96, "optimizer": "muon"}, MemorySaving()),
                 ({"width": 256, "context": 1024, "sequences": 2, "dtype": "bfloat16"}, MemorySaving(2)),
+                ({"width": 128, "experts": 8, "balance_rate": 0.001}, MemorySaving()),
+                ({"experts": 16, "experts_per_token": 4, "shared_experts": 1, "mlp": "swiglu"}, MemorySaving(2)),
             )
         ),
     ],

@@ -30,10 +30,10 @@ def size(width=1.0, depth=1.0):
 TWICE_AS_WIDE, TWICE_AS_DEEP = size(width=0.5), size(depth=0.5)
 
 
-def small_run(parametrization, width, depth, *, steps, lr=0.01, head_width=None):
+def small_run(parametrization, width, depth, *, steps, lr=0.01, head_width=None, experts=1):
     """With two heads, or as many of a width."""
     heads = 2 if head_width is None else width // head_width
-    family = ModelFamily(depth=depth, heads=heads, context=16, mlp="relu2", position="alibi")
+    family = ModelFamily(depth=depth, heads=heads, context=16, mlp="relu2", position="alibi", experts=experts)
     data = MarkovData(source="markov", vocab=16)
     options = {"parametrization": parametrization, "base_width": 32, "base_depth": 1, "base_head_width": head_width}
     training = TrainingConfig(batch_tokens=256, steps=steps, lr=lr, **options)
@@ -90,9 +90,9 @@ def sizes(network, params, tokens_BxT):
 
 
 @functools.lru_cache
-def coordinates(parametrization, width=32, depth=1, head_width=None):
+def coordinates(parametrization, width=32, depth=1, head_width=None, experts=1):
     """The `sizes` after ten steps."""
-    run = small_run(parametrization, width, depth, steps=10, head_width=head_width)
+    run = small_run(parametrization, width, depth, steps=10, head_width=head_width, experts=experts)
     params, _, tokens_BxT = train(run)
     return np.asarray(sizes(run.network, params, tokens_BxT))
 
@@ -116,6 +116,19 @@ def score_sizes(parametrization, width, head_width=None):
 
     before, after = scores(start), scores(params)
     return np.sqrt([float(jnp.square(x).mean()) for x in (before, after - before)])
+
+
+@functools.lru_cache
+def router_moves(parametrization, width):
+    """Root mean square of what ten steps change of a router's logits, on features of size one."""
+    run = small_run(parametrization, width, 1, steps=10, experts=4)
+    params, _, tokens_BxT = train(run)
+    start = nnx.to_pure_dict(nnx.state(Transformer(run.network, rngs=nnx.Rngs(0))))
+    module = transformer_of(run.network, "float32", params)
+    block, x_NxD = module.blocks[0], module.embedding[...][tokens_BxT.reshape(-1)]
+    x_NxD = x_NxD + block.attention(block.attention_norm(x_NxD), tokens_BxT.shape[1], None)
+    change = params["blocks"][0]["mlp"]["router"] - start["blocks"][0]["mlp"]["router"]
+    return float(jnp.sqrt(jnp.square(block.mlp_norm(x_NxD) @ change).mean()))
 
 
 def spread(*found):

@@ -110,6 +110,23 @@ def test_parts_of_logits_scans_and_what_is_computed_again_change_no_gradient_on_
         assert max(found["apart"]) < 1e-6, case
 
 
+MIXTURE = {"experts": 4, "shared_experts": 1, "balance_rate": 0.01, "router": "sigmoid", "router_z_loss": 0.01}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [MIXTURE, {"experts": 3, "mlp": "swiglu", "dense_layers": 1}], ids=str)
+def test_experts_are_spread_over_tensor_where_it_divides_them_and_change_no_gradient(small, tmp_path, options):
+    run = small(depth=2, **options)
+    asked = [("data=2,fsdp=2,tensor=2", "none"), ("fsdp=2,tensor=4", "full"), ("data=3", "none"), ("tensor=2", "dots")]
+    jobs = [(run, layout, {"recompute": recompute}) for layout, recompute in asked] + [(run, "fsdp=2,tensor=2", {})]
+    *came, trained_there = trained(tmp_path, *jobs)
+    for found, case in zip(came, asked, strict=True):
+        assert max(found["apart"]) < 1e-6, case
+    split = options["experts"] % 2 == 0
+    width = trained_there["shapes"]["params.blocks.1.mlp.experts.up"]
+    assert width[:2] == [2, 8] if split else [3, 8]
+
+
 @pytest.mark.slow
 def test_weights_that_are_split_take_less_memory_than_whole_ones(tiny_run, tmp_path):
     run = tiny_run(family=ModelFamily(depth=1, heads=2, context=32), width=32, batch_tokens=32 * 32)
