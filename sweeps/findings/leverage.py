@@ -38,7 +38,7 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     table, options = fitted_runs(runs), spec.forecast
     numbers = sorted(table["experts"].dropna().unique())
     if numbers[:1] != [1] or len(numbers) < 2:
-        raise InputError("leverage: needs runs of 1 expert, and of more; give model.experts as an axis of a grid")
+        raise InputError("needs runs of 1 expert, and of more; give model.experts as an axis of a grid")
     how = options.model_dump(include={"level", "resamples", "bootstrap", "delta"})
 
     def ready(part: pd.DataFrame) -> Runs:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from nextscale.model.accounting import non_embedding_parameters
+from nextscale.model.accounting import active_parameters, non_embedding_parameters
 from nextscale.sweeps.design.expand import planned_runs
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.findings import findings, over_training, summary_of
@@ -27,6 +27,7 @@ def row_of(run):
         "run_id": config.run_id,
         "params": run.params,
         "params_non_embedding": non_embedding_parameters(config.model),
+        "params_active": active_parameters(config.model),
         "tokens": run.tokens,
         "unique_tokens": unique,
         "epochs": run.tokens / unique,
@@ -121,6 +122,30 @@ def test_over_training_is_foretold():
     assert one.result["law"]["parameters"]["eta"] == pytest.approx(0.15, rel=1e-3)
     assert [row["tokens_per_param"] for row in one.result["held_out"]] == pytest.approx([320, 320], rel=0.01)
     assert one.result["mean_error"] < 1e-4
+
+
+@pytest.mark.slow
+def test_experts_are_worth_what_the_law_that_made_the_losses_says():
+    """Under L = E + A experts^-a N^-alpha + B D^-beta they multiply the compute of one MLP by experts^(a / alpha)."""
+
+    def joint(row, a=0.1, alpha=0.4, beta=0.4):
+        return 2.0 + 10 * row["experts"] ** -a / row["params_active"] ** alpha + 40 / row["tokens"] ** beta
+
+    one = found_of("moe", joint)
+    assert set(one.result["leverage"]) == {4, 16}
+    for experts, comparison in one.result["leverage"].items():
+        assert comparison["multiplier"] == pytest.approx(experts ** (0.1 / 0.4), rel=0.1)
+        assert comparison["verdict"] == "better"
+    assert len(one.result["foretold"]) == 12
+    assert max(abs(row["error"]) for row in one.result["foretold"]) < 0.002
+    assert sum(row["within"] for row in one.result["foretold"]) >= 6
+
+
+def test_without_a_dense_model_there_is_no_leverage():
+    one = found_of("moe", chinchilla, "design.axes={model.experts: [4], model.width: [8, 12], flops: [1.0e+10]}")
+    assert one.notes == (
+        "leverage: not found: needs runs of 1 expert, and of more; give model.experts as an axis of a grid",
+    )
 
 
 def test_the_next_rung_is_forecast():

@@ -17,6 +17,7 @@ STUDIES = {
     "data_constrained": "repetition",
     "induction": "induction",
     "kaplan": "power-laws",
+    "moe": "leverage",
     "mup_transfer": "transfer",
     "overtraining": "over-training",
     "porian": "corrections",
