@@ -149,8 +149,8 @@ def shardings(mesh: Mesh | None, groups: PyTree, state: PyTree) -> PyTree:
 def weight_spec(mesh: Mesh, group: Group, shape: tuple[int, ...]) -> P:
     """The axis that each dimension of a weight is split along, if any.
 
-    That is what the weight says itself (see `modules.SplitGroup`), else what its group says. Matrices of experts, E x in x
-    out, are split by their experts along `tensor`. A weight of no group, or of other dimensions, is split by its
+    That is what the weight says itself (see `modules.SplitGroup`), else what its group says. Matrices of experts, E x
+    in x out, are split by their experts along `tensor`. A weight of no group, or of other dimensions, is split by its
     largest along `fsdp`.
     """
     axes: Sequence[str | None] = getattr(group, "axes", SPLIT.get(group, ()))
