@@ -41,7 +41,7 @@ from nextscale.sweeps.commands.analysis import (
 from nextscale.sweeps.commands.curves import collapse, curve
 from nextscale.sweeps.commands.models import model
 from nextscale.sweeps.errors import USER_ERRORS
-from nextscale.sweeps.terminal.console import complain
+from nextscale.sweeps.terminal.console import be_plain, complain
 from nextscale.sweeps.terminal.usage_errors import USAGE, usage_error
 
 COMMANDS_BY_HEADING = {
@@ -97,8 +97,16 @@ def common(
     version: Annotated[
         bool, typer.Option("--version", help="print the version and leave", is_eager=True, callback=_print_version)
     ] = False,
+    plain: Annotated[
+        bool,
+        typer.Option(
+            "--plain",
+            envvar="NEXTSCALE_PLAIN",
+            help="no boxes, no colours, nothing that moves: a line for each row, for screen readers and logs",
+        ),
+    ] = False,
 ) -> None:
-    pass
+    be_plain(plain)
 
 
 for module in (

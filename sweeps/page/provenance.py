@@ -30,8 +30,22 @@ def of_what(root: Path, data: Iterable[str]) -> str:
         data: of each of its runs.
     """
     specs, known = spec_names(root), sorted(set(data))
-    told = [f"spec {specs[-1]}"] if specs else []
-    return "; ".join([*told, *(f"data {one}" for one in known)])
+    told = []
+    if specs:
+        name, _, digest = specs[-1].rpartition("-")
+        told.append(f"Spec {name} (digest {digest})")
+    if known:
+        told.append(f"trained on {' and '.join(map(_data_in_words, known))}")
+    return ", ".join(told)
+
+
+def _data_in_words(data: str) -> str:
+    """`source=markov vocab=16 seed=1` as `markov (vocab 16, seed 1)`; what is written otherwise as it is."""
+    source, *others = data.split(" ")
+    if not source.startswith("source=") or not all("=" in one for one in others):
+        return data
+    more = ", ".join(one.replace("=", " ", 1) for one in others)
+    return source.removeprefix("source=") + (f" ({more})" if more else "")
 
 
 def spec_names(root: Path) -> list[str]:

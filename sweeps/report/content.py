@@ -45,6 +45,9 @@ _RUN_COLUMNS = (
     ("data", "data", text),
 )
 
+_APART = 1.1
+"""Sizes of two approaches so many times apart are both shown."""
+
 
 def section(name: str, title: str, *parts: str) -> Iterable[Section]:
     """One section of these parts, or none where all of them are empty."""
@@ -86,8 +89,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     best = min(rows, key=lambda row: row["predicted"])
     scored = [row for row in rows if row["measured"] is not None]
     inside = sum(row["interval"][0] <= row["measured"] <= row["interval"][1] for row in scored)
-    level, late = f"{forecast['level']:.0%}", len(forecast["started_before"])
-    made = f"{'Predicted' if late else 'Forecast'} on {forecast['time'][:16].replace('T', ' ')} UTC."
+    level = f"{forecast['level']:.0%}"
     figures = [("loss of the best of them", loss(best["predicted"]), f"{level} interval {bounds(best['interval'])}")]
     if best["measured"] is not None:
         figures.append(("as measured after", loss(best["measured"]), f"error {percent(best['error'])}"))
@@ -97,15 +99,28 @@ def headline(summary: Mapping[str, Any]) -> str:
     if optimal := summary["optimal_params"]:
         measured = f", measured {count(optimal['measured'])}" if optimal["measured"] is not None else ""
         what = f"compute-optimal {params_label(optimal['params_convention'])}"
-        figures.append((what, count(optimal["predicted"]), f"{bounds(optimal['interval'], count)}{measured}"))
-    answer = paragraph(outcome(summary) or "", "sentence") + paragraph(made, "quiet") + facts(figures)
+        other = _other_size("the law", optimal["by_law"], optimal["predicted"])
+        figures.append((what, count(optimal["predicted"]), f"{bounds(optimal['interval'], count)}{measured}{other}"))
+    answer = paragraph(outcome(summary) or "", "sentence") + paragraph(made_when(forecast), "quiet") + facts(figures)
     return answer + warnings(forecast["warnings"])
 
 
-def outlook(result: Mapping[str, Any]) -> str:
+def made_when(forecast: Mapping[str, Any]) -> str:
+    """When a forecast was written down."""
+    made = "Predicted" if forecast["started_before"] else "Forecast"
+    return f"{made} on {forecast['time'][:16].replace('T', ' ')} UTC."
+
+
+def _other_size(who: str, size: float | None, shown: float) -> str:
+    """What another approach says of the best size, where the two are apart."""
+    return "" if size is None or 1 / _APART < size / shown < _APART else f"; {who} alone: {count(size)}"
+
+
+def outlook(result: Mapping[str, Any], minima: float | None = None) -> str:
     """A forecast beyond all runs, where no scale was held out to be forecast.
 
     Args:
+        minima: the best size by the isoFLOP minima, where there are any.
         result: what `nextscale.sweeps.budget.targets.forecast_targets` returned for one budget.
     """
     (target,) = result["targets"]
@@ -117,7 +132,8 @@ def outlook(result: Mapping[str, Any]) -> str:
             ("tokens", "training tokens", count),
             ("tokens_per_param", "tokens per parameter", three_digits),
         ):
-            shown.append((what, form(target[key]), f"{level} {bounds(target[f'{key}_interval'], form)}"))
+            other = _other_size("isoFLOP minima", minima, target["params"]) if key == "params" else ""
+            shown.append((what, form(target[key]), f"{level} {bounds(target[f'{key}_interval'], form)}{other}"))
     why = f"No scale was held out, so this is a forecast that no run has scored. {target['trust']['sentence']}"
     answer = paragraph(target["sentence"], "sentence") + paragraph(why, "quiet") + facts(shown)
     return answer + warnings(result["warnings"])

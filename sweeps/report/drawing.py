@@ -19,6 +19,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
 
 from nextscale.fit.plot.style import clear_labels
 from nextscale.model.record import write_atomically
@@ -29,12 +31,21 @@ _DARK_PAPER = "#191d21"
 """As `--card` has it in page.css."""
 _DPI = 150
 """Of the PNG."""
+_PRINT_DPI = 300
+FORMATS = ("pdf", "svg", "png")
+COLUMNS = {"single": 3.25, "double": 6.75}
+"""Inches, of a paper in two columns (ICML's style)."""
+_NARROW, _SMALL = 4.5, 8.0
+"""Inches up to which a figure is that of one column, and the font size there."""
+_LEAST, _EXPONENT = 6.0, 0.7
+"""Points, and the size of an exponent / that of its number as matplotlib sets it."""
 _SEEN = 4.5
 """Contrast of a line or a mark on dark paper: more than the least with which it is seen (3, by WCAG 2.2, 1.4.11)."""
 _THIN, _DARK_THIN = "0.15", 40
 """Opacity of a band, and in percent that on dark paper, where as much would not be seen."""
-_STYLE: Any = {
+STYLE: Any = {
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # fonts embedded as such: type 3, the default, is refused by many publishers
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
@@ -45,6 +56,34 @@ _STYLE: Any = {
 
 
 Panel = Callable[[Axes], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """How figures are saved.
+
+    Attributes:
+        formats: of `FORMATS`.
+        width: inches; as the page has it unless given. Of several panels it is that of two columns, or more.
+    """
+
+    formats: tuple[str, ...] = ("svg", "png")
+    width: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Also:
+    """What is written beside a page: files, none unless given.
+
+    Attributes:
+        slide: .svg, .png or .pdf.
+        figures: as what, and how wide, figures are saved.
+    """
+
+    slide: Path | None = None
+    markdown: Path | None = None
+    pdf: Path | None = None
+    figures: Files = dataclasses.field(default_factory=Files)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,11 +123,18 @@ class Plot:
                     self, name=f"{self.name}.{'.'.join(chosen)}", panels=panels, points=points, switches={}
                 )
 
-    def draw(self) -> Figure:
-        width = 5.2 if len(self.panels) == 1 else 5 * len(self.panels)
-        figure = Figure(figsize=(width, 4 if len(self.panels) == 1 else 4.4), dpi=_DPI, layout="constrained")
+    def draw(self, inches: float | None = None) -> Figure:
+        """
+        Args:
+            inches: how wide; as the page has it unless given. Nothing on it is written smaller than 6 pt.
+        """
+        width, height = (5.2, 4.0) if len(self.panels) == 1 else (5.0 * len(self.panels), 4.4)
+        if inches is not None:
+            width, height = inches, height * inches / width
+        figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
         for ax, panel in zip(figure.subplots(1, len(self.panels), squeeze=False)[0], self.panels, strict=True):
             panel(ax)
+        keep_readable(figure)
         # The layout is found once: it takes as long as all the rest, and every file would do it again.
         figure.draw_without_rendering()
         clear_labels(figure)
@@ -96,17 +142,49 @@ class Plot:
         return figure
 
 
-def save(plot: Plot, folder: Path) -> str:
-    """Writes a figure as SVG and PNG into a folder; returns the SVG."""
-    svg = drawn(plot, folder / f"{plot.name}.png")
-    write_atomically(epath.Path(folder / f"{plot.name}.svg"), svg)
+def keep_readable(figure: Figure) -> None:
+    """Writes nothing smaller than 6 pt, exponents too."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_fontsize(max(text.get_fontsize(), _LEAST / (_EXPONENT if "^" in text.get_text() else 1)))
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            least = _LEAST / (_EXPONENT if axis.get_scale() == "log" else 1)
+            for which in ("major", "minor"):
+                ax.tick_params(axis=axis.axis_name, which=which, labelsize=max(least, _label_size(axis)))
+
+
+def _label_size(axis: Any) -> float:
+    return float(FontProperties(size=matplotlib.rcParams[f"{axis.axis_name}tick.labelsize"]).get_size_in_points())
+
+
+def save(plot: Plot, folder: Path, files: Files | None = None) -> str:
+    """Writes a figure into a folder; returns the SVG of the page."""
+    files = files or Files()
+    usual = files.width is None
+    svg = drawn(plot, folder / f"{plot.name}.png" if usual and "png" in files.formats else None)
+    if usual and "svg" in files.formats:
+        write_atomically(epath.Path(folder / f"{plot.name}.svg"), svg)
+    others = [kind for kind in files.formats if not usual or kind == "pdf"]
+    if others:
+        width = (
+            None
+            if usual or files.width is None
+            else max(files.width, 0 if len(plot.panels) == 1 else COLUMNS["double"])
+        )
+        scale = {} if width is None or width > _NARROW else {"font.size": _SMALL, "lines.linewidth": 1.2}
+        with matplotlib.rc_context({**STYLE, **scale, "svg.hashsalt": plot.name}):
+            figure = plot.draw(width)
+            for kind in others:
+                metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+                figure.savefig(folder / f"{plot.name}.{kind}", metadata=metadata, dpi=_DPI if usual else _PRINT_DPI)
     return svg
 
 
 def drawn(plot: Plot, png: Path | None = None) -> str:
     """A figure as SVG, and as a PNG file where that is wanted."""
     text = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": plot.name}):
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": plot.name}):
         figure = plot.draw()
         # By the canvases themselves: `savefig` draws each file twice.
         if png is not None:

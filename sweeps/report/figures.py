@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _POINTS, _FEWEST, _MOST = 12_000, 12, 60
 """Of all training curves together, and of one."""
+_FAR = 15.0
+"""How far beyond the largest run the figures go: the calculator begins with ten times that."""
 _BUDGETS = 24
 """At which a frontier is drawn."""
 
@@ -47,7 +49,7 @@ def law_plots(
     over = isoflops(held_out) if held_out is not None and len(held_out.budgets) == 1 else []
     beyond = None if held_out is None else held_out.table
     ends = [*(curve.flops for curve in curves), *fit.runs.budgets, *(held_out.budgets if held_out else ())]
-    last = max(4 * max(ends), *(1.5 * target["flops"] for target in asked), 0)
+    last = max(_FAR * max(ends), *(1.5 * target["flops"] for target in asked), 0)
     optima = frontier(fit, np.geomspace(min(ends), last, _BUDGETS).tolist(), analysis.cost)
     level = f"{fit.level:.0%}"
     scales = {"log": "log loss"} | ({"bits": "bits per byte"} if bits_per_nat else {})
@@ -244,7 +246,9 @@ def _scaled(ax: Axes, panel: Panel, on: frozenset[str], bits_per_nat: float | No
     if "log" in on:
         ax.set_yscale("log")
     if "bits" in on and bits_per_nat:
-        side = ax.secondary_yaxis("left", functions=(lambda y: y * bits_per_nat, lambda y: y / bits_per_nat))
+        there: Any = lambda loss: loss * bits_per_nat  # noqa: E731 (typed, as matplotlib's own is not)
+        back: Any = lambda bits: bits / bits_per_nat  # noqa: E731
+        side = ax.secondary_yaxis("left", functions=(there, back))
         side.set_ylabel("bits per byte")
         ax.yaxis.set_visible(False)
     if "log" in on:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 from etils import epath
@@ -28,7 +30,7 @@ from nextscale.fit.trust.reach import ReachErrors, reach_errors
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.budget.cluster import Cluster, cluster_of
 from nextscale.sweeps.budget.targets import bits_per_nat_of, forecast_targets
-from nextscale.sweeps.errors import USER_ERRORS
+from nextscale.sweeps.errors import USER_ERRORS, SpecError
 from nextscale.sweeps.findings import Finding, findings, summary_of
 from nextscale.sweeps.findings.runs_table import runs_of as finding_runs
 from nextscale.sweeps.forecasts.calibration import calibration, calibration_tables, outcomes
@@ -38,6 +40,11 @@ from nextscale.sweeps.page.provenance import of_what, written_by
 from nextscale.sweeps.report import content, drawing
 from nextscale.sweeps.report import figures as plots
 from nextscale.sweeps.report.calculator import calculator, calculator_data, is_computable
+from nextscale.sweeps.report.glossary import glossary
+from nextscale.sweeps.report.markdown import as_markdown
+from nextscale.sweeps.report.pdf import write_pdf
+from nextscale.sweeps.report.slide import write_slide
+from nextscale.sweeps.show.sentences import outcome
 from nextscale.sweeps.show.summary_tables import summary_tables
 from nextscale.sweeps.spec.site_file import load_site
 from nextscale.sweeps.spec.sweep_spec import ForecastConfig
@@ -134,23 +141,34 @@ class Report:
         summary |= {"holdout": [], "interior_minima": [curve.interior for curve in curves], "findings": {}}
         return cls(store.root, summary, analysis, None, {}, fit_card(fit), options)
 
-    def write(self, file: Path | None = None, figures: Path | None = None) -> Path:
-        """Writes the page, and its figures as SVG and PNG; returns where the page is.
+    def write(self, file: Path | None = None, figures: Path | None = None, also: drawing.Also | None = None) -> Path:
+        """Writes the page, and its figures; returns where the page is.
 
         Args:
             file: `report.html` of the folder, unless given.
             figures: their folder, which is made; `figures` of the folder, unless given.
+            also: what else, and how figures are saved.
+
+        Raises:
+            SpecError: there is nothing that a slide could show, or no browser that prints.
         """
-        page = file or self.root / "report.html"
-        write_atomically(epath.Path(page), _Writer(self, figures or self.root / "figures", page.parent).page())
+        page, also = file or self.root / "report.html", also or drawing.Also()
+        writer = _Writer(self, figures or self.root / "figures", page.parent, also.figures)
+        write_atomically(epath.Path(page), writer.page())
+        if also.slide is not None:
+            writer.slide(also.slide)
+        if also.markdown is not None:
+            write_atomically(epath.Path(also.markdown), writer.markdown(also.markdown))
+        if also.pdf is not None:
+            write_pdf(page, also.pdf)
         return page
 
 
 class _Writer:
     """Sections, and the figures and data that they come to need."""
 
-    def __init__(self, report: Report, figures: Path, page_folder: Path):
-        self.report, self.folder, self.page_folder = report, figures, page_folder
+    def __init__(self, report: Report, figures: Path, page_folder: Path, files: drawing.Files):
+        self.report, self.folder, self.page_folder, self.files = report, figures, page_folder, files
         self.folder.mkdir(parents=True, exist_ok=True)
         self.tables: dict[str, Any] = {}
         self.svgs: list[str] = []
@@ -158,18 +176,29 @@ class _Writer:
         self.caveats: list[str] = []
         self.law: list[drawing.Plot] = []
 
+        self.said: tuple[str, str] | None = None
+        self.runs = load(report.root)
+        self.sections = [*self._sections(self.runs)]
+        done = int(self.runs["status"].isin(["done", "imported"]).sum())
+        self.title = f"{report.summary['sweep']}: a scaling study"
+        self.subtitle = f"{done} of {len(self.runs)} runs done{content.law_in_words(report.summary['law'])}"
+        what = of_what(report.root, self.runs["data"].dropna())
+        self.footer = f"{what}; written by {written_by()}" if what else f"Written by {written_by()}"
+
     def page(self) -> str:
-        summary, runs = self.report.summary, load(self.report.root)
-        sections = [*self._sections(runs)]
-        done = int(runs["status"].isin(["done", "imported"]).sum())
-        return document(
-            f"{summary['sweep']}: a scaling study",
-            sections,
-            self.data,
-            subtitle=f"{done} of {len(runs)} runs done{content.law_in_words(summary['law'])}",
-            footer=f"{of_what(self.report.root, runs['data'].dropna())}; written by {written_by()}",
-            style=drawing.palette(self.svgs),
-        )
+        style = drawing.palette(self.svgs)
+        words = {"subtitle": self.subtitle, "footer": self.footer, "style": style}
+        return document(self.title, self.sections, self.data, **words)
+
+    def markdown(self, file: Path) -> str:
+        figures = quote(os.path.relpath(self.folder.absolute(), file.absolute().parent).replace(os.sep, "/"))
+        return as_markdown(self.title, self.subtitle, self.sections, f"{figures}/", self.footer)
+
+    def slide(self, file: Path) -> None:
+        first = next((one for one in self.law if one.name == _FIRST), None)
+        if self.said is None or first is None:
+            raise SpecError("--slide: there is no forecast yet for a slide to show; finish more runs")
+        write_slide(file, self.title, *self.said, first, self.footer)
 
     def _sections(self, runs: pd.DataFrame) -> Iterator[Section]:
         report = self.report
@@ -194,14 +223,19 @@ class _Writer:
         if report.card is not None:
             yield from content.section("fit-card", "Fit card", content.fit_card(report.card))
         yield from self._runs(runs)
+        if fit is not None:
+            yield Section("words", "What the words mean", glossary())
 
     def _forecast(self, fit: Fit | None, tested: ReachErrors, runs: pd.DataFrame) -> Iterator[Section]:
         report = self.report
         text, foretold = content.headline(report.summary), plots.foretold(report.summary)
+        if said := outcome(report.summary):
+            self.said = said, content.made_when(report.summary["forecast"])
         if not text and fit is not None:
             beyond = {"flops": _BEYOND * float(fit.runs.table["flops"].max())}
             result = forecast_targets(fit, [beyond], backtests=tested)
-            text, foretold = content.outlook(result), result["targets"]
+            text, foretold = content.outlook(result, self._minima(beyond["flops"])), result["targets"]
+            self.said = foretold[0]["sentence"], foretold[0]["trust"]["sentence"]
         if report.analysis is not None:
             bits = bits_per_nat_of(runs)[0]
             self.law = plots.law_plots(report.analysis, report.held_out, dict(report.summary), foretold, bits)
@@ -214,10 +248,15 @@ class _Writer:
             self.caveats += fit.warnings
             yield Section("calculator", "At your budget", calculator(fit, hardware, bits_per_nat, also=also))
 
+    def _minima(self, flops: float) -> float | None:
+        """The size that the isoFLOP minima say is best, where there are two or more."""
+        analysis = self.report.analysis
+        return None if analysis is None or analysis.optimum is None else float(analysis.optimum(flops))
+
     def _law(self) -> Iterator[Section]:
         if not self.law:
             return
-        drawing.save(plots.overview(self.law), self.folder)
+        drawing.save(plots.overview(self.law), self.folder, self.files)
         shown_tables = content.shown_tables(summary_tables({**self.report.summary, "findings": {}}), "found")
         drawn = [self._draw(one) for one in self.law if one.name != _FIRST]
         yield Section("law", "The law", _drawings(drawn) + shown_tables)
@@ -266,7 +305,10 @@ class _Writer:
         yield Section("runs", "Runs", table(shown, "runs", columns=columns))
 
     def _draw(self, one: drawing.Plot) -> str:
-        svg, views = drawing.save(one, self.folder), {view.name: drawing.drawn(view) for view in one.views()}
+        svg, views = (
+            drawing.save(one, self.folder, self.files),
+            {view.name: drawing.drawn(view) for view in one.views()},
+        )
         self.svgs += [svg, *views.values()]
         if one.data is not None:
             self._keep(one.name, one.data)

@@ -20,6 +20,15 @@ Column = tuple[str, str, Format]
 """Its heading, the key of the record that it shows, and how that is written."""
 
 
+class Screen(Console):
+    """A console that may be `plain`: for screen readers and logs, without boxes, colours and what moves."""
+
+    plain = False
+
+    def be_plain(self) -> None:
+        self.plain = self.no_color = True
+
+
 @dataclasses.dataclass(frozen=True)
 class Table:
     """A table of text; its first `left` columns are set left, the others right. All but the first may wrap, or none,
@@ -38,6 +47,9 @@ class Table:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | RichTable]:
         # As text, for a column's name may look like markup. Above it, for rich breaks a table's own title at its width.
         yield Text(self.title, style="bold")
+        if getattr(console, "plain", False):
+            yield from map(self._line, self.rows)
+            return
         sizes = [self._sizes(i) for i in range(len(self.columns))]
         parts: list[list[int]] = [[]]
         for i in range(len(sizes)):
@@ -53,6 +65,11 @@ class Table:
             for row in self.rows:
                 drawn.add_row(*(Text(row[i]) for i in part))
             yield drawn
+
+    def _line(self, row: list[str]) -> Text:
+        """A row to be read aloud: each value after what it is."""
+        told = (f"{column}: {cell}" if column else cell for column, cell in zip(self.columns, row, strict=True) if cell)
+        return Text("; ".join(told))
 
     def _side(self, i: int) -> Literal["left", "right"]:
         return "left" if i < self.left else "right"

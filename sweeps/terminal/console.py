@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import os
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -18,10 +19,11 @@ import typer
 from rich.console import Console
 from typer.models import OptionInfo
 
+from nextscale.sweeps.show.tables import Screen
 from nextscale.sweeps.terminal import completion
 
 _PIPED_WIDTH = 200
-screen = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+screen = Screen(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 aside = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
@@ -38,6 +40,14 @@ Set = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="override a key, such as data.seed=7; may be given again"),
 ]
 Folder = Annotated[Path, typer.Argument(metavar="OUT", help="the --out of `nextscale run`")]
+
+
+def be_plain(asked: bool) -> None:
+    """Without boxes, colours and what moves, where that is asked."""
+    if asked:
+        screen.be_plain()
+        aside.no_color = True
+        os.environ["TERM"] = "dumb"  # by which rich lets nothing move
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -80,7 +80,7 @@ def frontier(
             draw_fit(plot, found, max(flops), forecast(found, flops)["targets"], published)
     if json_:
         name = None if found is None else found.law.name
-        facts = {"law": name, "level": estimator.level, "params_convention": used.convention}
+        facts: dict[str, Any] = {"law": name, "level": estimator.level, "params_convention": used.convention}
         facts |= {} if published is None else {"known_models": published.to_dict("records")}
         print_json(facts | {"rows": table.to_dict("records"), "notes": list(used.notes), "warnings": warnings})
         return

@@ -81,7 +81,9 @@ def test_the_pages_are_those_of_the_report(called, swept, tmp_path):
     )
     (sentence,) = re.findall(r'<p class="sentence">(The best of .*?)</p>', page)
     assert sentence in board
-    assert re.search(r"<footer[^>]*>spec swept-[0-9a-f]{16}; data source=markov vocab=16 seed=1; written by", page)
+    assert re.search(
+        r"<footer[^>]*>Spec swept \(digest [0-9a-f]{16}\), trained on markov \(vocab 16, seed 1\); written by", page
+    )
     figures = {path.name for path in (swept[1] / "figures").iterdir()}
     assert {path.name for path in (tmp_path / "public" / "swept" / "figures").iterdir()} == figures
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from nextscale.sweeps.show.tables import Table
+from nextscale.sweeps.show.tables import Screen, Table
 
 HEADS = ["FLOPs", "parameters of the best", "tokens", "loss (nats/token)", "largest run fitted", "why"]
 ROW = ["1.00e+20", "1.23B [1.1B, 2B]", "28.7B", "2.1234 [2.1123, 2.2123]", "3.80e+25 times", "too few sizes to tell"]
@@ -48,3 +48,13 @@ def test_every_character_is_shown_at_any_width(width, rows):
     cells = "".join(cell for row in rows for cell in row)
     shown = "".join(line for line in lines if line.startswith("│"))
     assert all(shown.count(letter) >= cells.count(letter) for letter in "ab1.é")
+
+
+def test_a_plain_screen_has_every_cell_after_what_it_is_and_no_boxes():
+    screen = Screen(width=40, file=io.StringIO(), force_terminal=True, legacy_windows=False)
+    screen.be_plain()
+    screen.print(Table("found", HEADS, [ROW]).rich(), soft_wrap=True)
+    text = screen.file.getvalue()
+    for head, cell in zip(HEADS, ROW, strict=True):
+        assert f"{head}: {cell}" in text
+    assert text.isascii(), "boxes are drawn with other letters"

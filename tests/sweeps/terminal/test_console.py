@@ -47,3 +47,11 @@ class TestColours:
     @pytest.mark.parametrize("code", SAID)
     def test_not_where_NO_COLOR_is_set(self, said, code):
         assert not self.COLOUR.search(said(code, terminal=True, NO_COLOR="1"))
+
+    @pytest.mark.slow
+    def test_plain_is_without_colours_and_boxes_also_by_the_environment(self, said):
+        for code, env in (("main(['--plain', 'hardware'])", {}), ("main(['hardware'])", {"NEXTSCALE_PLAIN": "1"})):
+            told = said(code, terminal=True, **env)
+            assert not self.COLOUR.search(told)
+            assert b"accelerator: h100;" in told
+            assert "┃".encode() not in told

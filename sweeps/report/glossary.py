@@ -1,0 +1,29 @@
+"""What the words of a page mean."""
+
+from __future__ import annotations
+
+import html
+
+_WORDS = {
+    "compute, FLOPs": "the floating-point operations of training; about six for each parameter and token",
+    "loss, nats per token": "how badly the next token is predicted: the mean negative logarithm of its probability",
+    "bits per byte": "the same for each byte of text, so that models of different tokenizers can be compared",
+    "tokens per parameter": "training tokens over parameters; Hoffmann et al. 2022 found about 20 compute-optimal",
+    "compute-optimal": "of all sizes that a budget can train, the one of the lowest loss",
+    "frontier": "that size, or its loss, along all budgets",
+    "isoFLOP": "of one budget: small models on many tokens, large ones on few, and the lowest loss between them",
+    "law": "a formula for the loss from size and tokens, fitted to all runs (approach 3 of Hoffmann et al. 2022)",
+    "isoFLOP minima": "the lowest points of isoFLOP curves alone (approach 2)",
+    "consensus": "a mean of several laws, each weighed by how well it foretold larger runs from smaller ones",
+    "interval": "at 90 %, a range that is to hold what is measured nine times of ten",
+    "held out": "runs that the forecast was made without, to be measured after",
+    "reach": "the compute of what is forecast over that of the largest run fitted",
+    "backtest": "laws fitted to the smaller runs forecast the larger ones, which are known: how far they miss",
+    "irreducible loss": "what no model of this kind would get below on this data; the reducible is what lies above it",
+}
+
+
+def glossary() -> str:
+    """As HTML."""
+    shown = "".join(f"<dt>{html.escape(word)}</dt><dd>{html.escape(meaning)}</dd>" for word, meaning in _WORDS.items())
+    return f'<details><summary>Glossary</summary><dl class="card-list">{shown}</dl></details>\n'
