@@ -103,10 +103,10 @@ def _beside(ax: Axes, known: pd.DataFrame, of: str) -> None:
     """Published models, each named where no name beside it is in the way."""
     ax.plot(known["flops"], known[of], "D", color=ORANGE, markersize=4, label="known models")
     named = np.empty((0, 2))
-    for name, *place in zip(known["name"], known["flops"], known[of], strict=True):
-        at = np.log10(np.array(place, float))
+    for name, flops, value in zip(known["name"], known["flops"], known[of], strict=True):
+        at = np.log10([float(flops), float(value)])
         if not (np.abs(named - at) < _CLEAR).all(axis=1).any():
-            ax.annotate(name, place, textcoords="offset points", xytext=(-5, 3), ha="right", fontsize=6)
+            ax.annotate(name, (flops, value), textcoords="offset points", xytext=(-5, 3), ha="right", fontsize=6)
             named = np.vstack([named, at])
 
 

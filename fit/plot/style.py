@@ -9,10 +9,25 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
 """Okabe & Ito's palette, distinct with any colour vision."""
+INK, PAPER = "#1b1f24", "#ffffff"
+STYLE: Any = {
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,  # fonts embedded as such: type 3, the default, is refused by many publishers
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+}
+"""Of every figure, as matplotlib's rcParams."""
+_LEAST, _EXPONENT = 6.0, 0.7
+"""Points, and the size of an exponent / that of its number as matplotlib sets it."""
 _APART = 3.0
 """Pixels between two labels of an axis."""
 
@@ -77,3 +92,14 @@ def clear_labels(figure: Figure) -> None:
 
 def _kept(labels: Mapping[float, str]) -> FuncFormatter:
     return FuncFormatter(lambda place, _: labels.get(place, ""))
+
+
+def keep_readable(figure: Figure) -> None:
+    """Writes nothing smaller than 6 pt, exponents too."""
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_fontsize(max(text.get_fontsize(), _LEAST / (_EXPONENT if "^" in text.get_text() else 1)))
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            least, usual = _LEAST / (_EXPONENT if axis.get_scale() == "log" else 1), matplotlib.rcParams["font.size"]
+            axis.set_tick_params(which="both", labelsize=max(least, usual))

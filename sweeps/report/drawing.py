@@ -19,14 +19,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.text import Text
 
-from nextscale.fit.plot.style import clear_labels
+from nextscale.fit.plot.style import INK, PAPER, STYLE, clear_labels, keep_readable
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.page.document import packed
 
-INK, PAPER = "#1b1f24", "#ffffff"
 _DARK_PAPER = "#191d21"
 """As `--card` has it in page.css."""
 _DPI = 150
@@ -37,24 +34,10 @@ COLUMNS = {"single": 3.25, "double": 6.75}
 """Inches, of a paper in two columns (ICML's style)."""
 _NARROW, _SMALL = 4.5, 8.0
 """Inches up to which a figure is that of one column, and the font size there."""
-_LEAST, _EXPONENT = 6.0, 0.7
-"""Points, and the size of an exponent / that of its number as matplotlib sets it."""
 _SEEN = 4.5
 """Contrast of a line or a mark on dark paper: more than the least with which it is seen (3, by WCAG 2.2, 1.4.11)."""
 _THIN, _DARK_THIN = "0.15", 40
 """Opacity of a band, and in percent that on dark paper, where as much would not be seen."""
-STYLE: Any = {
-    "svg.fonttype": "path",
-    "pdf.fonttype": 42,  # fonts embedded as such: type 3, the default, is refused by many publishers
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "figure.facecolor": PAPER,
-    "axes.facecolor": PAPER,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-}
-
-
 Panel = Callable[[Axes], Any]
 
 
@@ -142,22 +125,6 @@ class Plot:
         return figure
 
 
-def keep_readable(figure: Figure) -> None:
-    """Writes nothing smaller than 6 pt, exponents too."""
-    for text in figure.findobj(Text):
-        assert isinstance(text, Text)
-        text.set_fontsize(max(text.get_fontsize(), _LEAST / (_EXPONENT if "^" in text.get_text() else 1)))
-    for ax in figure.axes:
-        for axis in (ax.xaxis, ax.yaxis):
-            least = _LEAST / (_EXPONENT if axis.get_scale() == "log" else 1)
-            for which in ("major", "minor"):
-                ax.tick_params(axis=axis.axis_name, which=which, labelsize=max(least, _label_size(axis)))
-
-
-def _label_size(axis: Any) -> float:
-    return float(FontProperties(size=matplotlib.rcParams[f"{axis.axis_name}tick.labelsize"]).get_size_in_points())
-
-
 def save(plot: Plot, folder: Path, files: Files | None = None) -> str:
     """Writes a figure into a folder; returns the SVG of the page."""
     files = files or Files()
@@ -172,7 +139,7 @@ def save(plot: Plot, folder: Path, files: Files | None = None) -> str:
             if usual or files.width is None
             else max(files.width, 0 if len(plot.panels) == 1 else COLUMNS["double"])
         )
-        scale = {} if width is None or width > _NARROW else {"font.size": _SMALL, "lines.linewidth": 1.2}
+        scale: Any = {} if width is None or width > _NARROW else {"font.size": _SMALL, "lines.linewidth": 1.2}
         with matplotlib.rc_context({**STYLE, **scale, "svg.hashsalt": plot.name}):
             figure = plot.draw(width)
             for kind in others:

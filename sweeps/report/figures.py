@@ -52,7 +52,7 @@ def law_plots(
     last = max(_FAR * max(ends), *(1.5 * target["flops"] for target in asked), 0)
     optima = frontier(fit, np.geomspace(min(ends), last, _BUDGETS).tolist(), analysis.cost)
     level = f"{fit.level:.0%}"
-    scales = {"log": "log loss"} | ({"bits": "bits per byte"} if bits_per_nat else {})
+    scales = {"log": "log scale"} | ({"bits": "bits per byte"} if bits_per_nat else {})
     plots = []
     isoflop = functools.partial(plot.isoflop_curves, curves=curves, held_out=over)
     loss = functools.partial(plot.loss_against, fit=fit, optima=optima, held_out=over, asked=asked)

@@ -186,9 +186,8 @@ class _Writer:
         self.footer = f"{what}; written by {written_by()}" if what else f"Written by {written_by()}"
 
     def page(self) -> str:
-        style = drawing.palette(self.svgs)
-        words = {"subtitle": self.subtitle, "footer": self.footer, "style": style}
-        return document(self.title, self.sections, self.data, **words)
+        style, told = drawing.palette(self.svgs), (self.title, self.sections, self.data)
+        return document(*told, subtitle=self.subtitle, footer=self.footer, style=style)
 
     def markdown(self, file: Path) -> str:
         figures = quote(os.path.relpath(self.folder.absolute(), file.absolute().parent).replace(os.sep, "/"))

@@ -9,8 +9,8 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from nextscale.fit.plot.style import clear_labels
-from nextscale.sweeps.report.drawing import INK, STYLE, Plot
+from nextscale.fit.plot.style import INK, STYLE, clear_labels
+from nextscale.sweeps.report.drawing import Plot
 
 _QUIET = "#56606b"
 _INCHES = (13.333, 7.5)

@@ -34,22 +34,16 @@ PlotFile = Annotated[
 @contextlib.contextmanager
 def axes_at(path: Path) -> Iterator[Axes]:
     """Axes to draw on, saved as a file after."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.6), layout="constrained")
-    yield figure.subplots()
-    save(figure, path)
+    with _figure_at(path, 7) as figure:
+        yield figure.subplots()
 
 
 @contextlib.contextmanager
 def two_axes_at(path: Path) -> Iterator[tuple[Axes, Axes]]:
     """The same with two, side by side."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    yield left, right
-    save(figure, path)
+    with _figure_at(path, 11) as figure:
+        left, right = figure.subplots(1, 2)
+        yield left, right
 
 
 def draw_fit(
@@ -94,9 +88,18 @@ def draw_frontier(
     plot.frontier(axes, optima, curves, optimum_law(curves), runs=found.runs.table, asked=asked, known=known)
 
 
-def save(figure: Figure, path: Path) -> None:
-    from nextscale.fit.plot.style import clear_labels
+@contextlib.contextmanager
+def _figure_at(path: Path, width: float) -> Iterator[Figure]:
+    """In the style of the pages."""
+    import matplotlib
+    from matplotlib.figure import Figure
 
-    figure.draw_without_rendering()
-    clear_labels(figure)
-    figure.savefig(path, dpi=150)
+    from nextscale.fit.plot.style import STYLE, clear_labels, keep_readable
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, 4.6), layout="constrained")
+        yield figure
+        keep_readable(figure)
+        figure.draw_without_rendering()
+        clear_labels(figure)
+        figure.savefig(path, dpi=150)

@@ -25,21 +25,19 @@ def page(opened, swept):
     return opened(swept[1] / "report.html", viewport={"width": 1280, "height": 900})
 
 
-def named(page, figure, x, y):
-    """What the figure says of the place of these values."""
+def named(page, figure, x, y, what):
+    """What the figure says of the place of these values, once it says this of it."""
     page.locator(f"#figure-{figure} .drawing").scroll_into_view_if_needed()
     page.mouse.move(*page.evaluate(ON_SCREEN, [figure, x, y]))
-    tip = page.locator(f"#figure-{figure} .tip")
-    tip.wait_for()
+    tip = page.locator(f"#figure-{figure} .tip", has_text=what)
+    tip.wait_for(timeout=10_000)
     return tip.inner_text()
 
 
 def test_a_pointer_over_a_run_names_it_and_where_its_files_are(page, swept):
     dots = page.eval_on_selector_all("#figure-loss use", DOTS)
     for run in page.evaluate(POINTS)[::4]:
-        told = named(page, "loss", run["flops"], run["loss"])
-        assert told.startswith("run ")
-        assert f"loss {run['loss']:.4f}" in told
+        assert named(page, "loss", run["flops"], run["loss"], f"loss {run['loss']:.4f}").startswith("run ")
         at = page.evaluate(
             "([x, y]) => placeOn(document.querySelector('#figure-loss svg'), x, y)", [run["flops"], run["loss"]]
         )
@@ -83,7 +81,7 @@ def test_another_view_has_an_address_that_opens_the_same(page, opened, swept):
     assert again.locator("#figure-loss .budget").count() == 1, "the budget is on the new view too"
     assert again.evaluate("location.hash") == address
     run = again.evaluate(POINTS)[0]
-    assert f"loss {run['loss']:.4f}" in named(again, "loss", run["flops"], run["loss"])
+    assert named(again, "loss", run["flops"], run["loss"], f"loss {run['loss']:.4f}")
     assert again.seen.errors == again.seen.requests == []
 
 
@@ -93,8 +91,7 @@ def test_known_models_are_off_until_they_are_asked_for(page):
     assert "known models" not in page.inner_text("#figure-frontier figcaption")
     page.click("#figure-frontier [data-switch=known]")
     page.locator("#figure-frontier svg [id^='frontier.known-']").first.wait_for(state="attached")
-    told = named(page, "frontier", float(model["flops"]), float(model["params"]))
-    assert told.startswith(f"{model['name']} ({model['date']})")
+    told = named(page, "frontier", float(model["flops"]), float(model["params"]), f"{model['name']} ({model['date']})")
     assert model["source"] in told
 
 
