@@ -83,6 +83,7 @@ function startFigures(known) {
       at = found;
       svg().querySelector(".pointed")?.remove();
       tip.hidden = !found;
+      tip.classList.toggle("pinned", pinned);  // until then it is in nobody's way
       if (!found) return;
       svg().append(shape("circle", {class: "pointed", cx: found.x, cy: found.y, r: 6}));
       tip.replaceChildren(told(found.row), ...links(found.row));
