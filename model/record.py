@@ -6,6 +6,7 @@ evaluations.jsonl  where it is asked for, the curve of held-out losses (see `eva
 checkpoints/     see `checkpoint.py`
 attempts.jsonl   every attempt: where, on what, when, how long, how it ended
 record.json      the result; written last, in one piece: its presence is "done"
+tasks.json       where it was asked for after that, what the trained model scores on tasks (see `trained/tasks.py`)
 
 Of a run that an external trainer trains, there are no checkpoints, but
 
@@ -151,6 +152,24 @@ class RunDirectory:
         if not isinstance(record, dict) or "status" not in record:
             raise ValueError("not a record")
         return record
+
+    def task_scores(self) -> Row:
+        """What its model scores on tasks, by column; none where nobody asked.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        try:
+            found = json.loads(_text(self.path / "tasks.json"))
+        except FileNotFoundError:
+            return {}
+        scores = found.get("scores") if isinstance(found, dict) else None
+        if not isinstance(scores, dict) or not all(map(is_number, scores.values())):
+            raise ValueError("no scores on tasks")
+        return scores
+
+    def write_tasks(self, tasks: Row) -> None:
+        write_atomically(self.path / "tasks.json", json.dumps(tasks, indent=1, allow_nan=False) + "\n")
 
     def write_record(self, record: Row) -> None:
         write_atomically(self.path / "record.json", json.dumps(record, indent=1, allow_nan=False) + "\n")

@@ -32,7 +32,7 @@ USER_ERRORS = (SpecError, FitInputError, ModelInputError)
 
 
 def damaged_file_error(file: Path, error: Exception | None = None) -> SpecError:
-    """Of the config or the record of a run, which cannot be read.
+    """Of the config, the record or the scores of a run, which cannot be read.
 
     What another version wrote is not damaged, and nobody is advised to delete it.
 
@@ -51,6 +51,8 @@ def damaged_file_error(file: Path, error: Exception | None = None) -> SpecError:
         )
     if file.name == "config.json":
         return SpecError(f"{file}: is damaged; delete {file.parent} to have this run made again")
+    if file.name == "tasks.json":
+        return SpecError(f"{file}: is damaged; delete it, and score the run again with `nextscale model evaluate`")
     return SpecError(f"{file}: is damaged; delete it to have this run's result made again")
 
 

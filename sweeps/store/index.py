@@ -34,7 +34,7 @@ ORDER = "order.jsonl"
 """Among the specs: which was run when, a row each time. The files' own times change when a folder is copied."""
 _FORMAT = f"2 {SCHEMA_VERSION} {importlib.metadata.version('nextscale')}"
 """Its first number is raised when a row, or what is kept of a plan, is made in another way."""
-_FILES = ("config.json", "record.json", "attempts.jsonl", "metrics.jsonl")
+_FILES = ("config.json", "record.json", "attempts.jsonl", "metrics.jsonl", "tasks.json")
 _UNUSABLE = (ValueError, TypeError, AttributeError, OverflowError, RecursionError)
 """What comes of a config or a record with something else where a number, a text or a table is to be."""
 _STAMP, _PLANS = "stamp", "plans"
@@ -105,12 +105,14 @@ def _stamped(table: pd.DataFrame, stamps: dict[str, str]) -> pd.DataFrame:
 
 def _unreadable(run: Path) -> Path:
     """Of a run's files the one that is damaged."""
-    try:
-        config_columns(RunDirectory(epath.Path(run)).config())
-    except _UNUSABLE:
-        return run / "config.json"
-    except FileNotFoundError:
-        pass
+    directory = RunDirectory(epath.Path(run))
+    for name, read in (("config", lambda: config_columns(directory.config())), ("tasks", directory.task_scores)):
+        try:
+            read()
+        except _UNUSABLE:
+            return run / f"{name}.json"
+        except FileNotFoundError:
+            pass
     return run / "record.json"
 
 

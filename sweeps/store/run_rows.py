@@ -163,6 +163,7 @@ def run_row(run: RunDirectory) -> Row:
         if "recompute" in record:
             row["recompute"] = recompute_of(record["recompute"])
         row["versions"] = _in_words(record.get("versions") or {})
+        row |= {name: value for name, value in run.task_scores().items() if name not in COLUMNS and name not in row}
     if row["status"] == "done":
         row["tokens_done"] = row["tokens"]
     else:

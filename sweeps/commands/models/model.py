@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nextscale.sweeps.errors import SpecError
-from nextscale.sweeps.terminal.console import Json, print_json, say
+from nextscale.model.errors import InputError
+from nextscale.sweeps.errors import SpecError, damaged_file_error
+from nextscale.sweeps.terminal.console import Json, note, print_json, say, screen, warn
 
 if TYPE_CHECKING:
-    from nextscale.model.record import RunDirectory
+    from nextscale.model.record import Row, RunDirectory
     from nextscale.model.trained.load import TrainedModel
     from nextscale.model.trained.text import Codec
 
@@ -84,6 +89,92 @@ def sample(
         print_json({"prompt": prompt, "text": text, "tokens": drawn})
     else:
         print(_UNPRINTABLE.sub("\ufffd", f"{prompt}{' ' if codec is None else ''}{text}"))
+
+
+@group.command()
+def evaluate(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="folders of runs; or OUT, for all of its finished runs")
+    ],
+    tasks: Annotated[
+        str, typer.Option(metavar="NAME,...", help="as lm-eval knows them, or YAML files of tasks of your own")
+    ],
+    few_shot: Annotated[
+        int | None, typer.Option(min=0, metavar="COUNT", help="examples before each question; the task's own if open")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Scores the trained models of runs on tasks, by lm-eval: columns of the table of runs.
+
+    They are kept with the runs, for `nextscale forecast --task` and `nextscale runs`. What was asked before is not
+    asked again.
+    """
+    from nextscale.sweeps.show.formats import three_digits
+    from nextscale.sweeps.show.tables import Table
+
+    names = [name for name in tasks.split(",") if name]
+    if not names:
+        raise SpecError("--tasks: names none; write it as NAME,NAME")
+    found: dict[str, Row] = {}
+    passed: list[str] = []
+    for directory, alone in _directories(runs):
+        try:
+            found[directory.path.name] = _scored(directory, names, few_shot)
+        except InputError as error:
+            if alone or str(error).startswith("--tasks"):
+                raise
+            passed.append(f"{error}; it is passed over")
+    if json_:
+        print_json({"runs": {run: one["scores"] for run, one in found.items()}, "passed_over": passed})
+        return
+    columns = sorted({column for one in found.values() for column in one["scores"]})
+    rows = [
+        [run, *(_cell(one["scores"].get(column), three_digits) for column in columns)] for run, one in found.items()
+    ]
+    if rows:
+        screen.print(Table("Scores on tasks", ["run", *columns], rows).rich())
+    cut = {name: sum(one["asked"][name]["cut"] for one in found.values()) for name in names if found}
+    note(
+        [
+            f"{name}: {count} requests were longer than the context; their end was read"
+            for name, count in cut.items()
+            if count
+        ]
+    )
+    warn(passed)
+
+
+def _scored(directory: RunDirectory, names: list[str], few_shot: int | None) -> Row:
+    try:
+        from nextscale.model.trained.tasks import score_run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0].startswith("nextscale"):
+            raise
+        raise SpecError(f"evaluate: needs {error.name}; pip install 'nextscale[examples]'") from None
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # whatever a task prints is no answer
+            return score_run(directory, names, few_shot=few_shot)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise damaged_file_error(Path(directory.path / "tasks.json"), error) from None
+
+
+def _directories(runs: list[Path]) -> Iterator[tuple[RunDirectory, bool]]:
+    """Those of runs, each with whether it was named itself: of an output folder, those that are done."""
+    for run in runs:
+        if not (run / "runs").is_dir():
+            yield _directory(run, None), True
+            continue
+        for path in sorted((run / "runs").iterdir()):
+            directory = _directory(path, None)
+            if directory.done:
+                yield directory, False
+
+
+def _cell(value: float | None, form: Callable[[float], str]) -> str:
+    return "-" if value is None else form(value)
 
 
 def _prompt(text: str, codec: Codec | None) -> list[int]:

@@ -1,6 +1,9 @@
 """The commands on the trained model of a run."""
 
 import json
+import os
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from nextscale.model.data import sources
 from nextscale.model.record import RunDirectory
 from nextscale.model.trained.load import load_trained
 from nextscale.model.training.train import train
+from nextscale.sweeps import load
 
 TEXT = "".join(f"{i} plus {i + 1} is {2 * i + 1}; größer → {i + 2}.\n" for i in range(300))
 
@@ -114,3 +118,65 @@ def test_what_cannot_be_done_is_one_line(called, trained_runs, tmp_path):
     assert (code, "not on text" in error) == (2, True)
     code, _, error = called("model", "export", runs / names["text"], tmp_path / "x", "--to", "onnx")
     assert (code, "--to onnx: is none of hf" in error) == (2, True)
+
+
+class TestEvaluate:
+    """The task of a test is a file, and its questions are files too: nothing is asked of a network."""
+
+    @pytest.fixture(autouse=True)
+    def _needs_the_extras(self):
+        pytest.importorskip("lm_eval", reason="needs lm-eval: pip install 'nextscale[examples]'")
+
+    @pytest.fixture
+    def ours(self, trained_runs, tmp_path):
+        """A copy of the folder, the names of its runs, and a task."""
+        out, names = trained_runs
+        shutil.copytree(out, tmp_path / "out")
+        rows = [{"text": f"{i} plus {i + 1} is {2 * i + 1}"} for i in range(8)]
+        (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / "sums.yaml").write_text(
+            f"task: sums\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/sums.jsonl}}}}\n"
+            "test_split: test\noutput_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: '{{text}}'\n"
+            "metric_list: [{metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}]\n"
+        )
+        return tmp_path / "out", names, tmp_path / "sums.yaml"
+
+    @pytest.mark.slow
+    def test_scores_become_columns(self, nextscale, ours, tmp_path):
+        out, names, task = ours
+        offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+        before = load(out)
+        ended = nextscale("model", "evaluate", out, "--tasks", task, "--json", env=offline)
+        assert ended.returncode == 0, ended.stderr
+        told = json.loads(ended.stdout)
+        assert told["runs"].keys() == {names["text"]}
+        score = told["runs"][names["text"]]["bits_per_byte_sums"]
+        passed = " ".join(told["passed_over"])
+        assert len(told["passed_over"]) == 3
+        assert all(names[name] in passed for name in ("tokens", "lost", "diverged"))
+        table = load(out)
+        column = table.set_index("run_id")["bits_per_byte_sums"]
+        assert column[names["text"]] == score
+        assert column.drop(names["text"]).isna().all()
+        assert table.drop(columns="bits_per_byte_sums").equals(before)
+
+        kept = out / "runs" / names["text"] / "tasks.json"
+        first = kept.read_text()
+        again = nextscale("model", "evaluate", out / "runs" / names["text"], "--tasks", task, env=offline)
+        assert (again.returncode, kept.read_text()) == (0, first)
+        assert "bits_per_byte_sums" in again.stdout
+        assert "were longer than the context" not in again.stdout  # texts are read in windows
+
+        kept.write_text('{"scores": {"acc": "high"}}')
+        for command in (["model", "evaluate", out / "runs" / names["text"], "--tasks", task], ["fit", out]):
+            ended = nextscale(*command, env=offline)
+            assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+            assert f"{kept}: is damaged; delete it" in ended.stderr
+
+
+def test_without_lm_eval_it_says_what_to_install(called, trained_runs, monkeypatch):
+    out, names = trained_runs
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.delitem(sys.modules, "nextscale.model.trained.tasks", raising=False)
+    code, _, error = called("model", "evaluate", out / "runs" / names["text"], "--tasks", "arc_easy")
+    assert (code, error) == (2, "nextscale: evaluate: needs lm_eval; pip install 'nextscale[examples]'\n")
