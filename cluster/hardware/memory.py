@@ -53,11 +53,12 @@ class _Weights(NamedTuple):
 
     @classmethod
     def of(cls, config: RunConfig, split: Split) -> _Weights:
-        groups = parameter_groups(config.model)
+        model = _ours(config)
+        groups = parameter_groups(model)
         # A dimension that an axis does not divide is whole along it.
-        vocab_ways = split.tensor if config.model.vocab % split.tensor == 0 else 1
+        vocab_ways = split.tensor if model.vocab % split.tensor == 0 else 1
         matrices = _FLOAT32 * sum(groups[name] for name in ("attention", "mlp", "router")) / split.tensor
-        matrices += _FLOAT32 * groups["experts"] / (split.tensor if config.model.experts % split.tensor == 0 else 1)
+        matrices += _FLOAT32 * groups["experts"] / (split.tensor if model.experts % split.tensor == 0 else 1)
         head = _FLOAT32 * (groups["embedding"] + groups["head"]) / vocab_ways
         return cls(matrices, head, matrices + head + _FLOAT32 * groups["norm"])
 

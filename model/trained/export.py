@@ -43,6 +43,8 @@ def export(trained: TrainedModel, folder: Path) -> dict[str, Any]:
     from safetensors.numpy import save_file
 
     network, codec = trained.config.network, codec_of(trained.config.data)
+    if not isinstance(network, Network):
+        raise InputError(f"model.target: {network.model.target} is exported into no architecture of transformers")
     found = architecture_of(network)
     tensors = tensors_of(network, found, trained.params)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

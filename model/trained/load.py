@@ -9,9 +9,10 @@ from typing import Any
 
 import jax
 
+from nextscale.model.config.module import ModuleNetwork
 from nextscale.model.config.run import Network, RunConfig
 from nextscale.model.errors import InputError
-from nextscale.model.network.transformer import transformer_of
+from nextscale.model.network.modules import model_of
 from nextscale.model.record import RunDirectory
 from nextscale.model.training.checkpoint import read_checkpoint
 from nextscale.model.training.step import program_of, state_shapes
@@ -34,8 +35,8 @@ class TrainedModel:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _logits(network: Network, dtype: str, params: PyTree, tokens_BxT: jax.Array) -> jax.Array:
-    return transformer_of(network, dtype, params)(tokens_BxT)
+def _logits(network: Network | ModuleNetwork, dtype: str, params: PyTree, tokens_BxT: jax.Array) -> jax.Array:
+    return model_of(network, dtype, params)(tokens_BxT)
 
 
 def load_trained(directory: RunDirectory) -> TrainedModel:

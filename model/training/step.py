@@ -321,7 +321,7 @@ def _train_steps(
         updates, moments = rule.update(gradient, state["optimizer"], params)
         found = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         after = {"params": optax.apply_updates(params, updates), "optimizer": moments}
-        if routing is not None:
+        if routing is not None and isinstance(model, Network):
             found |= tally.of_routing(routing)
             after["params"] = with_balance(model, after["params"], routing)
         if numbers.skip_spikes is None:

@@ -49,11 +49,10 @@ def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
     tables, told = [law_table(whole.to_dict())], foretold(table, ready, how, spec)
     if told:
         tables.append(_foretold_table(told, options.level))
+    dense = ready(table[table["experts"] == 1])
     compared = {
         int(number): compare(
-            *(ready(table[table["experts"] == each]) for each in (1, number)),
-            level=options.level,
-            resamples=options.resamples,
+            dense, ready(table[table["experts"] == number]), level=options.level, resamples=options.resamples
         )
         for number in numbers[1:]
     }
@@ -76,7 +75,7 @@ def foretold(table: pd.DataFrame, ready: Any, how: dict[str, Any], spec: SweepSp
     except InputError:
         return []
     rows = table[largest].to_dict("records")
-    at = {name: [row[column] for row in rows] for name, column in _columns(spec).items()}
+    at: dict[str, Any] = {name: [row[column] for row in rows] for name, column in _columns(spec).items()}
     predicted, (low, high) = below.predict(**at), below.predict_interval(**at)
     return [
         {name: row[column] for name, column in _columns(spec).items()}
@@ -124,13 +123,14 @@ def _leverage_table(compared: dict[int, Comparison], level: float) -> Table:
 
 def _draw(ax: Axes, table: pd.DataFrame, whole: Fit) -> None:
     """The loss of each run against its compute, and the lowest that the law has there."""
-    groups = list(table.groupby("experts"))
+    numbers = np.unique(table["experts"].to_numpy(float))
     sizes = np.geomspace(whole.runs.table["params"].min(), whole.runs.table["params"].max(), 60)
     cost = float(np.median(table["flops"] / table["tokens"] / whole.runs.table["params"].to_numpy()))
     flops = np.geomspace(table["flops"].min(), table["flops"].max(), 60)
-    for (number, rows), colour in zip(groups, plot.shades(len(groups)), strict=True):
+    for number, colour in zip(numbers, plot.shades(len(numbers)), strict=True):
+        rows = table[table["experts"] == number]
         ax.plot(rows["flops"], rows["loss"], "o", color=colour, markersize=3, alpha=0.5)
-        experts = np.full_like(sizes, float(number))
+        experts = np.full_like(sizes, number)
         lowest = [whole.predict(sizes, C / (cost * sizes), experts=experts).min() for C in flops]
         ax.plot(flops, lowest, color=colour, linewidth=1, label=f"{number:g}")
     title = f"loss by {whole.law.name}, the best size of each"

@@ -37,9 +37,8 @@ def config_columns(run: PlannedRun) -> dict[str, Any]:
         return told
     model, training = run.config.model, run.config.training
     if isinstance(model, ModelConfig):
-        told["flops_kaplan"] = flops_per_token(model, "kaplan") * run.tokens
+        told |= {"flops_kaplan": flops_per_token(model, "kaplan") * run.tokens, "experts": model.experts}
     return told | {
-        "experts": run.config.model.experts,
         "parametrization": training.parametrization,
         "schedule": training.schedule,
         "warmup_tokens": training.warmup_steps * training.batch_tokens,
