@@ -133,9 +133,7 @@ class ModuleGrid(GridDesign):
 
     @property
     def size_axis(self) -> str:
-        return next((name for name in ("model.width",) if name in self.axes), "") or next(
-            filter(self._is_argument, self.axes)
-        )
+        return "model.width" if "model.width" in self.axes else next(filter(self._is_argument, self.axes))
 
 
 class ModuleSequential(_OverArguments, SequentialDesign):
