@@ -102,18 +102,7 @@ def frontier(
             apart = f"a factor of {row['disagreement']:.3g}"
             screen.print(f"at {number(row['flops'], 3)} FLOPs the approaches lie {apart} apart in size")
     if published is not None:
-        models = (
-            ("model", "name", text),
-            ("published", "date", text),
-            ("FLOPs (6ND)", "flops", three_digits),
-            ("parameters", "params", count),
-            ("best by the law", "best_params", count),
-            ("tokens", "tokens", count),
-            ("best by the law", "best_tokens", count),
-            ("source", "source", text),
-        )
-        title = "Published models, and what this frontier would have trained for their compute"
-        screen.print(table_of(title, published.to_dict("records"), *models).rich())
+        _show_models(published)
     note(used.notes)
     warn(warnings)
 
@@ -124,3 +113,21 @@ def _known_models(found: Fit) -> pd.DataFrame:
     models = known_models()
     best = found.frontier(models["flops"].tolist())
     return models.assign(best_params=best["params"].to_numpy(), best_tokens=best["tokens"].to_numpy())
+
+
+def _show_models(published: pd.DataFrame) -> None:
+    from nextscale.sweeps.show.formats import count, text, three_digits
+    from nextscale.sweeps.show.tables import table_of
+
+    models = (
+        ("model", "name", text),
+        ("published", "date", text),
+        ("FLOPs (6ND)", "flops", three_digits),
+        ("parameters", "params", count),
+        ("best by the law", "best_params", count),
+        ("tokens", "tokens", count),
+        ("best by the law", "best_tokens", count),
+        ("source", "source", text),
+    )
+    title = "Published models, and what this frontier would have trained for their compute"
+    screen.print(table_of(title, published.to_dict("records"), *models).rich())
