@@ -47,12 +47,15 @@ def main():
     state, stopping = options.out / "state.pt", []
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(True))
 
-    context, steps, peak = run["training"]["context"], run["steps"], run["training"]["lr"]
+    training, steps = run["training"], run["steps"]
+    context = training["context"]
     train_text, held_out = read_text(run["data"]["path"])
     torch.manual_seed(run["seed"])
     shape = {name: run["model"][name] for name in ("n_layer", "n_embd", "n_head")}
     off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": None, "eos_token_id": None}
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_positions=context, **shape, **off))
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCAB, n_positions=context, initializer_range=training["init"], **shape, **off)
+    )
     optimizer, step = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0), 0
     if state.exists():
         saved = torch.load(state)
@@ -65,7 +68,7 @@ def main():
         starts = draws.integers(len(train_text) - context, size=run["batch_tokens"] // context)
         # Warmed up over a twentieth of the steps, then down to a tenth along a cosine.
         warm, done = (step + 1) / max(steps // 20, 1), step / steps
-        lr = peak * min(warm, 0.1 + 0.45 * (1 + math.cos(math.pi * done)))
+        lr = training["lr"] * min(warm, 0.1 + 0.45 * (1 + math.cos(math.pi * done)))
         loss = loss_of(model, batch(train_text, starts, context))
         optimizer.zero_grad()
         loss.backward()
