@@ -18,9 +18,11 @@ def untrained(tiny_run):
         family = ModelFamily(**{"depth": 2, "heads": 4, "context": 16, **family})
         data = data or MarkovData(source="markov", vocab=vocab)
         run = tiny_run(width=width, data=data, family=family, **{"batch_tokens": 64, **(training or {})})
-        params = nnx.to_pure_dict(nnx.state(Transformer(run.network, rngs=nnx.Rngs(0))))
+        shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Transformer(run.network, rngs=nnx.Rngs(0)))))
         draws = np.random.default_rng(0)
-        params = jax.tree.map(lambda leaf: (leaf + draws.normal(size=leaf.shape) / 3).astype(np.float32), params)
+        params = jax.tree.map(
+            lambda leaf: (0.4 * draws.normal(size=leaf.shape) + (leaf.ndim == 1)).astype("f4"), shapes
+        )
         return TrainedModel(run, params)
 
     return build

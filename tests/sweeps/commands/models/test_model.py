@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 
 from nextscale.model.accounting import parameters
-from nextscale.model.config.data import TextData, TokenData
+from nextscale.model.config.data import MarkovData, TextData, TokenData
 from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
 from nextscale.model.data import sources
 from nextscale.model.record import RunDirectory
@@ -59,6 +59,7 @@ def trained_runs(made_once):
     return folder / "out", json.loads((folder / "names.json").read_text())
 
 
+@pytest.mark.slow
 def test_export_writes_what_was_trained(called, trained_runs, tmp_path):
     from safetensors.numpy import load_file
 
@@ -82,6 +83,7 @@ def test_export_writes_what_was_trained(called, trained_runs, tmp_path):
     assert (code, "no tokenizer" in said) == (0, True)
 
 
+@pytest.mark.slow
 def test_sample_goes_on_with_a_prompt(called, trained_runs):
     out, names = trained_runs
     run = out / "runs" / names["text"]
@@ -100,24 +102,34 @@ def test_sample_goes_on_with_a_prompt(called, trained_runs):
     assert all(0 <= int(word) < 128 for word in words[2:])
 
 
-def test_what_cannot_be_done_is_one_line(called, trained_runs, tmp_path):
-    out, names = trained_runs
-    runs = out / "runs"
+def test_what_cannot_be_done_is_one_line(called, tmp_path):
+    data = MarkovData(source="markov", vocab=16)
+    runs = {name: run_on(data, seed=i) for i, name in enumerate(("begun", "diverged", "lost"))}
+    folders = {name: tmp_path / "out" / "runs" / run.run_id for name, run in runs.items()}
+    for name, folder in folders.items():
+        RunDirectory(epath.Path(folder)).write_config(runs[name])
+    RunDirectory(epath.Path(folders["diverged"])).write_record({"status": "diverged", "reason": "the loss was nan"})
+    RunDirectory(epath.Path(folders["lost"])).write_record({"status": "done"})
     for run, said in {
-        runs / names["begun"]: "is not trained to its end",
-        runs / names["diverged"]: "diverged (",
-        runs / names["lost"]: "its trained model was not kept",
-        runs / "nowhere": "holds no run",
-        out: "name one with --run",
+        folders["begun"]: "is not trained to its end",
+        folders["diverged"]: "diverged (the loss was nan)",
+        folders["lost"]: "its trained model was not kept",
+        tmp_path / "nowhere": "holds no run",
+        tmp_path / "out": "name one with --run",
     }.items():
         code, _, error = called("model", "sample", run)
         assert (code, error.count("\n")) == (2, 1), error
         assert said in error
         assert str(run) in error
-    code, _, error = called("model", "sample", runs / names["tokens"], "--prompt", "once")
-    assert (code, "not on text" in error) == (2, True)
-    code, _, error = called("model", "export", runs / names["text"], tmp_path / "x", "--to", "onnx")
+    code, _, error = called("model", "export", folders["lost"], tmp_path / "x", "--to", "onnx")
     assert (code, "--to onnx: is none of hf" in error) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_prompt_of_a_run_on_tokens_is_of_numbers(called, trained_runs):
+    out, names = trained_runs
+    code, _, error = called("model", "sample", out, "--run", names["tokens"], "--prompt", "once")
+    assert (code, "not on text" in error) == (2, True)
 
 
 class TestEvaluate:
@@ -174,9 +186,8 @@ class TestEvaluate:
             assert f"{kept}: is damaged; delete it" in ended.stderr
 
 
-def test_without_lm_eval_it_says_what_to_install(called, trained_runs, monkeypatch):
-    out, names = trained_runs
+def test_without_lm_eval_it_says_what_to_install(called, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.delitem(sys.modules, "nextscale.model.trained.tasks", raising=False)
-    code, _, error = called("model", "evaluate", out / "runs" / names["text"], "--tasks", "arc_easy")
+    code, _, error = called("model", "evaluate", tmp_path, "--tasks", "arc_easy")
     assert (code, error) == (2, "nextscale: evaluate: needs lm_eval; pip install 'nextscale[examples]'\n")
