@@ -12,7 +12,7 @@ import numpy as np
 
 from nextscale.model.config.run import Network
 from nextscale.model.errors import InputError
-from nextscale.model.trained.architectures import Architecture, architecture_of, config_of
+from nextscale.model.trained.architectures import GLM4_MOE, Architecture, architecture_of, config_of
 from nextscale.model.trained.load import TrainedModel
 from nextscale.model.trained.text import Codec, codec_of
 
@@ -26,8 +26,11 @@ _MATRICES = {
     "mlp.gate": "mlp.gate_proj",
     "mlp.up": "mlp.up_proj",
     "mlp.down": "mlp.down_proj",
+    "mlp.shared.gate": "mlp.shared_experts.gate_proj",
+    "mlp.shared.up": "mlp.shared_experts.up_proj",
+    "mlp.shared.down": "mlp.shared_experts.down_proj",
 }
-_WRITE = ("attention.out", "mlp.down")
+_WRITE = ("attention.out", "mlp.down", "mlp.shared.down")
 """The matrices that write the residual stream."""
 
 
@@ -93,6 +96,16 @@ def tensors_of(c: Network, found: Architecture, params: PyTree) -> dict[str, np.
                 if name == "attention.query" and not c.qk_norm:  # a norm would take it back
                     multiplier = c.scores_multiplier
                 tensors[f"{theirs}{named}.weight"] = _float32(matrix.T * multiplier)
+        if (router := leaves.pop(f"{ours}mlp.router", None)) is not None:
+            routed = f"{theirs}{found.routed}."
+            tensors[f"{routed}gate.weight"] = _float32(router.T)
+            if found is GLM4_MOE:
+                bias = leaves.pop(f"{ours}mlp.balance", np.zeros(c.experts))
+                tensors[f"{routed}gate.e_score_correction_bias"] = _float32(bias)
+            for name, named in zip(("gate", "up", "down"), found.expert, strict=True):
+                multiplier = c.residual_multiplier * c.routed_scale if name == "down" else 1.0
+                for e, matrix in enumerate(leaves.pop(f"{ours}mlp.experts.{name}")):
+                    tensors[f"{routed}experts.{e}.{named}.weight"] = _float32(matrix.T * multiplier)
     if leaves:
         raise InputError(f"{found.name} of transformers has no place for the weights {', '.join(sorted(leaves))}")
     return tensors

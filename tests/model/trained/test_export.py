@@ -22,6 +22,14 @@ FAMILIES = {
     "ArceeForCausalLM": {"mlp": "relu2"},
     "ApertusForCausalLM": {"mlp": "gelu", "qk_norm": True},
 }
+EXPERTS = [
+    ("MixtralForCausalLM", {"routed_scale": 1.7, "experts_per_token": 3}),
+    ("MixtralForCausalLM", {"expert_ratio": 0.7, "kv_heads": 2, "head_width": 10, "tied": True}),
+    ("Qwen3MoeForCausalLM", {"qk_norm": True, "router": "softmax", "dense_layers": 1, "norm_scale": True}),
+    ("Qwen3MoeForCausalLM", {"qk_norm": True, "routed_scale": 2.5}),
+    ("Glm4MoeForCausalLM", {"router": "sigmoid", "shared_experts": 2, "balance_rate": 0.001, "dense_layers": 1}),
+    ("Glm4MoeForCausalLM", {"router": "sigmoid", "shared_experts": 1, "qk_norm": True, "experts_per_token": 1}),
+]
 DETAILS = [
     {},
     {"tied": True, "norm_scale": True, "position": "none"},
@@ -60,6 +68,19 @@ def test_transformers_computes_the_same_logits(transformers, untrained, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("architecture", "details"), EXPERTS)
+def test_experts_go_out_with_their_router(transformers, untrained, tmp_path, architecture, details):
+    trained = untrained(**{"mlp": "swiglu", "experts": 4, **details}, training=COMPLETEP)
+    told = export(trained, tmp_path / "out")
+    tokens = np.random.default_rng(1).integers(0, 40, size=(3, 16))
+    name, theirs = logits_of(transformers, tmp_path / "out", tokens)
+    ours = np.asarray(trained.logits(tokens))
+    assert told["architecture"] == name == architecture
+    assert ours.std() > 0.1
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_a_tied_head_stays_tied(transformers, untrained, tmp_path):
     trained = untrained(mlp="swiglu", tied=True)
     told = export(trained, tmp_path / "out")
@@ -74,6 +95,11 @@ REFUSED = {
     "logit_cap: .* beside mlp gelu": {"logit_cap": 3.0},
     "logit_cap: .* beside qk_norm": {"mlp": "swiglu", "qk_norm": True, "logit_cap": 3.0},
     r"head_width: .*\(24\)": {"mlp": "swiglu", "heads": 5, "head_width": 4},
+    "mlp: gelu": {"experts": 4},
+    "balance_rate: .* router renormalised": {"mlp": "swiglu", "experts": 4, "balance_rate": 0.01},
+    "shared_experts: .* router renormalised": {"mlp": "swiglu", "experts": 4, "shared_experts": 1},
+    "router: softmax": {"mlp": "swiglu", "experts": 4, "router": "softmax"},
+    "dense_layers": {"mlp": "swiglu", "experts": 4, "dense_layers": 1},
 }
 
 
