@@ -159,7 +159,7 @@ def _family(config: Mapping[str, Any]) -> dict[str, Any]:
     if "trainer" in config:  # what its sizes differ in only it knows: they are of one family
         parts = {part: config.get(part, {}) for part in ("data", "trainer", "training")}
     else:
-        parts = {part: config.get(part) or {} for part in ("data", "model", "training", "code")}
+        parts = {part: config[part] for part in ("data", "model", "training")} | {"code": config.get("code") or {}}
         if "target" in parts["model"]:  # nor is it known which arguments of a module say how large it is
             parts["model"] = {name: parts["model"].get(name) for name in ("target", "context", "vocab")}
     return {
