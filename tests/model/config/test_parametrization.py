@@ -178,6 +178,20 @@ class TestCoordinates:
     def test_they_are_flat_over_eight_times_the_depth(self):
         assert np.all(spread(*(coordinates("completep", depth=depth) for depth in (1, 8))) < 1.5)
 
+    @pytest.mark.parametrize("parametrization", ["mup", "completep"])
+    @pytest.mark.slow
+    def test_of_mixtures_they_are_flat_over_the_width_and_the_number_of_experts(self, parametrization):
+        wide = (coordinates(parametrization, width=width, experts=4) for width in (16, 128))
+        many = (coordinates(parametrization, width=32, experts=experts) for experts in (4, 32))
+        assert np.all(spread(*wide) < 1.6)
+        assert np.all(spread(*many) < 1.6)
+
+    @pytest.mark.slow
+    def test_a_router_s_logits_move_alike_at_every_width_under_mup_and_not_under_one_rate(self):
+        moved = {name: spread(*(router_moves(name, width) for width in (16, 128))) for name in ("mup", "standard")}
+        assert moved["mup"] < 2
+        assert moved["standard"] > 3
+
     @pytest.mark.slow
     @pytest.mark.parametrize("parametrization", ["standard", "mup"])
     def test_they_grow_with_the_depth_where_blocks_are_not_scaled(self, parametrization):
