@@ -44,7 +44,7 @@ def test_each_sweep_has_a_page_that_is_made_again_only_when_it_has_changed(calle
     page = opened(public / "index.html")
     page.click("tbody a")
     assert page.inner_text("h1") == "staged: a scaling study"
-    assert re.match(r"spec staged-[0-9a-f]{16}; written by nextscale \d", page.inner_text("footer"))
+    assert re.match(r"Spec staged \(digest [0-9a-f]{16}\).*; written by nextscale \d", page.inner_text("footer"))
     assert page.seen.errors == []
 
     before = pages[0].stat().st_mtime_ns
