@@ -73,7 +73,7 @@ def loss_against(
     ax.fill_between(optima["flops"], optima["loss_low"], optima["loss_high"], color=BLUE, alpha=0.15, linewidth=0)
     stars(ax, asked, "loss")
     ax.set(xscale="log", xlabel="compute C (FLOPs)", ylabel=f"loss ({fit.runs.loss_unit})", title=fit.law.formula)
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="small", loc="lower left")  # below a curve that falls
     return ax
 
 
