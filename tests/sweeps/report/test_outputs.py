@@ -79,6 +79,7 @@ def test_on_a_slide_the_text_stands_beside_the_figure_and_not_on_it(tmp_path, wo
     assert 'viewBox="0 0 959.976 540"' in (tmp_path / "slide.svg").read_text()  # 16:9
 
 
+@pytest.mark.slow
 def test_without_a_browser_pdf_is_refused_in_one_line_before_any_work(called, swept, monkeypatch):
     monkeypatch.setattr(pdf.shutil, "which", lambda name: None)
     code, _, error = called("report", swept[1], "--pdf", "page.pdf")
@@ -86,6 +87,7 @@ def test_without_a_browser_pdf_is_refused_in_one_line_before_any_work(called, sw
     assert re.fullmatch(r"nextscale: --pdf: there is no Chromium or Chrome here .*apt-get install chromium.*\n", error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
