@@ -69,8 +69,7 @@ def candidate_splits(config: RunConfig, pool: Pool) -> Iterator[Split]:
     stays within a host, for it talks in every block, and divides the heads; between slices there is `data` alone.
     """
     model, sequences = config.model, config.batch_sequences
-    heads, hidden, width = _divided(model)
-    experts = 1 if isinstance(model, ModuleModel) else model.experts
+    heads, hidden, width, experts = _divided(model)
     # A process sees a CPU as one device, however many cores it has.
     chips = 1 if pool.accelerator == "cpu" else (pool.chips if pool.gang else max(int(pool.chips_per_run), 1))
     slices = pool.slices_per_run if pool.gang else 1
@@ -81,19 +80,19 @@ def candidate_splits(config: RunConfig, pool: Pool) -> Iterator[Split]:
         for tensor in _divisors(math.gcd(n, chips))
         if heads % tensor == 0 and hidden % tensor == 0 and sequences % (n // tensor) == 0
         # Experts that are not spread over `tensor` would all be computed by each of its devices.
-        if experts <= 1 or experts % tensor == 0
+        if experts == 1 or experts % tensor == 0
         for fsdp in _divisors(n // tensor)
         if width % fsdp == 0 and n // tensor // fsdp % slices == 0
     ]
     return iter(sorted(found, key=lambda split: (-split.devices, split.tensor, split.fsdp > 1, -split.fsdp)))
 
 
-def _divided(model: ModelConfig | ModuleModel) -> tuple[int, int, int]:
-    """Heads and hidden width, which `tensor` divides, and the width, which `fsdp` does. Of a module they are not known:
-    it is split along `fsdp` alone, and a weight whose dimension that does not divide is whole."""
+def _divided(model: ModelConfig | ModuleModel) -> tuple[int, int, int, int]:
+    """Heads and hidden width, which `tensor` divides, the width, which `fsdp` does, and experts. Of a module they are
+    not known: it is split along `fsdp` alone, and a weight whose dimension that does not divide is whole."""
     if isinstance(model, ModuleModel):
-        return 1, 1, 0
-    return math.gcd(model.heads, model.kv_heads or model.heads), model.hidden_width, model.width
+        return 1, 1, 0, 1
+    return math.gcd(model.heads, model.kv_heads or model.heads), model.hidden_width, model.width, model.experts
 
 
 def _divisors(n: int) -> list[int]:

@@ -118,8 +118,8 @@ class ModuleNetwork(NamedTuple):
 
     @property
     def experts(self) -> int:
-        """Those to which tokens are routed here: whatever a module does is its own."""
-        return 0
+        """1: nothing is routed here, whatever a module does."""
+        return 1
 
 
 def check_training(model: ModuleModel, training: TrainingConfig) -> None:

@@ -139,6 +139,12 @@ class IsoFlop(Config):
     def budgets(self) -> list[float]:
         return values_of(self.flops)
 
+    def check_lists(self, what: str) -> None:
+        """Raises a ValueError where there are lists of sizes, so named, and not one for each budget."""
+        lists = getattr(self, what)
+        if lists is not None and len(lists) != len(self.budgets):
+            raise ValueError(f"has {len(self.budgets)} budgets and {len(lists)} lists of {what}; give one list each")
+
 
 class IsoFlopDesign(IsoFlop):
     """Several model sizes at each of several compute budgets: by width, or so many about the optimum expected."""
@@ -157,11 +163,7 @@ class IsoFlopDesign(IsoFlop):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if exactly_one(self, "widths", "sizes") == "widths":
-            assert self.widths is not None
-            if len(self.widths) != len(self.budgets):
-                raise ValueError(
-                    f"has {len(self.budgets)} budgets and {len(self.widths)} lists of widths; give one list each"
-                )
+            self.check_lists("widths")
             for name in ("span", "centre"):
                 if getattr(self, name) is not None:
                     raise ValueError(
@@ -294,14 +296,33 @@ Design = Annotated[
 ]
 
 
-class Holdout(Config):
-    """The next scale: forecast first, trained after, then compared."""
+class OverSizes(Config):
+    """A design over `sizes`, where one of nextscale's own model has widths."""
+
+    sizes_are: ClassVar[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_widths(cls, given: Any) -> Any:
+        for name in ("widths", "centre", "span"):
+            if isinstance(given, dict) and name in given:
+                raise ValueError(f"{name}: is of nextscale's own model; {cls.sizes_are}")
+        return given
+
+
+class HeldOut(Config):
+    """The next scale: forecast first, trained after, then compared; however its sizes are named."""
 
     flops: Flops | None = Field(None, description="training FLOPs of each run")
     tokens_per_param: TokensPerParam | None = Field(None, description="or how long each is, by its size")
-    widths: list[Width] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _says_how_long(self) -> Self:
         exactly_one(self, "flops", "tokens_per_param")
         return self
+
+
+class Holdout(HeldOut):
+    """The next scale: forecast first, trained after, then compared."""
+
+    widths: list[Width] = Field(min_length=1)

@@ -10,14 +10,13 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from nextscale.model.config.external import ExternalModel, ExternalSteps, ExternalTraining
 from nextscale.model.config.identity import Config
 from nextscale.sweeps.spec.designs import (
-    Flops,
     GridDesign,
+    HeldOut,
     IsoFlop,
+    OverSizes,
     Ratios,
     Seeds,
     SequentialDesign,
-    TokensPerParam,
-    exactly_one,
 )
 
 _FOLLOWS = ("steps", "tokens", "seed", "flops")
@@ -80,16 +79,8 @@ class SweepExternalTraining(ExternalTraining):
         return self
 
 
-class _OverSizes(Config):
-    """A design over `sizes`, where one of nextscale's own model has widths."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_no_widths(cls, given: Any) -> Any:
-        for name in ("widths", "centre", "span"):
-            if isinstance(given, dict) and name in given:
-                raise ValueError(f"{name}: is of nextscale's own model; `sizes` names those of model.sizes, by params")
-        return given
+class _OverSizes(OverSizes):
+    sizes_are: ClassVar = "`sizes` names those of model.sizes, by params"
 
 
 class ExternalIsoFlop(_OverSizes, IsoFlop):
@@ -99,10 +90,7 @@ class ExternalIsoFlop(_OverSizes, IsoFlop):
 
     @model_validator(mode="after")
     def _has_sizes_at_each_budget(self) -> Self:
-        if self.sizes is not None and len(self.sizes) != len(self.budgets):
-            raise ValueError(
-                f"has {len(self.budgets)} budgets and {len(self.sizes)} lists of sizes; give one list each"
-            )
+        self.check_lists("sizes")
         return self
 
 
@@ -141,14 +129,7 @@ ExternalDesign = Annotated[
 ]
 
 
-class ExternalHoldout(_OverSizes):
+class ExternalHoldout(_OverSizes, HeldOut):
     """The next scale: forecast first, trained after, then compared."""
 
-    flops: Flops | None = Field(None, description="training FLOPs of each run")
-    tokens_per_param: TokensPerParam | None = Field(None, description="or how long each is, by its size")
     sizes: Sizes | None = Field(None, description=_AMONG)
-
-    @model_validator(mode="after")
-    def _says_how_long(self) -> Self:
-        exactly_one(self, "flops", "tokens_per_param")
-        return self

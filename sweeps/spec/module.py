@@ -8,20 +8,18 @@ from pydantic import AfterValidator, Field, JsonValue, field_validator, model_va
 
 from nextscale.model.config.code import Target
 from nextscale.model.config.free_keys import FreeKeys
-from nextscale.model.config.identity import Config
 from nextscale.model.config.module import ModuleModel
 from nextscale.sweeps.spec.designs import (
     LENGTHS,
-    Flops,
     GridDesign,
+    HeldOut,
     IsoFlop,
+    OverSizes,
     Ratios,
     Seeds,
     SequentialDesign,
     Tokens,
-    TokensPerParam,
     Width,
-    exactly_one,
     rising,
 )
 
@@ -58,16 +56,8 @@ class SweepModule(FreeKeys):
         return ModuleModel(**self.written | size | {"vocab": vocab})
 
 
-class _OverArguments(Config):
-    """A design over `sizes`, where one of nextscale's own model has widths."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _has_no_widths(cls, given: Any) -> Any:
-        for name in ("widths", "centre", "span"):
-            if isinstance(given, dict) and name in given:
-                raise ValueError(f"{name}: is of nextscale's own model; name `sizes`, {_SIZES}")
-        return given
+class _OverArguments(OverSizes):
+    sizes_are: ClassVar = f"name `sizes`, {_SIZES}"
 
 
 class ModuleIsoFlop(_OverArguments, IsoFlop):
@@ -77,10 +67,7 @@ class ModuleIsoFlop(_OverArguments, IsoFlop):
 
     @model_validator(mode="after")
     def _has_sizes_at_each_budget(self) -> Self:
-        if len(self.sizes) != len(self.budgets):
-            raise ValueError(
-                f"has {len(self.budgets)} budgets and {len(self.sizes)} lists of sizes; give one list each"
-            )
+        self.check_lists("sizes")
         return self
 
 
@@ -148,14 +135,7 @@ ModuleDesign = Annotated[
 ]
 
 
-class ModuleHoldout(_OverArguments):
+class ModuleHoldout(_OverArguments, HeldOut):
     """The next scale: forecast first, trained after, then compared."""
 
-    flops: Flops | None = Field(None, description="training FLOPs of each run")
-    tokens_per_param: TokensPerParam | None = Field(None, description="or how long each is, by its size")
     sizes: ModuleSizes = Field(description=_SIZES)
-
-    @model_validator(mode="after")
-    def _says_how_long(self) -> Self:
-        exactly_one(self, "flops", "tokens_per_param")
-        return self

@@ -21,7 +21,7 @@ def untrained(tiny_run):
         shapes = nnx.to_pure_dict(nnx.state(nnx.eval_shape(lambda: Transformer(run.network, rngs=nnx.Rngs(0)))))
         draws = np.random.default_rng(0)
         params = jax.tree.map(
-            lambda leaf: (0.4 * draws.normal(size=leaf.shape) + (leaf.ndim == 1)).astype("f4"), shapes
+            lambda leaf: (0.6 * draws.normal(size=leaf.shape) + (leaf.ndim == 1)).astype("f4"), shapes
         )
         return TrainedModel(run, params)
 

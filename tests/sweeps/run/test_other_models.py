@@ -1,4 +1,5 @@
-"""A model that nextscale has never heard of, from plan to a forecast that runs confirm which were held out."""
+"""Models of another kind, from plan to a forecast that runs confirm which were held out: a module that nextscale has
+never heard of, and mixtures of experts."""
 
 import json
 
@@ -62,6 +63,13 @@ SPEC = {
     "forecast": {"law": "chinchilla"},
     "loggers": [],
 }
+EXPERTS = SPEC | {
+    "name": "experts",
+    "model": {"depth": 2, "heads": 2, "context": 16, "position": "alibi", "mlp": "relu2", "experts": 8},
+    "design": {"kind": "isoflop", "flops": SPEC["design"]["flops"], "widths": SPEC["design"]["sizes"]},
+    "holdout": {"flops": 4.8e10, "widths": [16, 24]},
+    "forecast": {"law": "chinchilla", "params": "active"},
+}
 
 
 @pytest.mark.soak
@@ -86,3 +94,18 @@ def test_a_sweep_of_another_architecture_ends_in_a_forecast_that_held_out_runs_c
     for command in ("status", "runs", "report", "verify"):
         ended = nextscale(command, out)
         assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.soak
+@pytest.mark.slow
+def test_a_sweep_of_mixtures_ends_in_a_forecast_that_held_out_runs_confirm(tmp_path, nextscale):
+    spec, out = tmp_path / "experts.yaml", tmp_path / "out"
+    spec.write_text(yaml.safe_dump(EXPERTS))
+    ran = nextscale("run", spec, "--out", out, timeout=1800)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    table, summary = load(out), json.loads((out / "summary.json").read_text())
+    assert summary["runs"] == {"done": 18, "reused": 0, "failed": 0}
+    assert (table["params_active"] < 0.8 * table["params"]).all()
+    assert table["expert_load"].between(1, 4).all()
+    assert all(run["interval"][0] <= run["measured"] <= run["interval"][1] for run in summary["holdout"])
+    assert all(run["measured"] > summary["irreducible"]["true"] for run in summary["holdout"])
