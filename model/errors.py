@@ -23,4 +23,10 @@ class Stopped(Exception):
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its kind where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def describe_error(error: BaseException) -> str:
+    """The kind of an error that somebody else's code raised, and the first line of what it says."""
+    said = first_line(error)
+    return said if said == type(error).__name__ else f"{type(error).__name__}: {said}"

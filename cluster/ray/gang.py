@@ -19,7 +19,7 @@ from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.ray.hosts import resource_of
 from nextscale.cluster.ray.rank import Rank
 from nextscale.cluster.ray.slices import HostReservation
-from nextscale.cluster.ray.worker import first_line
+from nextscale.model.errors import describe_error
 
 SIBLINGS = 10.0
 """Seconds that the others of a gang have to show how they fare, once one of them ended."""
@@ -125,7 +125,7 @@ class Gang:
         try:
             return ray.get(reference)
         except RayTaskError as error:  # the process lives, and raised this
-            return Outcome("error", first_line(getattr(error, "cause", None) or error))
+            return Outcome("error", describe_error(getattr(error, "cause", None) or error))
         except RayError as error:
             return self._lost(i, type(error).__name__)
 

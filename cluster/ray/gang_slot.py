@@ -15,7 +15,7 @@ from nextscale.cluster.ray.gang import Gang
 from nextscale.cluster.ray.hosts import Host
 from nextscale.cluster.ray.hub import RESTART, Hub, environment_of
 from nextscale.cluster.ray.slices import HostReservation, reserve
-from nextscale.cluster.ray.worker import first_line
+from nextscale.model.errors import describe_error
 
 _RESERVING = 30.0
 """Seconds for a slice to be reserved."""
@@ -60,7 +60,7 @@ class GangSlot:
             try:
                 outcome = gang.run(job, seat)
             except Exception as error:  # Ray's own trouble; the run is as it was
-                outcome = Outcome("lost", first_line(error))
+                outcome = Outcome("lost", describe_error(error))
             self._hub.call_soon(functools.partial(self._ended, job, outcome))
 
         threading.Thread(target=train, daemon=True).start()
@@ -118,7 +118,7 @@ class GangSlot:
             try:
                 held = reserve(self._pool, self._kind, hosts, ledger, _RESERVING, unseen=unseen)
             except Exception as error:  # what Ray thinks of a pool comes as errors of many kinds
-                problem = first_line(error)
+                problem = describe_error(error)
             self._hub.call_soon(functools.partial(self._reserved, held, problem))
 
         threading.Thread(target=ask, daemon=True).start()

@@ -17,7 +17,8 @@ from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.cluster.ray.hosts import resource_of
 from nextscale.cluster.ray.hub import RESTART, Hub, environment_of
-from nextscale.cluster.ray.worker import Worker, first_line
+from nextscale.cluster.ray.worker import Worker
+from nextscale.model.errors import describe_error
 
 
 def options_of(pool: Pool, kind: str | None) -> dict[str, Any]:
@@ -162,6 +163,6 @@ def reason(error: Exception) -> str:
     """One line of an error of Ray's, which runs to pages: its cause if it has one, else its last line."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):
-        return first_line(cause)
+        return describe_error(cause)
     last = [line for line in str(error).splitlines() if line.strip()][-1:]
     return f"{type(error).__name__}: {''.join(last).strip()}"

@@ -16,7 +16,7 @@ from nextscale.cluster.controller.lease import Lease, LeaseHeld, LeaseLost
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.config.external import ExternalRun
 from nextscale.model.config.run import RunConfig
-from nextscale.model.errors import InputError, Stopped, TooLarge
+from nextscale.model.errors import InputError, Stopped, TooLarge, describe_error
 from nextscale.model.external.train import ALONE, Place, TrainerFailed, TrainerLost, help_train, train_external
 from nextscale.model.record import Row, RunDirectory
 
@@ -187,7 +187,7 @@ def _failure(error: Exception, job: Job) -> Outcome:
             return Outcome(status, str(error))
     if isinstance(error, OSError):
         return Outcome("error", f"{error.filename or job.directory}: {error.strerror or error}")
-    return Outcome("memory" if _is_out_of_memory(error) else "error", first_line(error))
+    return Outcome("memory" if _is_out_of_memory(error) else "error", describe_error(error))
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -218,11 +218,6 @@ def add_attempt(job: Job, row: Row) -> None:
     """Adds to the attempts of a run."""
     with contextlib.suppress(OSError):  # a full disk must not hide how the attempt ended
         _directory(job).add_attempt(row)
-
-
-def first_line(error: BaseException) -> str:
-    """The type of an exception and the first line of its message."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _directory(job: Job) -> RunDirectory:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nextscale.model.errors import InputError
+from nextscale.model.errors import InputError, describe_error
 
 
 class Dataset:
@@ -127,12 +127,6 @@ def call_factory(name: str, arguments: Mapping[str, Any], where: str) -> Any:
     if not hasattr(found, "__getitem__"):
         raise InputError(f"data.{where}: {name} returns {type(found).__name__}, which has no ds[i]")
     return found
-
-
-def describe_error(error: Exception) -> str:
-    """The kind of an error of code that is not ours, and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _length(items: Any) -> int | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nextscale.model.config.code import Code, Function
-from nextscale.model.errors import InputError, first_line
+from nextscale.model.errors import InputError, describe_error, first_line
 from nextscale.model.external.source import digest
 
 _NOT_OURS = ("site-packages", "dist-packages")
@@ -217,9 +217,7 @@ def load(function: Function, where: str) -> Callable[..., Any]:
     try:
         found: Any = importlib.import_module(module)
     except Exception as error:
-        raise InputError(
-            f"{where}: {function.target} cannot be imported: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise InputError(f"{where}: {function.target} cannot be imported: {describe_error(error)}") from error
     _contents.update(held)
     for part in path.split("."):
         if not hasattr(found, part):

@@ -22,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 
 from nextscale.model.config.code import Function
 from nextscale.model.config.module import Counts, ModuleModel, ModuleNetwork
-from nextscale.model.errors import InputError, first_line
+from nextscale.model.errors import InputError, describe_error
 from nextscale.model.network.modules import OwnModule, groups_of, initial_params, model_of, takes_dtype
 
 PyTree = Any
@@ -76,7 +76,7 @@ def _stated_flops(network: ModuleNetwork, module: nnx.Module) -> list[float]:
     try:
         found = tell()
     except Exception as error:
-        raise InputError(f"{what} fails: {type(error).__name__}: {first_line(error)}") from error
+        raise InputError(f"{what} fails: {describe_error(error)}") from error
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise InputError(f"{what} gives a {type(found).__name__}; give training FLOPs, a number above 0")
     if not (math.isfinite(found) and found > 0):
@@ -166,10 +166,7 @@ def main() -> None:
         except InputError as error:
             answer = {"error": str(error)}
         except Exception as error:
-            answer = {
-                "error": f"model.target: {asked['function'][0]} cannot be counted: {type(error).__name__}: "
-                f"{first_line(error)}"
-            }
+            answer = {"error": f"model.target: {asked['function'][0]} cannot be counted: {describe_error(error)}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from nextscale.model.config.code import Function
 from nextscale.model.config.run import Network
-from nextscale.model.errors import InputError, first_line
+from nextscale.model.errors import InputError, describe_error
 from nextscale.model.external.code import load
 from nextscale.model.network.experts import Routing
 from nextscale.model.network.kernels import Recompute, loss_parts
@@ -105,7 +105,7 @@ def _own_loss(own: Function, logits_BxTxV: jax.Array, labels_BxT: jax.Array) -> 
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{what} fails: {type(error).__name__}: {first_line(error)}") from error
+        raise InputError(f"{what} fails: {describe_error(error)}") from error
     if getattr(found, "shape", None) != labels_BxT.shape:
         shown = f"shape {found.shape}" if hasattr(found, "shape") else f"a {type(found).__name__}"
         raise InputError(f"{what} gives {shown}; give the loss of each token, of shape {labels_BxT.shape}")

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from nextscale.model.config.module import NO_GROUP, ModuleNetwork
 from nextscale.model.config.parametrization import Group
 from nextscale.model.config.run import Network
-from nextscale.model.errors import InputError, first_line
+from nextscale.model.errors import InputError, describe_error
 from nextscale.model.external.code import load
 from nextscale.model.network import transformer
 from nextscale.model.network.kernels import Recompute
@@ -60,7 +60,9 @@ class OwnModule:
         except InputError:
             raise
         except Exception as error:
-            raise _wrong(name, f"fails when called with tokens of shape {tokens_BxT.shape}: {_said(error)}") from error
+            raise _wrong(
+                name, f"fails when called with tokens of shape {tokens_BxT.shape}: {describe_error(error)}"
+            ) from error
         wanted = (*tokens_BxT.shape, self.network.vocab)
         if not isinstance(logits, jax.Array):
             raise _wrong(name, f"gives a {type(logits).__name__}; give logits, an array of shape {wanted}")
@@ -163,7 +165,7 @@ def _made(network: ModuleNetwork, dtype: str, rngs: nnx.Rngs) -> nnx.Module:
         raise
     except Exception as error:
         shown = ", ".join(f"{key}={value!r}" for key, value in given.items())
-        raise _wrong(name, f"cannot be made with {shown or 'no argument'}: {_said(error)}") from error
+        raise _wrong(name, f"cannot be made with {shown or 'no argument'}: {describe_error(error)}") from error
     if not isinstance(module, nnx.Module) or not callable(module):
         raise _wrong(name, f"gives a {type(module).__name__}; give a flax.nnx.Module that is called tokens → logits")
     return module
@@ -190,7 +192,3 @@ def _parameters(make: Any, name: str) -> dict[str, inspect.Parameter] | None:
 
 def _wrong(name: str, what: str) -> InputError:
     return InputError(f"{_TARGET}: {name} {what}")
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {first_line(error)}"

@@ -21,7 +21,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 from nextscale.model.config.code import Function
 from nextscale.model.config.parametrization import Group, Multipliers, Size, multipliers
 from nextscale.model.config.run import OptimizerName, TrainingConfig
-from nextscale.model.errors import InputError, first_line
+from nextscale.model.errors import InputError, describe_error
 from nextscale.model.external.code import load
 
 PyTree = Any
@@ -157,7 +157,7 @@ def _own(make: Function, h: Hyperparameters, unit_schedule: ArrayLike) -> optax.
     except InputError:
         raise
     except Exception as error:
-        raise InputError(f"{what} fails: {type(error).__name__}: {first_line(error)}") from error
+        raise InputError(f"{what} fails: {describe_error(error)}") from error
     if not (callable(getattr(found, "init", None)) and callable(getattr(found, "update", None))):
         raise InputError(f"{what} returns a {type(found).__name__}; return an optax.GradientTransformation")
     transformation: optax.GradientTransformation = found
