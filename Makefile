@@ -20,7 +20,7 @@ test-slow: $(VENV)/developer
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "slow and not soak" --durations=20
 
 test-soak: $(VENV)/developer
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m soak --exitfirst --durations=20
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m soak --durations=20
 
 lint: $(VENV)/developer
 	$(BIN)/ruff check $(SOURCES)

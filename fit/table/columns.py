@@ -10,9 +10,11 @@ import pandas as pd
 
 from nextscale.fit.conventions import CONVENTIONS
 from nextscale.fit.errors import InputError
+from nextscale.fit.table.expressions import ways_to_compute
 from nextscale.fit.table.names import BUDGETS, COUNTS, LossUnit, Meaning, bare_name, loss_unit_of, meaning_of
 from nextscale.fit.table.numerals import holds_numbers
 
+_NAME_THEM = "name them with --params-column, --tokens-column or --flops-column"
 NOT_VARIABLES = ("loss", "weight", "group", "run_id", "budget")
 """Columns of `Runs.table` that no law takes."""
 _COLUMNS = {"N": "params", "D": "tokens", "C": "flops", "U": "unique_tokens"}
@@ -177,7 +179,8 @@ def locate_columns(
         lacking = doubts.get("loss") or "there is no column 'loss'; name it with --loss-column"
         raise InputError(f"{where}: {lacking} (it has {listing})")
     if len(present) < 2 and not set(COUNTS).intersection(needed) <= set(present):
-        mend = "; ".join(doubts.values()) or "name them with --params-column, --tokens-column or --flops-column"
+        ways = ways_to_compute(table, {key: source_of[key] for key in present})
+        mend = "; ".join(doubts.values()) or (f"compute them, such as by {ways}" if ways else _NAME_THEM)
         mend += ", or take a law in compute alone, --law saturating" if present == ["flops"] else ""
         if table.attrs.get("curve"):
             mend += ", compute them (--with params=1.2e8), or join a table of them (nextscale import --join)"
@@ -197,7 +200,21 @@ def locate_columns(
         sources["params_active"] = active
     taken = ", ".join(f"{names[0]} for {key}" for key, names in candidates.items() if len(names) == 1)
     notes = [f"taken by the names of columns: {taken}"] if taken else []
+    if columns.loss is None and (others := _other_losses(table)):
+        notes.append(f"column 'loss' is taken, not {' or '.join(others)}: --loss-column NAME takes another")
     return ColumnSources(columns, sources, (*notes, *doubts.values()), listing)
+
+
+def _other_losses(table: pd.DataFrame) -> list[str]:
+    """Columns that may be the loss as well as the one that is called so: many tools log that of training under it."""
+    if "loss" not in table or table.attrs.get("counted"):
+        return []
+    known = {str(name): meaning_of(str(name)) for name in table if name != "loss"}
+    return [
+        name
+        for name, m in known.items()
+        if m and m.quantity == "loss" and not m.second and _can_hold(table[name], name)
+    ]
 
 
 def _active_column(table: pd.DataFrame, sources: Mapping[str, str], convention: str) -> str | None:

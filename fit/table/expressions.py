@@ -2,13 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.table.names import meaning_of
+from nextscale.fit.table.names import COUNTS, bare_name, last_part, meaning_of
 from nextscale.fit.table.numerals import numbers_in
+
+_STEPS = (
+    "steps step trainsteps trainingsteps numsteps nsteps maxsteps totalsteps iterations iters iteration numiterations "
+    "globalstep maxiters trainiters updates"
+)
+_BATCHES_OF_TOKENS = (
+    "batchtokens tokensperbatch tokensperstep globalbatchtokens batchsizetokens batchsizeintokens tokensbatchsize"
+)
+_BATCHES = "batchsize globalbatchsize bs gbs bsz trainbatchsize batch totalbatchsize effectivebatchsize"
+_LENGTHS = (
+    "seqlen seqlength sequencelength contextlength contextlen ctxlen nctx blocksize maxseqlen maxseqlength "
+    "maxsequencelength context"
+)
+_RATIOS = (
+    "tokensperparam tokensperparameter tokenperparam tokenperparameter tpp dn dovern tokensparam tokensparams "
+    "tokenmultiplier tokenratio tokenparamratio tokenstoparams tokensperparamratio"
+)
+_PRODUCTS = ((_STEPS, _BATCHES_OF_TOKENS), (_STEPS, _BATCHES, _LENGTHS), (_RATIOS,))
+"""What makes tokens: bare names of each factor; of ratios the parameters are one more."""
+_LARGEST_DECIMAL = {"params": 13, "tokens": 15, "flops": 30}
+"""Logarithms that are larger are natural ones."""
+
+
+def ways_to_compute(table: pd.DataFrame, have: Mapping[str, str]) -> str:
+    """How the counts that a table lacks may be computed of what it has, as options: of logarithms, of steps and
+    batches, of tokens per parameter. Empty where no name tells.
+
+    Args:
+        have: of params, tokens and flops those that there are, and their columns.
+    """
+    numeric = table.select_dtypes("number")
+    named = {bare: name for name in numeric for bare in (last_part(name), bare_name(name))}
+    found: dict[str, str] = {}
+    for bare, name in named.items():
+        meaning = meaning_of(re.sub(r"^(log10|log|ln)", "", bare)) if bare.startswith(("log", "ln")) else None
+        if meaning is not None and meaning.quantity in COUNTS:
+            decimal = numeric[name].median() < _LARGEST_DECIMAL[meaning.quantity]
+            found[meaning.quantity] = f"10**{_quoted(name)}" if decimal else f"exp({_quoted(name)})"
+    for names in _PRODUCTS:
+        factors = [next((named[name] for name in each.split() if name in named), None) for each in names]
+        factors += [have.get("params")] if names == (_RATIOS,) else []
+        if "tokens" not in found and all(factors):
+            found["tokens"] = "*".join(map(_quoted, factors))
+    return " and ".join(f"--with '{key}={text}'" for key, text in found.items() if key not in have)
+
+
+def _quoted(name: object) -> str:
+    return str(name) if str(name).isidentifier() else f"`{name}`"
 
 
 def with_columns(table: pd.DataFrame, expressions: Sequence[str], where: str) -> pd.DataFrame:

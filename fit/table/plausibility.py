@@ -161,6 +161,8 @@ def _mend_counts(rows: pd.DataFrame, sources: Mapping[str, str]) -> str:
     ]
     if "flops" in given:
         texts += [f"flops in GFLOP {_with(sources, 'flops', 1e9)}", f"in PF-days {_with(sources, 'flops', 8.64e19)}"]
+    if not texts:
+        return f"one of {' and '.join(given)} is in another unit, or in several; write all its figures in one"
     return f"one of {' and '.join(given)} is in another unit; mend it by --with, such as of {', or '.join(texts)}"
 
 

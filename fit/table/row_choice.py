@@ -39,6 +39,8 @@ are those of runs where each has many rows at several steps, or some as far apar
 _STEPS = STEPS | _names(
     "steps iters iterations trainstep trainsteps trainingstep trainingsteps update updates optimizerstep itern"
 )
+_SUMMARIES = _names("mean average avg median total sum std stdev stddev grandtotal")
+"""What rows are called that sum up the others."""
 TUNED = _names(
     "lr learningrate peaklr maxlr minlr lrpeak lrmax peaklearningrate maxlearningrate baselr muonlr adamlr "
     "embeddinglr bs batch batchsize batchtokens globalbatchsize gbs bsz tokensperbatch wd weightdecay "
@@ -74,6 +76,19 @@ def without_unfinished(table: pd.DataFrame) -> tuple[pd.Series, list[str]]:
         notes.append(f"{runs} left out as not finished by column '{name}' ({kinds}); --keep-unfinished keeps them")
         kept &= ~ill
     return kept, notes
+
+
+def without_summaries(table: pd.DataFrame) -> tuple[pd.Series, list[str]]:
+    """Which rows are runs by what they are called: not the mean or the total of the others, as spreadsheets end."""
+    texts = table.select_dtypes(include=["object", "string", "category"]) if len(table) < _MANY else table[[]]
+    called = texts.map(bare_name)
+    sums = called.isin(_SUMMARIES) & ~called.isin(_SUMMARIES).all()
+    few = sums.loc[:, sums.sum() <= max(1, len(table) * _SPARSE)].any(axis=1)
+    if not few.any():
+        return ~few, []
+    first = called[few].iloc[0]
+    names = f"called '{first[first.isin(_SUMMARIES)].iloc[0]}'"
+    return ~few, [f"1 row left out, {names}" if few.sum() == 1 else f"{few.sum()} rows left out, such as one {names}"]
 
 
 def one_row_a_run(

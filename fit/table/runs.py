@@ -26,7 +26,13 @@ from nextscale.fit.table.cleaning import (
 from nextscale.fit.table.columns import NOT_VARIABLES, Columns, ColumnSources, locate_columns, stated_budgets
 from nextscale.fit.table.names import LossUnit
 from nextscale.fit.table.plausibility import check_plausible
-from nextscale.fit.table.row_choice import RowChoice, best_of_each_cell, one_row_a_run, without_unfinished
+from nextscale.fit.table.row_choice import (
+    RowChoice,
+    best_of_each_cell,
+    one_row_a_run,
+    without_summaries,
+    without_unfinished,
+)
 from nextscale.fit.table.sources import Table, as_table
 
 
@@ -185,7 +191,10 @@ def _chosen_rows(
     table: pd.DataFrame, numbers: pd.DataFrame, sources: ColumnSources, rows: RowChoice, unfinished: bool, where: str
 ) -> tuple[pd.Series, list[str]]:
     """Which rows are runs to fit, and notes on what the others are."""
-    kept, notes = (pd.Series(True, index=table.index), []) if unfinished else without_unfinished(table)
+    kept, notes = without_summaries(table)
+    if not unfinished:
+        ended, states = without_unfinished(table[kept])
+        kept, notes = kept & ended.reindex(table.index, fill_value=False), [*notes, *states]
     if not kept.any():
         raise InputError(f"{where}: no run is finished: {'; '.join(notes)}")
     if rows == "all":

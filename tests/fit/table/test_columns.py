@@ -89,3 +89,10 @@ def test_no_name_says_that_embeddings_are_left_out():
 )
 def test_a_named_column_of_losses_says_its_unit(name, unit):
     assert loss_unit_of(name) == unit
+
+
+def test_another_column_that_may_be_the_loss_is_named():
+    """Many trainers log the loss of training as `loss`, and that of evaluation beside it."""
+    note = "column 'loss' is taken, not eval_loss: columns={'loss': ...} takes another"
+    assert note in as_runs(table(eval_loss=[3.1, 2.9])).notes
+    assert note not in as_runs(table(eval_loss=[3.1, 2.9]), columns=Columns(loss="loss")).notes

@@ -77,3 +77,43 @@ def test_a_million_rows_are_not_finished_runs():
 def test_all_the_same_loss(isoflop_grid):
     with pytest.raises(InputError, match="every loss is the same"):
         fit(isoflop_grid().assign(loss=2.0), resamples=0)
+
+
+@pytest.mark.parametrize("word", ["mean", "Average", "TOTAL"])
+def test_a_row_that_sums_up_the_others_is_no_run(isoflop_grid, word):
+    table = isoflop_grid(noise=0.003).reset_index(drop=True)
+    named = table.assign(run=[f"r{i}" for i in range(len(table))])
+    with_sum = pd.concat([named, pd.DataFrame([{**table.mean(), "run": word}])], ignore_index=True)
+    runs = as_runs(with_sum)
+    assert len(runs) == len(table)
+    assert any(note == f"1 row left out, called '{word.casefold()}'" for note in runs.notes)
+    # What every row is called says nothing.
+    assert len(as_runs(table.assign(over_seeds=word))) == len(table)
+
+
+def test_what_counts_can_be_computed_of_is_told_and_gives_the_counts(isoflop_grid):
+    table = isoflop_grid(noise=0.003)
+    kept = table[["params", "loss"]]
+    shapes = {
+        "tokens=train_steps*global_batch_size*seq_len": kept.assign(
+            train_steps=table.tokens / 64 / 1024, global_batch_size=64, seq_len=1024
+        ),
+        "tokens=step*batch_tokens": kept.assign(step=table.tokens / 65536, batch_tokens=65536),
+        "tokens=`D/N`*params": kept.assign(**{"D/N": table.tokens / table.params}),
+        "tokens=10**log10_tokens": kept.assign(log10_tokens=np.log10(table.tokens)),
+        "tokens=exp(log_tokens)": kept.assign(log_tokens=np.log(table.tokens)),
+    }
+    for expression, lacking in shapes.items():
+        with pytest.raises(InputError, match="compute them") as caught:
+            as_runs(lacking)
+        assert f"table.eval('{expression}')" in str(caught.value)
+        runs = as_runs(lacking.eval(expression, engine="python"))
+        assert runs.table["tokens"].to_numpy() == pytest.approx(table["tokens"].to_numpy())
+
+
+def test_one_column_in_two_units_is_refused_and_said(isoflop_grid):
+    table = isoflop_grid(noise=0.003)
+    texts = [f"{n / 1e6:.3f}M" if i % 3 else f"{n / 1e6:.3f}" for i, n in enumerate(table.params)]
+    with pytest.raises(InputError) as caught:
+        as_runs(table.assign(params=texts).drop(columns="flops"))
+    assert "of ;" not in str(caught.value)
