@@ -1,4 +1,4 @@
-"""The controller's loop: runs are started longest first, equal shapes together, and tried again when they fail."""
+"""The controller's loop: runs are started in order, equal shapes together, and tried again when they fail."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from nextscale.cluster.controller.events import Event, Report
 from nextscale.cluster.controller.failures import Limits, Quarantine
 from nextscale.cluster.controller.job import Job
 from nextscale.cluster.controller.lifecycle import Context, Lifecycle
+from nextscale.cluster.controller.queue import Order
 from nextscale.cluster.controller.run_directories import RunDirectories, Runs
 from nextscale.cluster.controller.supervision import Supervisor
 from nextscale.cluster.hardware.pool import Pool
@@ -36,6 +37,7 @@ def run_all(
     stop: Callable[[], float | None] = lambda: None,
     after: Callable[[], Sequence[Job]] = tuple,
     unchosen: float = 0.0,
+    order: Order = "longest",
 ) -> Report:
     """Does every job once; returns when each has finished or failed for good, or a cap leaves no room for the rest.
 
@@ -58,11 +60,12 @@ def run_all(
             has not after so many seconds is killed. It is asked again and again: it may give a smaller one later.
         after: jobs that are to come once these are done, and `unchosen`, FLOPs of others that nobody has chosen yet:
             where a cap stops these, what it would take to come to the end counts them too.
+        order: which of the runs that wait is next.
     """
     limits = limits or Limits()
     budget = Budget(caps or Caps(), Accounts(clock=backend.now) if accounts is None else accounts, limits)
     context = Context(backend, runs or RunDirectories(), budget, limits, on_event, Quarantine(limits))
-    lifecycle = Lifecycle(context, jobs, price, known)
+    lifecycle = Lifecycle(context, jobs, price, known, order)
     supervisor = Supervisor(context, lifecycle, peak)
     dispatcher = Dispatcher(context, lifecycle, supervisor)
     deadline, stopping = math.inf, False

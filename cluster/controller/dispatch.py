@@ -1,6 +1,6 @@
 """Dispatch: chooses the waiting run for an idle slot, and starts it there.
 
-A slot gets the longest run that would not be done sooner by waiting for a seat that it prefers.
+A slot gets the first run in order that would not be done sooner by waiting for a seat that it prefers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NOBODY = "there is no worker{}: what the cluster had is gone, or busy for anoth
 _FULL = 10.0
 """Seconds between two looks at a disk that is full."""
 _WALK = 200
-"""Runs looked at, the longest first, before the rest is judged by how long everything will take."""
+"""Runs looked at, in order, before the rest is judged by how long everything will take."""
 
 
 class OtherPools:
@@ -79,26 +79,26 @@ def select_run(
         free: by pool, seconds until each of its slots is free, 0 for idle ones.
     """
     others = OtherPools(free, queue)
-    longest = None
+    following = None
     for n, run in enumerate(queue.in_order(pool)):
         if not allowed(run):
             if n > _WALK:
                 return None
             continue
         if n > _WALK:
-            longest = run if run.seats[pool].seconds <= others.all_done() else None
+            following = run if run.seats[pool].seconds <= others.all_done() else None
             break
         if not others.takes(run, pool):
-            longest = run
+            following = run
             break
-    if longest is None or longest.job.shape == shape:
-        return longest
-    for n, run in enumerate(queue.warm(pool, shape, longest)):
+    if following is None or following.job.shape == shape:
+        return following
+    for n, run in enumerate(queue.warm(pool, shape, following)):
         if n > _WALK:
             break
         if allowed(run) and (next(iter(run.seats)) == pool or not others.takes(run, pool)):
             return run
-    return longest
+    return following
 
 
 class Dispatcher:

@@ -14,7 +14,7 @@ from nextscale.cluster.controller.backend import Backend
 from nextscale.cluster.controller.events import Event
 from nextscale.cluster.controller.failures import Limits, Quarantine
 from nextscale.cluster.controller.job import Job
-from nextscale.cluster.controller.queue import Key, Queue, Run, as_runs
+from nextscale.cluster.controller.queue import Key, Order, Queue, Run, as_runs
 from nextscale.cluster.controller.run_directories import Runs
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
@@ -74,6 +74,7 @@ class Lifecycle:
     Args:
         price: dollars per chip-hour of a pool, for runs that name no seats.
         known: other jobs of the accounts, by their run_id.
+        order: which of those that wait is next.
     """
 
     def __init__(
@@ -82,8 +83,9 @@ class Lifecycle:
         jobs: Sequence[Job],
         price: Callable[[Pool], float | None],
         known: Callable[[str], Job | None],
+        order: Order = "longest",
     ):
-        self._context, self._price, self._known = context, price, known
+        self._context, self._price, self._known, self._order = context, price, known, order
         self.pools = dict(context.backend.pools())
         self.jobs = {run.job.run_id: run for run in self.as_runs(jobs)}
         self.queue = Queue()
@@ -101,7 +103,7 @@ class Lifecycle:
         return len(self.finished) + len(self.failed) == len(self.jobs)
 
     def as_runs(self, jobs: Sequence[Job]) -> list[Run]:
-        return as_runs(list(jobs), self._seats)
+        return as_runs(list(jobs), self._seats, self._order)
 
     def take_up_all(self) -> None:
         """Takes up every run from where it stands."""

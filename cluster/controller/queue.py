@@ -1,4 +1,4 @@
-"""Queue of the runs that wait for a slot, by pool and longest first, and of those that a cap keeps from starting."""
+"""Queue of the runs that wait for a slot, by pool and in order, and of those that a cap keeps from starting."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import bisect
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 
 from nextscale.cluster.controller.accounts import Reservation
 from nextscale.cluster.controller.failures import History
@@ -13,8 +14,11 @@ from nextscale.cluster.controller.job import Job
 from nextscale.cluster.hardware.seat import Seat
 
 Key = tuple[float, int, int]
+Order = Literal["longest", "cheapest"]
+"""Which run is next: the longest, so that all are done soonest; or the cheapest, so that something is known early."""
 _WARM_SHARE = 0.5
-"""A worker keeps to the shape it has compiled while it finds one of at least this share of the longest run left."""
+"""A worker keeps to the shape it has compiled while it finds a run that is longer or shorter than the next in order by
+no more than this."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Run:
     """A job, and what the controller knows of it.
 
     Attributes:
-        key: its place in the queue, the longest first.
+        key: its place in the queue.
         length: by which it is compared: seconds on its first seat, or FLOPs where those are not known.
         seats: by pool, the preferred first.
         saved: tokens in its newest checkpoint; None where that is to be looked up.
@@ -60,17 +64,18 @@ class Run:
         return bool(self.seats) and len(self.parked) == len(self.seats)
 
 
-def as_runs(jobs: list[Job], seats_of: Callable[[Job], dict[str, Seat]]) -> list[Run]:
-    """Longest first: by the seconds expected on the first seat if those are known of all, else by FLOPs."""
+def as_runs(jobs: list[Job], seats_of: Callable[[Job], dict[str, Seat]], order: Order = "longest") -> list[Run]:
+    """In order: by the seconds expected on the first seat if those are known of all, else by FLOPs."""
     seats = [seats_of(job) for job in jobs]
     seconds = [next(iter(found.values())).seconds if found else 0.0 for found in seats]
     known = bool(jobs) and all(seconds)
+    sign = -1 if order == "longest" else 1
     runs = []
     for i, job in enumerate(jobs):
         length = seconds[i] if known else job.flops
         # Runs of a budget cost the same FLOPs to within a step; the one of most steps takes longest, its being small.
-        place = -length if known else -round(math.log10(job.flops), 1)
-        runs.append(Run(job, (place, -job.steps, i), length, seats[i]))
+        place = length if known else round(math.log10(job.flops), 1)
+        runs.append(Run(job, (sign * place, sign * job.steps, i), length, seats[i]))
     return runs
 
 
@@ -147,11 +152,11 @@ class Queue:
     def in_order(self, pool: str) -> Iterator[Run]:
         return (run for _, run in self._lists.get(pool, ()))
 
-    def warm(self, pool: str, shape: str | None, longest: Run) -> Iterator[Run]:
-        """Those of a shape that are nearly as long as the longest that may start, in order."""
+    def warm(self, pool: str, shape: str | None, following: Run) -> Iterator[Run]:
+        """Those of a shape that are nearly as long as the next that may start, in order."""
         entries = self._shapes.get((pool, shape or ""), [])
-        for i in range(bisect.bisect_left(entries, (longest.key,)), len(entries)):
-            if entries[i][1].length < _WARM_SHARE * longest.length:
+        for i in range(bisect.bisect_left(entries, (following.key,)), len(entries)):
+            if not _WARM_SHARE <= entries[i][1].length / following.length <= 1 / _WARM_SHARE:
                 return
             yield entries[i][1]
 

@@ -139,7 +139,9 @@ def plan_sweep(
         if not row["done"]
     }
     parts = rounds(dict(zip(ids, planned, strict=True)), seconds).values()
-    schedules = [schedule(tasks, {name: pool.slots for name, pool in pools.items()}) for tasks in parts]
+    schedules = [
+        schedule(tasks, {name: pool.slots for name, pool in pools.items()}, order=spec.order) for tasks in parts
+    ]
     where = {run_id: pool for part in schedules for run_id, pool in part.pools.items()}
     for row, own in zip(found.runs, seats, strict=True):
         row |= _seat(own, where.get(row["run_id"]), pools)

@@ -1,4 +1,4 @@
-"""A list schedule of runs over the slots of pools, longest first: how long all of them take."""
+"""A list schedule of runs over the slots of pools: how long all of them take."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import heapq
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+from nextscale.cluster.controller.queue import Order
 
 
 class Task(NamedTuple):
@@ -43,15 +45,20 @@ class Schedule(NamedTuple):
 
 
 def schedule(
-    tasks: Sequence[Task], slots: Mapping[str, int], busy: Mapping[str, Sequence[float]] | None = None
+    tasks: Sequence[Task],
+    slots: Mapping[str, int],
+    busy: Mapping[str, Sequence[float]] | None = None,
+    order: Order = "longest",
 ) -> Schedule:
-    """Whichever slot is free first gets the longest task that can start; with the branches that wait for it a trunk is
-    as long as the longest way through it. Each goes where it is done soonest, and among equals where it prefers.
+    """Whichever slot is free first gets the longest task that can start, or the cheapest; with the branches that wait
+    for it a trunk is as long as the longest way through it. Each goes where it is done soonest, and among equals where
+    it prefers.
 
     Args:
         busy: by pool, of each slot that is at work how long it still will be.
     """
-    ways = _ways(tasks)
+    sign = -1 if order == "longest" else 1
+    places = {key: sign * way for key, way in _ways(tasks).items()}
     taken = {pool: sorted((busy or {}).get(pool, ())) for pool in slots}
     free = {pool: [0.0] * (count - len(taken[pool])) + taken[pool] for pool, count in slots.items()}
     branches: dict[str, list[Task]] = {}
@@ -60,7 +67,7 @@ def schedule(
             branches.setdefault(task.after, []).append(task)
     number = itertools.count()
     first = [task for task in tasks if task.after is None]
-    ready = [(-ways[task.key], next(number), task, 0.0) for task in first if not task.begins]
+    ready = [(places[task.key], next(number), task, 0.0) for task in first if not task.begins]
     later = [(task.begins, next(number), task) for task in first if task.begins]
     heapq.heapify(ready)
     heapq.heapify(later)
@@ -69,7 +76,7 @@ def schedule(
         now = min(slot[0] for slot in free.values())
         while later and (later[0][0] <= now or not ready):
             begins, _, task = heapq.heappop(later)
-            heapq.heappush(ready, (-ways[task.key], next(number), task, begins))
+            heapq.heappush(ready, (places[task.key], next(number), task, begins))
         _, _, task, begins = heapq.heappop(ready)
         starts = {pool: max(free[pool][0], begins) for pool in task.seconds}
         pool = min(starts, key=lambda pool: starts[pool] + task.seconds[pool])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from nextscale.cluster.controller.accounts import Reservation
+from nextscale.cluster.controller.queue import Order
 from nextscale.cluster.hardware.speed import SlotKind, Speed
 from nextscale.model.config.external import AnyRun
 from nextscale.model.record import Row
@@ -54,6 +55,7 @@ def time_left(
     slots: Sequence[Row],
     accounts: Iterable[Row],
     config_of: Callable[[str], AnyRun | None],
+    order: Order = "longest",
 ) -> TimeLeft | None:
     """Until a sweep is done; None where nothing tells yet how long a run takes.
 
@@ -64,6 +66,7 @@ def time_left(
         slots: that are up: of each a row of the accounts.
         accounts: rows of `nextscale.cluster.controller.accounts`, of any sweep of the folder.
         config_of: the run of such a row.
+        order: which of those that wait is next.
     """
     ended = [row for row in accounts if row["kind"] == "settled" and row["flops_kept"] > 0]
     pace = _Pace(ended, at_work, runs, config_of)
@@ -83,7 +86,7 @@ def time_left(
                 return None
             if runs[run_id].role == role:
                 busy.setdefault(one.reservation.seat.pool, []).append(rest)
-        total += schedule([_branch(task, runs[task.key], rests) for task in tasks], count, busy).seconds
+        total += schedule([_branch(task, runs[task.key], rests) for task in tasks], count, busy, order).seconds
     return TimeLeft(total, len(ended), count.total())
 
 

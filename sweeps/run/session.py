@@ -132,6 +132,7 @@ class Session:
             self.backend,
             on_event,
             caps=self.spec.caps,
+            order=self.spec.order,
             accounts=self.accounts,
             peak=self._peak,
             price=self._price,

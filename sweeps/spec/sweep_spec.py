@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, ModelWrapValidatorHandler, Tag, Valid
 from pydantic.json_schema import SkipJsonSchema
 
 from nextscale.cluster.controller.caps import Caps
+from nextscale.cluster.controller.queue import Order
 from nextscale.cluster.hardware.gates import Gates
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.model.config.code import Code, is_target
@@ -192,6 +193,11 @@ class SweepSpec(Config):
         "auto",
         description="where runs are trained, no part of what they mean: pools by name, names of pools in the site "
         "file, or auto, what the running Ray cluster has",
+    )
+    order: Order = Field(
+        "longest",
+        description="which run is next, no part of what runs mean: the longest, so that all are done soonest, or the "
+        "cheapest, so that a forecast is there early",
     )
     caps: Caps = Field(Caps(), description="what the sweep may cost; no part of what its runs mean")
     gates: Gates = Field(

@@ -127,7 +127,8 @@ class Live:
             if states[run_id] in ("unfinished", "not started") and not (no_forecast and run.role == "holdout")
         ]
         up = [row for row in slots.values() if row["kind"] == "reserved" or now - ended(row) < _GONE]
-        self._left = time_left(runs, waiting, at_work, up, watcher.accounts.rows, watcher.config) if up else None
+        rows, order = watcher.accounts.rows, newest[0].order
+        self._left = time_left(runs, waiting, at_work, up, rows, watcher.config, order) if up else None
         self._left_at, self._left_due = time.time(), began + _SELDOM * (time.monotonic() - began)
 
     def _summary(self) -> dict[str, Any] | None:

@@ -50,6 +50,14 @@ def test_longest_first(fake):
     assert started(world) == ["5", "4", "3", "2", "1", "0"]
 
 
+def test_cheapest_first_where_that_is_asked_and_a_shape_is_kept_for_what_is_as_long(fake):
+    world = fake.World({"p": fake.pool()})
+    lengths = [("a", 5e3), ("b", 1e3), ("a", 1.5e3), ("b", 9e3), ("a", 8e3)]
+    go(fake, world, [fake.job(f"{s}{x:g}", x, shape=s) for s, x in lengths], order="cheapest")
+    # After b1000 comes a1500; nothing of its shape is as cheap as b's next but a5000, which is next anyway.
+    assert started(world) == ["b1000", "a1500", "a5000", "a8000", "b9000"]
+
+
 def test_of_equal_cost_the_one_of_most_steps_goes_first_where_times_are_not_known(fake):
     world = fake.World({"p": fake.pool()})
     jobs = [fake.job(str(n), 100 + 0.1 * n, shape=str(n), steps=s, seats=()) for n, s in enumerate((5, 9, 7))]

@@ -98,6 +98,7 @@ def live(fake, world, jobs, caps, deaths, path):
                     accounts=accounts,
                     caps=caps,
                     limits=LIMITS,
+                    order=chance.choice(["longest", "cheapest"]),
                 )
             )
         except fake.ControllerDied:

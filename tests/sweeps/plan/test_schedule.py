@@ -17,6 +17,10 @@ def test_the_longest_go_first():
     assert schedule(tasks(2, 2, 2), {"p": 2}).seconds == 4
 
 
+def test_the_cheapest_go_first_where_that_is_asked():
+    assert schedule(tasks(1, 1, 1, 3), {"p": 2}, order="cheapest").seconds == 4
+
+
 def test_a_branch_starts_where_its_trunk_has_come_to():
     trunk = Task("trunk", {"p": 10})
     branch = Task("branch", {"p": 2}, after="trunk", share=0.5)
