@@ -31,7 +31,8 @@ from nextscale.cluster.hardware.placement import seats
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.model.accounting import flops_per_token, parameters
 from nextscale.model.config.data import TokenData
-from nextscale.model.config.run import ModelConfig, RunConfig, TrainingConfig
+from nextscale.model.config.run import ModelConfig, RunConfig
+from nextscale.model.config.training import TrainingConfig
 from nextscale.model.network.kernels import RECOMPUTE
 from nextscale.model.network.sharding import Layout, mesh_on
 from nextscale.model.training.memory import lowered_steps

@@ -20,7 +20,8 @@ from nextscale.model.accounting import flops_per_step, steps_per_row
 from nextscale.model.config.code import Function, is_target
 from nextscale.model.config.initial import Initial
 from nextscale.model.config.module import ModuleNetwork
-from nextscale.model.config.run import Network, OptimizerName, RunConfig
+from nextscale.model.config.run import Network, RunConfig
+from nextscale.model.config.training import OptimizerName
 from nextscale.model.errors import InputError
 from nextscale.model.network.experts import Routing, with_balance
 from nextscale.model.network.initial import rescaled

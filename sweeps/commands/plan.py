@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextscale.sweeps.show.formats import count, duration, number, three_digits
+from nextscale.sweeps.show.formats import count, duration, in_bytes, number, three_digits
 from nextscale.sweeps.show.tables import Table
 from nextscale.sweeps.terminal.console import Json, Set, Spec, note, print_json, screen, warn
 
@@ -113,7 +113,7 @@ def _seats(found: Plan) -> Table:
     rows = [
         [
             *(run["run_id"], run["pool"], run["layout"] or "-", str(run["micro_batches"])),
-            *(run["recompute"], memory(run["bytes"]) if run["bytes"] else "-"),
+            *(run["recompute"], in_bytes(run["bytes"]) if run["bytes"] else "-"),
             duration(run["seconds"]),
             *(run["speed"], number(run["usd"], 3)),
         ]
@@ -207,14 +207,6 @@ def in_words(expected: ExpectedInterval) -> list[str]:
     for one in expected.improvements:
         lines.append(f"with {one['what']}: ±{one['half_width']:.2%}, for {one['flops']:.3g} FLOPs more")
     return lines
-
-
-def memory(size: float) -> str:
-    """Bytes as people write them."""
-    for unit, letter in ((1e9, "GB"), (1e6, "MB")):
-        if size >= unit:
-            return f"{size / unit:.3g} {letter}"
-    return f"{size / 1e3:.3g} kB"
 
 
 def _range(values: Iterable[float], form: Callable[[float], str]) -> str:
