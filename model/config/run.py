@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from nextscale.model.config.code import Code, Function, is_target
-from nextscale.model.config.data import DataConfig, is_resolved, single_sources
+from nextscale.model.config.data import DataConfig, is_resolved, packs, single_sources
 from nextscale.model.config.evaluation import EvaluationConfig
 from nextscale.model.config.experts import Mixture, check_experts, without_routing
 from nextscale.model.config.identity import SCHEMA_VERSION, Config
@@ -151,6 +151,8 @@ class Network(ModelConfig):
 
     scores_multiplier: float = 1.0
     residual_multiplier: float = 1.0
+    document_end: int | None = None
+    """The token that ends a document, where documents are kept apart (see `Pack`)."""
 
 
 class Parent(Config):
@@ -199,7 +201,18 @@ class RunConfig(Config):
             )
         if isinstance(self.model, ModuleModel):
             check_training(self.model, self.training)
+        self._check_packs()
         return self
+
+    def _check_packs(self) -> None:
+        found = packs(self.data)
+        if len({pack and (pack.mask, pack.end) for pack in found}) > 1:
+            raise ValueError("data.sources: pack: documents are kept apart in all sources, by one end, or in none")
+        if any(found) and isinstance(self.model, ModuleModel):
+            raise ValueError("data.pack: a module is called with tokens alone, and sees no documents; leave it out")
+        for name, data in self.evaluation.sets.items():
+            if any(packs(data)):
+                raise ValueError(f"evaluation.sets.{name}: pack: is that of the data; leave it out")
 
     @property
     def targets(self) -> list[str]:
@@ -224,7 +237,14 @@ class RunConfig(Config):
             **self.model.model_dump(),
             scores_multiplier=size.head_width ** SCORES[parametrization],
             residual_multiplier=size(RESIDUAL[parametrization]),
+            document_end=self.document_end,
         )
+
+    @property
+    def document_end(self) -> int | None:
+        """The token that ends a document, where documents are kept apart."""
+        pack = packs(self.data)[0]
+        return None if pack is None else pack.end
 
     @property
     def set_names(self) -> list[str]:

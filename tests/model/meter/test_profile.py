@@ -39,6 +39,7 @@ def test_a_trace_is_of_the_steps_that_were_named_and_changes_no_bit(tiny_run, ru
     assert other.metrics_file.read_bytes() == run_directory.metrics_file.read_bytes()
 
 
+@pytest.mark.slow
 def test_one_that_reaches_beyond_the_end_ends_there(tiny_run, run_directory):
     run = tiny_run(steps=40, profile={"steps": [39, 99]})
     train(run, run_directory)
