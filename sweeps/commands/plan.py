@@ -15,6 +15,7 @@ from nextscale.sweeps.terminal.console import Json, Set, Spec, note, print_json,
 if TYPE_CHECKING:
     from nextscale.sweeps.design.simulate import ExpectedInterval
     from nextscale.sweeps.plan.plan import Plan
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 app = typer.Typer()
 
@@ -57,6 +58,14 @@ def plan(
         ),
     ] = None,
     expect: Annotated[bool, typer.Option(help="simulate the design for the expected interval of the forecast")] = True,
+    compile_: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="have the steps of each size compiled, for its TPUs by libtpu or for the CPUs here: what memory they "
+            "take, beside what the plan says; takes seconds to minutes a size",
+        ),
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Tells what a sweep would train and cost, how sure its forecast will be, and what is wrong with its design.
@@ -69,8 +78,9 @@ def plan(
     read = load_spec(spec, set_ or ())
     with located_errors(spec, set_ or ()):
         found = plan_sweep(read, out, carbon=carbon, noise=noise, simulate=expect)
+    sizes = _compiled(read, found, out) if compile_ else None
     if json_:
-        print_json(found.to_dict())
+        print_json(found.to_dict() | ({} if sizes is None else {"compiled": sizes}))
         return
     for table in _tables(found, every=all_ or len(found.runs) <= MANY):
         screen.print(table.rich())
@@ -79,7 +89,38 @@ def plan(
         note([f"{found.open_flops:.3g} FLOPs of them are for runs that are chosen as results land"])
     if found.expected is not None:
         note(in_words(found.expected))
+    if sizes:
+        screen.print(_sizes(sizes).rich())
+        note([*dict.fromkeys(f"not compiled: {size['why_not']}" for size in sizes if size["why_not"])])
     warn(found.warnings)
+
+
+def _compiled(spec: SweepSpec, found: Plan, out: Path | None) -> list[dict[str, Any]]:
+    from nextscale.sweeps.plan.compiled import compile_plan
+    from nextscale.sweeps.terminal.console import aside
+
+    sizes = []
+    with aside.status("compiling") as status:
+        for size in compile_plan(spec, found, out):
+            sizes.append(size)
+            status.update(f"compiling: {len(sizes)} done, the last of {count(size['params'])} parameters")
+    return sizes
+
+
+def _sizes(sizes: list[dict[str, Any]]) -> Table:
+    rows = []
+    for size in sizes:
+        planned, needed = size["planned_bytes"], size["bytes"]
+        rows.append(
+            [
+                *(count(size["params"]), size["pool"], size["layout"] or "-", str(size["micro_batches"])),
+                *(size["recompute"], in_bytes(planned) if planned else "-"),
+                *(["-"] * 4 if needed is None else [in_bytes(needed), f"{planned / needed - 1:+.0%}"]),
+                *([] if needed is None else [in_bytes(size["state_bytes"]), f"{size['cpu_seconds']:.1f} s"]),
+            ]
+        )
+    columns = ["params", "pool", "layout", "micro-batches", "recompute", "plan", "compiled", "plan off by"]
+    return Table("Memory of each device, as compiled", [*columns, "of it state", "CPU time"], rows, left=3)
 
 
 def _tables(found: Plan, *, every: bool) -> list[Table]:
