@@ -1,11 +1,11 @@
 """The steps, compiled by TPUs' own compiler for slices that are not here: `python benchmarks/aot.py MODEL@SLICE...`.
 
 It needs libtpu (`pip install nextscale[tpu]`) and no TPU. Each case is laid out as a plan would, in a process of its
-own, and a row of the table: seconds to compile; GB of each device, of the state and of all else, beside what the plan
-had said; GB that a device sends or receives in a step by kind of collective, against the least that weights split over
-devices take (in bfloat16 gathered for the forward and for the backward pass, and their gradient summed once, of each
-micro-batch); and whether logits are anywhere in float32 for all tokens of a device. A case takes
-minutes. A slice's number is that of its chips.
+own, and a row of the table: seconds to compile, and those of all CPUs together; GB of each device, of the state and of
+all else, beside what the plan had said; GB that a device sends or receives in a step by kind of collective, against the
+least that weights split over devices take (in bfloat16 gathered for the forward and for the backward pass, and their
+gradient summed once, of each micro-batch); and whether logits are anywhere in float32 for all tokens of a device. A
+case takes minutes. A slice's number is that of its chips.
 """
 
 import argparse
@@ -17,12 +17,10 @@ import os
 import re
 import subprocess
 import sys
-import time
 
 os.environ |= {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-8"}
 
-from jax.experimental import topologies
 from rich.console import Console
 
 from nextscale.cluster.hardware.catalogue import CATALOGUE
@@ -30,11 +28,14 @@ from nextscale.cluster.hardware.memory import Split, bytes_needed
 from nextscale.cluster.hardware.placement import seats
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.model.accounting import flops_per_token, parameters
+from nextscale.model.ahead.compiler import target_of
+from nextscale.model.ahead.compiling import compiled as compiled_steps
+from nextscale.model.ahead.compiling import mesh_for
 from nextscale.model.config.data import TokenData
-from nextscale.model.config.run import ModelConfig, RunConfig, TrainingConfig
+from nextscale.model.config.run import ModelConfig, RunConfig
+from nextscale.model.config.training import TrainingConfig
 from nextscale.model.network.kernels import RECOMPUTE
-from nextscale.model.network.sharding import Layout, mesh_on
-from nextscale.model.training.memory import lowered_steps
+from nextscale.model.network.sharding import Layout
 from nextscale.model.training.step import MemorySaving
 from nextscale.sweeps.show.formats import count
 from nextscale.sweeps.show.tables import Table
@@ -52,12 +53,11 @@ MODELS = {
 }
 """1.4B and from 7B on are Llamas: 7B is that of Touvron et al. 2023, 70B that of Grattafiori et al. 2024."""
 SLICES = {
-    # name: topology of libtpu, how many, and each as a pool
-    "v5e-8": ("v5e:2x4", 1, Pool(accelerator="tpu-v5e", chips=8, lane="gang")),
-    "v5e-256": ("v5e:16x16", 1, Pool(accelerator="tpu-v5e", hosts=64, chips=4)),
-    "v5p-64": ("v5p:4x4x4", 1, Pool(accelerator="tpu-v5p", hosts=16, chips=4)),
-    "2xv5e-8": ("v5e:2x4", 2, Pool(accelerator="tpu-v5e", chips=8, lane="gang", slices=2, slices_per_run=2)),
-    "2xv5e-256": ("v5e:16x16", 2, Pool(accelerator="tpu-v5e", hosts=64, chips=4, slices=2, slices_per_run=2)),
+    "v5e-8": Pool(accelerator="tpu-v5e", chips=8, lane="gang"),
+    "v5e-256": Pool(accelerator="tpu-v5e", hosts=64, chips=4),
+    "v5p-64": Pool(accelerator="tpu-v5p", hosts=16, chips=4),
+    "2xv5e-8": Pool(accelerator="tpu-v5e", chips=8, lane="gang", slices=2, slices_per_run=2),
+    "2xv5e-256": Pool(accelerator="tpu-v5e", hosts=64, chips=4, slices=2, slices_per_run=2),
 }
 CASES = ("125M@v5e-8", "1.4B@v5e-8", "1.4B@v5e-256", "1.4B@2xv5e-256", "7B@v5e-256", "7B@v5p-64", "70B@v5e-256")
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
@@ -88,16 +88,13 @@ def planned(config, pool, given):
 def compiled(case, given):
     """What the compiler says of a case."""
     model, slice_ = case.split("@")
-    config, (topology, slices, pool) = config_of(model, given.batch_tokens), SLICES[slice_]
+    config, pool = config_of(model, given.batch_tokens), SLICES[slice_]
     split = planned(config, pool, given)
-    several = {} if slices == 1 else {"num_slices": slices}
-    devices = topologies.get_topology_desc(topology, "tpu", **several).devices
+    target = target_of(pool.accelerator, "tpu", pool.hosts * pool.chips, slices=pool.slices_per_run)
     layout = Layout(split.data, split.fsdp, split.tensor)
-    mesh = mesh_on(layout, devices[: layout.devices])
-    lowered = lowered_steps(config, mesh, MemorySaving(split.micro_batches, split.recompute))
-    began = time.perf_counter()
-    program = lowered.compile()
-    seconds, memory, text = time.perf_counter() - began, program.memory_analysis(), program.as_text()
+    mesh = mesh_for(layout, target.topology, target.slices)
+    program, told = compiled_steps(config, mesh, MemorySaving(split.micro_batches, split.recompute))
+    text = program.as_text()
     weights = 2 * parameters(config.model) / split.tensor
     tokens = config.training.batch_tokens // (split.data * split.fsdp) // split.micro_batches
     return {
@@ -106,9 +103,7 @@ def compiled(case, given):
         "layout": str(layout),
         "micro_batches": split.micro_batches,
         "recompute": split.recompute,
-        "compile_seconds": seconds,
-        "state_bytes": memory.argument_size_in_bytes,
-        "temporary_bytes": memory.temp_size_in_bytes,
+        **told,
         "planned_bytes": bytes_needed(config, split, "tpu"),
         "collectives": collectives(text, split.fsdp),
         "least_bytes": 3 * weights * split.micro_batches if split.fsdp > 1 else 2 * weights,
@@ -168,7 +163,7 @@ def row(found):
     return [
         f"{found['case']} ({count(found['parameters'])})",
         f"{found['layout'].replace(',tensor=1', '')}; {found['micro_batches']}; {found['recompute']}",
-        f"{found['compile_seconds']:.0f}",
+        f"{found['seconds']:.0f} ({found['cpu_seconds']:.0f})",
         f"{found['state_bytes'] / 1e9:.2f}",
         f"{found['temporary_bytes'] / 1e9:.2f}",
         f"{needed / 1e9:.2f} ({needed / total - 1:+.0%})",
@@ -219,7 +214,7 @@ def main():
         columns = [
             "model",
             "how",
-            "compile s",
+            "compile s (CPU s)",
             "state GB",
             "other GB",
             "plan said",

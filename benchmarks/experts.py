@@ -18,7 +18,8 @@ from rich.console import Console
 
 from nextscale.model.accounting import active_parameters, flops_per_token, parameters, steps_per_row
 from nextscale.model.config.data import MarkovData
-from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.run import ModelFamily, RunConfig
+from nextscale.model.config.training import TrainingConfig
 from nextscale.model.training import step
 from nextscale.sweeps.show.formats import count
 from nextscale.sweeps.show.tables import Table

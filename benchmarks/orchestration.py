@@ -41,7 +41,8 @@ from nextscale.cluster.controller.failures import Limits
 from nextscale.cluster.controller.job import Job
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.model.config.data import MarkovData
-from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.run import ModelFamily, RunConfig
+from nextscale.model.config.training import TrainingConfig
 from nextscale.model.record import RunDirectory
 from nextscale.model.training.checkpoint import CheckpointPolicy
 from nextscale.sweeps.show.tables import Table

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from nextscale.model.accounting import steps_per_row
 from nextscale.model.config.data import MarkovData
-from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.run import ModelFamily, RunConfig
+from nextscale.model.config.training import TrainingConfig
 from nextscale.model.training import step
 from nextscale.model.training.pack import execute_together
 from nextscale.sweeps.show.tables import Table

@@ -26,7 +26,8 @@ from rich.console import Console
 
 from nextscale.model.accounting import flops_per_token, parameters, steps_per_row
 from nextscale.model.config.data import MarkovData
-from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.run import ModelFamily, RunConfig
+from nextscale.model.config.training import TrainingConfig
 from nextscale.model.network.sharding import Layout
 from nextscale.model.network.transformer import transformer_of
 from nextscale.model.training import step, train

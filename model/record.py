@@ -3,6 +3,8 @@
 config.json      the run; written first
 metrics.jsonl    the curve of training, appended to; a resumed run cuts it back to where it resumes
 evaluations.jsonl  where it is asked for, the curve of held-out losses (see `evaluate.py`), kept in the same way
+speed.jsonl      how fast it went, beside the curve (see `meter/speed.py`); kept in the same way
+profile/         where it is asked for, a trace of some steps
 checkpoints/     see `checkpoint.py`
 attempts.jsonl   every attempt: where, on what, when, how long, how it ended
 record.json      the result; written last, in one piece: its presence is "done"
@@ -85,6 +87,15 @@ class RunDirectory:
     def evaluations_file(self) -> epath.Path:
         return self.path / "evaluations.jsonl"
 
+    @property
+    def speed_file(self) -> epath.Path:
+        return self.path / "speed.jsonl"
+
+    @property
+    def profile(self) -> epath.Path:
+        """The folder of traces of its steps."""
+        return self.path / "profile"
+
     def write_config(self, config: AnyRun) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path / "config.json", config.model_dump_json(indent=1) + "\n")
@@ -113,15 +124,23 @@ class RunDirectory:
         """The held-out losses so far."""
         return read_curve(self.evaluations_file)
 
+    def speed(self) -> list[Row]:
+        """How fast it went so far."""
+        return read_curve(self.speed_file)
+
     def cut_curves(self, position: int, trunk: RunDirectory | None = None) -> None:
-        """Forgets both curves after `position` tokens. The files are new ones: a writer of the old ones, a worker
-        that was thought dead, no longer reaches them.
+        """Forgets both curves after `position` tokens, and how fast they were made. The files are new ones: a writer of
+        the old ones, a worker that was thought dead, no longer reaches them.
 
         Args:
             trunk: another run, whose curves up to there are taken instead of this run's own.
         """
         source = trunk or self
-        for file, rows in ((self.metrics_file, source.metrics()), (self.evaluations_file, source.evaluations())):
+        for file, rows in (
+            (self.metrics_file, source.metrics()),
+            (self.evaluations_file, source.evaluations()),
+            (self.speed_file, self.speed()),
+        ):
             kept = [row for row in rows if row["tokens"] <= position]
             if kept or file.exists():
                 write_atomically(file, "".join(json.dumps(row) + "\n" for row in kept))

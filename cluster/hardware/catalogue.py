@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from nextscale.model.errors import InputError
+from nextscale.model.record import Row, is_number
 
 _TB, _GB, _T = 1e12, 1e9, 1e12
 _PEAK_SECONDS = 0.03
@@ -264,6 +265,16 @@ def lookup(name: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> Ac
 def by_device_kind(kind: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> Accelerator | None:
     """The entry of a device that JAX calls `kind`; None if there is none. Cards of one name differ: this is exact."""
     return next((one for one in accelerators.values() if kind in one.device_kinds), None)
+
+
+def share_of_peak(row: Row) -> float | None:
+    """Model-FLOP utilisation in a row of a run's speed (see `nextscale.model.meter.speed`): its FLOP/s over what its
+    devices could do at their peak in bfloat16 (Chowdhery et al. 2022, appendix B). None where that is not known."""
+    known = by_device_kind(str(row.get("device")))
+    flops, devices = row.get("flops_per_second"), row.get("devices")
+    if known is None or known.peak_flops is None or not is_number(flops) or not is_number(devices) or devices <= 0:
+        return None
+    return flops / (devices * known.peak_flops)
 
 
 def by_ray_type(label: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> Accelerator | None:

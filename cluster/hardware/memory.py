@@ -130,7 +130,8 @@ def _kept(config: RunConfig, tensor: int, platform: str, recompute: Recompute, s
     are not scanned XLA itself computes again what is cheap: products and what they read are kept.
     """
     model, item = _ours(config), 2 if config.training.dtype == "bfloat16" else _FLOAT32
-    kernel = kernel_for(model, config.training.dtype, model.context, platform)
+    documents = config.document_end is not None
+    kernel = kernel_for(model, config.training.dtype, model.context, platform, documents=documents)
     # Products of the blocks kernel are with the keys and values of every head; a flash kernel has them shared.
     keys = model.query_width if kernel == "blocks" else model.key_width
     head_width = model.query_width // model.heads

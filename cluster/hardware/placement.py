@@ -203,6 +203,23 @@ def seats(
     )
 
 
+def _undivided(config: RunConfig, name: str, pool: Pool) -> str:
+    """Why the sequences of a batch cannot be spread over a gang, and which batch could."""
+    heads, hidden, _, experts = _divided(config.model)
+    devices, T = int(pool.chips_per_slot), config.model.context
+    shared = math.gcd(math.gcd(heads, hidden), math.gcd(devices, pool.chips))
+    tensor = max(n for n in _divisors(shared) if experts == 1 or experts % n == 0)
+    ways, had = devices // tensor, config.batch_sequences
+    near = sorted({max(had // ways, 1) * ways, -(-had // ways) * ways})
+    return (
+        f"cannot be spread over {devices} chips ({pool.slices_per_run} x {pool.hosts} x {pool.chips}) of pool {name}: "
+        f"a batch has {had} sequences of {T} tokens, none of which is spread over devices, and {ways} devices or more "
+        f"share them (tensor, which divides heads, hidden width and a host's chips, takes {tensor} at the most); give "
+        f"training.batch_tokens a multiple of {ways} x {T} = {ways * T}, such as "
+        f"{' or '.join(str(n * T) for n in near)}, or take fewer chips"
+    )
+
+
 def _nowhere(config: AnyRun, lacks: list[tuple[float, float, str, Pool]]) -> str:
     """Why a run fits nowhere."""
     if not lacks:
@@ -211,10 +228,7 @@ def _nowhere(config: AnyRun, lacks: list[tuple[float, float, str, Pool]]) -> str
     need, room, name, pool = max(lacks, key=lambda lack: (lack[0] < math.inf, lack[1] * lack[3].chips_per_slot))
     what, chips = f"a run of {parameters(config.model):.3g} parameters", pool.chips_per_slot
     if math.isinf(need) and not isinstance(config, ExternalRun):
-        return (
-            f"{what} cannot be spread over {pool.hosts} x {pool.chips} chips of pool {name}: a batch of "
-            f"{config.batch_sequences} sequences does not divide over them; change training.batch_tokens"
-        )
+        return f"{what} {_undivided(config, name, pool)}"
     return (
         f"{what} needs {need / 1e9:.3g} GB of each device at the least, and the largest slot, {chips:g} x "
         f"{pool.accelerator} of pool {name}, has {room / 1e9:.3g} of each; name a pool of more or larger devices, or "

@@ -23,6 +23,15 @@ def _is_a_function(name: str) -> str:
 Factory = Annotated[str, AfterValidator(_is_a_function)]
 
 
+class Pack(Config):
+    """What is done where a sequence holds parts of several documents."""
+
+    mask: Literal["documents"] = Field(
+        description="each token sees its own document alone, and none is predicted from another document"
+    )
+    end: int | None = Field(None, ge=0, description="the token that ends a document; of a text read off its tokens")
+
+
 UniqueTokens = Annotated[
     int | None,
     Field(ge=1, description="train on so many distinct tokens at the most, again and again; on all there are if open"),
@@ -63,6 +72,7 @@ class TextData(Config):
     end: str | None = Field(
         None, min_length=1, description="the tokenizer's token after each document; a usual name of it if open"
     )
+    pack: Pack | None = Field(None, description="what is done where a sequence holds parts of several documents")
     unique_tokens: UniqueTokens = None
     fingerprint: str | None = Field(None, description="sha256 of the content; read off the data")
     tokenizer_fingerprint: str | None = Field(None, description="sha256 of the tokenizer; read off its file")
@@ -83,7 +93,7 @@ class TextData(Config):
 
 
 class TokenData(Config):
-    """Token files as nanoGPT (headerless uint16), llm.c (256 x int32 header) and `numpy.save` write them.
+    """Token files as nanoGPT (without a header), llm.c (256 x int32 header) and `numpy.save` write them.
 
     `path` is one `.bin` or `.npy` file, or a folder of them; in a folder, files with the word `val`, `valid` or
     `validation` in their name are the held-out split. `bytes_per_token`, where known, gives bits per byte.
@@ -92,10 +102,23 @@ class TokenData(Config):
     source: Literal["tokens"]
     path: Path
     vocab: int = Field(ge=2, le=2**32)
+    dtype: Literal["uint16", "uint32"] = Field("uint16", description="of tokens in .bin files without a header")
     bytes_per_token: float | None = Field(None, gt=0)
+    pack: Pack | None = Field(None, description="what is done where a sequence holds parts of several documents")
     unique_tokens: UniqueTokens = None
     fingerprint: str | None = Field(None, description="digest of the files; read off the data")
     _stamp: str | None = PrivateAttr(None)
+
+    @field_validator("pack")
+    @classmethod
+    def _ends_documents(cls, pack: Pack | None, info: ValidationInfo) -> Pack | None:
+        if pack is None:
+            return None
+        if pack.end is None:
+            raise ValueError("end: is missing: token files do not say which token ends a document; name its number")
+        if pack.end >= info.data.get("vocab", 2**32):
+            raise ValueError(f"end: {pack.end} is no token of a vocab of {info.data['vocab']}")
+        return pack
 
     @property
     def stamp(self) -> str | None:
@@ -183,9 +206,14 @@ def single_sources(data: DataConfig) -> dict[str, SingleData]:
     return {name: part.data for name, part in data.sources.items()} if isinstance(data, MixtureData) else {"": data}
 
 
+def packs(data: DataConfig) -> list[Pack | None]:
+    """How each of its sources packs documents."""
+    return [getattr(part, "pack", None) for part in single_sources(data).values()]
+
+
 def is_resolved(data: DataConfig) -> bool:
     """Whether all that names the data's content is known."""
-    return all(
+    return all(pack is None or pack.end is not None for pack in packs(data)) and all(
         getattr(part, "fingerprint", "") is not None
         and (getattr(part, "tokenizer", None) is None or getattr(part, "tokenizer_fingerprint", "") is not None)
         for part in single_sources(data).values()

@@ -12,7 +12,7 @@ from nextscale.model.config.free_keys import FreeKeys
 from nextscale.model.config.identity import Config
 
 if TYPE_CHECKING:
-    from nextscale.model.config.run import TrainingConfig
+    from nextscale.model.config.training import TrainingConfig
 
 NO_GROUP = "other"
 """The parametrization group of a weight that names none."""

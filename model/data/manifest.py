@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar, cast
 
 from nextscale.model.data.text import cache_folder, one_at_a_time
 from nextscale.model.errors import InputError
 from nextscale.model.record import new_file
+
+T = TypeVar("T")
 
 _TICK = 2.0
 """Seconds within which two changes of a file may bear one time: FAT's, the coarsest of file systems in use."""
@@ -28,7 +32,7 @@ class Manifest:
     def of(cls, files: Iterable[Path]) -> Manifest:
         return cls(tuple((file, *_state(file)) for file in files))
 
-    @property
+    @functools.cached_property
     def stamp(self) -> str:
         """Names the states of the files, in whatever folder they are seen."""
         text = json.dumps([(file.name, size, changed) for file, size, changed in self.entries])
@@ -51,31 +55,33 @@ class Manifest:
                     "again: it goes on from the newest checkpoint"
                 )
 
-    def digest(self, path: str, compute: Callable[[], str]) -> str:
-        """What `compute` makes of the files' content. It is kept, and computed once in the states that they are in,
-        by whichever of this machine's processes comes first.
+    def kept(self, path: str, what: str, compute: Callable[[], T]) -> T:
+        """What `compute` makes of the files. It is kept, and computed once in the states that they are in, by whichever
+        of this machine's processes comes first.
 
         Args:
             path: where the files lie.
+            what: it is called.
+            compute: gives what JSON can hold.
 
         Raises:
             InputError: a file was written to meanwhile.
         """
         folder, name = cache_folder() / "tokens", hashlib.sha256(str(Path(path).absolute()).encode()).hexdigest()[:16]
-        kept = folder / f"{name}.json"
+        kept = folder / (f"{name}.json" if what == "digest" else f"{name}-{what}.json")
         with contextlib.ExitStack() as alone:
             with contextlib.suppress(OSError):  # without a place to keep it, it is computed again
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 alone.enter_context(one_at_a_time(folder))
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
                 if (known := json.loads(kept.read_text()))["stamp"] == self.stamp:
-                    return str(known["digest"])
+                    return cast(T, known[what])
             settled = self.settled
             found = compute()
             self.check()
             if settled:
                 with contextlib.suppress(OSError), new_file(kept, "w") as file:
-                    file.write(json.dumps({"path": path, "stamp": self.stamp, "digest": found}) + "\n")
+                    file.write(json.dumps({"path": path, "stamp": self.stamp, what: found}) + "\n")
             return found
 
 

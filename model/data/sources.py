@@ -32,6 +32,7 @@ from nextscale.model.data.dataset import Dataset, call_factory, import_factory
 from nextscale.model.data.manifest import Manifest
 from nextscale.model.data.markov import Markov, markov
 from nextscale.model.data.mixture import Mix, in_proportion, spread_evenly
+from nextscale.model.data.token_files import Place, Shard
 from nextscale.model.data.windows import Split, Windows, shuffled
 from nextscale.model.errors import InputError
 
@@ -224,7 +225,8 @@ def _resolved_tokens(data: TokenData) -> TokenData:
     path = str(Path(data.path).expanduser().absolute())
     manifest = token_files.manifest(path)
     settled = manifest.settled
-    fingerprint = manifest.digest(path, lambda: token_files.fingerprint(path))
+    fingerprint = manifest.kept(path, "digest", lambda: token_files.fingerprint(path, data.dtype))
+    _shards(data.model_copy(update={"path": path}), manifest)
     data = data.model_copy(update={"fingerprint": fingerprint, "path": path})
     return data.stamped(manifest.stamp) if settled else data
 
@@ -356,20 +358,32 @@ def _corpus(data: TextData | TokenData, context: int) -> tuple[Split, float | No
         return Split(Windows([codes], context)), tokens_per_byte, Manifest.of([Path(str(codes.filename))])
     manifest = token_files.manifest(data.path)
     if data.fingerprint is not None and data.stamp != manifest.stamp:
-        found = manifest.digest(data.path, lambda: token_files.fingerprint(data.path))
+        found = manifest.kept(data.path, "digest", lambda: token_files.fingerprint(data.path, data.dtype))
         if found != data.fingerprint:
             raise InputError(
                 f"data.path: {data.path} has changed ({found}, was {data.fingerprint}); restore it, or start a new "
                 "sweep"
             )
-    train, held_out = _memory_maps(data.path, manifest.stamp)
+    train, held_out = _shards(data, manifest)
     per_byte = None if data.bytes_per_token is None else 1 / data.bytes_per_token
     return Split(Windows(train, context), Windows(held_out, context) if held_out else None), per_byte, manifest
 
 
+def _shards(data: TokenData, manifest: Manifest) -> tuple[list[Shard], list[Shard]]:
+    """The files for training and those held out, none of them open yet.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    found = _opened(data.path, data.dtype, manifest)
+    for files in found:
+        token_files.check_vocab((shard.place for shard in files), data.vocab)
+    return found
+
+
 @functools.lru_cache(maxsize=16)
-def _memory_maps(path: str, stamp: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Of the files for training and those held out. They serve the runs of a process as long as the files stay as
-    `stamp` says."""
-    train, held_out = ([token_files.memory_map(file) for file in files] for files in token_files.shards(path))
+def _opened(path: str, dtype: str, manifest: Manifest) -> tuple[list[Shard], list[Shard]]:
+    """They serve the runs of a process as long as the files stay as they are."""
+    found = manifest.kept(path, f"places-{dtype}", lambda: token_files.places(path, dtype))
+    train, held_out = ([Shard(Place(*place)) for place in files] for files in found)
     return train, held_out

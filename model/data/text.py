@@ -71,8 +71,22 @@ def resolved(data: TextData) -> TextData:
             "end": encoder.end_token(data.end),
         }
         data = data.model_copy(update=found)
+    data = _packed(data)
     tokens(data)
     return data
+
+
+def _packed(data: TextData) -> TextData:
+    """The same text with the token that ends a document, where documents are kept apart."""
+    if data.pack is None:
+        return data
+    end = _END_OF_FILE[0]
+    if data.tokenizer is not None:
+        assert data.end is not None
+        end = tokenizer.load(data.tokenizer).encoder.token_to_id(data.end)
+    if data.pack.end not in (None, end):
+        raise InputError(f"data.pack.end: is {data.pack.end}, and documents of this text end with {end}; leave it out")
+    return data.model_copy(update={"pack": data.pack.model_copy(update={"end": end})})
 
 
 def fingerprint(path: str, column: str | None = None) -> str:

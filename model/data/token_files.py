@@ -1,10 +1,13 @@
-"""Reads token files: nanoGPT's headerless uint16, llm.c's 256 x int32 header, and numpy's `.npy`."""
+"""Reads token files: nanoGPT's without a header, llm.c's with one of 256 x int32, and numpy's `.npy`."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,14 +48,57 @@ def shards(path: str) -> tuple[list[Path], list[Path]]:
     return train, held_out
 
 
-def memory_map(file: Path) -> np.ndarray:
-    """The tokens of one file, whole numbers of 8 to 64 bits, read on demand.
+class Place(NamedTuple):
+    """Where the tokens of a file lie: how many, of which dtype, after how many bytes; and whether the file says so
+    itself."""
+
+    file: str
+    dtype: str
+    offset: int
+    length: int
+    has_header: bool
+
+
+class Shard:
+    """The tokens of a file, whole numbers of 8 to 64 bits: opened when the first of them is wanted, and read on
+    demand."""
+
+    def __init__(self, place: Place):
+        self.place = place
+
+    def __len__(self) -> int:
+        return self.place.length
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self._tokens, dtype)
+
+    @functools.cached_property
+    def _tokens(self) -> np.ndarray:
+        if self.place.length == 0:
+            return np.empty(0, self.place.dtype)
+        return np.memmap(
+            self.place.file, np.dtype(self.place.dtype), "r", offset=self.place.offset, shape=(self.place.length,)
+        )
+
+
+def places(path: str, dtype: str) -> tuple[list[Place], list[Place]]:
+    """Of the training files and of those held out, by their headers; each is opened for it.
+
+    Args:
+        dtype: of tokens in `.bin` files without a header.
 
     Raises:
-        InputError: the file is empty, cut short, of another version, or an array that is no list of tokens.
+        InputError: a file is empty, cut short, of another version, or an array that is no list of tokens.
     """
+    train, held_out = ([place_in(file, dtype) for file in files] for files in shards(path))
+    return train, held_out
+
+
+def place_in(file: Path, dtype: str = "uint16") -> Place:
+    """See `places`."""
     if file.suffix == ".npy":
-        return _numpy_file(file)
+        array = _numpy_file(file)
+        return Place(str(file.absolute()), array.dtype.str, getattr(array, "offset", 0), len(array), True)
     size = file.stat().st_size
     with file.open("rb") as stream:
         header = np.frombuffer(stream.read(_HEADER_BYTES)[: size // 4 * 4], np.int32)
@@ -64,19 +110,33 @@ def memory_map(file: Path) -> np.ndarray:
                 f"data.path: {file} is no llm.c token file that can be read (magic {magic}, version {version}); "
                 f"known are {' and '.join(f'{m} version {v}' for m, v in _LLMC_TYPES)}"
             )
-        dtype = np.dtype(_LLMC_TYPES[magic, version])
+        own = np.dtype(_LLMC_TYPES[magic, version])
         promised = int(header[2]) if len(header) == 256 else 0
-        held = max(size - _HEADER_BYTES, 0) // dtype.itemsize
+        held = max(size - _HEADER_BYTES, 0) // own.itemsize
         if len(header) < 256 or held < promised:
             raise InputError(
                 f"data.path: {file} is cut short: its header promises {promised} tokens, it holds {held}; copy it again"
             )
-        return np.memmap(file, dtype, "r", offset=_HEADER_BYTES, shape=(promised,))
-    if size == 0 or size % 2:
+        return Place(str(file.absolute()), own.str, _HEADER_BYTES, promised, True)
+    bytes_each = np.dtype(dtype).itemsize
+    if size == 0 or size % bytes_each:
         raise InputError(
-            f"data.path: {file} is not whole: {size} bytes is no number of uint16 tokens; copy or write it again"
+            f"data.path: {file} is not whole: {size} bytes is no number of {dtype} tokens; copy or write it again"
         )
-    return np.memmap(file, np.uint16, "r")
+    return Place(str(file.absolute()), np.dtype(dtype).str, 0, size // bytes_each, False)
+
+
+def check_vocab(files: Iterable[Place], vocab: int) -> None:
+    """
+    Raises:
+        InputError: tokens may be larger than can be read from a file that does not say how they are written.
+    """
+    for place in files:
+        if not place.has_header and place.dtype == np.dtype(np.uint16).str and vocab > 2**16:
+            raise InputError(
+                f"data.dtype: data.vocab is {vocab}, and {place.file} has no header, so its tokens are read as uint16, "
+                "of which none is above 65535; give dtype: uint32 if they are written so, else a vocab of 65536 or less"
+            )
 
 
 def _numpy_file(file: Path) -> np.ndarray:
@@ -105,12 +165,12 @@ def manifest(path: str) -> Manifest:
     return Manifest.of(train + held_out)
 
 
-def fingerprint(path: str) -> str:
+def fingerprint(path: str, dtype: str = "uint16") -> str:
     """sha256 over names, sizes and content: all of a file up to 64 MiB, else 64 evenly spaced samples of 1 MiB."""
     digest = hashlib.sha256()
     train, held_out = shards(path)
     for file in train + held_out:
-        memory_map(file)
+        place_in(file, dtype)
         size = file.stat().st_size
         digest.update(f"{'val' if file in held_out else 'train'}\0{size}\0".encode())
         with file.open("rb") as stream:

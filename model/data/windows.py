@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from nextscale.model.data.token_files import Shard
 from nextscale.model.errors import InputError
 
 _BLOCK_TOKENS = 16_384
@@ -20,16 +22,17 @@ _HELD_OUT_EVERY = 32
 class Windows:
     """Windows of `context` + 1 tokens (the last is only predicted), `context` apart, of one or more shards."""
 
-    shards: Sequence[np.ndarray]
+    shards: Sequence[np.ndarray | Shard]
     context: int
 
-    @property
-    def per_shard(self) -> np.ndarray:
-        return np.array([max(len(shard) - 1, 0) // self.context for shard in self.shards])
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        """How many windows there are up to the end of each shard."""
+        return np.cumsum([max(len(shard) - 1, 0) // self.context for shard in self.shards])
 
     @property
     def count(self) -> int:
-        return int(self.per_shard.sum())
+        return int(self._ends[-1])
 
     def gather(self, index: np.ndarray, vocab: int) -> np.ndarray:
         """The windows at `index`, as int32, index.shape + (context + 1,).
@@ -37,14 +40,13 @@ class Windows:
         Raises:
             InputError: a token is not below `vocab`, or is no int32.
         """
-        per_shard = self.per_shard
-        ends = np.cumsum(per_shard)
+        ends = self._ends
         below = min(vocab, 2**31)
         shard_of = np.searchsorted(ends, index, side="right")
         tokens = np.empty((*index.shape, self.context + 1), np.int32)
         for number in np.unique(shard_of):
             here = shard_of == number
-            start = (index[here] - (ends[number] - per_shard[number])) * self.context
+            start = (index[here] - (ends[number - 1] if number else 0)) * self.context
             # Rows of a view are copied whole: five times as fast as an index of every token.
             found = sliding_window_view(np.asarray(self.shards[number]), self.context + 1)[start]
             # In the type they are kept in: as int32 a larger one could pass for another.

@@ -13,6 +13,7 @@ same numbers but for the order of their sums; the scores' softmax is in float32 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.extend
@@ -46,6 +47,7 @@ def attend(
     slope_H: np.ndarray,
     *,
     scores_multiplier: float = 1.0,
+    document_BxT: jax.Array | None = None,
     mesh: Mesh | None = None,
 ) -> jax.Array:
     """Softmax attention, B x T x H x K, each of the G heads of keys and values shared by H / G queries in a row.
@@ -53,6 +55,7 @@ def attend(
     Args:
         slope_H: what each head takes off a score per token of distance (see `alibi_slopes`), for `blocks` alone.
         scores_multiplier: of the scores, beside 1/sqrt(K).
+        document_BxT: the number of each token's document, where no other is to be seen; not for `cudnn`.
         mesh: the devices that sequences and heads are spread over, if more than one.
     """
     scale = scores_multiplier / float(np.sqrt(q_BxTxHxK.shape[-1]))
@@ -61,9 +64,11 @@ def attend(
             q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, is_causal=True, scale=scale, implementation="cudnn"
         )
     if kernel == "splash":
-        return splash_attention(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, scale=scale, mesh=mesh)
+        return splash_attention(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, scale=scale, document_BxT=document_BxT, mesh=mesh)
     k_BxTxHxK, v_BxTxHxK = (repeat_heads(x, q_BxTxHxK.shape[2]) for x in (k_BxTxGxK, v_BxTxGxK))
-    return causal_attention(q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, slope_H, scores_multiplier=scores_multiplier)
+    return causal_attention(
+        q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, slope_H, scores_multiplier=scores_multiplier, document_BxT=document_BxT
+    )
 
 
 def causal_attention(
@@ -73,6 +78,7 @@ def causal_attention(
     slope_H: np.ndarray,
     *,
     scores_multiplier: float = 1.0,
+    document_BxT: jax.Array | None = None,
 ) -> jax.Array:
     """Softmax attention, B x T x H x K, the softmax in float32.
 
@@ -82,6 +88,7 @@ def causal_attention(
     Args:
         slope_H: what each head takes off a score per token of distance (see `alibi_slopes`); 0 takes nothing.
         scores_multiplier: of the scores, beside 1/sqrt(K).
+        document_BxT: see `attend`.
     """
     T, dtype = q_BxTxHxK.shape[1], q_BxTxHxK.dtype
     q_BxTxHxK = q_BxTxHxK / (np.sqrt(q_BxTxHxK.shape[-1]) / scores_multiplier).astype(dtype)
@@ -89,6 +96,9 @@ def causal_attention(
     for start, end in query_blocks(T):
         scores_BxHxtxs = jnp.einsum("bthk,bshk->bhts", q_BxTxHxK[:, start:end], k_BxTxHxK[:, :end])
         scores_BxHxtxs = scores_BxHxtxs.astype(jnp.float32) + attention_bias(slope_H, start, end)
+        if document_BxT is not None:
+            same_Bxtxs = document_BxT[:, start:end, None] == document_BxT[:, None, :end]
+            scores_BxHxtxs = jnp.where(same_Bxtxs[:, None], scores_BxHxtxs, -jnp.inf)
         top_BxHxtx1 = jax.lax.stop_gradient(scores_BxHxtxs.max(axis=-1, keepdims=True))
         weights_BxHxtxs = jnp.exp(scores_BxHxtxs - top_BxHxtx1)
         total_BxHxtx1 = weights_BxHxtxs.sum(axis=-1, keepdims=True)
@@ -103,6 +113,7 @@ def splash_attention(
     v_BxTxGxK: jax.Array,
     *,
     scale: float,
+    document_BxT: jax.Array | None = None,
     mesh: Mesh | None = None,
     interpret: bool = False,
 ) -> jax.Array:
@@ -112,21 +123,32 @@ def splash_attention(
     `tensor` axis divides those of keys and values.
 
     Args:
+        document_BxT: see `attend`.
         interpret: runs the kernel on any device, slowly.
     """
     T, G = q_BxTxHxK.shape[1], k_BxTxGxK.shape[2]
     split = mesh is not None and G % mesh.shape["tensor"] == 0
 
-    def local(q_BxTxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array) -> jax.Array:
+    def local(q_BxTxHxK: jax.Array, k_BxTxGxK: jax.Array, v_BxTxGxK: jax.Array, *document_BxT: jax.Array) -> jax.Array:
         kernel = jax.vmap(_splash_kernel(T, q_BxTxHxK.shape[2], interpret))
         q_BxHxTxK, k_BxGxTxK, v_BxGxTxK = (x.swapaxes(1, 2) for x in (q_BxTxHxK, k_BxTxGxK, v_BxTxGxK))
-        return kernel(q_BxHxTxK * jnp.asarray(scale, q_BxHxTxK.dtype), k_BxGxTxK, v_BxGxTxK).swapaxes(1, 2)
+        q_BxHxTxK = q_BxHxTxK * jnp.asarray(scale, q_BxHxTxK.dtype)
+        return kernel(q_BxHxTxK, k_BxGxTxK, v_BxGxTxK, *map(_segments, document_BxT)).swapaxes(1, 2)
 
+    documents = () if document_BxT is None else (document_BxT,)
     if mesh is None:
-        return local(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK)
-    spec = P(row_axes(mesh, len(q_BxTxHxK)), None, "tensor" if split else None)
-    everywhere = jax.shard_map(local, mesh=mesh, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)
-    return everywhere(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK)
+        return local(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, *documents)
+    rows = row_axes(mesh, len(q_BxTxHxK))
+    spec = P(rows, None, "tensor" if split else None)
+    specs = (spec,) * 3 + (P(rows),) * len(documents)
+    everywhere = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)
+    return everywhere(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, *documents)
+
+
+def _segments(document_BxT: jax.Array) -> Any:
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    return splash.SegmentIds(document_BxT, document_BxT)
 
 
 def _splash_kernel(T: int, H: int, interpret: bool) -> Callable[..., jax.Array]:

@@ -51,15 +51,16 @@ def loss_parts(N: int, V: int) -> int:
     return -(-N * V // _LOGITS)
 
 
-def kernel_for(c: ModelConfig, dtype: Any, T: int, platform: str) -> Kernel:
+def kernel_for(c: ModelConfig, dtype: Any, T: int, platform: str, *, documents: bool = False) -> Kernel:
     """The kernel for T tokens of a model on a platform: `cuda`, `tpu`, or any other.
 
     Args:
         dtype: by its name, or as anything that prints so.
+        documents: whether they are kept apart. JAX gives cuDNN no masks but whole ones, of T x T for each sequence.
     """
     K = c.query_width // c.heads
     if c.position != "alibi":
-        if platform == "cuda" and str(dtype) == "bfloat16" and K % 8 == 0 and K <= _CUDNN_HEAD_WIDTH:
+        if platform == "cuda" and not documents and str(dtype) == "bfloat16" and K % 8 == 0 and K <= _CUDNN_HEAD_WIDTH:
             return "cudnn"
         if platform == "tpu" and K % 64 == 0 and T % SPLASH_TILES[-1] == 0:
             return "splash"

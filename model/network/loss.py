@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from nextscale.model.config.code import Function
+from nextscale.model.config.module import ModuleNetwork
 from nextscale.model.config.run import Network
 from nextscale.model.errors import InputError, describe_error
 from nextscale.model.external.code import load
@@ -25,6 +27,8 @@ from nextscale.model.network.modules import OwnModule
 from nextscale.model.network.sharding import ROWS, row_axes, weight_spec
 from nextscale.model.network.transformer import Transformer, head_logits
 
+ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
+
 
 def cross_entropy(logits_BxTxV: jax.Array, labels_BxT: jax.Array) -> jax.Array:
     """Nats per token, B x T, in float32."""
@@ -32,16 +36,47 @@ def cross_entropy(logits_BxTxV: jax.Array, labels_BxT: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(logits_BxTxV, axis=-1) - picked_BxT
 
 
-def training_loss(logits_BxTxV: jax.Array, labels_BxT: jax.Array, z_loss: float) -> tuple[jax.Array, jax.Array]:
+def training_loss(
+    logits_BxTxV: jax.Array, labels_BxT: jax.Array, z_loss: float, weight_BxT: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """What training lowers, and the mean cross-entropy in it, in nats per token.
 
     They differ by `z_loss` times the mean square of the log-partition (Chowdhery et al. 2022, sec. 5): logits may
     drift together, unseen by the softmax, until they leave the range where a small dtype is precise.
+
+    Args:
+        weight_BxT: of each prediction in both (see `prediction_weights`); 1 where none is given.
     """
-    loss = cross_entropy(logits_BxTxV, labels_BxT).mean()
+    loss = _mean(cross_entropy(logits_BxTxV, labels_BxT), weight_BxT)
     if z_loss == 0:
         return loss, loss
-    return loss + z_loss * jnp.square(jax.nn.logsumexp(logits_BxTxV, axis=-1)).mean(), loss
+    return loss + z_loss * _mean(jnp.square(jax.nn.logsumexp(logits_BxTxV, axis=-1)), weight_BxT), loss
+
+
+def _mean(x: jax.Array, weight: jax.Array | None) -> jax.Array:
+    return (x if weight is None else x * weight).mean()
+
+
+def is_scored(network: Network | ModuleNetwork, tokens_BxT: ArrayT) -> ArrayT | None:
+    """From which tokens the next is predicted, where documents are kept apart: from all but the last of a document,
+    after which another begins. None where they are not."""
+    end = None if isinstance(network, ModuleNetwork) else network.document_end
+    return None if end is None else tokens_BxT != end
+
+
+def prediction_weights(
+    network: Network | ModuleNetwork, tokens_BxT: jax.Array, scored: jax.Array | None = None
+) -> jax.Array | None:
+    """Of each prediction of a batch, so that the mean over the batch is that over all that are scored; None for 1.
+
+    Args:
+        scored: share of all predictions that are, in the batch that this is a part of.
+    """
+    if (weight_BxT := is_scored(network, tokens_BxT)) is None:
+        return None
+    weight_BxT = weight_BxT.astype(jnp.float32)
+    # Of a batch in which nothing is scored the loss is 0, and no number is lost.
+    return weight_BxT / jnp.maximum(weight_BxT.mean() if scored is None else scored, 1 / 2**40)
 
 
 def batch_loss(
@@ -51,24 +86,28 @@ def batch_loss(
     *,
     recompute: Recompute = "none",
     own: Function | None = None,
+    scored: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[jax.Array, Routing | None]]:
     """`training_loss` of a model on a batch, and where its tokens went if it has experts. A gradient is of the first
     alone, in which their routers have their part (`routing_loss`).
 
     Args:
         own: gives the loss of each token that training lowers in place of the cross-entropy, from logits and labels.
+        scored: see `prediction_weights`.
     """
     tokens_BxT, labels_BxT = batch_BxT1[:, :-1], batch_BxT1[:, 1:]
     if isinstance(module, OwnModule):
         objective, loss = _losses_of(own, module(tokens_BxT, mesh, recompute=recompute), labels_BxT, 0.0)
         return objective, (loss, None)
+    weight_BxT = prediction_weights(module.c, tokens_BxT, scored)
     head = _Head.of(module, tokens_BxT.size, mesh)
     x_NxD, routing = module.features(tokens_BxT, mesh, recompute=recompute)
     if own is not None or (head.parts == 1 and module.dtype == jnp.float32):
         logits_BxTxV = module.logits(x_NxD).reshape(*tokens_BxT.shape, -1)
-        objective, loss = _losses_of(own, logits_BxTxV, labels_BxT, module.c.z_loss)
+        objective, loss = _losses_of(own, logits_BxTxV, labels_BxT, module.c.z_loss, weight_BxT)
     else:
-        objective, loss = _objective(head, x_NxD, module.head_DxV, labels_BxT.reshape(-1))
+        weight_N = None if weight_BxT is None else weight_BxT.reshape(-1)
+        objective, loss = _objective(head, x_NxD, module.head_DxV, labels_BxT.reshape(-1), weight_N)
         loss = jax.lax.stop_gradient(loss)
     if routing is not None:
         objective = objective + routing_loss(module.c, routing)
@@ -76,13 +115,17 @@ def batch_loss(
 
 
 def _losses_of(
-    own: Function | None, logits_BxTxV: jax.Array, labels_BxT: jax.Array, z_loss: float
+    own: Function | None,
+    logits_BxTxV: jax.Array,
+    labels_BxT: jax.Array,
+    z_loss: float,
+    weight_BxT: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """`training_loss`, of which an own loss takes the place of the cross-entropy in the first alone."""
-    objective, loss = training_loss(logits_BxTxV, labels_BxT, z_loss)
+    objective, loss = training_loss(logits_BxTxV, labels_BxT, z_loss, weight_BxT)
     if own is None:
         return objective, loss
-    lowered = _own_loss(own, logits_BxTxV, labels_BxT)
+    lowered = _own_loss(own, logits_BxTxV, labels_BxT, weight_BxT)
     return lowered + (objective - loss) if z_loss else lowered, jax.lax.stop_gradient(loss)
 
 
@@ -93,7 +136,7 @@ def routing_loss(c: Network, routing: Routing) -> jax.Array:
     return c.balance_loss * routing.balance.sum() + c.router_z_loss * routing.z.sum()
 
 
-def _own_loss(own: Function, logits_BxTxV: jax.Array, labels_BxT: jax.Array) -> jax.Array:
+def _own_loss(own: Function, logits_BxTxV: jax.Array, labels_BxT: jax.Array, weight_BxT: jax.Array | None) -> jax.Array:
     """Its mean over tokens.
 
     Raises:
@@ -109,7 +152,7 @@ def _own_loss(own: Function, logits_BxTxV: jax.Array, labels_BxT: jax.Array) -> 
     if getattr(found, "shape", None) != labels_BxT.shape:
         shown = f"shape {found.shape}" if hasattr(found, "shape") else f"a {type(found).__name__}"
         raise InputError(f"{what} gives {shown}; give the loss of each token, of shape {labels_BxT.shape}")
-    return jnp.asarray(found, jnp.float32).mean()
+    return _mean(jnp.asarray(found, jnp.float32), weight_BxT)
 
 
 def batch_cross_entropy(module: Transformer | OwnModule, batch_BxT1: jax.Array, mesh: Mesh | None = None) -> jax.Array:
@@ -155,37 +198,47 @@ class _Head(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _objective(head: _Head, x_NxD: jax.Array, head_DxV: jax.Array, labels_N: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _objective(
+    head: _Head, x_NxD: jax.Array, head_DxV: jax.Array, labels_N: jax.Array, weight_N: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
     """`training_loss`."""
-    partition_N, picked_N, *_ = _by_parts(head, x_NxD, head_DxV, labels_N, gradient=False)
-    return _means(head, partition_N, picked_N)
+    partition_N, picked_N, *_ = _by_parts(head, x_NxD, head_DxV, labels_N, weight_N, gradient=False)
+    return _means(head, partition_N, picked_N, weight_N)
 
 
 def _objective_forward(
-    head: _Head, x_NxD: jax.Array, head_DxV: jax.Array, labels_N: jax.Array
+    head: _Head, x_NxD: jax.Array, head_DxV: jax.Array, labels_N: jax.Array, weight_N: jax.Array | None
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    partition_N, picked_N, *gradients = _by_parts(head, x_NxD, head_DxV, labels_N, gradient=True)
+    partition_N, picked_N, *gradients = _by_parts(head, x_NxD, head_DxV, labels_N, weight_N, gradient=True)
     by_x_NxD, by_head_DxV = gradients
-    return _means(head, partition_N, picked_N), (by_x_NxD, by_head_DxV)
+    return _means(head, partition_N, picked_N, weight_N), (by_x_NxD, by_head_DxV)
 
 
 def _objective_backward(
     head: _Head, gradients: tuple[jax.Array, jax.Array], by: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array | None, ...]:
     by_x_NxD, by_head_DxV = gradients
-    return by_x_NxD * by[0].astype(by_x_NxD.dtype), by_head_DxV * by[0], None
+    return by_x_NxD * by[0].astype(by_x_NxD.dtype), by_head_DxV * by[0], None, None
 
 
 _objective.defvjp(_objective_forward, _objective_backward)
 
 
-def _means(head: _Head, partition_N: jax.Array, picked_N: jax.Array) -> tuple[jax.Array, jax.Array]:
-    loss = (partition_N - picked_N).mean()
-    return loss + head.z_loss * jnp.square(partition_N).mean(), loss
+def _means(
+    head: _Head, partition_N: jax.Array, picked_N: jax.Array, weight_N: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    loss = _mean(partition_N - picked_N, weight_N)
+    return loss + head.z_loss * _mean(jnp.square(partition_N), weight_N), loss
 
 
 def _by_parts(
-    head: _Head, x_NxD: jax.Array, head_DxV: jax.Array, labels_N: jax.Array, *, gradient: bool
+    head: _Head,
+    x_NxD: jax.Array,
+    head_DxV: jax.Array,
+    labels_N: jax.Array,
+    weight_N: jax.Array | None = None,
+    *,
+    gradient: bool,
 ) -> tuple[jax.Array, ...]:
     """The log-partition and the label's logit of each token, N each; and the `gradient` of `training_loss` by x and by
     the head.
@@ -194,21 +247,28 @@ def _by_parts(
     """
     local = functools.partial(_local_parts, head, len(labels_N), gradient)
     head_DxV = head_DxV.astype(head.dtype)
+    weight_N = jnp.ones(len(labels_N), jnp.float32) if weight_N is None else weight_N
     if head.mesh is None:
-        return local(x_NxD, head_DxV, labels_N)
+        return local(x_NxD, head_DxV, labels_N, weight_N)
     rows, weight = P(head.axes), P(head.width, head.vocab)
     found = (rows, rows, rows, P(head.width if head.axes else None, head.vocab))
     return jax.shard_map(
         local,
         mesh=head.mesh,
-        in_specs=(rows, weight, rows),
+        in_specs=(rows, weight, rows, rows),
         out_specs=found if gradient else found[:2],
         check_vma=False,
-    )(x_NxD, head_DxV, labels_N)
+    )(x_NxD, head_DxV, labels_N, weight_N)
 
 
 def _local_parts(
-    head: _Head, total: int, gradient: bool, x_NxD: jax.Array, head_DxV: jax.Array, labels_N: jax.Array
+    head: _Head,
+    total: int,
+    gradient: bool,
+    x_NxD: jax.Array,
+    head_DxV: jax.Array,
+    labels_N: jax.Array,
+    weight_N: jax.Array,
 ) -> tuple[jax.Array, ...]:
     """`_by_parts` of a device's tokens, of `total` on all."""
     if head.width is not None:
@@ -216,7 +276,7 @@ def _local_parts(
     N = len(labels_N)
     n = -(-N // head.parts)
     # What fills the last part has no weight, and is cut off.
-    weight_N = jnp.full(N, 1 / total, jnp.float32)
+    weight_N = weight_N / total
     x_PxnxD, labels_Pxn, weight_Pxn = (
         jnp.pad(a, [(0, n * head.parts - N)] + [(0, 0)] * (a.ndim - 1)).reshape(head.parts, n, *a.shape[1:])
         for a in (x_NxD, labels_N, weight_N)

@@ -63,7 +63,7 @@ class Attention(nnx.Module):
         self.query_norm = Norm(c, head_width) if c.qk_norm else None
         self.key_norm = Norm(c, head_width) if c.qk_norm else None
 
-    def __call__(self, x_NxD: jax.Array, T: int, mesh: Mesh | None) -> jax.Array:
+    def __call__(self, x_NxD: jax.Array, T: int, mesh: Mesh | None, document_BxT: jax.Array | None = None) -> jax.Array:
         c, K = self.c, self.c.query_width // self.c.heads
         matrices = self.query[...], self.key[...], self.value[...]
         if mesh is None or mesh.shape["tensor"] == 1:
@@ -78,12 +78,13 @@ class Attention(nnx.Module):
         if c.position == "rope":
             q_BxTxHxK, k_BxTxGxK = rotate(q_BxTxHxK), rotate(k_BxTxGxK)
         mixed_BxTxHxK = attend(
-            kernel_for(c, self.dtype, T, platform(mesh)),
+            kernel_for(c, self.dtype, T, platform(mesh), documents=document_BxT is not None),
             q_BxTxHxK,
             k_BxTxGxK,
             v_BxTxGxK,
             alibi_slopes(c),
             scores_multiplier=c.scores_multiplier,
+            document_BxT=document_BxT,
             mesh=mesh,
         )
         return mixed_BxTxHxK.reshape(len(x_NxD), c.query_width) @ self.out[...].astype(self.dtype)
@@ -102,10 +103,12 @@ class Block(nnx.Module):
         else:
             self.mlp = None if c.mlp == "none" else MLP(c, c.hidden_width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x_NxD: jax.Array, T: int, mesh: Mesh | None = None) -> tuple[jax.Array, Routing | None]:
+    def __call__(
+        self, x_NxD: jax.Array, T: int, mesh: Mesh | None = None, document_BxT: jax.Array | None = None
+    ) -> tuple[jax.Array, Routing | None]:
         """The residual stream after it, and where its tokens went if it has experts."""
         scale, routing = self.c.residual_multiplier, None
-        x_NxD = x_NxD + scale * self.attention(self.attention_norm(x_NxD).astype(self.dtype), T, mesh)
+        x_NxD = x_NxD + scale * self.attention(self.attention_norm(x_NxD).astype(self.dtype), T, mesh, document_BxT)
         if self.mlp is not None and self.mlp_norm is not None:
             normed_NxD = self.mlp_norm(x_NxD).astype(self.dtype)
             if isinstance(self.mlp, MixtureOfExperts):
@@ -148,9 +151,10 @@ class Transformer(nnx.Module):
         with self._precision():
             x_NxD = shard_rows(mesh, self.embedding[...][tokens_BxT.reshape(-1)].astype(self.dtype))
             dense, routing = self.c.depth - mixture_blocks(self.c), None
+            document_BxT = None if self.c.document_end is None else documents(tokens_BxT, self.c.document_end)
             for blocks in (self.blocks[:dense], self.blocks[dense:]):
                 if blocks:
-                    x_NxD, routing = apply_blocks(blocks, x_NxD, tokens_BxT.shape[1], mesh, recompute)
+                    x_NxD, routing = apply_blocks(blocks, x_NxD, tokens_BxT.shape[1], mesh, recompute, document_BxT)
             return self.norm(x_NxD).astype(self.dtype), routing
 
     @property
@@ -164,6 +168,12 @@ class Transformer(nnx.Module):
         return jax.default_matmul_precision("float32") if self.dtype == jnp.float32 else contextlib.nullcontext()
 
 
+def documents(tokens_BxT: jax.Array, end: int) -> jax.Array:
+    """The number of each token's document in its sequence, from 0; the token that ends a document is its last."""
+    ends_BxT = (tokens_BxT == end).astype(jnp.int32)
+    return jnp.cumsum(ends_BxT, axis=1) - ends_BxT
+
+
 def head_logits(x_NxD: jax.Array, head_DxV: jax.Array, cap: float | None) -> jax.Array:
     """Float32 logits, N x V, whatever is multiplied."""
     precision = "float32" if x_NxD.dtype == jnp.float32 else None
@@ -172,7 +182,12 @@ def head_logits(x_NxD: jax.Array, head_DxV: jax.Array, cap: float | None) -> jax
 
 
 def apply_blocks(
-    blocks: Sequence[Block], x_NxD: jax.Array, T: int, mesh: Mesh | None, recompute: Recompute
+    blocks: Sequence[Block],
+    x_NxD: jax.Array,
+    T: int,
+    mesh: Mesh | None,
+    recompute: Recompute,
+    document_BxT: jax.Array | None = None,
 ) -> tuple[jax.Array, Routing | None]:
     """The residual stream, N x D, after blocks that are alike, and where the tokens went in each if they have experts.
 
@@ -181,7 +196,7 @@ def apply_blocks(
     if not scans(len(blocks), recompute):
         found = []
         for block in blocks:
-            x_NxD, routing = block(x_NxD, T, mesh)
+            x_NxD, routing = block(x_NxD, T, mesh, document_BxT)
             x_NxD = shard_rows(mesh, x_NxD)
             found.append(routing)
         return x_NxD, jax.tree.map(lambda *of_each: jnp.stack(of_each), *found)
@@ -192,7 +207,7 @@ def apply_blocks(
 
     def one(x_NxD: jax.Array, weights: Any) -> tuple[jax.Array, Routing | None]:
         block = nnx.merge(graph, weights)
-        x_NxD, routing = block(checkpoint_name(x_NxD, INTO_BLOCK), T, mesh)
+        x_NxD, routing = block(checkpoint_name(x_NxD, INTO_BLOCK), T, mesh, document_BxT)
         return shard_rows(mesh, x_NxD), routing
 
     if recompute != "none":

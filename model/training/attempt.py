@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, TextIO
 
 import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from nextscale.model.accounting import flops_per_token
 from nextscale.model.config.run import Parent, RunConfig
 from nextscale.model.data.sources import Source, check_unchanged
 from nextscale.model.errors import Stopped
+from nextscale.model.meter.profile import Trace
+from nextscale.model.meter.speed import SpeedMeter
 from nextscale.model.network.processes import barrier, poll_processes
 from nextscale.model.network.sharding import place_local_batches
 from nextscale.model.record import Row, RunDirectory
@@ -132,24 +136,25 @@ def _steps(
         Stopped: it was asked to stop, and has saved itself.
     """
     config, mesh, pinned, numbers = context.config, context.mesh, context.policy.pinned, numbers_of(context.config)
-    points = evaluation_points(config)
+    points, trace = evaluation_points(config), Trace(config, context.directory.profile)
+    stops = {*pinned, *points, *trace.positions}
     rows = [row for row in context.directory.metrics() if row["tokens"] <= position]
-    file = context.directory.metrics_file if jax.process_index() == 0 else epath.Path(os.devnull)
-    with file.open("a") as metrics:
-        outputs = _Outputs(context, Curve(config, metrics, rows), checkpoints, program.memory_saving.micro_batches)
-        for dispatch in dispatches(
-            config, context.source, position, {*pinned, *points}, mesh, stretches_per_call(config)
-        ):
+    with _Outputs.opened(context, rows, checkpoints, program) as outputs, contextlib.closing(trace):
+        found = dispatches(config, context.source, position, stops, mesh, stretches_per_call(config))
+        for dispatch in outputs.speed.reading(found):
             tokens = dispatch.tokens_done[-1]
             late_or_stopped = poll_processes(mesh, outputs.late_or_stopped)
             batches = place_local_batches(mesh, dispatch.inputs.batches, config.batch_sequences)
+            trace.before(position, state)
             state, sums = yield Call(program, state, dispatch.inputs._replace(batches=batches), numbers)
+            trace.after(position := tokens, state)
             # While the devices work on this dispatch, what is left of the one before is read.
             outputs.read_metrics()
             outputs.read_evaluation()
             outputs.expect_metrics(dispatch, sums)
             if tokens in points:
                 outputs.start_evaluation(tokens, state["params"])
+            if tokens in stops:  # the sums of a row that is not complete go into the next call, and are gone then
                 outputs.read_metrics()
             late, stopped = late_or_stopped()
             if (tokens in pinned or late or stopped) and tokens < config.tokens:
@@ -169,13 +174,31 @@ class _Outputs:
     dispatch is on its way. Before a checkpoint all is read, since whoever goes on from there takes it over.
     """
 
-    def __init__(self, context: RunContext, curve: Curve, checkpoints: Checkpoints, micro_batches: int):
+    def __init__(self, context: RunContext, curve: Curve, speed: TextIO, checkpoints: Checkpoints, program: Program):
+        config, mesh = context.config, program.mesh
         self._context, self._curve, self._checkpoints = context, curve, checkpoints
-        self._micro_batches = micro_batches
+        self._micro_batches = program.memory_saving.micro_batches
+        devices = 1 if mesh is None else mesh.size
+        self.speed = SpeedMeter(speed, flops_per_token(config.model), devices, config.tokens, self._idle)
         self._metrics: tuple[Dispatch, tally.Tally] | None = None
         self._evaluation: tuple[int, Callable[[], Evaluation]] | None = None
         self._saved_at = self._reported_at = time.monotonic()
         self._saving, self._save_seconds = False, 0.0
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(
+        cls, context: RunContext, rows: list[Row], checkpoints: Checkpoints, program: Program
+    ) -> Iterator[_Outputs]:
+        """Of a run whose curve so far is `rows`."""
+        directory, writes = context.directory, jax.process_index() == 0
+        files = (directory.metrics_file, directory.speed_file) if writes else [epath.Path(os.devnull)] * 2
+        with files[0].open("a") as metrics, files[1].open("a") as speed:
+            yield cls(context, Curve(context.config, metrics, rows), speed, checkpoints, program)
+
+    def _idle(self) -> bool:
+        """Whether the devices have done all that they were given."""
+        return self._metrics is None or all(sum_.is_ready() for sum_ in self._metrics[1].values())  # type: ignore[attr-defined]
 
     def late_or_stopped(self) -> tuple[bool, bool]:
         """Whether a checkpoint is overdue, and whether the run is to stop."""
@@ -198,6 +221,7 @@ class _Outputs:
         (dispatch, sums), self._metrics = self._metrics, None
         if reason := self._curve.add(dispatch.tokens_done, dispatch.row_steps, sums):
             raise Diverged(reason)
+        self.speed.reached(dispatch.tokens_done[-1])
 
     def start_evaluation(self, tokens: int, params: PyTree) -> None:
         self._evaluation = tokens, self._context.evaluate(params, self._micro_batches)
@@ -228,8 +252,9 @@ class _Outputs:
         self.report_progress(tokens, at_once=True)
         self.read_metrics()
         self._saved_at, self._saving = time.monotonic(), True
-        self._context.check_data()
-        self._checkpoints.save(tokens, state)
+        with self.speed.saving():
+            self._context.check_data()
+            self._checkpoints.save(tokens, state)
 
 
 def _last_evaluation(context: RunContext, params: PyTree, micro_batches: int) -> Evaluation:

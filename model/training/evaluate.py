@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 from nextscale.model.config.module import ModuleNetwork
 from nextscale.model.config.run import Network, RunConfig
 from nextscale.model.data.sources import MarkovSource, Source
-from nextscale.model.network.loss import batch_cross_entropy
+from nextscale.model.errors import InputError
+from nextscale.model.network.loss import batch_cross_entropy, is_scored
 from nextscale.model.network.modules import model_of
 from nextscale.model.network.processes import gather
 from nextscale.model.network.sharding import mesh_of_params, place_whole_batches
@@ -106,6 +107,8 @@ def evaluate(config: RunConfig, params: PyTree, source: Source, *, micro_batches
     Args:
         micro_batches: into which a batch must be cut to fit into memory.
 
+    Where documents are kept apart, no prediction is scored that begins another.
+
     Returns:
         waits for the devices, and gives what they found. Until it is called, they may be given more to do.
     """
@@ -125,18 +128,40 @@ def evaluate(config: RunConfig, params: PyTree, source: Source, *, micro_batches
     else:
         found_SxT = _cross_entropy(config.network, config.training.dtype, mesh, params, batches_SxBxT1)
 
+    counts_T = _counts(config, scored[:, :-1])
+
     def read() -> Evaluation:
         by_position_T = (known + gather(found_SxT).astype(np.float64).mean(axis=0))[skipped:]
-        loss = float(by_position_T.mean())
+        if counts_T is not None:
+            by_position_T *= len(scored) / counts_T
+        loss = float(np.average(by_position_T, weights=counts_T))
         per_byte = source.tokens_per_byte
         return Evaluation(
             loss=loss,
             bits_per_byte=None if per_byte is None else loss / math.log(2) * per_byte,
             loss_by_position=by_position_T.tolist(),
-            tokens=len(scored) * len(by_position_T),
+            tokens=len(scored) * len(by_position_T) if counts_T is None else int(counts_T.sum()),
         )
 
     return read
+
+
+def _counts(config: RunConfig, tokens_NxT: np.ndarray) -> np.ndarray | None:
+    """How many predictions are scored at each position of the context, T, where not all are.
+
+    Raises:
+        InputError: at one there is none.
+    """
+    scored_NxT = is_scored(config.network, tokens_NxT)
+    if scored_NxT is None:
+        return None
+    counts_T: np.ndarray = scored_NxT.sum(axis=0)
+    if not counts_T.all():
+        raise InputError(
+            f"evaluation.tokens: of {len(tokens_NxT)} held-out sequences not one has a token at position "
+            f"{int(counts_T.argmin())} of the context whose next is of the same document; take more evaluation.tokens"
+        )
+    return counts_T
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -144,7 +169,12 @@ def _cross_entropy(
     model: Network | ModuleNetwork, dtype: str, mesh: Mesh | None, params: PyTree, batches_SxBxT1: jax.Array
 ) -> jax.Array:
     module = model_of(model, dtype, params)
-    return jax.lax.map(lambda x: batch_cross_entropy(module, x, mesh).mean(axis=0), batches_SxBxT1)
+
+    def batch(x_BxT1: jax.Array) -> jax.Array:
+        loss_BxT, scored_BxT = batch_cross_entropy(module, x_BxT1, mesh), is_scored(model, x_BxT1[:, :-1])
+        return (loss_BxT if scored_BxT is None else jnp.where(scored_BxT, loss_BxT, 0)).mean(axis=0)
+
+    return jax.lax.map(batch, batches_SxBxT1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

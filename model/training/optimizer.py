@@ -20,7 +20,7 @@ from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 from nextscale.model.config.code import Function
 from nextscale.model.config.parametrization import Group, Multipliers, Size, multipliers
-from nextscale.model.config.run import OptimizerName, TrainingConfig
+from nextscale.model.config.training import OptimizerName, TrainingConfig
 from nextscale.model.errors import InputError, describe_error
 from nextscale.model.external.code import load
 

@@ -20,12 +20,13 @@ from nextscale.model.accounting import flops_per_step, steps_per_row
 from nextscale.model.config.code import Function, is_target
 from nextscale.model.config.initial import Initial
 from nextscale.model.config.module import ModuleNetwork
-from nextscale.model.config.run import Network, OptimizerName, RunConfig
+from nextscale.model.config.run import Network, RunConfig
+from nextscale.model.config.training import OptimizerName
 from nextscale.model.errors import InputError
 from nextscale.model.network.experts import Routing, with_balance
 from nextscale.model.network.initial import rescaled
 from nextscale.model.network.kernels import RECOMPUTE, Recompute
-from nextscale.model.network.loss import batch_loss
+from nextscale.model.network.loss import batch_loss, is_scored
 from nextscale.model.network.modules import groups_of, initial_params, model_of
 from nextscale.model.network.sharding import replicated, rows_sharding, shardings
 from nextscale.model.training import spikes, tally
@@ -291,20 +292,22 @@ def _train_steps(
     micro_batches, recompute = program.memory_saving
     groups = groups_of(model, dtype)
 
-    def loss_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[jax.Array, Found]:
+    def loss_of(params: PyTree, batch_BxT1: jax.Array, scored: jax.Array | None) -> tuple[jax.Array, Found]:
         model_now = model_of(model, dtype, params)
-        return batch_loss(model_now, batch_BxT1, program.mesh, recompute=recompute, own=program.loss)
+        return batch_loss(model_now, batch_BxT1, program.mesh, recompute=recompute, own=program.loss, scored=scored)
 
-    def gradient_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, Found]:
-        (_, found), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, batch_BxT1)
+    def gradient_of(params: PyTree, batch_BxT1: jax.Array, scored: jax.Array | None = None) -> tuple[PyTree, Found]:
+        (_, found), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, batch_BxT1, scored)
         return gradient, found
 
     def mean_gradient_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, Found]:
         # Each micro-batch is every so-many-th sequence, so that a device finds its share of it among its own rows.
         batch_bxMxT1 = batch_BxT1.reshape(-1, micro_batches, batch_BxT1.shape[1])
+        counts_BxT = is_scored(model, batch_BxT1[:, :-1])
+        scored = None if counts_BxT is None else counts_BxT.astype(jnp.float32).mean()
 
         def add(m: jax.Array, total: tuple[PyTree, Found]) -> tuple[PyTree, Found]:
-            return jax.tree.map(jnp.add, total, gradient_of(params, batch_bxMxT1[:, m]))
+            return jax.tree.map(jnp.add, total, gradient_of(params, batch_bxMxT1[:, m], scored))
 
         shapes = jax.eval_shape(gradient_of, params, batch_bxMxT1[:, 0])
         zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nextscale.sweeps.show.formats import count, duration, number, three_digits
+from nextscale.sweeps.show.formats import count, duration, in_bytes, number, three_digits
 from nextscale.sweeps.show.tables import Table
 from nextscale.sweeps.terminal.console import Json, Set, Spec, note, print_json, screen, warn
 
 if TYPE_CHECKING:
     from nextscale.sweeps.design.simulate import ExpectedInterval
     from nextscale.sweeps.plan.plan import Plan
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 app = typer.Typer()
 
@@ -57,6 +58,14 @@ def plan(
         ),
     ] = None,
     expect: Annotated[bool, typer.Option(help="simulate the design for the expected interval of the forecast")] = True,
+    compile_: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="have the steps of each size compiled, for its TPUs by libtpu or for the CPUs here: what memory they "
+            "take, beside what the plan says; takes seconds to minutes a size",
+        ),
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Tells what a sweep would train and cost, how sure its forecast will be, and what is wrong with its design.
@@ -69,8 +78,9 @@ def plan(
     read = load_spec(spec, set_ or ())
     with located_errors(spec, set_ or ()):
         found = plan_sweep(read, out, carbon=carbon, noise=noise, simulate=expect)
+    sizes = _compiled(read, found, out) if compile_ else None
     if json_:
-        print_json(found.to_dict())
+        print_json(found.to_dict() | ({} if sizes is None else {"compiled": sizes}))
         return
     for table in _tables(found, every=all_ or len(found.runs) <= MANY):
         screen.print(table.rich())
@@ -79,7 +89,38 @@ def plan(
         note([f"{found.open_flops:.3g} FLOPs of them are for runs that are chosen as results land"])
     if found.expected is not None:
         note(in_words(found.expected))
+    if sizes:
+        screen.print(_sizes(sizes).rich())
+        note([*dict.fromkeys(f"not compiled: {size['why_not']}" for size in sizes if size["why_not"])])
     warn(found.warnings)
+
+
+def _compiled(spec: SweepSpec, found: Plan, out: Path | None) -> list[dict[str, Any]]:
+    from nextscale.sweeps.plan.compiled import compile_plan
+    from nextscale.sweeps.terminal.console import aside
+
+    sizes = []
+    with aside.status("compiling") as status:
+        for size in compile_plan(spec, found, out):
+            sizes.append(size)
+            status.update(f"compiling: {len(sizes)} done, the last of {count(size['params'])} parameters")
+    return sizes
+
+
+def _sizes(sizes: list[dict[str, Any]]) -> Table:
+    rows = []
+    for size in sizes:
+        planned, needed = size["planned_bytes"], size["bytes"]
+        rows.append(
+            [
+                *(count(size["params"]), size["pool"], size["layout"] or "-", str(size["micro_batches"])),
+                *(size["recompute"], in_bytes(planned) if planned else "-"),
+                *(["-"] * 4 if needed is None else [in_bytes(needed), f"{planned / needed - 1:+.0%}"]),
+                *([] if needed is None else [in_bytes(size["state_bytes"]), f"{size['cpu_seconds']:.1f} s"]),
+            ]
+        )
+    columns = ["params", "pool", "layout", "micro-batches", "recompute", "plan", "compiled", "plan off by"]
+    return Table("Memory of each device, as compiled", [*columns, "of it state", "CPU time"], rows, left=3)
 
 
 def _tables(found: Plan, *, every: bool) -> list[Table]:
@@ -113,7 +154,7 @@ def _seats(found: Plan) -> Table:
     rows = [
         [
             *(run["run_id"], run["pool"], run["layout"] or "-", str(run["micro_batches"])),
-            *(run["recompute"], memory(run["bytes"]) if run["bytes"] else "-"),
+            *(run["recompute"], in_bytes(run["bytes"]) if run["bytes"] else "-"),
             duration(run["seconds"]),
             *(run["speed"], number(run["usd"], 3)),
         ]
@@ -207,14 +248,6 @@ def in_words(expected: ExpectedInterval) -> list[str]:
     for one in expected.improvements:
         lines.append(f"with {one['what']}: ±{one['half_width']:.2%}, for {one['flops']:.3g} FLOPs more")
     return lines
-
-
-def memory(size: float) -> str:
-    """Bytes as people write them."""
-    for unit, letter in ((1e9, "GB"), (1e6, "MB")):
-        if size >= unit:
-            return f"{size / unit:.3g} {letter}"
-    return f"{size / 1e3:.3g} kB"
 
 
 def _range(values: Iterable[float], form: Callable[[float], str]) -> str:

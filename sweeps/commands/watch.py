@@ -5,14 +5,36 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from nextscale.sweeps.terminal.console import Folder, Json, aside, complain, print_json, screen
 
 app = typer.Typer()
+
+_SPEED = ["tokens/s", "of the peak", "memory", "for data", "checkpoints"]
+
+
+def _speed(speed: dict[str, Any]) -> list[str]:
+    """How fast a run is, in cells: of its time the shares that its devices waited for data and for checkpoints."""
+    from nextscale.sweeps.show.formats import count, in_bytes
+
+    def cell(name: str, form: Callable[[float], str]) -> str:
+        return "-" if speed.get(name) is None else form(float(speed[name]))
+
+    def share(waited: float) -> str:
+        return f"{waited / speed['seconds']:.1%}" if speed["seconds"] else "-"
+
+    return [
+        cell("tokens_per_second", count),
+        cell("utilisation", lambda used: f"{used:.1%}"),
+        cell("memory_bytes", in_bytes),
+        cell("data_seconds", share),
+        cell("checkpoint_seconds", share),
+    ]
 
 
 @app.command()
@@ -44,6 +66,7 @@ def status(out: Folder, json_: Json = False) -> None:
     ]
     screen.print(Table("Spent so far", ["", ""], cost).rich())
     if found.running:
+        timed = any(one.speed for one in found.running)
         rows = [
             [
                 one.run_id,
@@ -51,10 +74,12 @@ def status(out: Folder, json_: Json = False) -> None:
                 f"{one.share:.0%}",
                 f"{one.seconds:.0f} s",
                 "-" if one.loss is None else f"{one.loss:.3f}",
+                *(_speed(one.speed or {}) if timed else []),
             ]
             for one in found.running
         ]
-        screen.print(Table("At work", ["run", "where", "done", "for", "loss"], rows, left=2).rich())
+        columns = ["run", "where", "done", "for", "loss", *(_SPEED if timed else [])]
+        screen.print(Table("At work", columns, rows, left=2).rich())
     if (left := found.left_open)["attempts"]:
         reserved = f"{left['device_hours']:.3g} device-hours, ${left['usd']:.2f} and {number(left['flops'], 3)} FLOPs"
         text = f"{left['attempts']} attempts are open, and their controller is gone: against caps all counts that was"

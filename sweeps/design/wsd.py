@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from nextscale.model.accounting import flops_per_token
-from nextscale.model.config.run import RunConfig, TrainingConfig
+from nextscale.model.config.run import RunConfig
+from nextscale.model.config.training import TrainingConfig
 from nextscale.sweeps.design.planned_run import Expansion, PlannedRun
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.designs import WsdDesign

@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
@@ -22,6 +22,10 @@ from nextscale.cluster.hardware.speed import Speed
 from nextscale.model.config.external import AnyRun
 from nextscale.model.record import RunDirectory, read_rows
 from nextscale.sweeps.design.planned_run import PlannedRun
+
+if TYPE_CHECKING:
+    from nextscale.cluster.hardware.site import Site
+    from nextscale.sweeps.spec.sweep_spec import SweepSpec
 
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 
@@ -53,6 +57,18 @@ def speed_in(out: Path) -> Speed:
         return None
 
     return Speed.from_accounts(read_rows(epath.Path(out / "accounts.jsonl")), config_of)
+
+
+def pools_of_spec(spec: SweepSpec, site: Site) -> tuple[dict[str, Pool], dict[str, Accelerator], list[str]]:
+    """The pools that a spec is trained in, the accelerators that are known there, and what to know of prices."""
+    from nextscale.sweeps.spec.site_file import pools_of, price_notes
+
+    accelerators = site.catalogue()
+    pools = pools_of(spec.pools, site, accelerators)
+    if pools is None:
+        pools, notes = pools_here(accelerators)
+        return pools, accelerators, notes
+    return pools, accelerators, price_notes(spec.pools, site, accelerators)
 
 
 def pools_here(accelerators: Mapping[str, Accelerator]) -> tuple[dict[str, Pool], list[str]]:

@@ -14,7 +14,7 @@ from nextscale.fit.errors import InputError
 from nextscale.fit.laws.catalogue import LAWS
 from nextscale.model.accounting import active_parameters, non_embedding_parameters, parameter_groups
 from nextscale.model.config.external import ExternalModel, number_in
-from nextscale.model.config.run import TrainingConfig
+from nextscale.model.config.training import TrainingConfig
 from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs, left_out, without_dropped
 from nextscale.sweeps.design.expand import planned_runs, resolve_spec
 from nextscale.sweeps.design.planned_run import PlannedRun, Role
@@ -109,8 +109,8 @@ def plan_sweep(
     """
     from nextscale.sweeps.design.review import review_runs
     from nextscale.sweeps.plan.gates import planned_gates
-    from nextscale.sweeps.plan.placement import capped, pools_here, seats_of_runs, speed_in, totals
-    from nextscale.sweeps.spec.site_file import load_site, pools_of, price_notes
+    from nextscale.sweeps.plan.placement import capped, pools_of_spec, seats_of_runs, speed_in, totals
+    from nextscale.sweeps.spec.site_file import load_site
 
     spec = resolve_spec(spec)
     folder = Path(out).expanduser() if out is not None else Path("out") / spec.name
@@ -119,11 +119,7 @@ def plan_sweep(
     store = folder if (folder / "runs").is_dir() else None
     prior = _prior(spec, planned, store, noise)
     site = load_site() if site is None else site
-    accelerators = site.catalogue()
-    pools = pools_of(spec.pools, site, accelerators)
-    notes = price_notes(spec.pools, site, accelerators)
-    if pools is None:
-        pools, notes = pools_here(accelerators)
+    pools, accelerators, notes = pools_of_spec(spec, site)
     seats = seats_of_runs(planned, pools, accelerators, None if store is None else speed_in(store))
     found = plan(
         planned,

@@ -105,3 +105,11 @@ def params_label(convention: str) -> str:
             return f"parameters ({convention})"
         convention = counts[0]
     return "parameters" if convention == "total" else f"{convention.replace('_', '-')} parameters"
+
+
+def in_bytes(size: float) -> str:
+    """Bytes as people write them."""
+    for unit, letter in ((1e9, "GB"), (1e6, "MB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {letter}"
+    return f"{size / 1e3:.3g} kB"

@@ -27,13 +27,8 @@ from nextscale.model.config.free_keys import FreeKeys
 from nextscale.model.config.identity import Aside, Config
 from nextscale.model.config.module import Counts, ModuleModel
 from nextscale.model.config.parametrization import SCORES, Parametrization
-from nextscale.model.config.run import (
-    WEIGHT_DECAY,
-    ModelConfig,
-    OptimizerConfig,
-    RunConfig,
-    TrainingConfig,
-)
+from nextscale.model.config.run import ModelConfig, RunConfig
+from nextscale.model.config.training import WEIGHT_DECAY, OptimizerConfig, TrainingConfig
 from nextscale.model.errors import InputError
 from nextscale.model.network.counts import counted
 from nextscale.sweeps.errors import SpecError

@@ -22,9 +22,10 @@ from typing import Any, Literal
 import pandas as pd
 from etils import epath
 
+from nextscale.cluster.hardware.catalogue import share_of_peak
 from nextscale.model.config.external import AnyRun, ExternalRun
 from nextscale.model.config.run import RunConfig
-from nextscale.model.record import Row, RunDirectory, append_row, pattern_in, read_curve, write_atomically
+from nextscale.model.record import Row, RunDirectory, append_row, is_number, pattern_in, read_curve, write_atomically
 from nextscale.sweeps.design.chosen_runs import dropped_runs
 from nextscale.sweeps.errors import SpecError, damaged_file_error
 from nextscale.sweeps.ledger import digest_of
@@ -35,6 +36,7 @@ from nextscale.sweeps.store.imported_runs import imported_rows
 from nextscale.sweeps.store.run_rows import UNREADABLE, run_costs, untyped_table, with_standard_columns
 
 SET_ASIDE = "set-aside"
+_SPEED = ("seconds", "tokens_per_second", "flops_per_second", "memory_bytes", "data_seconds", "checkpoint_seconds")
 _CURVES = {"evaluation": "evaluations.jsonl", "training": "metrics.jsonl"}
 
 
@@ -219,7 +221,9 @@ def load_curves(*roots: str | Path, of: Literal["evaluation", "training"] = "eva
       each further validation set. A run has the rows that `evaluation.points` asks for, as far as it has come, and
       none without.
     - of training `gradient_norm` and whatever else its curve tells: means over the steps since the row before. Every
-      run has them.
+      run has them. And in a row about every ten seconds how fast the run was since the last of these: `seconds`,
+      `tokens_per_second`, `flops_per_second`, `utilisation` (model FLOPs over the peak, where that is known),
+      `memory_bytes`, the most so far, and of the seconds `data_seconds` and `checkpoint_seconds`, waited for these.
 
     Raises:
         SpecError: a folder holds no sweep, or what a run was asked to be is damaged.
@@ -236,12 +240,21 @@ def load_curves(*roots: str | Path, of: Literal["evaluation", "training"] = "eva
             except FileNotFoundError:  # deleted since it was listed
                 continue
             run, cost = {"run_id": run_id, "params": parameters(model)}, flops_per_token(model)
+            speed = {}
+            if of == "training":
+                speed = {row["tokens"]: speed_columns(row) for row in store.run(run_id).speed()}
             rows = [
-                run | {"tokens": row["tokens"], "flops": cost * row["tokens"]} | row
+                run | {"tokens": row["tokens"], "flops": cost * row["tokens"]} | row | speed.get(row["tokens"], {})
                 for row in read_curve(epath.Path(file))
             ]
             curves[run_id] = max(rows, curves.get(run_id, []), key=len)
     return pd.DataFrame([row for rows in curves.values() for row in rows])
+
+
+def speed_columns(row: Row) -> Row:
+    """How fast a run was (see `load_curves`), of a row of its speed; None where that holds no number."""
+    told = {name: value if is_number(value := row.get(name)) else None for name in _SPEED}
+    return told | {"utilisation": share_of_peak(row)}
 
 
 def own_run(store: Store, run_id: str) -> RunConfig:

@@ -105,7 +105,7 @@ def _record_faults(run: RunDirectory, config: RunConfig, record: Row) -> Iterato
         for name in losses:
             if not _finite(record.get(name)):
                 yield _record_fault(run, f"the run is done, and its {name} is {record.get(name)}, no number")
-        yield from _position_faults(run, record)
+        yield from _position_faults(run, config, record)
     else:
         if any(record.get(name) is not None for name in losses):
             yield _record_fault(run, "the run diverged, and has a loss")
@@ -117,14 +117,14 @@ def _record_faults(run: RunDirectory, config: RunConfig, record: Row) -> Iterato
     yield from _curve_faults(run, config, record)
 
 
-def _position_faults(run: RunDirectory, record: Row) -> Iterator[Fault]:
+def _position_faults(run: RunDirectory, config: RunConfig, record: Row) -> Iterator[Fault]:
     """The loss, and what context was worth, follow from the losses by position."""
     positions = record.get("loss_by_position")
     if not isinstance(positions, list) or not positions or not all(map(_finite, positions)):
         yield _record_fault(run, "the run is done, and its loss_by_position no list of numbers")
         return
-    mean = _mean(positions)
-    if _finite(record.get("loss")) and not math.isclose(mean, record["loss"], rel_tol=_CLOSE):
+    mean, alike = _mean(positions), config.document_end is None  # else more is scored at some than at others
+    if alike and _finite(record.get("loss")) and not math.isclose(mean, record["loss"], rel_tol=_CLOSE):
         yield _record_fault(run, f"loss is {record['loss']}, and its mean over the positions {mean}")
     eighth = max(1, len(positions) // 8)  # see `nextscale.model.training.evaluate.Evaluation.in_context_learning`
     gain, recorded = _mean(positions[-eighth:]) - _mean(positions[:eighth]), record.get("in_context_learning")

@@ -20,7 +20,7 @@ from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.plan.gates import Gate, Gatekeeper
 from nextscale.sweeps.store.run_rows import UNREADABLE
-from nextscale.sweeps.store.store import Store
+from nextscale.sweeps.store.store import Store, speed_columns
 from nextscale.sweeps.watch.controller import controller_of
 from nextscale.sweeps.watch.watcher import STATES, Watcher
 
@@ -37,6 +37,7 @@ class Running:
     Attributes:
         share: of its tokens that it has seen.
         seconds: since it was started.
+        speed: how fast it was lately (see `nextscale.sweeps.store.store.load_curves`); None where it has not said.
     """
 
     run_id: str
@@ -45,6 +46,7 @@ class Running:
     seconds: float
     share: float
     loss: float | None
+    speed: dict[str, Any] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +163,7 @@ def _running(watcher: Watcher, reservation: Reservation) -> Running:
         seconds=watcher.controller.now() - reservation.started,
         share=curve.position / tokens if tokens else 0.0,
         loss=curve.losses[-1] if curve.losses else None,
+        speed=None if curve.speed is None else speed_columns(curve.speed),
     )
 
 

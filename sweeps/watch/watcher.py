@@ -13,7 +13,7 @@ from nextscale.cluster.controller.accounts import Accounts, row_problem
 from nextscale.cluster.controller.events import event_problem
 from nextscale.model.accounting import parameters
 from nextscale.model.config.external import AnyRun
-from nextscale.model.record import Row, is_curve_row
+from nextscale.model.record import Row, RunDirectory, is_curve_row
 from nextscale.sweeps.design.chosen_runs import DROPPED, all_runs, dropped_runs, without_dropped
 from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.design.trunks import rooted
@@ -35,12 +35,17 @@ _ALL_AGAIN = 300.0
 
 
 class Curve:
-    """The losses along a run as they come. Of a long one every second is forgotten, time and again."""
+    """The losses along a run as they come, and how fast it is. Of a long one every second is forgotten, time and again.
+
+    Attributes:
+        speed: the newest row of it, where there is one.
+    """
 
     _MOST = 2048
 
-    def __init__(self, path: Path):
-        self._tail = Tail(path)
+    def __init__(self, run: RunDirectory):
+        self._tail, self._speed = Tail(Path(run.metrics_file)), Tail(Path(run.speed_file))
+        self.speed: Row | None = None
         self.tokens: list[int] = []
         self.losses: list[float | None] = []
 
@@ -51,6 +56,8 @@ class Curve:
 
     def look(self) -> bool:
         """Reads what is new; tells whether anything is."""
+        timed, again = self._speed.look()
+        self.speed = timed[-1] if timed else None if again else self.speed
         rows, restarted = self._tail.look()
         if restarted:
             self.tokens, self.losses = [], []
@@ -59,7 +66,7 @@ class Curve:
         self.losses += [row.get("loss") for row in rows]
         while len(self.tokens) > self._MOST:  # the newest stays
             self.tokens, self.losses = self.tokens[::-2][::-1], self.losses[::-2][::-1]
-        return bool(rows) or restarted
+        return bool(rows) or restarted or bool(timed)
 
 
 class Watcher:
@@ -125,7 +132,7 @@ class Watcher:
         for run_id in self.curves.keys() - working:
             del self.curves[run_id]
         for run_id in working:
-            curve = self.curves.setdefault(run_id, Curve(self.store.root / "runs" / run_id / "metrics.jsonl"))
+            curve = self.curves.setdefault(run_id, Curve(self.store.run(run_id)))
             changed |= curve.look()
         return changed
 

@@ -6,7 +6,8 @@ import pytest
 
 from nextscale.cluster.controller.job import Job
 from nextscale.model.config.data import MarkovData
-from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.run import ModelFamily, RunConfig
+from nextscale.model.config.training import TrainingConfig
 
 
 @pytest.fixture

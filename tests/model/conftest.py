@@ -6,7 +6,8 @@ from etils import epath
 from nextscale.model.config.code import Code
 from nextscale.model.config.data import MarkovData
 from nextscale.model.config.module import ModuleModel
-from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.run import ModelFamily, RunConfig
+from nextscale.model.config.training import TrainingConfig
 from nextscale.model.external import code
 from nextscale.model.network.counts import counted
 from nextscale.model.record import RunDirectory

@@ -3,7 +3,8 @@
 import pytest
 
 from nextscale.model.config.data import TokenData
-from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.run import ModelFamily, RunConfig
+from nextscale.model.config.training import TrainingConfig
 
 
 @pytest.fixture(scope="session")

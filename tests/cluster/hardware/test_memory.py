@@ -15,7 +15,8 @@ from nextscale.model.accounting import flops_per_token, parameters
 from nextscale.model.config.code import Code
 from nextscale.model.config.data import MarkovData
 from nextscale.model.config.module import ModuleModel
-from nextscale.model.config.run import RunConfig, TrainingConfig
+from nextscale.model.config.run import RunConfig
+from nextscale.model.config.training import TrainingConfig
 from nextscale.model.errors import InputError
 from nextscale.model.external import code
 from nextscale.model.network.counts import counted

@@ -1,6 +1,7 @@
 """What a run needs, held against XLA's own plan; and where that lets it go."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -64,8 +65,23 @@ def test_what_fits_nowhere_is_one_line_with_the_need_and_the_room(large):
 
 
 def test_a_batch_that_does_not_divide_over_a_gang_is_told(run):
-    with pytest.raises(InputError, match="cannot be spread over 4 x 4 chips of pool pod: a batch of 3 sequences"):
-        seats(run(sequences=3, heads=1), 1e15, {"pod": Pool(accelerator="tpu-v5e", hosts=4, chips=4)}, KNOWN)
+    pod = {"pod": Pool(accelerator="tpu-v5e", hosts=4, chips=4)}
+    with pytest.raises(
+        InputError, match=r"cannot be spread over 16 chips \(1 x 4 x 4\) of pool pod: a batch has 3 seq"
+    ):
+        seats(run(sequences=3, heads=1), 1e15, pod, KNOWN)
+
+
+@pytest.mark.parametrize("heads, ways", [(1, 16), (2, 8), (4, 4), (6, 8)])
+def test_the_batch_that_is_told_instead_can_be_spread(run, heads, ways):
+    pod, width = {"pod": Pool(accelerator="tpu-v5e", hosts=4, chips=4)}, 96
+    config = run(sequences=ways + 1, heads=heads, width=width)
+    with pytest.raises(InputError, match=rf"a multiple of {ways} x \d+ = \d+, such as (\d+) or (\d+)") as error:
+        seats(config, 1e15, pod, KNOWN)
+    for batch in re.search(r"such as (\d+) or (\d+)", str(error.value)).groups():
+        sequences = int(batch) // config.model.context
+        assert seats(run(sequences=sequences, heads=heads, width=width), 1e15, pod, KNOWN)
+        assert abs(sequences - config.batch_sequences) < ways
 
 
 def test_where_sequences_do_not_divide_heads_do_but_only_within_a_host(run):

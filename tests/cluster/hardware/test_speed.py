@@ -6,7 +6,8 @@ import pytest
 from nextscale.cluster.hardware.speed import Speed
 from nextscale.model.accounting import flops_per_token
 from nextscale.model.config.data import MarkovData
-from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.run import ModelFamily, RunConfig
+from nextscale.model.config.training import TrainingConfig
 
 
 def config(width, steps=1000, sequences=4, context=64):

@@ -11,7 +11,8 @@ from flax import nnx
 
 from nextscale.model.config.data import MarkovData
 from nextscale.model.config.parametrization import Multipliers, Size, multipliers
-from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.run import ModelFamily, RunConfig
+from nextscale.model.config.training import TrainingConfig
 from nextscale.model.data.sources import open_source
 from nextscale.model.network.loss import training_loss
 from nextscale.model.network.transformer import Transformer, structure, transformer_of

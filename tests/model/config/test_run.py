@@ -93,6 +93,7 @@ def test_names_and_defaults_are_those_of_every_machine_and_version(tiny_run):
             "parametrization": "mup",
             "base_width": 32,
             "base_depth": 2,
+            "profile": None,
             "base_head_width": None,
             "dtype": "float32",
         },

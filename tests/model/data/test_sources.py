@@ -1,14 +1,18 @@
 """Batches are a pure function of (data, seed, position); nothing is lost, nothing held out is trained on."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nextscale.model.config.data import MarkovData, TextData, TokenData
-from nextscale.model.data import text, token_files
+from nextscale.model.data import sources, text, token_files
 from nextscale.model.data.markov import alias_tables, markov
 from nextscale.model.data.sources import open_source, resolve
+from nextscale.model.data.token_files import Shard, place_in
 from nextscale.model.data.windows import Split, Windows, shuffled
 from nextscale.model.errors import InputError
 
@@ -192,11 +196,39 @@ class TestTokens:
     @pytest.mark.parametrize("magic", [20240520, 20240801])
     def test_llmc_files(self, tmp_path, magic):
         file = llmc_file(tmp_path / "x.bin", [1, 2, 65535], magic)
-        np.testing.assert_array_equal(token_files.memory_map(file), [1, 2, 65535])
+        np.testing.assert_array_equal(Shard(place_in(file)), [1, 2, 65535])
 
     def test_nanogpt_files(self, tmp_path):
         (tmp_path / "x.bin").write_bytes(np.array([7, 8, 9], np.uint16).tobytes())
-        np.testing.assert_array_equal(token_files.memory_map(tmp_path / "x.bin"), [7, 8, 9])
+        np.testing.assert_array_equal(Shard(place_in(tmp_path / "x.bin")), [7, 8, 9])
+
+    def test_large_vocabularies_without_a_header(self, tmp_path, tiny_run):
+        """What is read as pairs of 16 bits would pass for tokens: nothing is guessed."""
+        (tmp_path / "x.bin").write_bytes((np.arange(900, dtype=np.uint32) + 70_000).tobytes())
+        data = TokenData(source="tokens", path=str(tmp_path / "x.bin"), vocab=128_256)
+        with pytest.raises(InputError, match=r"data.dtype: data.vocab is 128256, and .*x\.bin has no header"):
+            resolve(data)
+        data = resolve(data.model_copy(update={"dtype": "uint32"}))
+        assert {*open_source(tiny_run(data=data)).sequences(0, 100).ravel()} <= {*range(70_000, 70_900)}
+        assert data.semantic()["dtype"] == "uint32", "read otherwise it would be other data"
+        llmc_file(tmp_path / "y.bin", [1, 2, 100_000], magic=20240801)
+        resolve(TokenData(source="tokens", path=str(tmp_path / "y.bin"), vocab=128_256))
+
+    def test_of_many_files_those_are_opened_that_are_read(self, tmp_path, tiny_run, monkeypatch):
+        for i in range(200):
+            (tmp_path / f"{i:03}.bin").write_bytes(np.full(90, i, np.uint16).tobytes())
+            os.utime(tmp_path / f"{i:03}.bin", (1e9, 1e9))
+        data, opened, place_of = resolve(TokenData(source="tokens", path=str(tmp_path), vocab=200)), [], []
+        memmap, place = np.memmap, token_files.place_in
+        monkeypatch.setattr(np, "memmap", lambda file, *how, **more: opened.append(file) or memmap(file, *how, **more))
+        monkeypatch.setattr(token_files, "place_in", lambda *asked: place_of.append(asked) or place(*asked))
+        source = open_source(tiny_run(data=data))
+        assert (opened, place_of) == ([], [])
+        first = {int(token) for token in source.sequences(0, 5).ravel()}
+        assert {int(Path(file).stem) for file in opened} == first
+        sources._opened.cache_clear()  # as in another process of this machine
+        open_source(tiny_run(data=data)).sequences(0, 5)
+        assert place_of == [], "headers are read once"
 
     @pytest.mark.parametrize(
         "break_it, says",

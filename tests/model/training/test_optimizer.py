@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from nextscale.model.config.parametrization import Size
-from nextscale.model.config.run import TrainingConfig
+from nextscale.model.config.training import TrainingConfig
 from nextscale.model.training.optimizer import hyperparameters, optimizer, unit_schedule
 
 BASE = Size(1, 1, 1, 1)

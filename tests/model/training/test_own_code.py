@@ -13,7 +13,8 @@ from etils import epath
 from flax import nnx
 
 from nextscale.model.config.code import Code
-from nextscale.model.config.run import ModelFamily, Parent, TrainingConfig
+from nextscale.model.config.run import ModelFamily, Parent
+from nextscale.model.config.training import TrainingConfig
 from nextscale.model.errors import InputError
 from nextscale.model.external import code
 from nextscale.model.network.initial import rescaled

@@ -93,6 +93,21 @@ def test_training_curves_are_a_table_too(trained):
     assert curves.groupby("run_id")["tokens"].max().to_dict() == {run.run_id: run.tokens for run in runs}
 
 
+def test_how_fast_a_run_was_stands_beside_its_training_curve(trained, tmp_path):
+    run = trained[0][0]
+    other = Store.at(tmp_path / "other").run(run.run_id)
+    other.write_config(run)
+    for tokens in (1000, 2000):
+        append_row(other.metrics_file, {"tokens": tokens, "loss": 2.0})
+    h100 = {"devices": 8, "device": "NVIDIA H100 80GB HBM3", "memory_bytes": 7, "seconds": 10.0}
+    timed = {"tokens": 2000, "flops_per_second": 8 * 989.4e12 / 4, "tokens_per_second": 100.0, "data_seconds": 1.0}
+    append_row(other.speed_file, h100 | timed)
+    first, second = load_curves(tmp_path / "other", of="training").to_dict("records")
+    assert np.isnan(first["tokens_per_second"])
+    assert (second["tokens_per_second"], second["memory_bytes"], second["data_seconds"]) == (100, 7, 1)
+    assert second["utilisation"] == pytest.approx(0.25, rel=1e-3)
+
+
 def test_a_row_says_all_that_was_asked_and_counted(trained):
     runs, out = trained
     table = load(out)

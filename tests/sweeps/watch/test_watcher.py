@@ -6,7 +6,9 @@ import shutil
 import sys
 
 import pytest
+from etils import epath
 
+from nextscale.model.record import RunDirectory, append_row
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.watch import controller
 from nextscale.sweeps.watch.status import status, status_of
@@ -111,7 +113,7 @@ def test_when_a_run_lands_that_one_alone_is_read(staged):
     assert f"{sweep.out}/runs" not in found, "the folder of all runs is not listed"
 
 
-def test_of_a_curve_what_is_new_is_read(staged):
+def test_of_a_curve_what_is_new_is_read(staged, called):
     sweep = staged()
     run = sweep.runs[0]
     sweep.start(run)
@@ -119,6 +121,7 @@ def test_of_a_curve_what_is_new_is_read(staged):
     watcher = Watcher(sweep.out)
     watcher.look()
     assert status_of(watcher).running[0].share == pytest.approx(0.5, rel=0.01)
+    assert status_of(watcher).running[0].speed is None
     sweep.train(run, 0.75)
     assert watcher.look()
     (running,) = status_of(watcher).running
@@ -126,14 +129,26 @@ def test_of_a_curve_what_is_new_is_read(staged):
     assert watcher.curves[run.config.run_id].tokens == [
         row["tokens"] for row in sweep.store.run(run.config.run_id).metrics()
     ]
+    speed = {"tokens": run.tokens // 2, "seconds": 10.0, "tokens_per_second": 5e3, "data_seconds": 2.5, "loss": None}
+    append_row(sweep.store.run(run.config.run_id).speed_file, speed | {"memory_bytes": "many"})
+    assert watcher.look()
+    timed = status_of(watcher).running[0].speed
+    assert (timed["tokens_per_second"], timed["memory_bytes"], timed["utilisation"]) == (5e3, None, None)
+    assert not watcher.look()
+    assert status_of(watcher).running[0].speed == timed
+    _, shown, _ = called("status", sweep.out)
+    assert "tokens/s" in shown
+    assert "5k" in shown
+    assert "25.0%" in shown, "of its time its devices had no data"
     sweep.store.run(run.config.run_id).cut_curves(run.tokens // 4)
     assert watcher.look()
+    assert status_of(watcher).running[0].speed is None
     assert status_of(watcher).running[0].share == pytest.approx(0.25, rel=0.01), "it was resumed from there"
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_newest_loss(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    curve = Curve(file)
+    curve = Curve(RunDirectory(epath.Path(tmp_path)))
     for part in range(3):
         with file.open("a") as writer:
             for i in range(part * 3000 + 1, (part + 1) * 3000 + 1):

@@ -11,7 +11,8 @@ from etils import epath
 
 from nextscale.model.accounting import parameters
 from nextscale.model.config.data import MarkovData, TextData, TokenData
-from nextscale.model.config.run import ModelFamily, RunConfig, TrainingConfig
+from nextscale.model.config.run import ModelFamily, RunConfig
+from nextscale.model.config.training import TrainingConfig
 from nextscale.model.data import sources
 from nextscale.model.record import RunDirectory
 from nextscale.model.trained.load import load_trained

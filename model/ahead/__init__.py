@@ -1,0 +1,1 @@
+"""What compilers say of a run before it is trained, also those of devices that are not here."""
