@@ -55,24 +55,32 @@ def loss_against(
     optima: pd.DataFrame,
     held_out: Sequence[IsoFlop] = (),
     asked: Sequence[Mapping[str, Any]] = (),
+    held_out_as: str = "held out",
+    title: str | None = None,
 ) -> Axes:
     """Every run's loss against compute, and the law's best at each budget with its band.
 
     Args:
         optima: as `nextscale.fit.optimum.frontier.frontier` returns it.
-        held_out: runs that the law was not fitted to.
+        held_out: runs to be told from the others, and `held_out_as` what: as a rule those that it was not fitted to.
+        title: the law's formula unless given.
         asked: as `nextscale.fit.optimum.forecast.forecast` returns targets; each is a star.
     """
     table = fit.runs.table
     many = dense(len(table))
     ax.plot(table["flops"], table["loss"], "o", color=GREY, markersize=3, label="runs", rasterized=many)
     for i, curve in enumerate(held_out):
-        label = "held out" if i == 0 else None
+        label = held_out_as if i == 0 else None
         ax.plot([curve.flops] * len(curve.loss), curve.loss, "s", color=ORANGE, markersize=4, label=label, zorder=6)
     ax.plot(optima["flops"], optima["loss"], color=BLUE, label="compute-optimal")
     ax.fill_between(optima["flops"], optima["loss_low"], optima["loss_high"], color=BLUE, alpha=0.15, linewidth=0)
     stars(ax, asked, "loss")
-    ax.set(xscale="log", xlabel="compute C (FLOPs)", ylabel=f"loss ({fit.runs.loss_unit})", title=fit.law.formula)
+    ax.set(
+        xscale="log",
+        xlabel="compute C (FLOPs)",
+        ylabel=f"loss ({fit.runs.loss_unit})",
+        title=fit.law.formula if title is None else title,
+    )
     ax.legend(fontsize="small", loc="lower left")  # below a curve that falls
     return ax
 

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.optimum.isoloss import Contours
 from nextscale.fit.optimum.lifetime import Prices, Served
-from nextscale.fit.plot.style import BLUE, GREY, ORANGE
+from nextscale.fit.plot.style import BLUE, GREY, ORANGE, power_of_ten
 
 _MOST = 10
 """Towards the size that never gets there costs rise without end: up to so many times the least they are drawn."""
@@ -41,7 +41,7 @@ def lifetime_costs(ax: Axes, fit: Fit, served: Served, loss: float, prices: Pric
             ax.fill_between(sizes[shown], low, high, color=colour, alpha=0.15, linewidth=0)
         least = prices.train * contours.flops(at[:, None], extra)[0, 0]
         ax.plot(at[0], least, "*", color=colour, markersize=12, markeredgecolor="white")
-    title = f"loss {loss:.4g}, {served.prefill + served.decode:.3g} tokens served"
+    title = f"loss {loss:.4g}, {power_of_ten(served.prefill + served.decode)} tokens served"
     ax.set(xscale="log", yscale="log", xlabel="parameters N", ylabel=f"cost ({unit})", title=title)
     ax.legend(fontsize="small")
     return ax

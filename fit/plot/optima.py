@@ -146,6 +146,6 @@ def approaches(ax: Axes, table: pd.DataFrame) -> Axes:
     if known["flops"].nunique() == 1:
         # Places between are where a budget's marks stand side by side, and no other budgets.
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xticks([float(known["flops"].iloc[0])], [f"{known['flops'].iloc[0]:.3g}"])
+        ax.set_xticks([float(known["flops"].iloc[0])], [power_of_ten(known["flops"].iloc[0])])
     ax.legend(fontsize="small")
     return ax

@@ -46,9 +46,10 @@ def shades(number: int) -> list[tuple[float, ...]]:
 
 
 def power_of_ten(flops: float) -> str:
-    """Compute to two digits, as matplotlib sets it: 3 × 10²⁰."""
+    """Compute to two digits, as matplotlib sets it: 3 × 10²⁰, and 10²⁰ of 1."""
     digits, exponent = f"{flops:.1e}".split("e")
-    return f"${float(digits):g} \\times 10^{{{int(exponent)}}}$"
+    times = "" if float(digits) == 1 else f"{float(digits):g} \\times "
+    return f"${times}10^{{{int(exponent)}}}$"
 
 
 def stars(ax: Axes, targets: Sequence[Mapping[str, Any]], key: str, per_flop: float = 1.0) -> None:

@@ -109,8 +109,8 @@ def narrow_interval_warnings(tested: ReachErrors, fit: Fit, targets: Mapping[str
     elif fit.extrapolation_error > 0:
         widened = "is widened already by what the forecast of the largest budget missed, and that is too little"
     return [
-        f"{', '.join(name for name, _ in known)}: backtests of {reach} missed the loss by {error:.2%} on average, more "
-        f"than the interval's ±{max(half for _, half in known):.2%}: it {widened}"
+        f"{', '.join(name for name, _ in known)}: the interval may be too narrow: backtests of {reach} missed the loss "
+        f"by {error:.2%} on average, more than the interval's ±{max(half for _, half in known):.2%}; it {widened}"
         for (reach, error), known in narrow.items()
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -135,6 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command; what a user can mend is one line on stderr and exit code 2."""
     # A fit is thousands of small matrix products: threads for each take twice the processor time, and longer.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name is shown also where the terminal has no letters for it
+            stream.reconfigure(errors="backslashreplace")
     try:
         with options_are_told():
             sys.exit(app(args=arguments, prog_name="nextscale", standalone_mode=False) or 0)

@@ -115,7 +115,7 @@ def dropped_runs(root: Path) -> dict[str, Row]:
 def without_dropped(planned: Iterable[PlannedRun], root: Path) -> list[PlannedRun]:
     """Those that are to be trained."""
     dropped = dropped_runs(root)
-    return [run for run in planned if run.config.run_id not in dropped]
+    return [run for run in planned if run.run_id not in dropped]
 
 
 def left_out(planned: Iterable[PlannedRun], root: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,6 +46,11 @@ class PlannedRun:
     budget: float
     trunk: RunConfig | None = None
     isoflop: bool = False
+
+    @functools.cached_property
+    def run_id(self) -> str:
+        """Of its config, which takes longer to hash than all else here."""
+        return self.config.run_id
 
     @property
     def params(self) -> int:

@@ -45,12 +45,12 @@ def rooted(planned: Iterable[PlannedRun], root: Path) -> list[PlannedRun]:
     planned = list(planned)
     finished, found = _Finished(root), dict[str, PlannedRun]()
     for run in sorted(planned, key=lambda run: run.trunk is not None):  # trunks first
-        found[run.config.run_id] = _rooted(run, root, finished, found)
+        found[run.run_id] = _rooted(run, root, finished, found)
     for run in [run for run in found.values() if run.is_longer]:
         trunk = found.get(run.start.run_id) if run.start is not None else None
         if trunk is not None and trunk.trunk == run.config:  # it was trained before there was a longer one
             found[trunk.config.run_id] = _with_trunk(trunk, None)
-    return [found[run.config.run_id] for run in planned]
+    return [found[run.run_id] for run in planned]
 
 
 def without_states(planned: Sequence[PlannedRun], root: Path) -> dict[str, str]:

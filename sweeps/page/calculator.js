@@ -1,5 +1,5 @@
 // The arithmetic of `nextscale forecast`, number by number: see frontier.py, estimate.py and forecast.py of nextscale.fit.
-const GRID = 400, RANGE = 100, NEAR = 0.001, FAR = 10, STEPS = 12, HALF = 0.01, WITHIN = 0.2;
+const GRID = 400, RANGE = 100, NEAR = 0.001, FAR = 10, STEPS = 12, HALF = 0.01, WITHIN = 0.2, APART = 1.1, YEAR = 365.25 * 86400;
 
 function unpacked(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -173,8 +173,8 @@ function sentence(told, amount, unit, cluster, costs) {
 }
 
 function lasting(seconds) {
-  for (const [size, unit, least] of [[86400, "days", 172800], [3600, "h", 7200], [60, "min", 120]])
-    if (seconds >= least) return `${Number((seconds / size).toPrecision(3))} ${unit}`;
+  for (const [size, unit, least] of [[YEAR, "years", 2 * YEAR], [86400, "days", 172800], [3600, "h", 7200], [60, "min", 120]])
+    if (seconds >= least) return `${Number((seconds / size).toPrecision(3)).toLocaleString("en-US")} ${unit}`;
   return seconds < 1 ? "less than a second" : `${Number(seconds.toPrecision(3))} s`;
 }
 
@@ -227,14 +227,17 @@ function warned(told) {
     : page.calculator.widened ? "is widened already by what the forecast of the largest budget missed, and that is too little"
     : "allows for the resamples of the law and the scatter of runs alone";
   const missed = (100 * band.error).toFixed(2), room = (100 * half).toFixed(2);
-  return [`Backtests of ${reach} missed the loss by ${missed}% on average, more than the interval's ±${room}%: it ${widened}.`];
+  return [`The interval may be too narrow: backtests of ${reach} missed the loss by ${missed}% on average, more than the interval's ±${room}%; it ${widened}.`];
 }
 
 // What is to be known of an answer, in the words of the command.
 function said(told) {
   const lines = [], {furthest, problem} = page.calculator.tested, band = bandOf(told.reach);
   if (told.params === null) lines.push("The loss falls to the end of the sizes searched: there is no optimum.");
-  else lines.push(`Sizes of ${counted(told.near[0])} to ${counted(told.near[1])} come within 0.1 % of that loss.`);
+  else lines.push(`Sizes of ${counted(told.near[0], 3)} to ${counted(told.near[1], 3)} come within 0.1 % of that loss.`);
+  const {minima} = page.calculator, other = minima && minima[0] * told.flops ** minima[1];
+  if (other && told.params && Math.abs(Math.log(other / told.params.value)) > Math.log(APART))
+    lines.push(`The isoFLOP minima alone say ${counted(other, 3)} parameters.`);
   if (told.below < 1 / FAR)
     lines.push(`This is ${three(told.below)} times the smallest run fitted: nothing here tested the law so far down.`);
   if (band) {
@@ -267,9 +270,10 @@ function mark(flops, loss) {
 }
 
 // What a field takes; numbers are written as the command takes them.
-const DECIMAL = /^(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
+const DECIMAL = /^(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i, SHORT = /^\$?(\d+\.?\d*|\.\d+)([kMBT]?)$/;
+const TIMES = {"": 1, k: 1e3, M: 1e6, B: 1e9, T: 1e12};
 const WANTED = {
-  budget: {low: 1e-9, high: 1e40, what: "a number above 0, such as 1e21"},
+  budget: {low: 1e-9, high: 1e40, short: true, what: "a number above 0, such as 1e21 or $2M"},
   chips: {low: 1, high: 1e7, whole: true, what: "a whole number from 1 to 10 million"},
   utilisation: {low: 0.001, high: 1, what: "a share of the peak from 0.001 to 1"},
   price: {low: 0, high: 1e9, open: true, what: "dollars, 0 or more, or nothing where no price is known"},
@@ -277,8 +281,9 @@ const WANTED = {
 
 // The number in a field; null where there is none, and where it cannot be used, which a line of `problems` tells.
 function numberIn(input, problems) {
-  const {low, high, whole, open, what} = WANTED[input.name], text = input.value.trim();
-  const value = DECIMAL.test(text) ? Number(text) : NaN;
+  const {low, high, whole, open, short, what} = WANTED[input.name], text = input.value.trim();
+  const [, amount, letter] = (short && SHORT.exec(text)) || [];
+  const value = DECIMAL.test(text) ? Number(text) : amount ? Number(`${amount}e0`) * TIMES[letter] : NaN;
   const sound = value >= low && value <= high && (!whole || Number.isInteger(value));
   const wrong = !sound && !(open && text === "");
   input.setAttribute("aria-invalid", String(wrong));
@@ -368,14 +373,14 @@ function startCalculator(told, form) {
   }
 
   function show() {
-    const unit = fields.unit.value, problems = [], one = cluster(problems);
+    const unit = fields.unit.value, typed = fields.budget.value.trim(), problems = [], one = cluster(problems);
     const amount = numberIn(fields.budget, problems), flops = bought(amount, unit, one);
     const sound = flops !== null && flops >= 1 && flops <= 1e40, note = document.getElementById("forecast-said");
     if (!sound && !problems.length)
       problems.push(flops === null ? "Without a price above 0 dollars buy no certain compute: type one."
         : `That is ${compute(flops)} FLOPs; a forecast is of 1 to 1e40.`);
     document.getElementById("forecast-command").textContent = sound
-      ? `${told.command} --${unit} ${fields.budget.value.trim()}${one ? one.option : ""}` : told.command;
+      ? `${told.command} --${unit} ${DECIMAL.test(typed) ? typed : amount}${one ? one.option : ""}` : told.command;
     if (!sound) {
       answer(null);
       warn(problems);
@@ -415,6 +420,7 @@ function startCalculator(told, form) {
   }
   restore();
   form.addEventListener("input", () => {
+    if (fields.budget.value.trim().startsWith("$") && told.hardware.length) fields.unit.value = "usd";
     show();
     keep();
   });

@@ -8,21 +8,19 @@ import gzip
 import hashlib
 import html
 import json
-import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from string import Template
 from typing import Any
 
 from nextscale.fit.jsonable import jsonable
-from nextscale.sweeps.show.formats import raised
+from nextscale.sweeps.show.formats import raised_powers
 from nextscale.sweeps.show.tables import Table
 
 _PACKED = 100_000
 """Characters of a table from which on it is compressed: it is read when it is wanted, and not when the page opens."""
 _ROWS = 200
 """Of a table that are there when the page opens; the script adds the others as they are scrolled to."""
-_POWER = re.compile(r"(?<![^\s\[(~])(\d(?:\.\d+)?)e([+-]\d+)(?![^\s,;:%)\]])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +114,7 @@ def _rest(rows: Sequence[str]) -> str:
 
 def readable(text: str) -> str:
     """Text as HTML, in which 1.56e+13 is written 1.56×10¹³."""
-    return _POWER.sub(lambda found: raised(found[1], int(found[2])), html.escape(text))
+    return raised_powers(html.escape(text))
 
 
 def raw(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:

@@ -35,7 +35,13 @@ function silence() {
 function number(value, digits = 3) {
   if (value === null || value === undefined) return "-";
   if (value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5)) return String(+value.toPrecision(digits));
-  return value.toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
+  return raised(value);
+}
+// As people write it, 1.56×10¹²; as in calculator.js.
+function raised(value) {
+  const [front, exponent] = value.toExponential(2).split("e");
+  const power = String(Number(exponent)).replace(/./g, (letter) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[letter] ?? "⁻");
+  return Number(front) === 1 ? `10${power}` : `${Number(front)}×10${power}`;
 }
 function count(value) {
   if (value === null || value === undefined) return "-";
@@ -115,7 +121,8 @@ function show() {
   losses();
   section("failures", told.failed.length);
   rows("failed", told.failed, (run) => [run.run_id, run.what, String(run.attempts), {text: run.reason, name: "why"}]);
-  section("forecasts", told.forecasts.length);
+  section("forecasts", told.forecasts.length || told.narrowing.length);
+  narrowing();
   rows("forecasts", told.forecasts.flatMap(targets), (cells) => cells);
   section("events", told.events.length);
   rows("events", told.events, (event) => [
@@ -164,7 +171,7 @@ function standing(sweep) {
   });
   $("others").hidden = !others.length;
   write($("others"), `Earlier in this folder: ${others.join("; ")}.`);
-  const warnings = [told.ledger_problem, ...(told.summary?.warnings ?? [])].filter(Boolean);
+  const warnings = [...told.alarms, told.ledger_problem, ...(told.summary?.warnings ?? [])].filter(Boolean);
   fill($("warnings"), warnings, "p", (node, text) => {
     write(node, text);
     node.className = "warning";
@@ -261,6 +268,12 @@ function losses() {
   ]);
 }
 
+function narrowing() {
+  const points = told.narrowing.map((one) => [one.spent, 100 * one.half_width, `±${(100 * one.half_width).toFixed(2)} % after ${number(one.spent)} FLOPs`]);
+  draw($("narrowing"), [{name: "interval at the target", colour: 0, points, line: true, dots: true}],
+    {x: "FLOPs trained", y: "± % of the loss", xLog: true, yLog: true, format: number});
+}
+
 function targets(one) {
   const made = clock(Date.parse(one.time) / 1000);
   return one.targets.map((target) => {
@@ -293,6 +306,6 @@ $("report-frame").addEventListener("load", () => {
 });
 
 document.addEventListener("visibilitychange", () => document.hidden || ask());
-addEventListener("resize", () => told?.sweeps && losses());
+addEventListener("resize", () => told?.sweeps && (losses(), narrowing()));
 setInterval(tick, 1000);
 ask();

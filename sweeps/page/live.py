@@ -29,6 +29,14 @@ _LOSSES = """\
 <figcaption></figcaption></figure>
 </div>
 """
+_NARROWING = """\
+<div class="drawings">
+<figure id="narrowing"><svg role="img" aria-label="the interval of the forecast as runs land"></svg>
+<ul class="legend"></ul>
+<figcaption><strong>As it narrows.</strong> Half the interval of the loss at the target, each time runs were chosen.
+</figcaption></figure>
+</div>
+"""
 _REPORT = """\
 <p id="files"></p>
 <iframe id="report-frame" title="the report"></iframe>
@@ -65,14 +73,6 @@ def live_page(name: str) -> str:
     )
 
 
-def _failures() -> str:
-    return _empty("failed", "Runs that failed for good", ["run", "what it is", "attempts", "why"], 4, wraps=True)
-
-
-def _events() -> str:
-    return _empty("events", "The newest first", ["when", "what", "run", ""], 4, wraps=True)
-
-
 def _where() -> str:
     pools = ["pool", "accelerator", "slots at work", "attempts", "in vain", "device-hours", "$", "utilisation"]
     slots = ["slot", "pool", "run", "what it is", "done", "loss", "since"]
@@ -86,7 +86,7 @@ def _newest() -> str:
 
 def _forecasts() -> str:
     columns = ["made", "by", "FLOPs", "params", "tokens", "predicted", "interval", "level", "measured", ""]
-    return _empty("forecasts", "Written down before, and what was measured after (nats/token)", columns, 2)
+    return _NARROWING + _empty("forecasts", "Written down before, and what was measured after (nats/token)", columns, 2)
 
 
 def _empty(name: str, title: str, columns: list[str], left: int, *, wraps: bool = False) -> str:

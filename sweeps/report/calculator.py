@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nextscale.cluster.hardware.catalogue import CATALOGUE, Accelerator
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.mixture import Mixture
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.optimum.frontier import TokenCost
+from nextscale.fit.optimum.isoflop import isoflops, optimum_law
 from nextscale.fit.trust.consensus import Consensus
 from nextscale.fit.trust.rolling import NEAREST, REACH_POWER
-from nextscale.sweeps.show.formats import params_label
+from nextscale.sweeps.budget.cluster import Cluster, cluster_of
+from nextscale.sweeps.errors import USER_ERRORS
+from nextscale.sweeps.show.formats import params_label, typed
+from nextscale.sweeps.spec.site_file import load_site
 
 if TYPE_CHECKING:
-    from nextscale.fit.trust.reach import ReachErrors
-    from nextscale.sweeps.budget.cluster import Cluster
+    import pandas as pd
+
+    from nextscale.sweeps.report.answer import Answer
 
 _USUAL = "h100"
 """Shown first."""
@@ -38,17 +45,27 @@ def _parts(law: Law, theta: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, La
     return law.parts(theta) if isinstance(law, Mixture) else [(np.ones(theta.shape[:-1]), theta, law)]
 
 
+def hardware_for(runs: pd.DataFrame) -> list[Cluster]:
+    """A chip of every kind that is known here, with what the runs reached on it."""
+    accelerators: Mapping[str, Accelerator] = CATALOGUE
+    with contextlib.suppress(*USER_ERRORS):
+        accelerators = load_site().catalogue("the site file")
+    known = [name for name, one in accelerators.items() if one.peak_flops is not None]
+    return [cluster_of(name, accelerators=accelerators, runs=runs) for name in known]
+
+
 def calculator_data(
-    fit: Fit, command: str, tested: ReachErrors, hardware: Sequence[Cluster] = (), bits_per_nat: float | None = None
+    answer: Answer, command: str, hardware: Sequence[Cluster] = (), bits_per_nat: float | None = None
 ) -> dict[str, Any]:
     """Everything that a forecast rests on; see calculator.js.
 
     Args:
         command: that gives the same figures, but for what is asked.
-        tested: what a backtest says of each reach.
         hardware: one chip of each kind.
         bits_per_nat: bits per byte / loss.
     """
+    fit, tested = answer.fit, answer.tested
+    minima = optimum_law(isoflops(fit.runs))
     known, cost = fit.runs.table, TokenCost.of_runs(fit.runs)
     return {
         "command": command,
@@ -62,6 +79,7 @@ def calculator_data(
         "level": fit.level,
         "params": [known["params"].min(), known["params"].max()],
         "flops": [known["flops"].min(), known["flops"].max()],
+        "minima": None if minima is None else [minima.scale, minima.exponent],
         "cost": {"x": _packed(cost.log_params), "y": cost.log_flops_per_token[0], "slopes": cost.slopes}
         | {"cubics": _packed(cost.cubics)},
     }
@@ -96,12 +114,24 @@ def _errors(fit: Fit) -> dict[str, Any]:
     return {"scatter": _packed(scatter[:, 0]), "surprise": _packed(surprise), "grows": None}
 
 
-def calculator(fit: Fit, hardware: Sequence[Cluster] = (), bits_per_nat: float | None = None, *, also: str = "") -> str:
-    """The form, and where its answers appear, as HTML; arguments as those of `calculator_data`.
+def calculator(
+    answer: Answer,
+    command: str,
+    hardware: Sequence[Cluster] = (),
+    bits_per_nat: float | None = None,
+    *,
+    also: str = "",
+    figure: str = "",
+) -> str:
+    """The form, and where its answers appear, as HTML; arguments as those of `calculator_data`. Without scripts the
+    answer that it begins with is there.
 
     Args:
         also: what is to be known of the runs that it is fitted to.
+        figure: that stands beside the answer, as HTML.
     """
+    fit, target = answer.fit, answer.target
+    assert target is not None
     rows = {"flops": "compute (FLOPs)", "loss": "loss (nats per token)"}
     rows |= {"bits_per_byte": "bits per byte"} if bits_per_nat else {}
     rows |= {
@@ -115,29 +145,30 @@ def calculator(fit: Fit, hardware: Sequence[Cluster] = (), bits_per_nat: float |
         f'<tr data-row="{name}"><th scope="row" class="left">{what}</th><td></td><td></td></tr>\n'
         for name, what in rows.items()
     )
+    sentence, flops, trust = html.escape(target["sentence"]), target["flops"], target["trust"]
     return (
-        f'<form class="calculator">\n{_budget(fit, bool(hardware))}{_hardware(hardware)}</form>\n'
-        '<div class="answer">\n<p id="forecast-sentence" class="sentence" aria-live="polite"></p>\n'
-        '<details class="trust"><summary><span id="forecast-grade" class="grade"></span> '
-        '<span id="forecast-trust"></span></summary><ul id="forecast-said"></ul></details>\n'
+        f'<div class="first">\n<div>\n<form class="calculator">\n{_budget(flops, bool(hardware))}{_hardware(hardware)}'
+        f'</form>\n<div class="answer">\n<p id="forecast-sentence" class="sentence" aria-live="polite">{sentence}</p>\n'
+        '<details class="trust"><summary><span id="forecast-grade" class="grade" '
+        f'data-grade="{trust["grade"]}">{trust["grade"]}</span> <span id="forecast-trust">'
+        f'{html.escape(trust["sentence"])}</span></summary><ul id="forecast-said"></ul></details>\n'
         '<div id="forecast-warned" aria-live="polite"></div>\n'
         '<div class="scroll" tabindex="0"><table id="forecast-answer"><thead><tr>'
         '<th scope="col" class="left">the best model</th><th scope="col">forecast</th>'
         f'<th scope="col">{fit.level:.0%} interval</th></tr></thead>\n<tbody aria-live="polite">{body}</tbody></table>'
-        '</div>\n<div class="quiet"><ul id="forecast-assumed"></ul>'
+        f'</div>\n</div>\n</div>\n<div>\n{figure}<div class="quiet"><ul id="forecast-assumed"></ul>'
         f"<p>Fitted to {html.escape('; '.join((f'{len(fit.runs)} runs{also}', *fit.runs.notes)))}. The same from the "
         "command:</p>"
-        '<p><code id="forecast-command"></code></p></div>\n</div>\n'
+        f'<p><code id="forecast-command">{html.escape(command)} --flops {typed(f"{flops:.3g}")}</code></p></div>\n'
+        "</div>\n</div>\n"
     )
 
 
-def _budget(fit: Fit, priced: bool) -> str:
+def _budget(flops: float, priced: bool) -> str:
     units = {"flops": "FLOPs"} | ({"usd": "dollars", "device-hours": "device-hours", "days": "days"} if priced else {})
     options = "".join(f'<option value="{name}">{what}</option>' for name, what in units.items())
-    largest = float(fit.runs.table["flops"].max())
     return (
-        f'<label>budget<input name="budget" inputmode="decimal" autocomplete="off" value="{10 * largest:.3g}">'
-        "</label>\n"
+        f'<label>budget<input name="budget" autocomplete="off" value="{typed(f"{flops:.3g}")}"></label>\n'
         f'<label>in<select name="unit">{options}</select></label>\n'
     )
 

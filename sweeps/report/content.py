@@ -45,6 +45,8 @@ _RUN_COLUMNS = (
     ("data", "data", text),
 )
 
+_SEEN = 3
+"""Warnings that are not folded."""
 _APART = 1.1
 """Sizes of two approaches so many times apart are both shown."""
 
@@ -56,7 +58,10 @@ def section(name: str, title: str, *parts: str) -> Iterable[Section]:
 
 
 def warnings(texts: Iterable[str]) -> str:
-    return "".join(f'<p class="warning">{readable(one)}</p>\n' for one in dict.fromkeys(texts))
+    """The first of them to be seen, all others when they are unfolded."""
+    shown = [f'<p class="warning">{readable(one)}</p>\n' for one in dict.fromkeys(texts)]
+    rest = f"<details><summary>{len(shown) - _SEEN} more to know</summary>\n{''.join(shown[_SEEN:])}</details>\n"
+    return "".join(shown) if len(shown) <= _SEEN + 1 else "".join(shown[:_SEEN]) + rest
 
 
 def paragraph(sentence: str, kind: str = "") -> str:
@@ -80,6 +85,11 @@ def facts(figures: Sequence[tuple[str, str, str]]) -> str:
     return f'<div class="facts">\n{shown}</div>\n' if shown else ""
 
 
+def side_by_side(one: str, other: str) -> str:
+    """Where there is room; else one below the other."""
+    return f'<div class="first">\n<div>\n{one}</div>\n<div>\n{other}</div>\n</div>\n' if one and other else one + other
+
+
 def headline(summary: Mapping[str, Any]) -> str:
     """The forecast and its score."""
     rows = summary["holdout"]
@@ -101,8 +111,7 @@ def headline(summary: Mapping[str, Any]) -> str:
         what = f"compute-optimal {params_label(optimal['params_convention'])}"
         other = _other_size("the law", optimal["by_law"], optimal["predicted"])
         figures.append((what, count(optimal["predicted"]), f"{bounds(optimal['interval'], count)}{measured}{other}"))
-    answer = paragraph(outcome(summary) or "", "sentence") + paragraph(made_when(forecast), "quiet") + facts(figures)
-    return answer + warnings(forecast["warnings"])
+    return paragraph(outcome(summary) or "", "sentence") + paragraph(made_when(forecast), "quiet") + facts(figures)
 
 
 def made_when(forecast: Mapping[str, Any]) -> str:
@@ -135,8 +144,7 @@ def outlook(result: Mapping[str, Any], minima: float | None = None) -> str:
             other = _other_size("isoFLOP minima", minima, target["params"]) if key == "params" else ""
             shown.append((what, form(target[key]), f"{level} {bounds(target[f'{key}_interval'], form)}{other}"))
     why = f"No scale was held out, so this is a forecast that no run has scored. {target['trust']['sentence']}"
-    answer = paragraph(target["sentence"], "sentence") + paragraph(why, "quiet") + facts(shown)
-    return answer + warnings(result["warnings"])
+    return paragraph(target["sentence"], "sentence") + paragraph(why, "quiet") + facts(shown)
 
 
 def fit_card(card: Mapping[str, Any]) -> str:
@@ -158,8 +166,12 @@ def runs_table(runs: pd.DataFrame) -> tuple[Table, list[str]]:
     return Table(found.title, found.columns, found.rows, left=left), [key for _, key, _ in shown]
 
 
-def backtest_table(choice: Any) -> Table:
-    """What `nextscale.fit.trust.choice.choose` says of one law, by how far it reached, beside what takes no law."""
+def backtest_table(choice: Any, whom: str) -> Table:
+    """What `nextscale.fit.trust.choice.choose` says of one law, by how far it reached, beside what takes no law.
+
+    Args:
+        whom: of which runs.
+    """
     rows = [*choice.summary.to_dict("records"), *choice.baselines.to_dict("records")]
     for row in rows:
         row["beyond"] = "any" if row["reach"] == "all" else f"{row['reach']} times"
@@ -171,7 +183,7 @@ def backtest_table(choice: Any) -> Table:
         ("bias", "bias", percent),
         ("cuts", "cuts", text),
     )
-    return table_of("Error of forecasts among these runs", rows, *columns)
+    return table_of(f"What laws fitted to the smaller {whom} missed the larger by", rows, *columns)
 
 
 def spend_table(attempts: pd.DataFrame) -> Table:

@@ -18,6 +18,7 @@ from nextscale.fit.plot import runs as plot_runs
 from nextscale.sweeps.report.drawing import Panel, Plot
 
 if TYPE_CHECKING:
+    from nextscale.fit.estimate.fit import Fit
     from nextscale.fit.table.runs import Runs
     from nextscale.fit.trust.choice import Choice
     from nextscale.sweeps.findings import Finding
@@ -37,10 +38,12 @@ def law_plots(
     summary: dict[str, Any],
     asked: Sequence[Mapping[str, Any]] = (),
     bits_per_nat: float | None = None,
+    latest: Fit | None = None,
 ) -> list[Plot]:
     """What the fitted runs show, and what came of the held-out ones.
 
     Args:
+        latest: of all runs, held-out ones too, on which the loss against compute rests where there is one.
         held_out: those that came to a loss.
         asked: what was forecast, as `nextscale.fit.optimum.forecast.forecast` returns targets.
         bits_per_nat: bits per byte / loss, where that is one number.
@@ -55,7 +58,10 @@ def law_plots(
     scales = {"log": "log scale"} | ({"bits": "bits per byte"} if bits_per_nat else {})
     plots = []
     isoflop = functools.partial(plot.isoflop_curves, curves=curves, held_out=over)
-    loss = functools.partial(plot.loss_against, fit=fit, optima=optima, held_out=over, asked=asked)
+    now = fit if latest is None else latest
+    lowest = optima if latest is None else frontier(latest, optima["flops"].tolist())
+    told: dict[str, str] = {"title": ""} if latest is None else {"title": "", "held_out_as": "measured after"}
+    loss = functools.partial(plot.loss_against, fit=now, optima=lowest, held_out=over, asked=asked, **told)
     if curves or over:
         plots.append(
             Plot(
@@ -83,9 +89,14 @@ def law_plots(
         Plot(
             "loss",
             "Loss against compute",
-            f"Every run, and the lowest loss that each budget buys; the {level} band is of what a run would measure.",
+            f"Every run, and the lowest loss that each budget buys, with its {level} band of what a run would measure"
+            + (
+                f": by a fit to all {len(now.runs)} runs. The star is the forecast before, by {len(fit.runs)} of them."
+                if over and asked
+                else "."
+            ),
             (loss,),
-            fit.runs.table,
+            now.runs.table,
             ("flops", "loss"),
             scales,
             lambda on: functools.partial(_scaled, panel=loss, on=on, bits_per_nat=bits_per_nat),

@@ -16,13 +16,12 @@ _LEFT_OUT = {"script", "button", "svg", "form", "template"}
 def as_markdown(title: str, subtitle: str, sections: Sequence[Section], figures: str, footer: str) -> str:
     """
     Args:
-        sections: of the page; one that has to be computed in a browser is left out.
+        sections: of the page; of what is computed in a browser, the answer that it begins with.
         figures: where their PNG files are, as an address ending in a slash.
     """
     parts = [f"# {_text(title)}", _text(subtitle)]
     for section in sections:
-        if "<form" not in section.body:
-            parts += [f"## {_text(section.title)}", *_blocks(section.body, figures)]
+        parts += [f"## {_text(section.title)}", *_blocks(section.body, figures)]
     return "\n\n".join([*filter(None, parts), f"---\n{_text(footer)}"]) + "\n"
 
 
@@ -75,7 +74,7 @@ class _Reader(HTMLParser):
             self.blocks.append(_HEADINGS[tag] + said)
         elif tag in ("td", "th"):
             self._rows[-1].append(said)
-        elif tag == "table":
+        elif tag == "table" and any(any(row[1:]) for row in self._rows[1:]):
             self.blocks.append(_pipes(self._rows))
         elif tag == "figcaption":
             self.blocks += [f"![{said.split('. ')[0]}]({self.figures}{self._figure}.png)", said]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import shlex
@@ -15,21 +14,15 @@ import pandas as pd
 from etils import epath
 
 from nextscale.cluster.controller.accounts import Accounts
-from nextscale.cluster.hardware.catalogue import CATALOGUE, Accelerator
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
 from nextscale.fit.optimum.frontier import TokenCost
 from nextscale.fit.optimum.isoflop import isoflops, optimum_law
 from nextscale.fit.optimum.known_models import known_models
 from nextscale.fit.table.runs import Runs, as_runs
-from nextscale.fit.trust.candidates import Candidate
 from nextscale.fit.trust.card import card as fit_card
-from nextscale.fit.trust.choice import Choice, choose
-from nextscale.fit.trust.consensus import Consensus, laws_for
-from nextscale.fit.trust.reach import ReachErrors, reach_errors
 from nextscale.model.record import write_atomically
-from nextscale.sweeps.budget.cluster import Cluster, cluster_of
-from nextscale.sweeps.budget.targets import bits_per_nat_of, forecast_targets
+from nextscale.sweeps.budget.targets import bits_per_nat_of
 from nextscale.sweeps.errors import USER_ERRORS, SpecError
 from nextscale.sweeps.findings import Finding, findings, summary_of
 from nextscale.sweeps.findings.runs_table import runs_of as finding_runs
@@ -39,14 +32,14 @@ from nextscale.sweeps.page.document import Section, document, raw, table
 from nextscale.sweeps.page.provenance import of_what, written_by
 from nextscale.sweeps.report import content, drawing
 from nextscale.sweeps.report import figures as plots
-from nextscale.sweeps.report.calculator import calculator, calculator_data, is_computable
+from nextscale.sweeps.report.answer import Answer, known_of
+from nextscale.sweeps.report.calculator import calculator, calculator_data, hardware_for, is_computable
 from nextscale.sweeps.report.glossary import glossary
 from nextscale.sweeps.report.markdown import as_markdown
 from nextscale.sweeps.report.pdf import write_pdf
 from nextscale.sweeps.report.slide import write_slide
 from nextscale.sweeps.show.sentences import outcome
 from nextscale.sweeps.show.summary_tables import summary_tables
-from nextscale.sweeps.spec.site_file import load_site
 from nextscale.sweeps.spec.sweep_spec import ForecastConfig
 from nextscale.sweeps.store.finished_runs import check_one_data_source, load_finished
 from nextscale.sweeps.store.store import Store, load, load_curves
@@ -56,8 +49,7 @@ from nextscale.sweeps.study.summary import summarise
 
 _FIRST = "loss"
 """The figure that stands beside the forecast."""
-_BEYOND = 10.0
-"""How far beyond the runs a forecast is shown, where no scale was held out."""
+_NEVER_SCORED = "No scale was held out, so no run has scored a forecast of these."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +165,6 @@ class _Writer:
         self.tables: dict[str, Any] = {}
         self.svgs: list[str] = []
         self.data: dict[str, Any] = {"tables": self.tables}
-        self.caveats: list[str] = []
         self.law: list[drawing.Plot] = []
 
         self.said: tuple[str, str] | None = None
@@ -202,16 +193,10 @@ class _Writer:
     def _sections(self, runs: pd.DataFrame) -> Iterator[Section]:
         report = self.report
         fit = self._fit_to_all()
-        choice, tested, problem = None, ReachErrors(), None
-        if fit is not None:
-            choice, problem = _backtested(fit)
-            tested = reach_errors(fit, choice)
-        beaten = [choice.baseline_warning] if choice is not None and choice.baseline_warning else []
-        yield from self._forecast(fit, tested, runs)
-        known = [*beaten, *self.caveats, *report.summary["warnings"]]
-        yield from content.section("warnings", "Warnings", content.warnings(known))
-        yield from self._law()
-        yield from self._backtest(choice, tested.problem or problem)
+        answer = None if fit is None else Answer.of(fit)
+        yield from self._first(answer, runs)
+        yield from self._trust(answer)
+        yield from self._law(fit)
         yield from self._training()
         for name, one in report.findings.items():
             shown = [*map(self._draw, plots.finding_plots({name: one}))]
@@ -225,55 +210,67 @@ class _Writer:
         if fit is not None:
             yield Section("words", "What the words mean", glossary())
 
-    def _forecast(self, fit: Fit | None, tested: ReachErrors, runs: pd.DataFrame) -> Iterator[Section]:
-        report = self.report
-        text, foretold = content.headline(report.summary), plots.foretold(report.summary)
+    def _first(self, answer: Answer | None, runs: pd.DataFrame) -> Iterator[Section]:
+        """The answer, beside the figure that it rests on."""
+        report, bits = self.report, bits_per_nat_of(runs)[0]
+        fit, target = (None, None) if answer is None else (answer.fit, answer.target)
+        foretold = plots.foretold(report.summary)
         if said := outcome(report.summary):
             self.said = said, content.made_when(report.summary["forecast"])
-        if not text and fit is not None:
-            beyond = {"flops": _BEYOND * float(fit.runs.table["flops"].max())}
-            result = forecast_targets(fit, [beyond], backtests=tested)
-            text, foretold = content.outlook(result, self._minima(beyond["flops"])), result["targets"]
-            self.said = foretold[0]["sentence"], foretold[0]["trust"]["sentence"]
+        elif target is not None:
+            foretold, self.said = [target], (target["sentence"], target["trust"]["sentence"])
         if report.analysis is not None:
-            bits = bits_per_nat_of(runs)[0]
-            self.law = plots.law_plots(report.analysis, report.held_out, dict(report.summary), foretold, bits)
+            latest = fit if report.held_out else None
+            self.law = plots.law_plots(
+                report.analysis, report.held_out, dict(report.summary), foretold, bits_per_nat=bits, latest=latest
+            )
             self._keep_points(fit, runs, bits)
-        yield from content.section("forecast", "Forecast", text, self._first_figure())
-        if fit is not None and is_computable(fit):
-            hardware, bits_per_nat = _hardware(runs), bits_per_nat_of(runs)[0]
-            self.data["calculator"] = calculator_data(fit, self._command, tested, hardware, bits_per_nat)
+        figure = _drawings([self._draw(one) for one in self.law if one.name == _FIRST])
+        if answer is None or answer.asked is None or target is None:
+            text = content.headline(report.summary)
+            yield from content.section("forecast", "Forecast", content.side_by_side(text, figure))
+        elif is_computable(answer.fit):
+            self.data["calculator"] = calculator_data(answer, self._command, hardware := hardware_for(runs), bits)
             also = ", held-out ones too" if report.held_out else ""
-            self.caveats += fit.warnings
-            yield Section("calculator", "At your budget", calculator(fit, hardware, bits_per_nat, also=also))
+            form = calculator(answer, self._command, hardware, bits, also=also, figure=figure)
+            yield Section("calculator", "At your budget", form)
+        else:
+            text = content.outlook(answer.asked, self._minima(target["flops"]))
+            yield Section("forecast", "Forecast", content.side_by_side(text, figure))
+
+    def _trust(self, answer: Answer | None) -> Iterator[Section]:
+        """How sure the answer is: what came of forecasts, what is to be known, how backtests missed."""
+        scored, backtest = "", ""
+        if answer is not None and answer.asked is not None:
+            scored = content.headline(self.report.summary) or content.paragraph(_NEVER_SCORED, "quiet")
+        if answer is not None and answer.choice is not None:
+            whom = "of all runs, held-out ones too," if self.report.held_out else "of the runs"
+            drawn = _drawings([self._draw(plots.backtest_plot(answer.choice))])
+            backtest = content.side_by_side(drawn, table(content.backtest_table(answer.choice, whom), "tested"))
+        known = content.warnings(known_of(answer, self.report.summary))
+        yield from content.section("trust", "How sure", scored, known, backtest)
 
     def _minima(self, flops: float) -> float | None:
         """The size that the isoFLOP minima say is best, where there are two or more."""
         analysis = self.report.analysis
         return None if analysis is None or analysis.optimum is None else float(analysis.optimum(flops))
 
-    def _law(self) -> Iterator[Section]:
+    def _law(self, fit: Fit | None) -> Iterator[Section]:
         if not self.law:
             return
         drawing.save(plots.overview(self.law), self.folder, self.files)
         shown_tables = content.shown_tables(summary_tables({**self.report.summary, "findings": {}}), "found")
         drawn = [self._draw(one) for one in self.law if one.name != _FIRST]
-        yield Section("law", "The law", _drawings(drawn) + shown_tables)
+        which = content.paragraph(self._which_fit(fit), "quiet")
+        yield Section("law", "The law", which + _drawings(drawn) + shown_tables)
 
-    def _first_figure(self) -> str:
-        return _drawings([self._draw(one) for one in self.law if one.name == _FIRST])
-
-    def _backtest(self, choice: Choice | None, problem: str | None) -> Iterator[Section]:
-        if choice is None:
-            problems = [] if problem is None else [problem]
-            yield from content.section("backtest", "Backtest", content.warnings(problems))
-            return
-        drawn = self._draw(plots.backtest_plot(choice))
-        text = content.warnings(choice.warnings)
-        if self.report.held_out:
-            text += content.paragraph("Among all runs, held-out ones too.")
-        yield Section(
-            "backtest", "Backtest", text + _drawings([drawn]) + table(content.backtest_table(choice), "tested")
+    def _which_fit(self, fit: Fit | None) -> str:
+        if not self.report.held_out or fit is None or self.report.analysis is None:
+            return ""
+        before = len(self.report.analysis.fit.runs)
+        return (
+            f"By the {before} runs that the forecast was made from; the answer at your budget rests on all "
+            f"{len(fit.runs)}."
         )
 
     def _training(self) -> Iterator[Section]:
@@ -367,24 +364,6 @@ def _all_runs(folder: Path, options: ForecastConfig) -> Runs:
     table = load_finished(folder)
     check_one_data_source(table, folder)
     return as_runs(table, convention=options.params, as_is=True, where=str(folder))
-
-
-def _hardware(runs: pd.DataFrame) -> list[Cluster]:
-    """A chip of every kind that is known here, with what the runs reached on it."""
-    accelerators: Mapping[str, Accelerator] = CATALOGUE
-    with contextlib.suppress(*USER_ERRORS):
-        accelerators = load_site().catalogue("the site file")
-    known = [name for name, one in accelerators.items() if one.peak_flops is not None]
-    return [cluster_of(name, accelerators=accelerators, runs=runs) for name in known]
-
-
-def _backtested(fit: Fit) -> tuple[Choice | None, str | None]:
-    """The law, or each of a consensus, on rising cuts; or why not."""
-    laws = laws_for(fit.runs) if isinstance(fit, Consensus) else (fit.law,)
-    try:
-        return choose(fit.runs, [Candidate(law, fit.loss) for law in laws]), None
-    except InputError as error:  # too few budgets
-        return None, f"no backtest by reach: {error}"
 
 
 def _drawings(figures: Sequence[str]) -> str:

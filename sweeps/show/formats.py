@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 _RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+_LOWERED = {high: low for low, high in _RAISED.items()}
+_POWER = re.compile(r"(?<![\w.])(\d(?:\.\d+)?)e([+-]\d+)\b(?!\.\w)")
+"""As Python writes it: 1.56e+12; nothing that is part of a name."""
+_RAISED_POWER = re.compile(r"(?:(\d(?:\.\d+)?)×)?\b10([⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)")
+_SPELLED = str.maketrans({"±": "+-", "×": "x", "–": "-", "→": "->", "…": "...", "²": "^2"})
+_YEAR = 365.25 * 86400
 Format = Callable[[Any], str]
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number as people write it: 2.188, 0.0098, 1.56e+10; a dash for none."""
+    """A number to so many digits: 2.188, 0.0098, 1.56e+10 (see `typed`, `raised_powers`); a dash for none."""
     if value is None:
         return "-"
     return f"{value:.{digits}g}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.2e}"
@@ -31,10 +38,28 @@ def raised(digits: str, exponent: int) -> str:
     return f"10{power}" if float(digits) == 1 else f"{float(digits):g}×10{power}"
 
 
+def raised_powers(text: str) -> str:
+    """Text for a page: in which 1.56e+12 is written 1.56×10¹²."""
+    return _POWER.sub(lambda found: raised(found[1], int(found[2])), text)
+
+
+def typed(text: str) -> str:
+    """Text for a terminal: every power of ten, also 1.56×10¹², as it can be typed again, 1.56e12."""
+    text = _POWER.sub(lambda found: f"{float(found[1]):g}e{int(found[2])}", text)
+    return _RAISED_POWER.sub(lambda found: f"{found[1] or 1}e{int(found[2].translate(_LOWERED))}", text)
+
+
+def spelled(text: str) -> str:
+    """Text for a terminal of ASCII alone: `typed`, and signs such as ± by their usual letters."""
+    return typed(text).translate(_SPELLED)
+
+
 def count(value: float | None) -> str:
-    """Parameters or tokens, to three digits: 28.7k, 3.53M, 70B, 1.4T; a dash for none."""
+    """Parameters or tokens, to three digits: 28.7k, 3.53M, 70B, 1.4T, 1.2e+17; a dash for none."""
     if value is None:
         return "-"
+    if not 1e-3 <= abs(value) < 1e16:
+        return number(value, 3)
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * size:
             return f"{float(f'{value / size:.3g}'):g}{letter}"
@@ -42,10 +67,12 @@ def count(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people write them: 42 s, 7.5 min, 3.2 h, 12 d."""
-    for size, unit, least in ((86400, "d", 2 * 86400), (3600, "h", 2 * 3600), (60, "min", 120)):
+    """Seconds as people write them: 42 s, 7.5 min, 3.2 h, 12 d, 4,120 years."""
+    units = ((_YEAR, "years", 2 * _YEAR), (86400, "d", 2 * 86400), (3600, "h", 2 * 3600), (60, "min", 120))
+    for size, unit, least in units:
         if seconds >= least:
-            return f"{seconds / size:.3g} {unit}"
+            amount = float(f"{seconds / size:.3g}")
+            return f"{amount:,.0f} {unit}" if amount >= 1000 else f"{amount:g} {unit}"
     return f"{seconds:.3g} s"
 
 

@@ -6,6 +6,7 @@ The page's script (`calculator.js`) says the same in the same words.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -129,7 +130,7 @@ def _costs(target: Mapping[str, Any]) -> list[str]:
         found.append(dollars(target["usd"]) if target["usd"] >= _CENT else "less than a cent")
     if target["days"] is not None and "days" not in target["asked"]:
         seconds = 86400 * target["days"]
-        found.append(duration(seconds).replace(" d", " days") if seconds >= 1 else "less than a second")
+        found.append(re.sub(" d$", " days", duration(seconds)) if seconds >= 1 else "less than a second")
     return found
 
 

@@ -6,7 +6,7 @@ No cell is ever cut: what does not fit beside the rest goes below it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from rich.cells import cell_len
@@ -14,7 +14,7 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from nextscale.sweeps.show.formats import Format
+from nextscale.sweeps.show.formats import Format, spelled, typed
 
 Column = tuple[str, str, Format]
 """Its heading, the key of the record that it shows, and how that is written."""
@@ -27,6 +27,13 @@ class Screen(Console):
 
     def be_plain(self) -> None:
         self.plain = self.no_color = True
+
+    def said(self, text: str) -> str:
+        """Text as this terminal shows it: numbers as they are typed, and letters that it has."""
+        return spelled(text) if self.plain or not self.encoding.startswith("utf") else typed(text)
+
+    def print(self, *objects: Any, **style: Any) -> None:
+        super().print(*(self.said(one) if isinstance(one, str) else one for one in objects), **style)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +52,19 @@ class Table:
         return self
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | RichTable]:
+        shown = self._as_said(console.said) if isinstance(console, Screen) else self._as_said(typed)
         # As text, for a column's name may look like markup. Above it, for rich breaks a table's own title at its width.
-        yield Text(self.title, style="bold")
-        if getattr(console, "plain", False):
-            yield from map(self._line, self.rows)
+        yield Text(shown.title, style="bold")
+        if isinstance(console, Screen) and console.plain:
+            yield from map(shown._line, shown.rows)
             return
+        yield from shown._drawn(options)
+
+    def _as_said(self, said: Callable[[str], str]) -> Table:
+        rows = [[*map(said, row)] for row in self.rows]
+        return dataclasses.replace(self, title=said(self.title), columns=[*map(said, self.columns)], rows=rows)
+
+    def _drawn(self, options: ConsoleOptions) -> Iterator[RichTable]:
         sizes = [self._sizes(i) for i in range(len(self.columns))]
         parts: list[list[int]] = [[]]
         for i in range(len(sizes)):

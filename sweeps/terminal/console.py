@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.models import OptionInfo
 
 from nextscale.sweeps.show.tables import Screen
@@ -24,7 +23,7 @@ from nextscale.sweeps.terminal import completion
 
 _PIPED_WIDTH = 200
 screen = Screen(width=None if sys.stdout.isatty() else _PIPED_WIDTH)
-aside = Console(stderr=True)
+aside = Screen(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")]
 Spec = Annotated[
@@ -46,7 +45,7 @@ def be_plain(asked: bool) -> None:
     """Without boxes, colours and what moves, where that is asked."""
     if asked:
         screen.be_plain()
-        aside.no_color = True
+        aside.be_plain()
         os.environ["TERM"] = "dumb"  # by which rich lets nothing move
 
 

@@ -45,12 +45,14 @@ _HEADERS = {
 
 
 class Answer(NamedTuple):
-    """What a path stands for: `tag` changes whenever the body does, which is made only if it is asked for."""
+    """What a path stands for: `tag` changes whenever the body does, which is made only if it is asked for. `again` is
+    after how many seconds a browser asks again by itself."""
 
     tag: str
     kind: str
     body: Callable[[], bytes]
     policy: str = "default-src 'none'; "
+    again: int | None = None
 
 
 class Pages(Protocol):
@@ -193,6 +195,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             {"Content-Type": answer.kind, "ETag": f'"{answer.tag}"'} if answer.tag else {"Content-Type": answer.kind}
         )
         shown["Content-Security-Policy"] = answer.policy + "frame-ancestors 'self'; base-uri 'none'; form-action 'none'"
+        if answer.again is not None:
+            shown["Refresh"] = str(answer.again)
         if status != HTTPStatus.NOT_MODIFIED:
             shown["Content-Length"] = str(len(body))
         for name, value in (shown | _HEADERS | headers).items():

@@ -21,13 +21,15 @@ from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.store.index import file_stamp
 from nextscale.sweeps.store.run_rows import UNREADABLE
 from nextscale.sweeps.watch.lanes import ended, lanes, natural, pools, slots_of
-from nextscale.sweeps.watch.status import status_of
+from nextscale.sweeps.watch.status import Status, status_of
 from nextscale.sweeps.watch.watcher import STATES, Curve, Watcher
 
 _CURVES, _POINTS_OF_A_CURVE, _BUDGETS = 12, 160, 12
 _RESULTS, _NEWEST, _EVENTS, _FORECASTS, _FAILURES = 300, 12, 60, 6, 100
 _GONE = 60.0
 """Seconds after its last attempt ended for which a slot that got no other is taken to be up."""
+_NEARLY = 0.9
+"""Of a cap, from where on it is an alarm."""
 _SELDOM = 20.0
 """The time left is computed anew when so many times as long has passed as that takes."""
 
@@ -84,11 +86,14 @@ class Live:
         slots = slots_of(watcher.accounts, watcher.controller.started) if at_work else {}
         newest = watcher.sweeps[-1] if watcher.sweeps else None
         self._time_left(watcher, newest, states, slots)
+        spent = costs(watcher, None if newest is None else newest[0], at_work)
         return status.to_dict() | {
+            "alarms": alarms(status, spent),
+            "narrowing": narrowing(watcher),
             "holder": {"host": watcher.controller.host, "pid": watcher.controller.pid},
             "sweeps": [progress(watcher, spec, runs, states) for spec, runs in reversed(watcher.sweeps)],
             "time_left": None if self._left is None else self._left._asdict() | {"ends": self._left_at + self._left[0]},
-            "costs": costs(watcher, None if newest is None else newest[0], at_work),
+            "costs": spent,
             "pools": pools(watcher.accounts.rows, slots),
             "lanes": lanes(watcher, slots),
             "failed": failed(watcher, states),
@@ -182,6 +187,34 @@ def costs(watcher: Watcher, spec: SweepSpec | None, at_work: bool) -> list[dict[
         wall = {"cap": "max_wall", "unit": "hours", "spent": hours, "reserved": 0.0}
         found.append(wall | {"since": since, "until": until})
     return [one | {"limit": limits.get(str(one["cap"]))} for one in found]
+
+
+def alarms(status: Status, spent: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What somebody should look at, a line each.
+
+    Args:
+        spent: see `costs`.
+    """
+    found = ["the controller is silent, and taken for dead"] if status.controller == "silent" else []
+    for one in spent:
+        if one["limit"] and (share := (one["spent"] + one["reserved"]) / one["limit"]) >= _NEARLY:
+            found.append(
+                f"{share:.0%} of the cap of {one['limit']:,g} {one['unit']} is spent or reserved ({one['cap']})"
+            )
+    for state, what in (("failed", "failed for good"), ("diverged", "diverged"), (UNREADABLE, "cannot be read")):
+        if count := status.runs.get(state):
+            found.append(f"{count} run{'s' * (count > 1)} {what}")
+    return found + [f"waits for an approval: {gate}" for gate in status.waits_for]
+
+
+def narrowing(watcher: Watcher) -> list[dict[str, float]]:
+    """Of a newest sweep whose runs are chosen as results land, how its forecast narrowed: at each choice the FLOPs
+    `spent`, and `half_width`, half the interval of the loss at the target / that loss."""
+    if not watcher.sweeps or not isinstance(watcher.sweeps[-1][0].design, SequentialDesign):
+        return []
+    rows = ChosenRuns(watcher.store.root, watcher.sweeps[-1][0]).rows()
+    told = {row["spent"]: row["half_width"] for row in rows}
+    return [{"spent": spent, "half_width": half} for spent, half in sorted(told.items())]
 
 
 def failed(watcher: Watcher, states: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -236,10 +236,7 @@ class Watcher:
         self.sweeps = [
             (
                 spec,
-                {
-                    run.config.run_id: run
-                    for run in rooted(without_dropped(runs.values(), self.store.root), self.store.root)
-                },
+                {run.run_id: run for run in rooted(without_dropped(runs.values(), self.store.root), self.store.root)},
             )
             for spec, runs in filter(None, self._specs.values())
         ]
@@ -275,6 +272,6 @@ def _read_spec(root: Path, path: Path) -> tuple[SweepSpec, dict[str, PlannedRun]
     """A spec and its runs; None where this version cannot read it."""
     try:
         spec = SweepSpec.model_validate_json(path.read_text())
-        return spec, {run.config.run_id: run for run in all_runs(root, spec)}
+        return spec, {run.run_id: run for run in all_runs(root, spec)}
     except (ValueError, OSError):
         return None

@@ -54,7 +54,7 @@ def test_one_budget_is_the_one_place_on_the_axis_of_compute(isoflop_grid):
     runs = as_runs(isoflop_grid(noise=0.002))
     ax = draw_approaches(Figure(layout="constrained").subplots(), approaches(runs, fit(runs, resamples=100), [1e22]))
     ax.figure.draw_without_rendering()
-    assert [label.get_text() for label in shown(ax)] == ["1e+22"]
+    assert [label.get_text() for label in shown(ax)] == ["$10^{22}$"]
 
 
 def test_a_forecast_is_drawn_over_the_runs_that_it_rests_on(isoflop_grid):

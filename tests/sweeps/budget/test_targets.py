@@ -200,9 +200,8 @@ class TestNarrowIntervals:
         asked = [{"flops": 2e22}]
         (target,) = forecast_targets(found, asked)["targets"]
         told = forecast_targets(found, asked, backtests=self.missed(times * self.half(target)))
-        first = (
-            f"2.00e+22 FLOPs: backtests of such a reach missed the loss by {times * self.half(target):.2%} on average"
-        )
+        narrow = "2.00e+22 FLOPs: the interval may be too narrow"
+        first = f"{narrow}: backtests of such a reach missed the loss by {times * self.half(target):.2%} on average"
         assert told["warnings"][0].startswith(first) is warned
         assert any("more than the interval's" in text for text in told["warnings"]) is warned
         assert any("nothing here tested" in text for text in told["warnings"])
@@ -222,7 +221,7 @@ class TestNarrowIntervals:
 
     def test_forecasts_of_one_reach_share_a_line(self, found):
         told = forecast_targets(found, [{"flops": 2e22}, {"flops": 3e22}], backtests=self.missed(0.3))
-        assert told["warnings"][0].startswith("2.00e+22 FLOPs, 3.00e+22 FLOPs: backtests")
+        assert told["warnings"][0].startswith("2.00e+22 FLOPs, 3.00e+22 FLOPs: the interval may be too narrow")
 
     def test_the_command_says_it(self, called, csv, simulated):
         """Of a curve that bends: the law of the smallest runs misses what lies beyond by more than that of all says."""
@@ -235,7 +234,9 @@ class TestNarrowIntervals:
         (target,) = told["targets"]
         assert code == 0
         assert target["backtest"]["error"] > self.half(target)
-        assert told["warnings"][0].startswith("3.20e+21 FLOPs: backtests of such a reach")
+        assert told["warnings"][0].startswith(
+            "3.20e+21 FLOPs: the interval may be too narrow: backtests of such a reach"
+        )
 
     def test_a_longer_reach_is_none_to_hold_it_against(self):
         tested = ReachErrors(({"reach": "10-100", "error": 0.3, "se": 0.0, "bias": 0.0, "cuts": 2},), furthest=40.0)

@@ -58,7 +58,7 @@ def test_markdown_has_the_tables_and_images_and_names_stay_text():
     shown = Table("sizes", ["name", "size"], [[HOSTILE, "1.5e+09"], ["b", "2"]])
     figure = '<figure id="figure-loss"><svg></svg><figcaption><strong>Loss.</strong> A caption</figcaption></figure>'
     body = table(shown, "one") + figure + '<p class="warning">beware</p>'
-    form = Section("calculator", "At your budget", "<form></form>")
+    form = Section("calculator", "At your budget", "<form><label>budget</label></form><p>Loss 2.2.</p>")
     text = as_markdown("a | b", "", [Section("one", "One", body), form], "figures/", "end")
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert rows[0] == "| name | size |"
@@ -67,7 +67,7 @@ def test_markdown_has_the_tables_and_images_and_names_stay_text():
     assert "1.5×10⁹" in rows[2]
     assert "![Loss](figures/loss.png)" in text
     assert "> **Warning:** beware" in text
-    assert "At your budget" not in text
+    assert "## At your budget\n\nLoss 2.2." in text
 
 
 @pytest.mark.parametrize("words", [8, 60])

@@ -15,6 +15,7 @@ from nextscale.fit.trust.forecaster import fit_forecaster
 from nextscale.fit.trust.reach import ReachErrors, reach_errors
 from nextscale.sweeps.budget.targets import forecast_targets
 from nextscale.sweeps.commands.app import main
+from nextscale.sweeps.report.answer import Answer
 from nextscale.sweeps.report.calculator import calculator_data
 
 NARROW = {"width": 360, "height": 740}
@@ -39,7 +40,7 @@ def page(opened, reported):
 def test_it_opens_without_errors_and_asks_nobody(page):
     assert page.seen.errors == page.seen.requests == []
     names = page.eval_on_selector_all("section", "sections => sections.map(section => section.id)")
-    assert {"forecast", "calculator", "law", "training", "ledger", "cost", "fit-card", "runs"} <= set(names)
+    assert {"calculator", "trust", "law", "training", "ledger", "cost", "fit-card", "runs"} <= set(names)
     links = page.eval_on_selector_all("nav a", "links => links.map(link => link.hash.slice(1))")
     assert links == names
     assert page.eval_on_selector_all("[id]", "all => all.length - new Set(all.map(one => one.id)).size") == 0
@@ -49,7 +50,7 @@ def test_it_opens_without_errors_and_asks_nobody(page):
 
 def test_the_calculator_agrees_with_the_command(page, reported, capsys):
     asked = [text for flops in BUDGETS for text in ("--flops", f"{flops:g}")]
-    bought = [("usd", 1e-3), ("usd", 2e6), ("days", 0.25), ("days", 90), ("device-hours", 3e4)]
+    bought = [("usd", 1e-3), ("usd", 2e6), ("usd", 3e12), ("days", 0.25), ("days", 90), ("device-hours", 3e4)]
     dollars = [text for unit, amount in bought for text in (f"--{unit}", f"{amount:g}")]
     base = page.evaluate("page.calculator.command").split()[3:]
     hardware = ["--on", "h100x512", "--utilisation", "0.31", "--price", "2.5"]
@@ -88,7 +89,8 @@ def test_its_arithmetic_is_that_of_any_forecast(page, law, budgets):
     largest = found.runs.table["flops"].max()
     asked = [float(largest * times) for times in (0.01, 1, 1.5, 8, 40, 1e4)]
     told = page.evaluate(
-        "([told, asked]) => asked.map(forecaster(told))", [calculator_data(found, "", ReachErrors()), asked]
+        "([told, asked]) => asked.map(forecaster(told))",
+        [calculator_data(Answer(found, ReachErrors(), None, None, None), ""), asked],
     )
     for one, target in zip(told, forecast(found, asked)["targets"], strict=True):
         for name in ("loss", "params", "tokens", "tokens_per_param"):
@@ -110,6 +112,50 @@ def test_a_budget_stands_on_the_first_figure_where_runs_of_its_compute_do(page):
     assert "far beyond" in page.text_content("#figure-loss .budget text")
     assert page.locator("#figure-loss .budget").count() == 1
     assert page.locator("#figure-loss .budget circle").count() == 0
+
+
+def test_dollars_are_typed_as_people_write_them(page):
+    page.select_option("[name=on]", "h100")
+    for text, dollars in (("$2M", 2e6), ("$4.8k", 4800), ("$1.5B", 1.5e9), ("$300", 300)):
+        page.select_option("[name=unit]", "flops")
+        page.fill("[name=budget]", text)
+        assert page.input_value("[name=unit]") == "usd"
+        assert page.evaluate(ANSWER)["usd"] == [pytest.approx(dollars, rel=1e-9)]
+        assert page.inner_text("#forecast-sentence").startswith(f"With {text} on 8 h100: ")
+        assert f"--usd {dollars:.0f} --on" in page.inner_text("#forecast-command")
+    page.select_option("[name=unit]", "flops")
+    page.fill("[name=budget]", "2T")
+    assert page.evaluate(ANSWER)["flops"] == [2e12]
+
+
+def test_the_first_answer_is_there_without_scripts(chromium, reported):
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((reported / "report.html").as_uri())
+    without = [page.inner_text(f"#forecast-{name}") for name in ("sentence", "trust", "grade")]
+    context.close()
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto((reported / "report.html").as_uri())
+    # With scripts its cost is in it too, on the hardware that is chosen.
+    sentence, *others = [page.inner_text(f"#forecast-{name}") for name in ("sentence", "trust", "grade")]
+    context.close()
+    assert others == without[1:]
+    assert sentence.split(",")[0] == without[0].split(",")[0]
+    assert sentence.split("loss")[1] == without[0].split("loss")[1]
+
+
+def test_the_budget_lies_on_the_curve_of_the_first_figure(page):
+    """One fit on one figure: what is typed is answered by the law that is drawn."""
+    curve = page.evaluate("page.tables.frontier.columns") and page.eval_on_selector_all(
+        "#figure-loss svg path[style*='0072b2' i]", "all => all.map(one => one.getAttribute('d'))"
+    )
+    (drawn,) = [path for path in curve if path.count("L") > 10 and "z" not in path]
+    places = np.array([[float(n) for n in pair.split()] for pair in re.findall(r"[ML] ([\d.]+ [\d.]+)", drawn)])
+    for budget in ("2e9", "1e10"):
+        page.fill("[name=budget]", budget)
+        x, y = (float(page.get_attribute("#figure-loss .budget circle", name)) for name in ("cx", "cy"))
+        assert np.interp(x, *places.T) == pytest.approx(y, abs=0.5)
 
 
 def test_an_address_opens_what_it_was_copied_from(page, opened, reported):
@@ -157,8 +203,8 @@ def test_what_is_no_budget_has_no_answer_and_one_clear_line(page, unit):
     for text in NO_NUMBERS:
         page.fill("[name=budget]", text)
         (line,) = said(page)
-        assert line.startswith("budget: type a number above 0, such as 1e21")
-        assert line.endswith(f", not {text.strip()}." if text.strip() else "1e21.")
+        assert line.startswith("budget: type a number above 0, such as 1e21 or $2M")
+        assert line.endswith(f", not {text.strip()}." if text.strip() else "$2M.")
         assert page.get_attribute("[name=budget]", "aria-invalid") == "true"
         assert not any(page.evaluate(ANSWER).values())
         assert not re.search(r"--(flops|usd)", page.inner_text("#forecast-command"))
@@ -227,7 +273,7 @@ def test_an_interval_narrower_than_its_backtest_is_told_first_as_the_command_doe
           page.calculator = told;
           return asked.map((flops) => warned(forecaster(told)(flops)));
         }""",
-        [calculator_data(found, "", tested), [3.2e21, 5e20]],
+        [calculator_data(Answer(found, tested, None, None, None), ""), [3.2e21, 5e20]],
     )
     first = forecast_targets(found, [{"flops": 3.2e21}], backtests=tested)["warnings"][0]
     assert [f"3.20e+21 FLOPs: {text[0].lower()}{text[1:-1]}" for text in far] == [first]
@@ -298,7 +344,7 @@ def test_a_figure_is_given_as_svg_and_its_data_as_csv(page):
         page.click("#figure-loss [data-csv]")
     head, *rows = download.value.path().read_text().splitlines()
     assert "loss" in head.split(",")
-    assert len(rows) == page.evaluate("page.tables.loss.rows.length") == 8
+    assert len(rows) == page.evaluate("page.tables.loss.rows.length") == 10
 
 
 HOSTILE = ("</script><script>window.hit=1</script>", "<!--<script>", "$x_{$", "=1+1")

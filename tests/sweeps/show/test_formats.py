@@ -15,6 +15,9 @@ from nextscale.sweeps.show.formats import (
     params_label,
     percent,
     power_of_ten,
+    raised_powers,
+    spelled,
+    typed,
 )
 from nextscale.sweeps.show.tables import table_of
 
@@ -41,7 +44,9 @@ def test_a_number_is_read_back_to_its_digits(value):
     assert math.isclose(float(number(value)), value, rel_tol=0.0051)
 
 
-@pytest.mark.parametrize("seconds, text", [(42, "42 s"), (450, "7.5 min"), (11_520, "3.2 h"), (12 * 86400, "12 d")])
+@pytest.mark.parametrize(
+    "seconds, text", [(42, "42 s"), (450, "7.5 min"), (11_520, "3.2 h"), (12 * 86400, "12 d"), (1e12, "31,700 years")]
+)
 def test_durations(seconds, text):
     assert duration(seconds) == text
 
@@ -65,6 +70,27 @@ def test_compute_is_read_back_to_three_digits(value):
     elif not 1e-3 <= value < 1e5:
         text = f"1e{text.removeprefix('10')}"
     assert math.isclose(float(text), value, rel_tol=0.0051)
+
+
+@given(st.floats(1e-30, 1e40))
+def test_text_has_powers_of_ten_as_they_are_typed_and_on_a_page_raised(value):
+    for form in (number, power_of_ten):
+        text = typed(f"at {form(value)}, [{form(value)}]")
+        ends = [float(part) for part in text.removeprefix("at ").removesuffix("]").split(", [")]
+        assert all(math.isclose(end, value, rel_tol=0.0051) for end in ends)
+        assert text.isascii() and "e+" not in text and "e-0" not in text
+        raised = raised_powers(f"at {number(value)}")
+        assert typed(raised) == typed(f"at {number(value)}")
+        assert "e" not in raised
+
+
+@pytest.mark.parametrize("text", ["run 1a2e45b07c1d", "out/1e+12.csv", "v1.2e+3.x", "3b5e+07z"])
+def test_what_is_part_of_a_name_is_no_number(text):
+    assert typed(text) == raised_powers(text) == text
+
+
+def test_signs_are_spelled_where_a_terminal_has_ascii_alone():
+    assert spelled("2.35% ± 0.59%, 8 × H100 → 2×10³…") == "2.35% +- 0.59%, 8 x H100 -> 2e3..."
 
 
 @pytest.mark.parametrize(

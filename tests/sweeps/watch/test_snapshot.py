@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from nextscale.sweeps.design.chosen_runs import ChosenRuns, Progress
 from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.watch.snapshot import Live, results
 from nextscale.sweeps.watch.status import status
@@ -40,6 +41,30 @@ def test_spend_is_held_against_the_caps(staged):
     sweep.close()
     wall = Live(sweep.out).look()["costs"][-1]
     assert (wall["until"], wall["spent"]) == (1e9 + 60, pytest.approx(1 / 60)), "nobody is at work: it stands still"
+
+
+def test_what_somebody_should_look_at_is_an_alarm(staged):
+    sweep = staged(caps={"max_usd": 0.16})
+    first, second, *_ = sweep.runs
+    live = Live(sweep.out)
+    assert live.look()["alarms"] == []
+    sweep.start(first)
+    sweep.fail(first, "out of memory")
+    sweep.start(second)
+    # A minute at 3.60 dollars an hour is spent, and a minute and a half reserved.
+    cap = "94% of the cap of 0.16 $ is spent or reserved (max_usd)"
+    assert live.look()["alarms"] == [cap, "1 run failed for good"]
+
+
+def test_how_the_forecast_of_chosen_runs_narrows(staged):
+    start = {"kind": "isoflop", "flops": [1e9, 2e9], "widths": [[4, 8, 12], [8, 12, 16]]}
+    sweep = staged(design={"kind": "sequential", "start": start, "widths": [4, 8, 12, 16], "flops": 1e11})
+    assert Live(sweep.out).look()["narrowing"] == []
+    chosen = ChosenRuns(sweep.out, sweep.spec)
+    for half, spent in ((0.03, 9e9), (0.012, 2e10)):
+        chosen.add(sweep.runs[:2], Progress(half, spent, None))
+    told = Live(sweep.out).look()["narrowing"]
+    assert told == [{"spent": 9e9, "half_width": 0.03}, {"spent": 2e10, "half_width": 0.012}]
 
 
 def test_who_runs_what_where(staged, staging):
