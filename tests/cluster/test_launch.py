@@ -94,6 +94,15 @@ def test_manifests_have_the_fields_of_kuberay(kind, resource):
             assert selector["cloud.google.com/gke-tpu-accelerator"] == "tpu-v6e-slice"
 
 
+@pytest.mark.parametrize("kind", ["gpu", "tpu"])
+def test_manifests_can_be_queued_with_kueue(kind):
+    """It takes RayJobs that have a label and end with their cluster, and counts what all their pods request."""
+    text = (LAUNCH / f"kuberay-{kind}.yaml").read_text().replace("  # labels:", "  labels:")
+    job = yaml.safe_load(text)
+    assert job["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "YOUR-QUEUE"}
+    assert job["spec"]["shutdownAfterJobFinishes"] is True
+
+
 def test_ray_accepts_the_cluster_file():
     config = yaml.safe_load((LAUNCH / "gcp-tpu.yaml").read_text())
     prepared = prepare_config(config)
