@@ -24,11 +24,14 @@ from rich.console import Console
 
 from nextscale.cluster.controller.accounts import Accounts
 from nextscale.cluster.controller.backend import LOST
+from nextscale.cluster.hardware.pool import Pool
+from nextscale.cluster.ray.hub import environment_of
 from nextscale.sweeps.show.tables import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from aftermath import Records, faults
 from hosts import RAY_DISK, Hosts, why_not
+from in_process import run_alone
 
 SWEEPS, FAULTS = 10, 20
 SPEC = """\
@@ -196,8 +199,8 @@ def main(sweeps: int = SWEEPS, count: int = FAULTS, seed: int = 0) -> None:
         folder = Path(name)
         spec, alone = folder / "storm.yaml", folder / "alone"
         spec.write_text(SPEC)
-        os.environ |= {"NEXTSCALE_CACHE": str(folder / "cache"), "RAY_worker_niceness": "0"}
-        subprocess.run([*COMMAND, spec, "--out", alone], check=True, capture_output=True)
+        os.environ |= {"NEXTSCALE_CACHE": str(folder / "cache")} | environment_of(Pool(accelerator="cpu"))
+        run_alone(spec, alone, page=False)
         for i in range(sweeps):
             out, began, before = folder / f"sweep{i}", time.monotonic(), befallen.total()
             with Hosts(folder / f"hosts{i}") as hosts:

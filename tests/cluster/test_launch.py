@@ -231,6 +231,52 @@ def test_ray_has_the_options_that_the_batch_script_gives():
     assert len(given) == 7 and given <= set(re.findall(r"--[a-z-]+", told))
 
 
+@pytest.fixture(scope="module")
+def sky():
+    return yaml.safe_load((LAUNCH / "sky.yaml").read_text())
+
+
+def test_skypilot_accepts_its_task(monkeypatch):
+    skypilot = pytest.importorskip("sky", reason="SkyPilot is not installed: pip install skypilot")
+    task = skypilot.Task.from_yaml(str(LAUNCH / "sky.yaml"))
+    (resources,) = task.resources
+    assert (task.num_nodes, resources.use_spot, resources.accelerators) == (2, True, {"H100": 8})
+
+
+@pytest.mark.parametrize("part", ["setup", "run"])
+def test_commands_of_the_skypilot_task_are_sound(sky, part):
+    checker = Path(sys.executable).with_name("shellcheck")
+    if not checker.exists():
+        pytest.skip("shellcheck is not installed")
+    subprocess.run([checker, "--shell=bash", "-"], input=sky[part], text=True, check=True)
+
+
+def test_the_skypilot_task_starts_ray_on_every_host_and_the_sweep_on_the_first(sky, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for name, body in {
+        "ray": 'echo "$@" >> ray-$SKYPILOT_NODE_RANK; if [[ $1$2$3$4 != *--head* ]]; then exit 1; fi\n'
+        f"exec python3 -m http.server {port} --bind 127.0.0.1",
+        "nextscale": 'echo "$@" > begun; until [ -e ray-1 ]; do sleep 0.1; done; exit 75',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(stat.S_IRWXU)
+    text = sky["run"].replace("port=6379", f"port={port}").replace("wait_for_head 30", "wait_for_head 2")
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {"PATH": path, "HOME": str(tmp_path), "SPEC": "my/sweep.yaml"}
+    environment |= {"SKYPILOT_NODE_IPS": "127.0.0.1\nb", "SKYPILOT_NUM_GPUS_PER_NODE": "8"}
+    hosts = [
+        subprocess.Popen(["bash", "-c", text], env=environment | {"SKYPILOT_NODE_RANK": rank}, cwd=tmp_path)
+        for rank in "01"
+    ]
+    assert [host.wait(60) for host in hosts] == [75, 0]
+    address = f"127.0.0.1:{port}"
+    told = f"run my/sweep.yaml --out /mnt/shared/sweep --address {address} --stopped-ok\n"
+    assert (tmp_path / "begun").read_text() == told
+    assert f"--address={address}" in (tmp_path / "ray-1").read_text()
+    assert f"--head --port={port}" in (tmp_path / "ray-0").read_text()
+
+
 def test_the_image_is_of_what_the_project_says():
     lines = (LAUNCH / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     steps = [line.split(maxsplit=1) for line in lines if line.strip() and not line.startswith("#")]

@@ -1,9 +1,5 @@
 import pytest
 
-from nextscale.sweeps.plan.spec_files import load_spec
-from nextscale.sweeps.run import session
-from nextscale.sweeps.run.loop import run_study
-
 LONGER = {
     "flops: [1.0e+9, 2e9, 4e9]": "flops: [1.0e+9, 4e9, 8e9]",
     "widths: [[4, 8, 12, 16], [8, 12, 16, 24], [8, 12, 16, 24]]": "widths: [[12, 16, 20, 24], [12, 16, 20, 24], "
@@ -13,7 +9,7 @@ LONGER = {
 
 
 @pytest.fixture(scope="session")
-def undisturbed(made_once, tiny_spec, in_process_backend):
+def undisturbed(made_once, tiny_spec, beside):
     """A sweep whose runs take seconds each, trained in this process, one after another: its spec and its folder."""
 
     def make(folder):
@@ -22,9 +18,7 @@ def undisturbed(made_once, tiny_spec, in_process_backend):
             assert old in text
             text = text.replace(old, new)
         (folder / "spec.yaml").write_text(f"{text}forecast: {{resamples: 100}}\n")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(session, "RayBackend", in_process_backend)
-            run_study(load_spec(folder / "spec.yaml"), folder / "out")
+        beside("in_process").run_alone(folder / "spec.yaml", folder / "out", page=False)
 
     folder = made_once("undisturbed", make)
     return folder / "spec.yaml", folder / "out"
