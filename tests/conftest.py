@@ -51,12 +51,38 @@ def published_folder():
 
 
 @pytest.fixture(scope="session")
-def staging():
+def beside():
+    """Gives a module of this folder, which is no package, by its name."""
+
+    def loaded(name):
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def staging(beside):
     """The module `staged.py`."""
-    spec = importlib.util.spec_from_file_location("staged", Path(__file__).with_name("staged.py"))
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return beside("staged")
+
+
+@pytest.fixture(scope="session")
+def aftermath(beside):
+    """The module `aftermath.py`."""
+    return beside("aftermath")
+
+
+@pytest.fixture
+def hosts(beside, tmp_path):
+    """Hosts on this machine, none of them up: see `hosts.py`. What needs them is skipped where it can have none."""
+    module = beside("hosts")
+    if (reason := module.why_not()) is not None:
+        pytest.skip(reason)
+    with module.Hosts(tmp_path / "hosts") as made:
+        yield made
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ _LAUNCH = {
     "kuberay-gpu.yaml": "GPUs of Kubernetes, with KubeRay",
     "kuberay-tpu.yaml": "TPU slices of Google Kubernetes Engine, with KubeRay",
     "slurm.sh": "GPU nodes of a Slurm cluster",
+    "sky.yaml": "spot GPUs of AWS, Azure, Google Cloud and others, with SkyPilot",
     "Dockerfile": "the image of head and workers",
 }
 
@@ -75,7 +76,7 @@ def launch(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Prints a file that starts a cluster on Slurm, Kubernetes or Google Cloud.
+    """Prints a file that starts a cluster on Slurm, Kubernetes or a cloud.
 
     Such as `nextscale launch slurm.sh > slurm.sh`; docs/clusters.md says how they are used.
     """

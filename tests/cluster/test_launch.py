@@ -1,9 +1,11 @@
 """The files that start clusters, as far as they can be held against anything without one."""
 
+import contextlib
 import os
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -92,6 +94,15 @@ def test_manifests_have_the_fields_of_kuberay(kind, resource):
             assert selector["cloud.google.com/gke-tpu-accelerator"] == "tpu-v6e-slice"
 
 
+@pytest.mark.parametrize("kind", ["gpu", "tpu"])
+def test_manifests_can_be_queued_with_kueue(kind):
+    """It takes RayJobs that have a label and end with their cluster, and counts what all their pods request."""
+    text = (LAUNCH / f"kuberay-{kind}.yaml").read_text().replace("  # labels:", "  labels:")
+    job = yaml.safe_load(text)
+    assert job["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "YOUR-QUEUE"}
+    assert job["spec"]["shutdownAfterJobFinishes"] is True
+
+
 def test_ray_accepts_the_cluster_file():
     config = yaml.safe_load((LAUNCH / "gcp-tpu.yaml").read_text())
     prepared = prepare_config(config)
@@ -119,35 +130,76 @@ def test_the_batch_script_is_sound():
     subprocess.run([checker, script], check=True)
 
 
-def test_the_batch_script_starts_ray_once_a_node_and_the_sweep_once(tmp_path):
-    """With a Slurm of one line each."""
-    for name, body in {
-        "scontrol": "printf 'node-a\\nnode-b\\n'",
-        "srun": 'printf "%s\\n" "$@"; printf "auth %s\\n" "$RAY_AUTH_MODE"',
-    }.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / name).chmod(stat.S_IRWXU)
-    slurm = {"SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "8"}
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), **slurm}
-    told = subprocess.run(
-        ["bash", LAUNCH / "slurm.sh", "my/sweep.yaml"], env=environment, text=True, capture_output=True, check=True
-    ).stdout.splitlines()
-    assert told[told.index("--address") + 1] == "node-a:6379"
-    assert told[told.index("--min-nodes") + 1] == "2"
-    assert told[told.index("--") + 1 : -1] == [
-        "nextscale",
-        "run",
-        "my/sweep.yaml",
-        "--out",
-        "out/sweep",
-        "--address",
-        "auto",
-    ]
-    assert told[-1] == "auth disabled"
-    refused = subprocess.run(
-        ["bash", LAUNCH / "slurm.sh"], env=environment, text=True, capture_output=True, check=False
-    )
-    assert (refused.returncode, "usage: sbatch" in refused.stderr) == (1, True)
+@pytest.fixture
+def batch(tmp_path):
+    """Runs `slurm.sh SPEC ...` with a Slurm, a Ray and a nextscale of a line each: the process. What it started lives
+    no longer than the test, as it lives no longer than a job."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    begun = []
+
+    def run(*given, sweep="exit 0", ray='exec python3 -m http.server "$PORT" --bind 127.0.0.1', **environment):
+        for name, body in {
+            "scontrol": 'if [ "$1" = requeue ]; then echo "$2" > requeued; else printf "127.0.0.1\\nnode-b\\n"; fi',
+            "srun": 'echo "$@" > step; while [ "$1" != bash ]; do shift; done\n'
+            'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@" & done; wait',
+            "ray": f'echo "$@" > ray-$SLURM_NODEID; if [ $SLURM_NODEID = 1 ]; then exec sleep 60; fi; {ray}',
+            "nextscale": f'echo "$@" "$RAY_AUTH_MODE" > begun; {sweep}',
+        }.items():
+            (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+            (tmp_path / name).chmod(stat.S_IRWXU)
+        slurm = {
+            "SLURM_JOB_NODELIST": "a,b",
+            "SLURM_JOB_NUM_NODES": "2",
+            "SLURM_GPUS_ON_NODE": "8",
+            "SLURM_JOB_ID": "7",
+        }
+        path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {"PATH": path, "HOME": str(tmp_path), "PORT": str(port), **slurm, **environment}
+        with (tmp_path / "said").open("w") as said:
+            command = ["bash", LAUNCH / "slurm.sh", *given]
+            options = {"env": environment, "cwd": tmp_path, "stdout": said, "stderr": said}
+            begun.append(subprocess.Popen(command, start_new_session=True, **options))
+        return begun[-1]
+
+    yield run
+    for process in begun:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def wait_until(there):
+    deadline = time.monotonic() + 30
+    while not there.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def test_the_batch_script_starts_ray_once_a_node_and_then_the_sweep(batch, tmp_path):
+    assert batch("my/sweep.yaml").wait(30) == 0
+    address = (tmp_path / "begun").read_text().split()[5]
+    assert (tmp_path / "begun").read_text() == f"run my/sweep.yaml --out out/sweep --address {address} disabled\n"
+    assert {"--nodes=2", "--ntasks-per-node=1"} <= set((tmp_path / "step").read_text().split())
+    wait_until(tmp_path / "ray-1")
+    head, worker = (set((tmp_path / f"ray-{n}").read_text().split()) for n in (0, 1))
+    assert head - worker == {"--head", f"--port={address.split(':')[1]}", "--include-dashboard=false"}
+    assert worker - head == {f"--address={address}"}
+    assert "--num-gpus=8" in head & worker
+
+
+def test_the_batch_script_wants_a_spec(batch, tmp_path):
+    assert batch().wait(30) == 1
+    assert "usage: sbatch" in (tmp_path / "said").read_text()
+
+
+@pytest.mark.parametrize("ray", ["exit 1", "exec sleep 60"])
+def test_the_batch_script_does_not_wait_for_ever_for_a_head(batch, tmp_path, ray):
+    assert batch("s.yaml", ray=ray, WAIT="2").wait(30) == 1
+    assert "no head of Ray answers at 127.0.0.1:" in (tmp_path / "said").read_text()
+    assert not (tmp_path / "begun").exists() and not (tmp_path / "requeued").exists()
+
+
+UNTIL_ASKED = "trap 'echo TERM > asked' TERM; until [ -e asked ]; do sleep 0.1; done"
 
 
 @pytest.mark.parametrize(
@@ -156,39 +208,73 @@ def test_the_batch_script_starts_ray_once_a_node_and_the_sweep_once(tmp_path):
         ("exit 0", False, 0, False),
         ("exit 2", False, 2, False),
         ("exit 75", False, 75, True),
-        ("until [ -e asked ]; do sleep 0.1; done; exit 3", True, 3, True),
-        ("until [ -e asked ]; do sleep 0.1; done; exit 0", True, 0, False),
+        (f"{UNTIL_ASKED}; exit 3", True, 3, True),
+        (f"{UNTIL_ASKED}; exit 0", True, 0, False),
     ],
 )
 def test_the_batch_script_saves_the_sweep_before_its_time_is_over_and_is_put_back(
-    tmp_path, sweep, signalled, code, requeued
+    batch, tmp_path, sweep, signalled, code, requeued
 ):
-    for name, body in {
-        "scontrol": '[ "$1" = requeue ] && echo "$2" > requeued || echo node-a',
-        "srun": f"touch begun; {sweep}",
-        "nextscale": 'echo "$@" > asked',
-    }.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / name).chmod(stat.S_IRWXU)
-    slurm = {"SLURM_JOB_NODELIST": "node-a", "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_ID": "7"}
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path), **slurm}
-    job = subprocess.Popen(["bash", LAUNCH / "slurm.sh", "s.yaml", "the out"], env=environment, cwd=tmp_path)
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    job = batch("s.yaml", "the out", sweep=sweep)
+    wait_until(tmp_path / "begun")
     if signalled:
         job.send_signal(signal.SIGTERM)
     assert job.wait(30) == code
     assert (tmp_path / "requeued").exists() == requeued
-    if signalled:
-        assert (tmp_path / "asked").read_text() == "stop the out --within 120\n"
 
 
-def test_ray_has_the_command_that_the_batch_script_gives():
+def test_ray_has_the_options_that_the_batch_script_gives():
     ray = shutil.which("ray", path=Path(sys.executable).parent)
-    told = subprocess.run([ray, "symmetric-run", "--help"], capture_output=True, text=True, check=True).stdout
-    assert "--address" in told
-    assert "--min-nodes" in told
+    told = subprocess.run([ray, "start", "--help"], capture_output=True, text=True, check=True).stdout
+    lines = [line for line in (LAUNCH / "slurm.sh").read_text().splitlines() if "$ray " in line or "ray start" in line]
+    given = set(re.findall(r"--[a-z-]+", " ".join(lines)))
+    assert len(given) == 7 and given <= set(re.findall(r"--[a-z-]+", told))
+
+
+@pytest.fixture(scope="module")
+def sky():
+    return yaml.safe_load((LAUNCH / "sky.yaml").read_text())
+
+
+def test_skypilot_accepts_its_task(monkeypatch):
+    skypilot = pytest.importorskip("sky", reason="SkyPilot is not installed: pip install skypilot")
+    task = skypilot.Task.from_yaml(str(LAUNCH / "sky.yaml"))
+    (resources,) = task.resources
+    assert (task.num_nodes, resources.use_spot, resources.accelerators) == (2, True, {"H100": 8})
+
+
+@pytest.mark.parametrize("part", ["setup", "run"])
+def test_commands_of_the_skypilot_task_are_sound(sky, part):
+    checker = Path(sys.executable).with_name("shellcheck")
+    if not checker.exists():
+        pytest.skip("shellcheck is not installed")
+    subprocess.run([checker, "--shell=bash", "-"], input=sky[part], text=True, check=True)
+
+
+def test_the_skypilot_task_starts_ray_on_every_host_and_the_sweep_on_the_first(sky, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    for name, body in {
+        "ray": 'echo "$@" >> ray-$SKYPILOT_NODE_RANK; if [[ $1$2$3$4 != *--head* ]]; then exit 1; fi\n'
+        f"exec python3 -m http.server {port} --bind 127.0.0.1",
+        "nextscale": 'echo "$@" > begun; until [ -e ray-1 ]; do sleep 0.1; done; exit 75',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(stat.S_IRWXU)
+    text = sky["run"].replace("port=6379", f"port={port}").replace("wait_for_head 30", "wait_for_head 2")
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {"PATH": path, "HOME": str(tmp_path), "SPEC": "my/sweep.yaml"}
+    environment |= {"SKYPILOT_NODE_IPS": "127.0.0.1\nb", "SKYPILOT_NUM_GPUS_PER_NODE": "8"}
+    hosts = [
+        subprocess.Popen(["bash", "-c", text], env=environment | {"SKYPILOT_NODE_RANK": rank}, cwd=tmp_path)
+        for rank in "01"
+    ]
+    assert [host.wait(60) for host in hosts] == [75, 0]
+    address = f"127.0.0.1:{port}"
+    told = f"run my/sweep.yaml --out /mnt/shared/sweep --address {address} --stopped-ok\n"
+    assert (tmp_path / "begun").read_text() == told
+    assert f"--address={address}" in (tmp_path / "ray-1").read_text()
+    assert f"--head --port={port}" in (tmp_path / "ray-0").read_text()
 
 
 def test_the_image_is_of_what_the_project_says():

@@ -1,13 +1,8 @@
 import dataclasses
 import shutil
-import time
 
 import numpy as np
 import pytest
-
-from nextscale.cluster.controller.backend import Ended, Slot
-from nextscale.cluster.hardware.pool import Pool
-from nextscale.cluster.ray.worker import Worker
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -55,42 +50,6 @@ CONTRAST = """
   return worst;
 }
 """
-
-
-class InProcessBackend:
-    """One worker, here; `before` sees each job as it starts and may end it."""
-
-    before = staticmethod(lambda job: None)
-
-    def __init__(self, address, pools="auto", **of_worker):
-        self.worker, self.job = Worker(**of_worker), None
-
-    def pools(self):
-        return {"here": Pool(accelerator="cpu")}
-
-    def slots(self):
-        return [Slot("here", "here", ("here",))]
-
-    def start(self, slot, job, seat):
-        self.job, self.seat = job, seat
-
-    def stop(self, slot):
-        pass
-
-    kill = renew = stop
-
-    def wait(self, timeout):
-        job, self.job = self.job, None
-        return [Ended("here", job, self.before(job) or self.worker.run(job, self.seat, 1))] if job else []
-
-    def now(self):
-        return time.monotonic()
-
-    def notices(self):
-        return []
-
-    def close(self):
-        pass
 
 
 SWEPT = """\
@@ -142,29 +101,24 @@ def called(capsys):
 
 
 @pytest.fixture(scope="session")
-def in_process_backend():
+def in_process_backend(beside):
     """What does the jobs of a sweep in this process, one after another."""
-    return InProcessBackend
+    return beside("in_process").InProcessBackend
 
 
 @pytest.fixture(scope="session")
-def swept(made_once, in_process_backend):
+def swept(made_once, beside):
     """A small sweep of trunks and branches that was run from its spec to its scored forecast: spec and folder. To be
     copied by whoever changes it."""
     from nextscale.model.config.data import TokenData
     from nextscale.model.data.sources import resolve
-    from nextscale.sweeps.plan.spec_files import load_spec
-    from nextscale.sweeps.run import session
-    from nextscale.sweeps.run.loop import run_study
 
     def make(folder):
         path = folder.parent / "other.bin"  # stays where it is when the folder is renamed
         np.random.default_rng(9).integers(0, 16, 20_000).astype(np.uint16).tofile(path)
         other = resolve(TokenData(source="tokens", path=str(path), vocab=16, bytes_per_token=2))
         (folder / "spec.yaml").write_text(SWEPT.replace("OTHER", other.model_dump_json(exclude_none=True)))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(session, "RayBackend", in_process_backend)
-            summary = run_study(load_spec(folder / "spec.yaml"), folder / "out")
+        summary = beside("in_process").run_alone(folder / "spec.yaml", folder / "out")
         assert summary["runs"] == {"done": 10, "reused": 0, "failed": 0}
 
     folder = made_once("swept", make)
