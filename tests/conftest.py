@@ -42,13 +42,35 @@ def published_folder():
     return folder
 
 
-@pytest.fixture(scope="session")
-def staging():
-    """The module `staged.py`."""
-    spec = importlib.util.spec_from_file_location("staged", Path(__file__).with_name("staged.py"))
+def _module(name):
+    """One of the files beside this one."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def _s3_server():
+    pytest.importorskip("moto.server")
+    server = _module("s3").Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(_s3_server, monkeypatch):
+    """An S3 server; see `s3.py`."""
+    for name, value in _s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield _s3_server
+    _s3_server.faults.clear()
+
+
+@pytest.fixture(scope="session")
+def staging():
+    """The module `staged.py`."""
+    return _module("staged")
 
 
 @pytest.fixture

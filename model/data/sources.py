@@ -34,6 +34,7 @@ from nextscale.model.data.markov import Markov, markov
 from nextscale.model.data.mixture import Mix, in_proportion, spread_evenly
 from nextscale.model.data.windows import Split, Windows, shuffled
 from nextscale.model.errors import InputError
+from nextscale.model.storage.address import absolute
 
 _TRAIN, _HELD_OUT = 0, 1
 
@@ -221,7 +222,7 @@ def resolve(data: DataConfig) -> DataConfig:
 
 
 def _resolved_tokens(data: TokenData) -> TokenData:
-    path = str(Path(data.path).expanduser().absolute())
+    path = absolute(data.path)
     manifest = token_files.manifest(path)
     settled = manifest.settled
     fingerprint = manifest.digest(path, lambda: token_files.fingerprint(path))
@@ -368,8 +369,8 @@ def _corpus(data: TextData | TokenData, context: int) -> tuple[Split, float | No
 
 
 @functools.lru_cache(maxsize=16)
-def _memory_maps(path: str, stamp: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _memory_maps(path: str, stamp: str) -> tuple[list[token_files.Tokens], list[token_files.Tokens]]:
     """Of the files for training and those held out. They serve the runs of a process as long as the files stay as
     `stamp` says."""
-    train, held_out = ([token_files.memory_map(file) for file in files] for files in token_files.shards(path))
+    train, held_out = map(token_files.tokens_of, token_files.shards(path))
     return train, held_out

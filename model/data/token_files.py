@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nextscale.model.data.manifest import Manifest
+from nextscale.model.data.remote import RemoteFile, RemoteTokens, files_in
 from nextscale.model.errors import InputError, first_line
+from nextscale.model.storage.address import address_of
+from nextscale.model.storage.bucket import in_parallel
 
 _HEADER_BYTES = 256 * 4
 _LLMC_TYPES = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}
@@ -21,7 +27,12 @@ _HELD_OUT = re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])", re.IGNORECASE)
 _SAMPLE_BYTES, _SAMPLES = 1 << 20, 64
 
 
-def shards(path: str) -> tuple[list[Path], list[Path]]:
+TokenFile = Path | RemoteFile
+Tokens = np.ndarray | RemoteTokens
+"""Of one file, read on demand: `len` and `numpy.asarray` are what they have in common."""
+
+
+def shards(path: str) -> tuple[list[TokenFile], list[TokenFile]]:
     """The training and the held-out files at `path`.
 
     In a folder, files with the word `val`, `valid` or `validation` in their name are held out.
@@ -29,12 +40,18 @@ def shards(path: str) -> tuple[list[Path], list[Path]]:
     Raises:
         InputError: there is nothing to train on.
     """
-    root = Path(path).expanduser()
-    if root.is_file():
-        return [root], []
-    if not root.exists():
+    if (address := address_of(path)) is not None:
+        listed: list[TokenFile] = [*files_in(address)]
+        root, whole = address, len(listed) == 1 and str(listed[0]) == address
+    else:
+        place = Path(path).expanduser()
+        listed = [*([place] if place.is_file() else sorted(place.glob("*")))]
+        root, whole = str(place), place.is_file()
+    if whole:
+        return listed, []
+    if not listed and (address is not None or not Path(root).exists()):
         raise InputError(f"data.path: there is no file or folder {root}; name a .bin or .npy file, or a folder of them")
-    kinds = {suffix: sorted(root.glob(f"*{suffix}")) for suffix in (".bin", ".npy")}
+    kinds = {kind: [file for file in listed if file.name.endswith(kind)] for kind in (".bin", ".npy")}
     if all(kinds.values()):
         raise InputError(f"data.path: {root} holds .bin and .npy files; move those of one kind elsewhere")
     files = kinds[".bin"] or kinds[".npy"]
@@ -45,17 +62,29 @@ def shards(path: str) -> tuple[list[Path], list[Path]]:
     return train, held_out
 
 
-def memory_map(file: Path) -> np.ndarray:
-    """The tokens of one file, whole numbers of 8 to 64 bits, read on demand.
+def tokens_of(files: Sequence[TokenFile]) -> list[Tokens]:
+    """The tokens of files, each whole numbers of 8 to 64 bits, read on demand.
 
     Raises:
-        InputError: the file is empty, cut short, of another version, or an array that is no list of tokens.
+        InputError: a file is empty, cut short, of another version, or an array that is no list of tokens.
     """
-    if file.suffix == ".npy":
-        return _numpy_file(file)
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        header = np.frombuffer(stream.read(_HEADER_BYTES)[: size // 4 * 4], np.int32)
+    return in_parallel(_tokens_of, files)
+
+
+def _tokens_of(file: TokenFile) -> Tokens:
+    size, head = _size(file), _read(file, 0, _HEADER_BYTES)
+    dtype, offset, count = _numpy_layout(file, head, size) if file.suffix == ".npy" else _layout(file, head, size)
+    if isinstance(file, RemoteFile):
+        return RemoteTokens(file, dtype, offset, count)
+    return np.memmap(file, dtype, "r", offset=offset, shape=(count,))
+
+
+Layout = tuple[np.dtype, int, int]
+"""Of what kind the tokens of a file are, at which byte they begin, and how many they are."""
+
+
+def _layout(file: TokenFile, head: bytes, size: int) -> Layout:
+    header = np.frombuffer(head[: len(head) // 4 * 4], np.int32)
     magic = int(header[0]) if len(header) else 0
     if magic in _LLMC_MAGICS:
         version = int(header[1]) if len(header) > 1 else 0
@@ -71,28 +100,35 @@ def memory_map(file: Path) -> np.ndarray:
             raise InputError(
                 f"data.path: {file} is cut short: its header promises {promised} tokens, it holds {held}; copy it again"
             )
-        return np.memmap(file, dtype, "r", offset=_HEADER_BYTES, shape=(promised,))
+        return dtype, _HEADER_BYTES, promised
     if size == 0 or size % 2:
         raise InputError(
             f"data.path: {file} is not whole: {size} bytes is no number of uint16 tokens; copy or write it again"
         )
-    return np.memmap(file, np.uint16, "r")
+    return np.dtype(np.uint16), 0, size // 2
 
 
-def _numpy_file(file: Path) -> np.ndarray:
+def _numpy_layout(file: TokenFile, head: bytes, size: int) -> Layout:
+    stream = io.BytesIO(head)
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        version = np.lib.format.read_magic(stream)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, _, dtype = read(stream)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+    except (ValueError, EOFError, KeyError) as error:
         raise InputError(
             f"data.path: {file} is no whole .npy file ({first_line(error)}); copy or save it again"
         ) from None
-    if array.ndim != 1:
+    if len(shape) != 1:
+        raise InputError(f"data.path: {file} is an array of shape {shape}; save one row of tokens, `array.ravel()`")
+    if dtype.name not in _NUMPY_TYPES:
+        raise InputError(f"data.path: {file} holds {dtype.name}; save tokens as one of {', '.join(_NUMPY_TYPES)}")
+    if size < (whole := stream.tell() + shape[0] * dtype.itemsize):
         raise InputError(
-            f"data.path: {file} is an array of shape {array.shape}; save one row of tokens, `array.ravel()`"
+            f"data.path: {file} is no whole .npy file (it holds {size} bytes of {whole}); copy or save it again"
         )
-    if array.dtype.name not in _NUMPY_TYPES:
-        raise InputError(f"data.path: {file} holds {array.dtype.name}; save tokens as one of {', '.join(_NUMPY_TYPES)}")
-    return array
+    return dtype, stream.tell(), shape[0]
 
 
 def manifest(path: str) -> Manifest:
@@ -109,15 +145,27 @@ def fingerprint(path: str) -> str:
     """sha256 over names, sizes and content: all of a file up to 64 MiB, else 64 evenly spaced samples of 1 MiB."""
     digest = hashlib.sha256()
     train, held_out = shards(path)
+    tokens_of(train + held_out)
     for file in train + held_out:
-        memory_map(file)
-        size = file.stat().st_size
+        size = _size(file)
         digest.update(f"{'val' if file in held_out else 'train'}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            if size <= _SAMPLE_BYTES * _SAMPLES:
-                digest.update(stream.read())
-            else:
-                for start in np.linspace(0, size - _SAMPLE_BYTES, _SAMPLES).astype(np.int64):
-                    stream.seek(int(start))
-                    digest.update(stream.read(_SAMPLE_BYTES))
+        starts = [0] if size <= _SAMPLE_BYTES * _SAMPLES else np.linspace(0, size - _SAMPLE_BYTES, _SAMPLES).astype(int)
+        count = size if len(starts) == 1 else _SAMPLE_BYTES
+        for content in in_parallel(functools.partial(_read, file, size=count), map(int, starts)):
+            digest.update(content)
     return digest.hexdigest()[:16]
+
+
+def _size(file: TokenFile) -> int:
+    return file.object.size if isinstance(file, RemoteFile) else file.stat().st_size
+
+
+def _read(file: TokenFile, start: int, size: int) -> bytes:
+    if isinstance(file, RemoteFile):
+        # What is read whole is wanted here anyway.
+        if start == 0 and size == file.object.size:
+            return file.local().read_bytes()
+        return file.read(start, size)
+    with file.open("rb") as stream:
+        stream.seek(start)
+        return stream.read(size)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from nextscale.model.data.remote import RemoteTokens
 from nextscale.model.errors import InputError
 
 _BLOCK_TOKENS = 16_384
@@ -20,7 +21,7 @@ _HELD_OUT_EVERY = 32
 class Windows:
     """Windows of `context` + 1 tokens (the last is only predicted), `context` apart, of one or more shards."""
 
-    shards: Sequence[np.ndarray]
+    shards: Sequence[np.ndarray | RemoteTokens]
     context: int
 
     @property
