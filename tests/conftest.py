@@ -85,6 +85,23 @@ def hosts(beside, tmp_path):
         yield made
 
 
+@pytest.fixture(scope="session")
+def _s3_server(beside):
+    pytest.importorskip("moto.server")
+    server = beside("s3").Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(_s3_server, monkeypatch):
+    """An S3 server; see `s3.py`."""
+    for name, value in _s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield _s3_server
+    _s3_server.faults.clear()
+
+
 @pytest.fixture
 def staged(staging, tmp_path):
     """A sweep that a test takes forward step by step, in `tmp_path / "out"`: `staged()`, `staged(name="other")`."""

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     "fit": "errors jsonable conventions intervals | table | laws | estimate | curves tuning | optimum | trust "
     "| tasks plot",
-    "model": "errors | config | accounting rules | record | data external meter | network | training | trained ahead "
-    "| __main__",
+    "model": "errors | config | accounting rules | record | storage | data external meter | network | training "
+    "| trained ahead | __main__",
     "cluster": "hardware | controller | ray",
     "sweeps": "errors | show | spec | ledger | design | store | budget | loggers study | forecasts | findings | plan "
     "| page | report | watch | board run | terminal | commands.analysis | commands.curves commands.models "

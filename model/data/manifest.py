@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar, cast
 
-from nextscale.model.data.text import cache_folder, one_at_a_time
+from nextscale.model.data.remote import RemoteFile
 from nextscale.model.errors import InputError
 from nextscale.model.record import new_file
+from nextscale.model.storage.address import absolute
+from nextscale.model.storage.cache import cache_folder, one_at_a_time
 
 T = TypeVar("T")
 
@@ -24,12 +26,13 @@ _TICK = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Files, each with its size in bytes and the time of its last change in nanoseconds."""
+    """Files, each with its size in bytes and the time of its last change in nanoseconds; in a bucket, with its size and
+    etag, and whatever is read of it is of that state."""
 
-    entries: tuple[tuple[Path, int, int], ...]
+    entries: tuple[tuple[Path | RemoteFile, int, int | str], ...]
 
     @classmethod
-    def of(cls, files: Iterable[Path]) -> Manifest:
+    def of(cls, files: Iterable[Path | RemoteFile]) -> Manifest:
         return cls(tuple((file, *_state(file)) for file in files))
 
     @functools.cached_property
@@ -41,7 +44,8 @@ class Manifest:
     @property
     def settled(self) -> bool:
         """Whether a change from now on shows."""
-        return all(changed / 1e9 < time.time() - _TICK for _, _, changed in self.entries)
+        times = [changed for _, _, changed in self.entries if isinstance(changed, int)]
+        return all(changed / 1e9 < time.time() - _TICK for changed in times)
 
     def check(self) -> None:
         """
@@ -67,7 +71,7 @@ class Manifest:
         Raises:
             InputError: a file was written to meanwhile.
         """
-        folder, name = cache_folder() / "tokens", hashlib.sha256(str(Path(path).absolute()).encode()).hexdigest()[:16]
+        folder, name = cache_folder() / "tokens", hashlib.sha256(absolute(path).encode()).hexdigest()[:16]
         kept = folder / (f"{name}.json" if what == "digest" else f"{name}-{what}.json")
         with contextlib.ExitStack() as alone:
             with contextlib.suppress(OSError):  # without a place to keep it, it is computed again
@@ -85,7 +89,9 @@ class Manifest:
             return found
 
 
-def _state(file: Path) -> tuple[int, int]:
+def _state(file: Path | RemoteFile) -> tuple[int, int | str]:
+    if isinstance(file, RemoteFile):
+        return file.object.size, file.object.etag
     try:
         status = file.stat()
     except FileNotFoundError:

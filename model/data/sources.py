@@ -35,6 +35,7 @@ from nextscale.model.data.mixture import Mix, in_proportion, spread_evenly
 from nextscale.model.data.token_files import Place, Shard
 from nextscale.model.data.windows import Split, Windows, shuffled
 from nextscale.model.errors import InputError
+from nextscale.model.storage.address import absolute
 
 _TRAIN, _HELD_OUT = 0, 1
 
@@ -222,7 +223,7 @@ def resolve(data: DataConfig) -> DataConfig:
 
 
 def _resolved_tokens(data: TokenData) -> TokenData:
-    path = str(Path(data.path).expanduser().absolute())
+    path = absolute(data.path)
     manifest = token_files.manifest(path)
     settled = manifest.settled
     fingerprint = manifest.kept(path, "digest", lambda: token_files.fingerprint(path, data.dtype))
@@ -385,5 +386,6 @@ def _shards(data: TokenData, manifest: Manifest) -> tuple[list[Shard], list[Shar
 def _opened(path: str, dtype: str, manifest: Manifest) -> tuple[list[Shard], list[Shard]]:
     """They serve the runs of a process as long as the files stay as they are."""
     found = manifest.kept(path, f"places-{dtype}", lambda: token_files.places(path, dtype))
-    train, held_out = ([Shard(Place(*place)) for place in files] for files in found)
+    listed = {str(file): file for file, _, _ in manifest.entries}
+    train, held_out = ([Shard(Place(*place), listed[place[0]]) for place in files] for files in found)
     return train, held_out

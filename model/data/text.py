@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
@@ -19,9 +18,12 @@ import numpy as np
 
 from nextscale.model.config.data import TextData, is_resolved
 from nextscale.model.data import tokenizer
+from nextscale.model.data.remote import local_copy
 from nextscale.model.data.rows import SUFFIXES, holds_rows, rows
 from nextscale.model.errors import InputError
 from nextscale.model.record import new_file
+from nextscale.model.storage.address import absolute, address_of
+from nextscale.model.storage.cache import cache_folder, one_at_a_time
 
 T = TypeVar("T")
 
@@ -38,20 +40,13 @@ _ABANDONED_SECONDS = 3600
 _REPORT_SECONDS = 10
 
 
-def cache_folder() -> Path:
-    """Per user: $NEXTSCALE_CACHE, else nextscale/ in $XDG_CACHE_HOME or ~/.cache."""
-    if named := os.environ.get("NEXTSCALE_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nextscale"
-
-
 def resolved(data: TextData) -> TextData:
     """The same text with all filled in that names its content, its tokens kept from now on.
 
     Raises:
         InputError: text or tokenizer cannot be read, or the vocabulary is not that of the tokenizer.
     """
-    path = data.path if data.path == STDLIB else str(Path(data.path).expanduser().absolute())
+    path = data.path if data.path == STDLIB else absolute(data.path)
     found: dict[str, str | None] = {"path": path}
     # What was named before by its content was read as the files are.
     if data.column is None and data.fingerprint is None and _all_hold_rows(path):
@@ -66,7 +61,7 @@ def resolved(data: TextData) -> TextData:
                 f"{encoder.size} or more"
             )
         found = {
-            "tokenizer": str(Path(data.tokenizer).expanduser().absolute()),
+            "tokenizer": absolute(data.tokenizer),
             "tokenizer_fingerprint": encoder.fingerprint,
             "end": encoder.end_token(data.end),
         }
@@ -258,6 +253,8 @@ def _all_hold_rows(path: str) -> bool:
 
 
 def _root(path: str) -> Path:
+    if (address := address_of(path)) is not None:
+        return local_copy(address)
     root = Path(sysconfig.get_paths()["stdlib"]) if path == STDLIB else Path(path).expanduser()
     if not root.exists():
         raise InputError(f"data.path: there is no file or folder {root}; name one, or {STDLIB}")
@@ -333,16 +330,3 @@ def _delete_abandoned(folder: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - file.stat().st_mtime > _ABANDONED_SECONDS:
                 file.unlink()
-
-
-@contextlib.contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Processes that tokenise into a folder wait for each other: most want the same text. Where the file system knows
-    no locks, each does the work."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

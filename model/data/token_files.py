@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nextscale.model.data.manifest import Manifest
+from nextscale.model.data.remote import RemoteFile, files_in
 from nextscale.model.errors import InputError, first_line
+from nextscale.model.storage.address import address_of
+from nextscale.model.storage.bucket import in_parallel
 
 _HEADER_BYTES = 256 * 4
 _LLMC_TYPES = {(20240520, 1): np.uint16, (20240801, 7): np.uint32}
@@ -24,7 +28,10 @@ _HELD_OUT = re.compile(r"(?<![a-z])val(id|idation)?(?![a-z])", re.IGNORECASE)
 _SAMPLE_BYTES, _SAMPLES = 1 << 20, 64
 
 
-def shards(path: str) -> tuple[list[Path], list[Path]]:
+TokenFile = Path | RemoteFile
+
+
+def shards(path: str) -> tuple[list[TokenFile], list[TokenFile]]:
     """The training and the held-out files at `path`.
 
     In a folder, files with the word `val`, `valid` or `validation` in their name are held out.
@@ -32,12 +39,18 @@ def shards(path: str) -> tuple[list[Path], list[Path]]:
     Raises:
         InputError: there is nothing to train on.
     """
-    root = Path(path).expanduser()
-    if root.is_file():
-        return [root], []
-    if not root.exists():
+    if (address := address_of(path)) is not None:
+        listed: list[TokenFile] = [*files_in(address)]
+        root, whole = address, len(listed) == 1 and str(listed[0]) == address
+    else:
+        place = Path(path).expanduser()
+        listed = [*([place] if place.is_file() else sorted(place.glob("*")))]
+        root, whole = str(place), place.is_file()
+    if whole:
+        return listed, []
+    if not listed and (address is not None or not Path(root).exists()):
         raise InputError(f"data.path: there is no file or folder {root}; name a .bin or .npy file, or a folder of them")
-    kinds = {suffix: sorted(root.glob(f"*{suffix}")) for suffix in (".bin", ".npy")}
+    kinds = {kind: [file for file in listed if file.name.endswith(kind)] for kind in (".bin", ".npy")}
     if all(kinds.values()):
         raise InputError(f"data.path: {root} holds .bin and .npy files; move those of one kind elsewhere")
     files = kinds[".bin"] or kinds[".npy"]
@@ -60,11 +73,11 @@ class Place(NamedTuple):
 
 
 class Shard:
-    """The tokens of a file, whole numbers of 8 to 64 bits: opened when the first of them is wanted, and read on
-    demand."""
+    """The tokens of a file, whole numbers of 8 to 64 bits: opened when the first of them is wanted, and read on demand;
+    of one in a bucket a copy is made then."""
 
-    def __init__(self, place: Place):
-        self.place = place
+    def __init__(self, place: Place, file: TokenFile):
+        self.place, self._file = place, file
 
     def __len__(self) -> int:
         return self.place.length
@@ -74,11 +87,11 @@ class Shard:
 
     @functools.cached_property
     def _tokens(self) -> np.ndarray:
-        if self.place.length == 0:
-            return np.empty(0, self.place.dtype)
-        return np.memmap(
-            self.place.file, np.dtype(self.place.dtype), "r", offset=self.place.offset, shape=(self.place.length,)
-        )
+        _, dtype, offset, length, _ = self.place
+        if length == 0:
+            return np.empty(0, dtype)
+        file = self._file.local() if isinstance(self._file, RemoteFile) else self._file
+        return np.memmap(file, np.dtype(dtype), "r", offset=offset, shape=(length,))
 
 
 def places(path: str, dtype: str) -> tuple[list[Place], list[Place]]:
@@ -90,18 +103,16 @@ def places(path: str, dtype: str) -> tuple[list[Place], list[Place]]:
     Raises:
         InputError: a file is empty, cut short, of another version, or an array that is no list of tokens.
     """
-    train, held_out = ([place_in(file, dtype) for file in files] for files in shards(path))
+    train, held_out = (in_parallel(functools.partial(place_in, dtype=dtype), files) for files in shards(path))
     return train, held_out
 
 
-def place_in(file: Path, dtype: str = "uint16") -> Place:
+def place_in(file: TokenFile, dtype: str = "uint16") -> Place:
     """See `places`."""
+    size, head = _size(file), _read(file, 0, _HEADER_BYTES)
     if file.suffix == ".npy":
-        array = _numpy_file(file)
-        return Place(str(file.absolute()), array.dtype.str, getattr(array, "offset", 0), len(array), True)
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        header = np.frombuffer(stream.read(_HEADER_BYTES)[: size // 4 * 4], np.int32)
+        return Place(str(file), *_numpy_layout(file, head, size), True)
+    header = np.frombuffer(head[: len(head) // 4 * 4], np.int32)
     magic = int(header[0]) if len(header) else 0
     if magic in _LLMC_MAGICS:
         version = int(header[1]) if len(header) > 1 else 0
@@ -117,13 +128,13 @@ def place_in(file: Path, dtype: str = "uint16") -> Place:
             raise InputError(
                 f"data.path: {file} is cut short: its header promises {promised} tokens, it holds {held}; copy it again"
             )
-        return Place(str(file.absolute()), own.str, _HEADER_BYTES, promised, True)
+        return Place(str(file), own.str, _HEADER_BYTES, promised, True)
     bytes_each = np.dtype(dtype).itemsize
     if size == 0 or size % bytes_each:
         raise InputError(
             f"data.path: {file} is not whole: {size} bytes is no number of {dtype} tokens; copy or write it again"
         )
-    return Place(str(file.absolute()), np.dtype(dtype).str, 0, size // bytes_each, False)
+    return Place(str(file), np.dtype(dtype).str, 0, size // bytes_each, False)
 
 
 def check_vocab(files: Iterable[Place], vocab: int) -> None:
@@ -139,20 +150,28 @@ def check_vocab(files: Iterable[Place], vocab: int) -> None:
             )
 
 
-def _numpy_file(file: Path) -> np.ndarray:
+def _numpy_layout(file: TokenFile, head: bytes, size: int) -> tuple[str, int, int]:
+    """Of which dtype the tokens are, at which byte they begin, and how many they are."""
+    stream = io.BytesIO(head)
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        version = np.lib.format.read_magic(stream)
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        shape, _, dtype = read(stream)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+    except (ValueError, EOFError, KeyError) as error:
         raise InputError(
             f"data.path: {file} is no whole .npy file ({first_line(error)}); copy or save it again"
         ) from None
-    if array.ndim != 1:
+    if len(shape) != 1:
+        raise InputError(f"data.path: {file} is an array of shape {shape}; save one row of tokens, `array.ravel()`")
+    if dtype.name not in _NUMPY_TYPES:
+        raise InputError(f"data.path: {file} holds {dtype.name}; save tokens as one of {', '.join(_NUMPY_TYPES)}")
+    if size < (whole := stream.tell() + shape[0] * dtype.itemsize):
         raise InputError(
-            f"data.path: {file} is an array of shape {array.shape}; save one row of tokens, `array.ravel()`"
+            f"data.path: {file} is no whole .npy file (it holds {size} bytes of {whole}); copy or save it again"
         )
-    if array.dtype.name not in _NUMPY_TYPES:
-        raise InputError(f"data.path: {file} holds {array.dtype.name}; save tokens as one of {', '.join(_NUMPY_TYPES)}")
-    return array
+    return dtype.str, stream.tell(), shape[0]
 
 
 def manifest(path: str) -> Manifest:
@@ -169,15 +188,27 @@ def fingerprint(path: str, dtype: str = "uint16") -> str:
     """sha256 over names, sizes and content: all of a file up to 64 MiB, else 64 evenly spaced samples of 1 MiB."""
     digest = hashlib.sha256()
     train, held_out = shards(path)
+    in_parallel(functools.partial(place_in, dtype=dtype), train + held_out)
     for file in train + held_out:
-        place_in(file, dtype)
-        size = file.stat().st_size
+        size = _size(file)
         digest.update(f"{'val' if file in held_out else 'train'}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            if size <= _SAMPLE_BYTES * _SAMPLES:
-                digest.update(stream.read())
-            else:
-                for start in np.linspace(0, size - _SAMPLE_BYTES, _SAMPLES).astype(np.int64):
-                    stream.seek(int(start))
-                    digest.update(stream.read(_SAMPLE_BYTES))
+        starts = [0] if size <= _SAMPLE_BYTES * _SAMPLES else np.linspace(0, size - _SAMPLE_BYTES, _SAMPLES).astype(int)
+        count = size if len(starts) == 1 else _SAMPLE_BYTES
+        for content in in_parallel(functools.partial(_read, file, size=count), map(int, starts)):
+            digest.update(content)
     return digest.hexdigest()[:16]
+
+
+def _size(file: TokenFile) -> int:
+    return file.object.size if isinstance(file, RemoteFile) else file.stat().st_size
+
+
+def _read(file: TokenFile, start: int, size: int) -> bytes:
+    if isinstance(file, RemoteFile):
+        # What is read whole is wanted here anyway.
+        if start == 0 and size == file.object.size:
+            return file.local().read_bytes()
+        return file.read(start, size)
+    with file.open("rb") as stream:
+        stream.seek(start)
+        return stream.read(size)

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from nextscale.model.data.remote import local_copy
 from nextscale.model.errors import InputError, first_line
+from nextscale.model.storage.address import address_of
 
 END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]")
 _PIECE = 1 << 20
@@ -88,7 +90,8 @@ def load(path: str) -> Tokenizer:
     """
     import tokenizers
 
-    file = Path(path).expanduser()
+    address = address_of(path)
+    file = Path(path).expanduser() if address is None else local_copy(address)
     try:
         content = file.read_bytes()
         encoder = tokenizers.Tokenizer.from_buffer(content)
@@ -103,7 +106,7 @@ def load(path: str) -> Tokenizer:
     # What only looks like the end of a document must not end it.
     encoder.encode_special_tokens = True
     size = max(encoder.get_vocab(with_added_tokens=True).values(), default=-1) + 1
-    return Tokenizer(encoder, str(file), size, hashlib.sha256(content).hexdigest()[:16])
+    return Tokenizer(encoder, path if address else str(file), size, hashlib.sha256(content).hexdigest()[:16])
 
 
 def decode_utf8(content: Iterable[bytes], file: Path) -> Iterator[str]:

@@ -19,10 +19,10 @@ from etils import epath
 
 from nextscale.model.config.code import Code, Function
 from nextscale.model.config.module import Counts, ModuleModel
-from nextscale.model.data.text import cache_folder
 from nextscale.model.errors import InputError
 from nextscale.model.external.code import check_name, fingerprint
 from nextscale.model.record import write_atomically
+from nextscale.model.storage.cache import cache_folder
 
 _COMPILES_QUICKLY = "--xla_backend_optimization_level=0"
 _CHANGES_COUNTS = ("nextscale", "jax", "flax")

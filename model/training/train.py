@@ -12,12 +12,12 @@ import jax
 
 from nextscale.model.config.run import Parent, RunConfig
 from nextscale.model.data.sources import open_sets, open_source
-from nextscale.model.data.text import cache_folder
 from nextscale.model.errors import InputError
 from nextscale.model.external import code
 from nextscale.model.network.processes import barrier
 from nextscale.model.network.sharding import Layout, mesh_of
 from nextscale.model.record import Row, RunDirectory
+from nextscale.model.storage.cache import cache_folder
 from nextscale.model.training.attempt import RunContext, attempt
 from nextscale.model.training.checkpoint import CheckpointPolicy
 from nextscale.model.training.evaluate import Evaluation

@@ -26,6 +26,7 @@ from nextscale.cluster.hardware.catalogue import share_of_peak
 from nextscale.model.config.external import AnyRun, ExternalRun
 from nextscale.model.config.run import RunConfig
 from nextscale.model.record import Row, RunDirectory, append_row, is_number, pattern_in, read_curve, write_atomically
+from nextscale.model.storage.address import address_of
 from nextscale.sweeps.design.chosen_runs import dropped_runs
 from nextscale.sweeps.errors import SpecError, damaged_file_error
 from nextscale.sweeps.ledger import digest_of
@@ -53,7 +54,7 @@ class Store:
         Raises:
             SpecError: nothing can be written there, or not be read back.
         """
-        store = cls(Path(root).expanduser().absolute())
+        store = cls(_local(root))
         if (problem := pattern_in(store.root)) is not None:
             raise SpecError(f"--out {root}: {problem}")
         try:
@@ -72,7 +73,7 @@ class Store:
         Raises:
             SpecError: there is none.
         """
-        store = cls(Path(root).expanduser().absolute())
+        store = cls(_local(root))
         if not (store.root / "runs").is_dir():
             raise SpecError(
                 f"{root}: holds no sweep (there is no {store.root / 'runs'}); name the --out of `nextscale run`"
@@ -156,6 +157,12 @@ class Store:
             with contextlib.suppress(ValueError, FileNotFoundError):
                 found.append(SweepSpec.model_validate_json(path.read_text()))
         return found
+
+
+def _local(root: str | Path) -> Path:
+    if (address := address_of(root)) is not None:
+        raise SpecError(f"--out {address}: a sweep does not run in a bucket; name a folder that all workers share")
+    return Path(root).expanduser().absolute()
 
 
 def load(*roots: str | Path, sweep: str | None = None, unreadable: bool = False) -> pd.DataFrame:

@@ -264,7 +264,7 @@ def data_faults(runs: Sequence[RunDirectory]) -> Iterator[Fault]:
             yield Fault(path, what, mend)
             continue
         if found != fingerprint:
-            changed = max(changed for _, _, changed in token_files.manifest(path).entries)
+            changed = max(int(changed) for _, _, changed in token_files.manifest(path).entries)
             later = [run.path.name for run in of if _finished_after(run, changed)]
             named = ", ".join(later[:_NAMED]) + f" and {len(later) - _NAMED} more" * (len(later) > _NAMED)
             yield Fault(

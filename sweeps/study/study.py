@@ -20,6 +20,7 @@ from nextscale.fit.trust.consensus import Consensus
 from nextscale.model.accounting import flops_per_token
 from nextscale.model.config.data import single_sources
 from nextscale.model.config.external import ExternalRun
+from nextscale.model.storage.address import absolute
 from nextscale.sweeps.design.chosen_runs import ChosenRuns, all_runs, without_dropped
 from nextscale.sweeps.design.expand import resolve_spec
 from nextscale.sweeps.design.planned_run import PlannedRun, Role, count_parameters
@@ -70,7 +71,7 @@ class Study:
         """
         for part in () if isinstance(spec, ExternalSpec) else single_sources(spec.data).values():
             path = getattr(part, "path", None)
-            if path is not None and Path(path).expanduser().absolute() == Path(out).expanduser().absolute():
+            if path is not None and absolute(path) == absolute(out):
                 raise SpecError(f"--out {out}: is the folder of the data; name another", ("data", "path"))
         self.spec = spec if as_left else resolve_spec(spec)
         self.store = Store.at(out)

@@ -21,6 +21,7 @@ from nextscale.model.config.data import TextData
 from nextscale.model.data import text, tokenizer
 from nextscale.model.data.sources import open_source, resolve
 from nextscale.model.errors import InputError
+from nextscale.model.storage.cache import cache_folder
 
 DOCUMENTS = [
     "def f():\n    return 1\n",
@@ -133,7 +134,7 @@ class TestRows:
         with pytest.raises(InputError, match=says) as error:
             resolve(TextData(source="text", path=str(file)))
         assert "\n" not in str(error.value)
-        assert not list((text.cache_folder() / "text").glob(".*"))
+        assert not list((cache_folder() / "text").glob(".*"))
 
     @pytest.mark.parametrize("form", ["jsonl.gz", "parquet"])
     def test_files_that_are_cut_short(self, tmp_path, form):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from nextscale.model.config.data import MixtureData, TextData, TokenData
-from nextscale.model.data import text, token_files
+from nextscale.model.data import token_files
 from nextscale.model.data.sources import check_unchanged, open_sets, open_source, resolve
 from nextscale.model.errors import InputError
+from nextscale.model.storage.cache import cache_folder
 from nextscale.model.training.checkpoint import CheckpointPolicy
 from nextscale.model.training.train import train
 
@@ -89,7 +90,7 @@ class TestBeforeARun:
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
         assert token_files.fingerprint(str(file)) != data.fingerprint
         assert resolve(tokens(file)).fingerprint == data.fingerprint
-        kept = text.cache_folder() / "tokens"
+        kept = cache_folder() / "tokens"
         for record in kept.iterdir():
             record.unlink()
         open_source(tiny_run(data=pickle.loads(pickle.dumps(data))))

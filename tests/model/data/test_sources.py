@@ -15,6 +15,7 @@ from nextscale.model.data.sources import open_source, resolve
 from nextscale.model.data.token_files import Shard, place_in
 from nextscale.model.data.windows import Split, Windows, shuffled
 from nextscale.model.errors import InputError
+from nextscale.model.storage.cache import cache_folder
 
 VERSIONS = {20240520: 1, 20240801: 7}
 
@@ -160,7 +161,7 @@ class TestText:
         (tmp_path / "t").write_text(f"text {damage}")
         data = resolve(TextData(source="text", path=str(tmp_path), vocab=256))
         whole = bytes(text.tokens(data)[0])
-        kept = text.cache_folder() / "text" / f"{data.fingerprint}-256.bin"
+        kept = cache_folder() / "text" / f"{data.fingerprint}-256.bin"
         kept.write_bytes(damage(whole))
         assert bytes(text.tokens(data)[0]) == whole
 
@@ -196,11 +197,11 @@ class TestTokens:
     @pytest.mark.parametrize("magic", [20240520, 20240801])
     def test_llmc_files(self, tmp_path, magic):
         file = llmc_file(tmp_path / "x.bin", [1, 2, 65535], magic)
-        np.testing.assert_array_equal(Shard(place_in(file)), [1, 2, 65535])
+        np.testing.assert_array_equal(Shard(place_in(file), file), [1, 2, 65535])
 
     def test_nanogpt_files(self, tmp_path):
         (tmp_path / "x.bin").write_bytes(np.array([7, 8, 9], np.uint16).tobytes())
-        np.testing.assert_array_equal(Shard(place_in(tmp_path / "x.bin")), [7, 8, 9])
+        np.testing.assert_array_equal(Shard(place_in(tmp_path / "x.bin"), tmp_path / "x.bin"), [7, 8, 9])
 
     def test_large_vocabularies_without_a_header(self, tmp_path, tiny_run):
         """What is read as pairs of 16 bits would pass for tokens: nothing is guessed."""

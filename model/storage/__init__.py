@@ -1,0 +1,1 @@
+"""Buckets of object storage, and what is kept of them on this machine."""

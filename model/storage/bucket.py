@@ -1,0 +1,208 @@
+"""`Bucket`: what is read from object storage, and written to it, by the protocols of S3 and Google Cloud Storage.
+
+obstore speaks them. It tries again what fails on its way; what fails for good is one line. A request may also do its
+work and lose its answer: repeating it must then be harmless. Reading, deleting and overwriting are; `create` notices.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import datetime
+import errno
+import functools
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nextscale.model.errors import InputError, first_line
+from nextscale.model.storage.address import address_of
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+RETRIES: RetryConfig = {"max_retries": 10, "retry_timeout": datetime.timedelta(minutes=3)}
+TIMEOUTS: ClientConfig = {"timeout": "10 min", "read_timeout": "30 s", "connect_timeout": "10 s"}
+"""Of one request; `read_timeout` of the time in which not a byte comes."""
+_LISTINGS = 5
+"""Times that a list is asked for that breaks off, which obstore does not do again."""
+_PIECE_BYTES = 1 << 25
+_AT_ONCE = 16
+_MOST_PARTS = 9_000
+"""Of a large object; S3 takes 10,000 (its API reference, CompleteMultipartUpload)."""
+_SHOWN = 200
+
+
+class BucketError(OSError):
+    """A bucket cannot be read or written, though it was tried again; says where and why."""
+
+    def __init__(self, address: str, why: str):
+        super().__init__(errno.EIO, why, address)
+
+
+@dataclasses.dataclass(frozen=True)
+class Object:
+    """An object in the state in which it was listed.
+
+    Attributes:
+        name: below the address that was asked.
+        size: in bytes.
+        etag: another whenever its content is written.
+    """
+
+    name: str
+    size: int
+    etag: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """A place in a bucket; names are below it.
+
+    Raises, wherever the bucket is asked:
+        BucketError: it cannot be read or written.
+        FileNotFoundError: there is no such object.
+        InputError: obstore is not installed, or there is no such bucket.
+    """
+
+    address: str
+
+    def get(self, name: str) -> bytes:
+        with self._asked(name):
+            return bytes(_obstore().get(self._store, name).bytes())
+
+    def read(self, one: Object, start: int, size: int) -> bytes:
+        """Bytes of an object in the state that is named.
+
+        Raises:
+            FileNotFoundError: it is gone, or in another state.
+        """
+        if size == 0:
+            return b""
+        options = {"if_match": one.etag, "range": (start, start + size)}
+        with self._asked(one.name):
+            return bytes(_obstore().get(self._store, one.name, options=options).bytes())
+
+    def pieces(self, one: Object) -> Iterator[bytes]:
+        """All of an object in the state that is named; see `read`."""
+        for start in range(0, one.size, _PIECE_BYTES):
+            yield self.read(one, start, min(_PIECE_BYTES, one.size - start))
+
+    def put(self, name: str, content: bytes | Path) -> None:
+        """Writes an object, whole or not at all."""
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        with self._asked(name):
+            _obstore().put(self._store, name, content, chunk_size=max(1 << 23, size // _MOST_PARTS + 1))
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Writes an object unless there is one of that name; tells whether the one that is there then is ours.
+
+        Args:
+            content: nobody else's; after an answer that was lost, it tells that it was written.
+        """
+        try:
+            with self._asked(name):
+                _obstore().put(self._store, name, content, mode="create")
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                return self.get(name) == content
+            return False
+        return True
+
+    def list(self, under: str = "") -> list[Object]:
+        """All objects whose names begin with `under`, which ends with a slash or is empty, in order of name."""
+        for left in reversed(range(_LISTINGS)):
+            try:
+                with self._asked(under):
+                    found = [one for some in _obstore().list(self._store, under or None) for one in some]
+                break
+            except BucketError as error:
+                if not left or "response body" not in str(error.strerror):
+                    raise
+        objects = [Object(one["path"], one["size"], one["e_tag"] or "") for one in found]
+        return sorted(objects, key=lambda one: one.name)
+
+    def head(self, name: str) -> Object | None:
+        """An object as it is now; None where there is none."""
+        try:
+            with self._asked(name):
+                found = _obstore().head(self._store, name)
+        except FileNotFoundError:
+            return None
+        return Object(name, found["size"], found["e_tag"] or "")
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Deletes objects; those that are not there are no error."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError), self._asked(name):
+                _obstore().delete(self._store, name)
+
+    @property
+    def _store(self) -> Any:
+        return _opened(self.address)
+
+    @contextlib.contextmanager
+    def _asked(self, name: str) -> Iterator[None]:
+        """What obstore raises, as our own."""
+        errors = _obstore().exceptions
+        try:
+            yield
+        except FileNotFoundError as error:
+            self._check_bucket(error)
+            raise FileNotFoundError(errno.ENOENT, "is not there", f"{self.address}/{name}") from None
+        except errors.AlreadyExistsError:
+            raise FileExistsError(errno.EEXIST, "is there already", f"{self.address}/{name}") from None
+        except errors.PreconditionError:
+            raise FileNotFoundError(errno.ENOENT, "has changed", f"{self.address}/{name}") from None
+        except errors.BaseError as error:
+            self._check_bucket(error)
+            raise BucketError(f"{self.address}/{name}".rstrip("/"), _why(error)) from None
+
+    def _check_bucket(self, error: Exception) -> None:
+        if "NoSuchBucket" in str(error):
+            raise InputError(f"{self.address}: there is no such bucket; make it first, or mend its name") from None
+
+
+def in_parallel(work: Callable[[T], R], these: Iterable[T]) -> list[R]:
+    """Many requests at once; the results in order."""
+    todo = [*these]
+    if len(todo) < 2:
+        return [work(one) for one in todo]
+    with concurrent.futures.ThreadPoolExecutor(min(_AT_ONCE, len(todo))) as pool:
+        return list(pool.map(work, todo))
+
+
+def _why(error: Exception) -> str:
+    """One line of what obstore says, which goes on with requests and settings."""
+    said = str(error)
+    if (code := re.search(r"status code: (\d+)", said)) is not None:
+        details = [found[1] for tag in ("Code", "Message") if (found := re.search(f"<{tag}>(.*?)</{tag}>", said))]
+        return f"the server says {': '.join([code[1], *details])}"[:_SHOWN]
+    return first_line(Exception(said.rpartition(" - ")[2]))[:_SHOWN]
+
+
+def _obstore() -> Any:
+    try:
+        import obstore
+        import obstore.exceptions
+    except ImportError:
+        raise InputError(
+            "s3:// and gs:// addresses need obstore, which is not installed; run pip install 'nextscale[cloud]'"
+        ) from None
+    return obstore
+
+
+@functools.lru_cache(maxsize=64)
+def _opened(address: str) -> Any:
+    from obstore.store import from_url
+
+    assert address_of(address) == address, address
+    named = [os.environ.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")]
+    unencrypted = any(one.startswith("http://") for one in named)  # somebody says so
+    return from_url(address, client_options={**TIMEOUTS, "allow_http": unencrypted}, retry_config=RETRIES)
