@@ -115,7 +115,7 @@ def _loss_plot(
     """By the fit to all runs where there is one, so that a budget typed beside it lies on the curve."""
     now = fit if latest is None else latest
     lowest = optima if latest is None else frontier(latest, optima["flops"].tolist())
-    told: dict[str, str] = {"title": ""} if latest is None else {"title": "", "held_out_as": "measured after"}
+    told: dict[str, Any] = {"title": ""} if latest is None else {"title": "", "held_out_as": "measured after"}
     loss = functools.partial(plot.loss_against, fit=now, optima=lowest, held_out=over, asked=asked, **told)
     caption = f"Every run, and the lowest loss that each budget buys, with its {fit.level:.0%} band of what a run would"
     caption += " measure"
