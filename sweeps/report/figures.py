@@ -58,10 +58,6 @@ def law_plots(
     scales = {"log": "log scale"} | ({"bits": "bits per byte"} if bits_per_nat else {})
     plots = []
     isoflop = functools.partial(plot.isoflop_curves, curves=curves, held_out=over)
-    now = fit if latest is None else latest
-    lowest = optima if latest is None else frontier(latest, optima["flops"].tolist())
-    told: dict[str, str] = {"title": ""} if latest is None else {"title": "", "held_out_as": "measured after"}
-    loss = functools.partial(plot.loss_against, fit=now, optima=lowest, held_out=over, asked=asked, **told)
     if curves or over:
         plots.append(
             Plot(
@@ -86,21 +82,7 @@ def law_plots(
             {"tokens": "tokens", "known": "known models"},
             functools.partial(_frontier_view, optima=optima, analysis=analysis, held_out=over),
         ),
-        Plot(
-            "loss",
-            "Loss against compute",
-            f"Every run, and the lowest loss that each budget buys, with its {level} band of what a run would measure"
-            + (
-                f": by a fit to all {len(now.runs)} runs. The star is the forecast before, by {len(fit.runs)} of them."
-                if over and asked
-                else "."
-            ),
-            (loss,),
-            now.runs.table,
-            ("flops", "loss"),
-            scales,
-            lambda on: functools.partial(_scaled, panel=loss, on=on, bits_per_nat=bits_per_nat),
-        ),
+        _loss_plot(fit, latest, optima, over, asked, scales, bits_per_nat),
         Plot(
             "surface",
             "The law over size and tokens",
@@ -119,6 +101,38 @@ def law_plots(
     if forecast_plot := _forecast_plot(summary):
         plots.insert(0, forecast_plot)
     return plots
+
+
+def _loss_plot(
+    fit: Fit,
+    latest: Fit | None,
+    optima: pd.DataFrame,
+    over: Sequence[IsoFlop],
+    asked: Sequence[Mapping[str, Any]],
+    scales: Mapping[str, str],
+    bits_per_nat: float | None,
+) -> Plot:
+    """By the fit to all runs where there is one, so that a budget typed beside it lies on the curve."""
+    now = fit if latest is None else latest
+    lowest = optima if latest is None else frontier(latest, optima["flops"].tolist())
+    told: dict[str, Any] = {"title": ""} if latest is None else {"title": "", "held_out_as": "measured after"}
+    loss = functools.partial(plot.loss_against, fit=now, optima=lowest, held_out=over, asked=asked, **told)
+    caption = f"Every run, and the lowest loss that each budget buys, with its {fit.level:.0%} band of what a run would"
+    caption += " measure"
+    if over and asked:
+        caption += (
+            f": by a fit to all {len(now.runs)} runs. The star is the forecast before, by {len(fit.runs)} of them"
+        )
+    return Plot(
+        "loss",
+        "Loss against compute",
+        f"{caption}.",
+        (loss,),
+        now.runs.table,
+        ("flops", "loss"),
+        scales,
+        lambda on: functools.partial(_scaled, panel=loss, on=on, bits_per_nat=bits_per_nat),
+    )
 
 
 def overview(plots: Sequence[Plot]) -> Plot:
