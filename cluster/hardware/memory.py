@@ -16,6 +16,8 @@ from nextscale.model.config.run import ModelConfig, RunConfig
 from nextscale.model.network.kernels import Recompute, kernel_for, loss_parts, query_blocks, scans
 
 _FLOAT32 = 4
+_INTO_HIDDEN = {"gelu": 1, "relu2": 1, "swiglu": 2, "none": 0}
+"""Products of an MLP before its activation."""
 _LANES = 128
 """What a TPU pads the last axis of an array to."""
 _SCORES_DTYPES = {"float32": _FLOAT32, "bfloat16": _FLOAT32 + 2}
@@ -141,7 +143,7 @@ def _kept(config: RunConfig, tensor: int, platform: str, recompute: Recompute, s
     if recompute == "full":
         return item * model.width
     if recompute == "dots" or (not scanned and kernel != "blocks"):
-        products = {"gelu": 1, "relu2": 1, "swiglu": 2, "none": 0}[model.mlp] * hidden
+        products = _INTO_HIDDEN[model.mlp] * hidden
         if recompute != "dots" and model.mlp != "none":
             products += hidden
         mixed = 0.0 if kernel == "blocks" else model.query_width * padded
@@ -191,15 +193,17 @@ def _cpu_block(config: RunConfig, tensor: int) -> float:
     parts = 8 * model.query_width + 0.5 * model.width
     if model.qk_norm:
         parts += 4 * model.query_width
-    parts += {"gelu": 3, "relu2": 2, "swiglu": 5, "none": 0}[model.mlp] * _hidden_width(model, routed=False)
+    one_mlp = _hidden_width(model, routed=False)
+    parts += {"gelu": 3, "relu2": 2, "swiglu": 5, "none": 0}[model.mlp] * one_mlp
+    parts += _INTO_HIDDEN[model.mlp] * (_hidden_width(model) - one_mlp)
     scores = _scores(config) * _SCORES_DTYPES[config.training.dtype]
     streams = 3.5 * model.width + _sorted_width(model) + parts / tensor
     return model.context * _FLOAT32 * streams + scores / tensor
 
 
 def _hidden_width(model: ModelConfig, *, routed: bool = True) -> float:
-    """Width of the hidden layers that a token passes in a block, the mean over blocks; on a CPU those of experts that
-    it is routed to are computed again instead of kept."""
+    """Width of the hidden layers that a token passes in a block, the mean over blocks; or but for those of experts that
+    it is routed to, of which a CPU keeps the products before the activation alone."""
     mixtures = mixture_blocks(model)
     experts = model.shared_experts + (model.experts_per_token if routed else 0)
     return ((model.depth - mixtures) * model.hidden_width + mixtures * experts * expert_width(model)) / model.depth

@@ -43,7 +43,7 @@ class MLP(nnx.Module):
         return activate(self.c.mlp, up_NxF, gate_NxF) @ self.down[...].astype(self.dtype)
 
 
-def activate(mlp: str, up_NxF: jax.Array, gate_NxF: jax.Array | None) -> jax.Array:
+def activate(mlp: str, up_NxF: jax.Array, gate_NxF: jax.Array | None = None) -> jax.Array:
     """The hidden layer, N x F."""
     if gate_NxF is not None:
         return jax.nn.silu(gate_NxF) * up_NxF
