@@ -16,8 +16,6 @@ from nextscale.model.config.run import ModelConfig, RunConfig
 from nextscale.model.network.kernels import Recompute, kernel_for, loss_parts, query_blocks, scans
 
 _FLOAT32 = 4
-_INTO_HIDDEN = {"gelu": 1, "relu2": 1, "swiglu": 2, "none": 0}
-"""Products of an MLP before its activation."""
 _LANES = 128
 """What a TPU pads the last axis of an array to."""
 _SCORES_DTYPES = {"float32": _FLOAT32, "bfloat16": _FLOAT32 + 2}
@@ -143,7 +141,7 @@ def _kept(config: RunConfig, tensor: int, platform: str, recompute: Recompute, s
     if recompute == "full":
         return item * model.width
     if recompute == "dots" or (not scanned and kernel != "blocks"):
-        products = _INTO_HIDDEN[model.mlp] * hidden
+        products = model.into_hidden * hidden
         if recompute != "dots" and model.mlp != "none":
             products += hidden
         mixed = 0.0 if kernel == "blocks" else model.query_width * padded
@@ -153,7 +151,9 @@ def _kept(config: RunConfig, tensor: int, platform: str, recompute: Recompute, s
     heads = item * (2 * model.query_width + 2 * keys) * padded
     if model.qk_norm:
         heads += (item + 2 * _FLOAT32) * (model.query_width + keys)
-    mlp = item * {"gelu": 6, "relu2": 3, "swiglu": 6, "none": 0}[model.mlp] * hidden + item * _sorted_width(model)
+    mlp = item * {"gelu": 6, "relu2": 3, "swiglu": 6, "none": 0}.get(model.mlp, 6) * hidden + item * _sorted_width(
+        model
+    )
     if kernel == "blocks":
         of_softmax = _scores(config) / model.context * _SCORES_DTYPES[config.training.dtype] / tensor
     return norms + (heads + mlp) / tensor + of_softmax
@@ -194,8 +194,8 @@ def _cpu_block(config: RunConfig, tensor: int) -> float:
     if model.qk_norm:
         parts += 4 * model.query_width
     one_mlp = _hidden_width(model, routed=False)
-    parts += {"gelu": 3, "relu2": 2, "swiglu": 5, "none": 0}[model.mlp] * one_mlp
-    parts += _INTO_HIDDEN[model.mlp] * (_hidden_width(model) - one_mlp)
+    parts += {"relu2": 2, "none": 0}.get(model.mlp, 2 * model.into_hidden + 1) * one_mlp
+    parts += model.into_hidden * (_hidden_width(model) - one_mlp)
     scores = _scores(config) * _SCORES_DTYPES[config.training.dtype]
     streams = 3.5 * model.width + _sorted_width(model) + parts / tensor
     return model.context * _FLOAT32 * streams + scores / tensor

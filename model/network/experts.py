@@ -24,8 +24,9 @@ from jax.sharding import PartitionSpec as P
 from nextscale.model.config.experts import expert_width, mixture_blocks
 from nextscale.model.config.run import Network
 from nextscale.model.network.attention import FROM_KERNEL, platform
-from nextscale.model.network.mlp import MLP, Weight, activate, matrix
+from nextscale.model.network.mlp import MLP, Weight, matrix
 from nextscale.model.network.sharding import row_axes, weight_spec
+from nextscale.model.network.variants import activate
 
 PyTree = Any
 
@@ -61,7 +62,7 @@ class Experts(nnx.Module):
     def __init__(self, c: Network, *, rngs: nnx.Rngs):
         F, E = expert_width(c), (c.experts,)
         self.up = matrix(rngs, "hidden", c.width, F, experts=E)
-        self.gate = matrix(rngs, "hidden", c.width, F, experts=E) if c.mlp == "swiglu" else None
+        self.gate = matrix(rngs, "hidden", c.width, F, experts=E) if c.into_hidden == 2 else None
         self.down = matrix(rngs, "output", F, c.width, experts=E)
 
 
@@ -180,7 +181,7 @@ def _local(
     order_S, place_S = _sorted(expert_S, E + 1, on_cpu)
     size_E = (expert_S[:, None] == jnp.arange(E)).sum(axis=0, dtype=jnp.int32)
     x_SxD = _taken(x_NxD, order_S, place_S)
-    y_SxD = (_on_cpu if on_cpu else _by_ragged_products)(c.mlp, x_SxD, size_E, up_ExDxF, down_ExFxD, gate_ExDxF)
+    y_SxD = (_on_cpu if on_cpu else _by_ragged_products)(c, x_SxD, size_E, up_ExDxF, down_ExFxD, gate_ExDxF)
     y_NxkxD = _taken(y_SxD, place_S, order_S).reshape(N, k, -1)
     if axis is not None:
         y_NxkxD = jnp.where((chosen_Nxk < E)[..., None], y_NxkxD, 0)
@@ -220,28 +221,28 @@ _taken.defvjp(_taken_forward, _taken_backward)
 
 
 def _by_ragged_products(
-    mlp: str, x_SxD: jax.Array, size_E: jax.Array, up_ExDxF: jax.Array, down_ExFxD: jax.Array, gate: jax.Array | None
+    c: Network, x_SxD: jax.Array, size_E: jax.Array, up_ExDxF: jax.Array, down_ExFxD: jax.Array, gate: jax.Array | None
 ) -> jax.Array:
     """What experts make of rows that are sorted by them, S x D; of rows beyond those that `size_E` counts, anything."""
-    up_SxF = checkpoint_name(jax.lax.ragged_dot(x_SxD, up_ExDxF, size_E), FROM_KERNEL)
-    gate_SxF = None if gate is None else checkpoint_name(jax.lax.ragged_dot(x_SxD, gate, size_E), FROM_KERNEL)
-    return jax.lax.ragged_dot(activate(mlp, up_SxF, gate_SxF), down_ExFxD, size_E)
+    into = _into((up_ExDxF, down_ExFxD, gate))
+    hidden = (checkpoint_name(jax.lax.ragged_dot(x_SxD, w_ExDxF, size_E), FROM_KERNEL) for w_ExDxF in into)
+    return jax.lax.ragged_dot(activate(c, *hidden), down_ExFxD, size_E)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _on_cpu(
-    mlp: str, x_SxD: jax.Array, size_E: jax.Array, up_ExDxF: jax.Array, down_ExFxD: jax.Array, gate: jax.Array | None
+    c: Network, x_SxD: jax.Array, size_E: jax.Array, up_ExDxF: jax.Array, down_ExFxD: jax.Array, gate: jax.Array | None
 ) -> jax.Array:
     """`_by_ragged_products` on a CPU, where XLA would multiply each row by the matrices of all experts."""
-    return _on_cpu_forward(mlp, x_SxD, size_E, up_ExDxF, down_ExFxD, gate)[0]
+    return _on_cpu_forward(c, x_SxD, size_E, up_ExDxF, down_ExFxD, gate)[0]
 
 
 def _on_cpu_forward(
-    mlp: str, x_SxD: jax.Array, size_E: jax.Array, up_ExDxF: jax.Array, down_ExFxD: jax.Array, gate: jax.Array | None
+    c: Network, x_SxD: jax.Array, size_E: jax.Array, up_ExDxF: jax.Array, down_ExFxD: jax.Array, gate: jax.Array | None
 ) -> tuple[jax.Array, _Kept]:
     def block(own_bx1: jax.Array, weights: _Weights, x_bxD: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[()]]:
         hidden = tuple(x_bxD @ w for w in _into(weights))
-        return (activate(mlp, *hidden) @ weights[1], *hidden), ()
+        return (activate(c, *hidden) @ weights[1], *hidden), ()
 
     weights = up_ExDxF, down_ExFxD, gate
     F = up_ExDxF.shape[2]
@@ -250,14 +251,14 @@ def _on_cpu_forward(
     return y_SxD, (x_SxD, size_E, weights, hidden)
 
 
-def _on_cpu_backward(mlp: str, kept: _Kept, by_y_SxD: jax.Array) -> tuple[jax.Array | None, ...]:
+def _on_cpu_backward(c: Network, kept: _Kept, by_y_SxD: jax.Array) -> tuple[jax.Array | None, ...]:
     x_SxD, size_E, weights, hidden = kept
 
     def block(
         own_bx1: jax.Array, weights: _Weights, x_bxD: jax.Array, by_y_bxD: jax.Array, *hidden: jax.Array
     ) -> tuple[tuple[jax.Array], _Weights]:
         by_y_bxD = jnp.where(own_bx1, by_y_bxD, 0)
-        active_bxF, backward = jax.vjp(functools.partial(activate, mlp), *hidden)
+        active_bxF, backward = jax.vjp(functools.partial(activate, c), *hidden)
         by_hidden = backward(by_y_bxD @ weights[1].T)
         by_x_bxD = sum(by_bxF @ w.T for by_bxF, w in zip(by_hidden, _into(weights), strict=True))
         by_up, *by_gate = (x_bxD.T @ by_bxF for by_bxF in by_hidden)
