@@ -14,7 +14,6 @@ from nextscale.model.config.run import ModelConfig, RunConfig
 
 Convention = Literal["exact", "palm", "chinchilla", "kaplan", "6nd"]
 
-_MLP_MATRICES = {"gelu": 2, "relu2": 2, "swiglu": 3, "none": 0}
 _ROW_FLOPS, _ROW_STEPS = 2e10, 128
 
 
@@ -25,7 +24,7 @@ def parameter_groups(model: AnyModel) -> dict[str, int]:
     if isinstance(model, ExternalModel | ModuleModel):
         return {}
     per_block = 2 * model.width * (model.query_width + model.key_width)
-    mixtures, per_hidden = mixture_blocks(model), _MLP_MATRICES[model.mlp] * model.width
+    mixtures, per_hidden = mixture_blocks(model), (model.into_hidden + (model.mlp != "none")) * model.width
     expert = per_hidden * expert_width(model) if mixtures else 0
     return {
         "embedding": model.vocab * model.width,

@@ -142,7 +142,7 @@ def _kept(config: RunConfig, tensor: int, platform: str, recompute: Recompute, s
     if recompute == "full":
         return item * model.width
     if recompute == "dots" or (not scanned and kernel != "blocks"):
-        products = {"gelu": 1, "relu2": 1, "swiglu": 2, "none": 0}[model.mlp] * hidden
+        products = model.into_hidden * hidden
         if recompute != "dots" and model.mlp != "none":
             products += hidden
         mixed = 0.0 if kernel == "blocks" else model.query_width * padded
@@ -152,7 +152,9 @@ def _kept(config: RunConfig, tensor: int, platform: str, recompute: Recompute, s
     heads = item * (2 * model.query_width + 2 * keys) * padded
     if model.qk_norm:
         heads += (item + 2 * _FLOAT32) * (model.query_width + keys)
-    mlp = item * {"gelu": 6, "relu2": 3, "swiglu": 6, "none": 0}[model.mlp] * hidden + item * _sorted_width(model)
+    mlp = item * {"gelu": 6, "relu2": 3, "swiglu": 6, "none": 0}.get(model.mlp, 6) * hidden + item * _sorted_width(
+        model
+    )
     if kernel == "blocks":
         of_softmax = _scores(config) / model.context * _SCORES_DTYPES[config.training.dtype] / tensor
     return norms + (heads + mlp) / tensor + of_softmax
@@ -192,15 +194,17 @@ def _cpu_block(config: RunConfig, tensor: int) -> float:
     parts = 8 * model.query_width + 0.5 * model.width
     if model.qk_norm:
         parts += 4 * model.query_width
-    parts += {"gelu": 3, "relu2": 2, "swiglu": 5, "none": 0}[model.mlp] * _hidden_width(model, routed=False)
+    one_mlp = _hidden_width(model, routed=False)
+    parts += {"relu2": 2, "none": 0}.get(model.mlp, 2 * model.into_hidden + 1) * one_mlp
+    parts += model.into_hidden * (_hidden_width(model) - one_mlp)
     scores = _scores(config) * _SCORES_DTYPES[config.training.dtype]
     streams = 3.5 * model.width + _sorted_width(model) + parts / tensor
     return model.context * _FLOAT32 * streams + scores / tensor
 
 
 def _hidden_width(model: ModelConfig, *, routed: bool = True) -> float:
-    """Width of the hidden layers that a token passes in a block, the mean over blocks; on a CPU those of experts that
-    it is routed to are computed again instead of kept."""
+    """Width of the hidden layers that a token passes in a block, the mean over blocks; or but for those of experts that
+    it is routed to, of which a CPU keeps the products before the activation alone."""
     mixtures = mixture_blocks(model)
     experts = model.shared_experts + (model.experts_per_token if routed else 0)
     return ((model.depth - mixtures) * model.hidden_width + mixtures * experts * expert_width(model)) / model.depth

@@ -56,6 +56,11 @@ class ModuleModel(FreeKeys):
         return json.dumps(self.semantic(), sort_keys=True)
 
     @property
+    def targets(self) -> list[str]:
+        """The code of one's own that it is made of, by name."""
+        return [self.target]
+
+    @property
     def arguments(self) -> dict[str, Any]:
         """What it is made with, beside what every module is offered."""
         return dict(self.__pydantic_extra__ or {})

@@ -8,56 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from nextscale.model.config.architecture import Architecture, Depth, Heads
 from nextscale.model.config.code import Code, Function, is_target
 from nextscale.model.config.data import DataConfig, is_resolved, packs, single_sources
 from nextscale.model.config.evaluation import EvaluationConfig
-from nextscale.model.config.experts import Mixture, check_experts, without_routing
+from nextscale.model.config.experts import check_experts, without_routing
 from nextscale.model.config.identity import SCHEMA_VERSION, Config
 from nextscale.model.config.module import ModuleModel, ModuleNetwork, check_training
 from nextscale.model.config.parametrization import RESIDUAL, SCORES
 from nextscale.model.config.training import TrainingConfig
-
-Depth = Annotated[int, Field(ge=1, le=10_000)]
-Heads = Annotated[int, Field(ge=1, le=10_000)]
-
-
-class Architecture(Mixture):
-    """What a decoder-only Transformer is made of, but for how much of it there is."""
-
-    kv_heads: int | None = Field(
-        None,
-        ge=1,
-        le=10_000,
-        description="heads of keys and values, each shared by heads / kv_heads queries; all if open",
-    )
-    head_width: int | None = Field(None, ge=1, le=2**20, description="of each head; width / heads if open")
-    context: int = Field(64, ge=2, le=2**24, description="tokens a prediction can look back on")
-    position: Literal["rope", "alibi", "none"] = "rope"
-    mlp: Literal["gelu", "relu2", "swiglu", "none"] = "gelu"
-    mlp_ratio: float = Field(4.0, gt=0, le=1000, description="MLP hidden width / width")
-    tied: bool = Field(False, description="the head is the embedding, transposed")
-    norm_scale: bool = Field(False, description="RMSNorm with a learned scale")
-    qk_norm: bool = Field(False, description="RMSNorm of every query and key")
-    logit_cap: float | None = Field(None, gt=0, le=1e6, description="logits pass through cap·tanh(logit / cap)")
-    z_loss: float = Field(0.0, ge=0, le=1e6, description="weight of the squared log-partition in the training loss")
-
-    @model_validator(mode="after")
-    def _heads_can_be_turned(self) -> Self:
-        if self.position == "rope" and self.head_width is not None and self.head_width % 2:
-            raise ValueError(
-                f"position rope turns pairs of features, and head_width {self.head_width} is odd; "
-                "make it even, or take position alibi"
-            )
-        return self
-
-    def check_heads(self, heads: int) -> None:
-        """Raises a ValueError where so many heads cannot share those of keys and values."""
-        if self.kv_heads is not None and heads % self.kv_heads:
-            raise ValueError(f"heads {heads} cannot share {self.kv_heads} kv_heads equally; take a divisor of {heads}")
 
 
 class ModelFamily(Architecture):
@@ -153,6 +116,11 @@ class Network(ModelConfig):
     residual_multiplier: float = 1.0
     document_end: int | None = None
     """The token that ends a document, where documents are kept apart (see `Pack`)."""
+    functions: tuple[Function, ...] = ()
+
+    def function(self, target: str) -> Function:
+        """What its files hold."""
+        return next(function for function in self.functions if function.target == target)
 
 
 class Parent(Config):
@@ -217,8 +185,8 @@ class RunConfig(Config):
     @property
     def targets(self) -> list[str]:
         """The code of one's own that it is made of, by name."""
-        named = self.training.optimizer, self.training.loss, getattr(self.model, "target", None)
-        return sorted({name for name in named if name is not None and is_target(name)})
+        own = {name for name in (self.training.optimizer, self.training.loss) if name is not None and is_target(name)}
+        return sorted({*own, *self.model.targets})
 
     def function(self, target: str) -> Function:
         """
@@ -238,6 +206,7 @@ class RunConfig(Config):
             scores_multiplier=size.head_width ** SCORES[parametrization],
             residual_multiplier=size(RESIDUAL[parametrization]),
             document_end=self.document_end,
+            functions=tuple(map(self.function, self.model.targets)),
         )
 
     @property

@@ -24,16 +24,20 @@ from jax.sharding import PartitionSpec as P
 from nextscale.model.config.experts import expert_width, mixture_blocks
 from nextscale.model.config.run import Network
 from nextscale.model.network.attention import FROM_KERNEL, platform
-from nextscale.model.network.mlp import MLP, Weight, activate, matrix
+from nextscale.model.network.mlp import MLP, Weight, matrix
 from nextscale.model.network.sharding import row_axes, weight_spec
+from nextscale.model.network.variants import activate
 
 PyTree = Any
 
 _Weights = tuple[jax.Array, jax.Array, jax.Array | None]
+_Kept = tuple[jax.Array, jax.Array, _Weights, list[jax.Array]]
 
-_ROWS = (8, 64)
+_ROWS = (8, 32)
 """Least and most rows that a CPU multiplies at once, about as many as an expert has: of fewer a product is slower, of
 more it multiplies more that are not there."""
+_INTEGERS = 2**31
+"""That an int32 may be, from 0 on."""
 
 
 class Routing(NamedTuple):
@@ -58,7 +62,7 @@ class Experts(nnx.Module):
     def __init__(self, c: Network, *, rngs: nnx.Rngs):
         F, E = expert_width(c), (c.experts,)
         self.up = matrix(rngs, "hidden", c.width, F, experts=E)
-        self.gate = matrix(rngs, "hidden", c.width, F, experts=E) if c.mlp == "swiglu" else None
+        self.gate = matrix(rngs, "hidden", c.width, F, experts=E) if c.into_hidden == 2 else None
         self.down = matrix(rngs, "output", F, c.width, experts=E)
 
 
@@ -174,123 +178,147 @@ def _local(
         chosen_Nxk = chosen_Nxk - E * jax.lax.axis_index(axis)
         chosen_Nxk = jnp.where((chosen_Nxk >= 0) & (chosen_Nxk < E), chosen_Nxk, E)
     expert_S = chosen_Nxk.reshape(-1)
-    order_S = jnp.argsort(expert_S)
-    place_S = jnp.argsort(order_S)
+    order_S, place_S = _sorted(expert_S, E + 1, on_cpu)
     size_E = (expert_S[:, None] == jnp.arange(E)).sum(axis=0, dtype=jnp.int32)
-    x_SxD = _permuted(jnp.repeat(x_NxD, k, axis=0), order_S, place_S)
-    y_SxD = (_on_cpu if on_cpu else _by_ragged_products)(c.mlp, x_SxD, size_E, up_ExDxF, down_ExFxD, gate_ExDxF)
-    y_NxkxD = _permuted(y_SxD, place_S, order_S).reshape(N, k, -1)
+    x_SxD = _taken(x_NxD, order_S, place_S)
+    y_SxD = (_on_cpu if on_cpu else _by_ragged_products)(c, x_SxD, size_E, up_ExDxF, down_ExFxD, gate_ExDxF)
+    y_NxkxD = _taken(y_SxD, place_S, order_S).reshape(N, k, -1)
     if axis is not None:
         y_NxkxD = jnp.where((chosen_Nxk < E)[..., None], y_NxkxD, 0)
     y_NxD = jnp.einsum("nkd,nk->nd", y_NxkxD, weight_Nxk.astype(y_NxkxD.dtype))
     return y_NxD if axis is None else jax.lax.psum(y_NxD, axis)
 
 
+def _sorted(expert_S: jax.Array, experts: int, on_cpu: bool) -> tuple[jax.Array, jax.Array]:
+    """Which pair comes first, second and so on, by its expert, and where each pair is then."""
+    S = len(expert_S)
+    if not on_cpu or experts * S > _INTEGERS:
+        order_S = jnp.argsort(expert_S)
+        return order_S, jnp.argsort(order_S)
+    # XLA sorts one array on a CPU in a fifth of the time that a key with its place takes.
+    place_S = jnp.arange(S, dtype=jnp.int32)
+    order_S = jnp.sort(expert_S * S + place_S) % S
+    return order_S, jnp.zeros_like(order_S).at[order_S].set(place_S, unique_indices=True)
+
+
 @jax.custom_vjp
-def _permuted(x_SxD: jax.Array, order_S: jax.Array, place_S: jax.Array) -> jax.Array:
-    """Rows in another order; `place` is its inverse. Of a gather that is not known to be a permutation the gradient is
-    a scatter, which is slow."""
-    return x_SxD[order_S]
+def _taken(x_NxD: jax.Array, order_S: jax.Array, place_S: jax.Array) -> jax.Array:
+    """Rows, each as often as S is a multiple of N, in another order; `place` is its inverse. Of a gather that is not
+    known to be a permutation the gradient is a scatter, which is slow."""
+    return x_NxD[order_S // (len(order_S) // len(x_NxD))]
 
 
-def _permuted_forward(x_SxD: jax.Array, order_S: jax.Array, place_S: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return x_SxD[order_S], place_S
+def _taken_forward(x_NxD: jax.Array, order_S: jax.Array, place_S: jax.Array) -> tuple[jax.Array, jax.Array]:
+    place_Nxk = place_S.reshape(len(x_NxD), -1)
+    return _taken(x_NxD, order_S, place_S), place_Nxk
 
 
-def _permuted_backward(place_S: jax.Array, by_y_SxD: jax.Array) -> tuple[jax.Array, None, None]:
-    return by_y_SxD[place_S], None, None
+def _taken_backward(place_Nxk: jax.Array, by_y_SxD: jax.Array) -> tuple[jax.Array, None, None]:
+    return by_y_SxD[place_Nxk].sum(axis=1), None, None
 
 
-_permuted.defvjp(_permuted_forward, _permuted_backward)
+_taken.defvjp(_taken_forward, _taken_backward)
 
 
 def _by_ragged_products(
-    mlp: str, x_SxD: jax.Array, size_E: jax.Array, up_ExDxF: jax.Array, down_ExFxD: jax.Array, gate: jax.Array | None
+    c: Network, x_SxD: jax.Array, size_E: jax.Array, up_ExDxF: jax.Array, down_ExFxD: jax.Array, gate: jax.Array | None
 ) -> jax.Array:
     """What experts make of rows that are sorted by them, S x D; of rows beyond those that `size_E` counts, anything."""
-    up_SxF = checkpoint_name(jax.lax.ragged_dot(x_SxD, up_ExDxF, size_E), FROM_KERNEL)
-    gate_SxF = None if gate is None else checkpoint_name(jax.lax.ragged_dot(x_SxD, gate, size_E), FROM_KERNEL)
-    return jax.lax.ragged_dot(activate(mlp, up_SxF, gate_SxF), down_ExFxD, size_E)
+    into = _into((up_ExDxF, down_ExFxD, gate))
+    hidden = (checkpoint_name(jax.lax.ragged_dot(x_SxD, w_ExDxF, size_E), FROM_KERNEL) for w_ExDxF in into)
+    return jax.lax.ragged_dot(activate(c, *hidden), down_ExFxD, size_E)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _on_cpu(
-    mlp: str, x_SxD: jax.Array, size_E: jax.Array, up_ExDxF: jax.Array, down_ExFxD: jax.Array, gate: jax.Array | None
+    c: Network, x_SxD: jax.Array, size_E: jax.Array, up_ExDxF: jax.Array, down_ExFxD: jax.Array, gate: jax.Array | None
 ) -> jax.Array:
     """`_by_ragged_products` on a CPU, where XLA would multiply each row by the matrices of all experts."""
-
-    def block(own_bx1: jax.Array, weights: _Weights, x_bxD: jax.Array) -> tuple[jax.Array, tuple[()]]:
-        return _expert(mlp, x_bxD, *weights), ()
-
-    return _by_expert(block, size_E, (up_ExDxF, down_ExFxD, gate), (x_SxD,), ())[0]
+    return _on_cpu_forward(c, x_SxD, size_E, up_ExDxF, down_ExFxD, gate)[0]
 
 
 def _on_cpu_forward(
-    mlp: str, x_SxD: jax.Array, size_E: jax.Array, up_ExDxF: jax.Array, down_ExFxD: jax.Array, gate: jax.Array | None
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, _Weights]]:
+    c: Network, x_SxD: jax.Array, size_E: jax.Array, up_ExDxF: jax.Array, down_ExFxD: jax.Array, gate: jax.Array | None
+) -> tuple[jax.Array, _Kept]:
+    def block(own_bx1: jax.Array, weights: _Weights, x_bxD: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[()]]:
+        hidden = tuple(x_bxD @ w for w in _into(weights))
+        return (activate(c, *hidden) @ weights[1], *hidden), ()
+
     weights = up_ExDxF, down_ExFxD, gate
-    return _on_cpu(mlp, x_SxD, size_E, *weights), (x_SxD, size_E, weights)
+    F = up_ExDxF.shape[2]
+    widths = (x_SxD.shape[1], *(F for _ in _into(weights)))
+    (y_SxD, *hidden), _ = _by_expert(block, size_E, weights, (x_SxD,), widths, ())
+    return y_SxD, (x_SxD, size_E, weights, hidden)
 
 
-def _on_cpu_backward(
-    mlp: str, kept: tuple[jax.Array, jax.Array, _Weights], by_y_SxD: jax.Array
-) -> tuple[jax.Array | None, ...]:
-    """The hidden layer is computed again, for a sixth of the products more, and never kept."""
-    x_SxD, size_E, weights = kept
+def _on_cpu_backward(c: Network, kept: _Kept, by_y_SxD: jax.Array) -> tuple[jax.Array | None, ...]:
+    x_SxD, size_E, weights, hidden = kept
 
     def block(
-        own_bx1: jax.Array, weights: _Weights, x_bxD: jax.Array, by_y_bxD: jax.Array
-    ) -> tuple[jax.Array, _Weights]:
-        _, backward = jax.vjp(functools.partial(_expert, mlp), x_bxD, *weights)
-        by_x_bxD, by_up, by_down, by_gate = backward(jnp.where(own_bx1, by_y_bxD, 0))
-        return by_x_bxD, (by_up, by_down, by_gate)
+        own_bx1: jax.Array, weights: _Weights, x_bxD: jax.Array, by_y_bxD: jax.Array, *hidden: jax.Array
+    ) -> tuple[tuple[jax.Array], _Weights]:
+        by_y_bxD = jnp.where(own_bx1, by_y_bxD, 0)
+        active_bxF, backward = jax.vjp(functools.partial(activate, c), *hidden)
+        by_hidden = backward(by_y_bxD @ weights[1].T)
+        by_x_bxD = sum(by_bxF @ w.T for by_bxF, w in zip(by_hidden, _into(weights), strict=True))
+        by_up, *by_gate = (x_bxD.T @ by_bxF for by_bxF in by_hidden)
+        return (by_x_bxD,), (by_up, active_bxF.T @ by_y_bxD, *(by_gate or [None]))
 
     none_yet = jax.tree.map(lambda w: jnp.zeros(w.shape[1:], w.dtype), weights)
-    by_x_SxD, by_weights = _by_expert(block, size_E, weights, (x_SxD, by_y_SxD), none_yet)
+    rows = (x_SxD, by_y_SxD, *hidden)
+    (by_x_SxD,), by_weights = _by_expert(block, size_E, weights, rows, (x_SxD.shape[1],), none_yet)
     return by_x_SxD, None, *by_weights
 
 
 _on_cpu.defvjp(_on_cpu_forward, _on_cpu_backward)
 
 
-def _expert(mlp: str, x_bxD: jax.Array, up_DxF: jax.Array, down_FxD: jax.Array, gate: jax.Array | None) -> jax.Array:
-    return activate(mlp, x_bxD @ up_DxF, None if gate is None else x_bxD @ gate) @ down_FxD
+def _into(weights: _Weights) -> list[jax.Array]:
+    """The matrices by which an expert multiplies what goes into it."""
+    up, _, gate = weights
+    return [up] if gate is None else [up, gate]
 
 
 def _by_expert(
-    of_block: Callable[..., tuple[jax.Array, PyTree]],
+    of_block: Callable[..., tuple[tuple[jax.Array, ...], PyTree]],
     size_E: jax.Array,
     weights: _Weights,
     rows: tuple[jax.Array, ...],
+    widths: tuple[int, ...],
     none_yet: PyTree,
-) -> tuple[jax.Array, PyTree]:
+) -> tuple[tuple[jax.Array, ...], PyTree]:
     """What is made of some rows of one expert at a time, for all.
 
     Args:
-        of_block: (which of the rows are the expert's, its weights, the rows) -> (as many rows, what is to be summed).
+        of_block: (which of the rows are the expert's, its weights, the rows) -> (as many rows of each of `widths`,
+            what is to be summed).
         weights: of each expert.
-        rows: S x D each, sorted by their expert.
+        rows: S of each, sorted by their expert.
         none_yet: a sum of nothing.
 
     Returns:
-        S x D, of rows that are no expert's anything; and the sums of each expert.
+        S rows of each width, those that are no expert's anything; and the sums of each expert.
     """
     S, b = len(rows[0]), int(np.clip(len(rows[0]) // len(size_E), *_ROWS))
     rows = tuple(jnp.pad(a, ((0, b), (0, 0))) for a in rows)
+    made = tuple(jnp.zeros((S + b, width), rows[0].dtype) for width in widths)
 
-    def of_expert(out: jax.Array, expert: tuple[_Weights, jax.Array, jax.Array]) -> tuple[jax.Array, PyTree]:
+    def of_expert(made: PyTree, expert: tuple[_Weights, jax.Array, jax.Array]) -> tuple[PyTree, PyTree]:
         weights, start, size = expert
 
-        def block(i: jax.Array, found: tuple[jax.Array, PyTree]) -> tuple[jax.Array, PyTree]:
-            out, total = found
+        def block(i: jax.Array, found: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+            made, total = found
             parts = (jax.lax.dynamic_slice_in_dim(a, start + i * b, b) for a in rows)
-            y_bxD, more = of_block((i * b + jnp.arange(b) < size)[:, None], weights, *parts)
+            new, more = of_block((i * b + jnp.arange(b) < size)[:, None], weights, *parts)
             # What this writes beyond the expert's own rows is written over by the next.
-            out = jax.lax.dynamic_update_slice_in_dim(out, y_bxD, start + i * b, 0)
-            return out, jax.tree.map(jnp.add, total, more)
+            made = tuple(
+                jax.lax.dynamic_update_slice_in_dim(a, part, start + i * b, 0)
+                for a, part in zip(made, new, strict=True)
+            )
+            return made, jax.tree.map(jnp.add, total, more)
 
-        return jax.lax.fori_loop(0, -(-size // b), block, (out, none_yet))
+        return jax.lax.fori_loop(0, -(-size // b), block, (made, none_yet))
 
     start_E = jnp.cumsum(size_E) - size_E
-    out, sums = jax.lax.scan(of_expert, jnp.zeros_like(rows[0]), (weights, start_E, size_E))
-    return out[:S], sums
+    made, sums = jax.lax.scan(of_expert, made, (weights, start_E, size_E))
+    return tuple(a[:S] for a in made), sums

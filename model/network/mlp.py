@@ -11,6 +11,7 @@ from flax import nnx
 
 from nextscale.model.config.parametrization import Group, initial_std
 from nextscale.model.config.run import Network
+from nextscale.model.network.variants import activate
 
 
 class Weight(nnx.Param):
@@ -29,22 +30,15 @@ def matrix(rngs: nnx.Rngs, group: Group, fan_in: int, fan_out: int, *, experts: 
 
 
 class MLP(nnx.Module):
-    """GELU, squared ReLU (So et al. 2021) or SwiGLU (Shazeer 2020)."""
+    """Products into a hidden layer, its activation (see `variants.py`), and a product out of it."""
 
     def __init__(self, c: Network, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
         self.c, self.dtype = c, dtype
         self.up = matrix(rngs, "hidden", c.width, width)
-        self.gate = matrix(rngs, "hidden", c.width, width) if c.mlp == "swiglu" else None
+        self.gate = matrix(rngs, "hidden", c.width, width) if c.into_hidden == 2 else None
         self.down = matrix(rngs, "output", width, c.width)
 
     def __call__(self, x_NxD: jax.Array) -> jax.Array:
-        up_NxF = x_NxD @ self.up[...].astype(self.dtype)
-        gate_NxF = None if self.gate is None else x_NxD @ self.gate[...].astype(self.dtype)
-        return activate(self.c.mlp, up_NxF, gate_NxF) @ self.down[...].astype(self.dtype)
-
-
-def activate(mlp: str, up_NxF: jax.Array, gate_NxF: jax.Array | None) -> jax.Array:
-    """The hidden layer, N x F."""
-    if gate_NxF is not None:
-        return jax.nn.silu(gate_NxF) * up_NxF
-    return jnp.square(jax.nn.relu(up_NxF)) if mlp == "relu2" else jax.nn.gelu(up_NxF)
+        into = [self.up] if self.gate is None else [self.up, self.gate]
+        hidden = (x_NxD @ weight[...].astype(self.dtype) for weight in into)
+        return activate(self.c, *hidden) @ self.down[...].astype(self.dtype)

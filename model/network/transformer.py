@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding
@@ -28,6 +27,7 @@ from nextscale.model.network.experts import MixtureOfExperts, Routing
 from nextscale.model.network.kernels import Recompute, kernel_for, scans
 from nextscale.model.network.mlp import MLP, Weight, matrix
 from nextscale.model.network.sharding import shard_rows, weight_spec
+from nextscale.model.network.variants import turn
 
 PyTree = Any
 
@@ -75,8 +75,7 @@ class Attention(nnx.Module):
         if self.query_norm is not None and self.key_norm is not None:
             q_BxTxHxK = self.query_norm(q_BxTxHxK).astype(self.dtype)
             k_BxTxGxK = self.key_norm(k_BxTxGxK).astype(self.dtype)
-        if c.position == "rope":
-            q_BxTxHxK, k_BxTxGxK = rotate(q_BxTxHxK), rotate(k_BxTxGxK)
+        q_BxTxHxK, k_BxTxGxK = turn(c, q_BxTxHxK), turn(c, k_BxTxGxK)
         mixed_BxTxHxK = attend(
             kernel_for(c, self.dtype, T, platform(mesh), documents=document_BxT is not None),
             q_BxTxHxK,
@@ -249,39 +248,6 @@ def _kept(recompute: Recompute) -> Any:
             offload_dst="pinned_host",
         )
     return None
-
-
-_TURNED_AT_ONCE = 1024
-"""Positions whose angles stand in a program; those further on are computed from them."""
-
-
-def rotate(x_BxTxHxK: jax.Array) -> jax.Array:
-    """Rotary position embedding (Su et al. 2021): the pair (k, k + K/2) at position t turns by t·10000^(-2k/K)."""
-    _, T, _, K = x_BxTxHxK.shape
-    cos, sin = (angle_TxK2[:, None].astype(x_BxTxHxK.dtype) for angle_TxK2 in turns(T, K))
-    left, right = jnp.split(x_BxTxHxK, 2, axis=-1)
-    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1)
-
-
-def turns(T: int, K: int) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of each angle, T x K/2, in float32.
-
-    Angles are in float64, for in float32 those at a context of 10^5 are off by a hundredth. Far ones are a sum of two,
-    so that a program hardly grows with the context.
-    """
-    near, far = _turns(min(T, _TURNED_AT_ONCE), 1, K), _turns(T, _TURNED_AT_ONCE, K)
-    near_cos, near_sin = map(jnp.asarray, near)
-    if T <= _TURNED_AT_ONCE:
-        return near_cos, near_sin
-    far_cos, far_sin = (jnp.asarray(x)[:, None] for x in far)
-    cos, sin = far_cos * near_cos - far_sin * near_sin, far_sin * near_cos + far_cos * near_sin
-    return cos.reshape(-1, K // 2)[:T], sin.reshape(-1, K // 2)[:T]
-
-
-@functools.lru_cache
-def _turns(stop: int, step: int, K: int) -> tuple[np.ndarray, np.ndarray]:
-    angle_txK2 = np.arange(0, stop, step)[:, None] * 10000.0 ** (-np.arange(0, K, 2) / K)
-    return np.cos(angle_txK2).astype(np.float32), np.sin(angle_txK2).astype(np.float32)
 
 
 @functools.lru_cache

@@ -99,6 +99,8 @@ def architecture_of(c: Network) -> Architecture:
     Raises:
         InputError: there is none; the message names the option.
     """
+    for target in c.targets:
+        raise InputError(f"model: {target} is code of your own, which is in no architecture of transformers")
     for option in sorted(c.semantic().keys() - _KNOWN):
         raise InputError(f"model.{option}: is exported into no architecture of transformers")
     if c.position == "alibi":

@@ -44,7 +44,8 @@ def _place_trainer(document: Document) -> None:
 def _place_code(document: Document) -> None:
     """Code of one's own is looked for beside the spec that names it first."""
     content = document.content
-    named = [("model", "target"), ("training", "optimizer"), ("training", "loss"), ("code", "source")]
+    named = [("model", name) for name in ("target", "mlp", "position")]
+    named += [("training", "optimizer"), ("training", "loss"), ("code", "source")]
     given = {key: content[key[0]].get(key[1]) for key in named if isinstance(content.get(key[0]), dict)}
     key = next((key for key, value in given.items() if is_target(value) or isinstance(value, list)), None)
     axes = content.get("design", {}).get("axes") if isinstance(content.get("design"), dict) else None

@@ -7,8 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from nextscale.model.config.architecture import Architecture, Depth, Heads
 from nextscale.model.config.identity import Config
-from nextscale.model.config.run import Architecture, Depth, Heads, ModelConfig
+from nextscale.model.config.run import ModelConfig
 from nextscale.sweeps.spec.rules import number_or_mapping
 
 WIDEST = 2**20

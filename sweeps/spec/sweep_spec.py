@@ -270,10 +270,10 @@ class SweepSpec(Config):
     def targets(self) -> list[str]:
         """The code of one's own that its runs are made of, by name."""
         axes = self.design.axes if isinstance(self.design, GridDesign) else {}
-        parts = (self.training, "optimizer"), (self.training, "loss"), (self.model, "target")
-        named: list[Any] = [getattr(part, name, None) for part, name in parts]
-        for axis in ("model.target", "training.optimizer", "training.loss"):
-            named += values_of(axes.get(axis, []))
+        named: list[Any] = []
+        for part, names in (("model", ("target", "mlp", "position")), ("training", ("optimizer", "loss"))):
+            for name in names:
+                named += [getattr(getattr(self, part), name, None), *values_of(axes.get(f"{part}.{name}", []))]
         return sorted({name for name in named if is_target(name)})
 
 

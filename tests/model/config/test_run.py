@@ -53,6 +53,7 @@ def test_names_and_defaults_are_those_of_every_machine_and_version(tiny_run):
             "vocab": 16,
             "position": "rope",
             "mlp": "gelu",
+            "mlp_gated": False,
             "mlp_ratio": 4.0,
             "tied": False,
             "norm_scale": False,

@@ -12,8 +12,9 @@ from nextscale.model.config.experts import expert_width
 from nextscale.model.config.run import Network
 from nextscale.model.network import experts
 from nextscale.model.network.experts import MixtureOfExperts, Routing, balance_of, with_balance
-from nextscale.model.network.mlp import MLP, activate
+from nextscale.model.network.mlp import MLP
 from nextscale.model.network.transformer import Transformer
+from nextscale.model.network.variants import activate
 
 D, T, N = 8, 6, 24
 
@@ -60,7 +61,7 @@ def plainly(c, weights, x_NxD):
     """What a mixture gives, with every expert on every token and no sorting."""
 
     def mlp(x_NxD, w):
-        return activate(c.mlp, x_NxD @ w["up"], x_NxD @ w["gate"] if "gate" in w else None) @ w["down"]
+        return activate(c, *(x_NxD @ w[name] for name in ("up", "gate") if name in w)) @ w["down"]
 
     logits_NxE = x_NxD @ weights["router"]
     exponentials_NxE = jnp.exp(logits_NxE)

@@ -13,7 +13,8 @@ from nextscale.model.data.sources import open_source
 from nextscale.model.network import kernels
 from nextscale.model.network.kernels import RECOMPUTE
 from nextscale.model.network.loss import cross_entropy, training_loss
-from nextscale.model.network.transformer import Transformer, rotate, structure, turns
+from nextscale.model.network.transformer import Transformer, structure
+from nextscale.model.network.variants import rotate, turns
 from nextscale.model.record import RunDirectory
 from nextscale.model.training.dispatch import dispatches
 from nextscale.model.training.step import numbers_of, program_of, state_shapes, train_steps
