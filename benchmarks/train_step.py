@@ -157,12 +157,12 @@ def child(rung, dtype, cache, what):
     return json.loads(ran.stdout.splitlines()[-1])
 
 
-def row(rung, dtype, torch):
-    """One rung, from four processes."""
+def row(rung, dtype, torch, times):
+    """One rung, from two processes of each, or as many as are asked for."""
     run = config_of(rung, dtype)
     with tempfile.TemporaryDirectory() as cache:
         ours, theirs = [], []
-        for _ in range(2):
+        for _ in range(times):
             ours.append(child(rung, dtype, cache, "nextscale"))
             theirs += [child(rung, dtype, cache, "torch")] if torch else []
     seconds = min(found["step"] for found in ours)
@@ -174,7 +174,7 @@ def row(rung, dtype, torch):
         f"{seconds * 1e3:.1f}",
         count(run.training.batch_tokens / seconds),
         f"{rate / max(found['peak'] for found in ours):.0%}",
-        *(f"{found['compile']:.1f}" for found in ours),
+        *[f"{found['compile']:.1f}" for found in ours[:2]] + ["-"] * (2 - len(ours[:2])),
         f"{max(found['memory'] for found in ours) / 1e6:,.0f}",
         ratio,
     ]
@@ -185,6 +185,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rungs", nargs="*", metavar="RUNG", help=f"of {', '.join(LADDER)}")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the matrix products")
+    parser.add_argument("--times", type=int, default=2, help="processes of each; %(default)s")
     parser.add_argument("--measure", choices=["nextscale", "torch"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if unknown := set(arguments.rungs) - set(LADDER):
@@ -203,7 +204,7 @@ def main():
     jax.clear_caches()
     rungs = arguments.rungs or (ON_CPU if on_cpu else ON_GPU)
     columns = ["rung", "params", "step ms", "tokens/s", "of peak", "compile s", "again s", "memory MB", "x PyTorch"]
-    rows = [row(rung, dtype, torch) for rung in rungs]
+    rows = [row(rung, dtype, torch, arguments.times) for rung in rungs]
     Console(width=120).print(Table(f"One {kind}{', one thread' if on_cpu else ''}, {dtype}", columns, rows).rich())
 
 

@@ -79,7 +79,8 @@ class Compiler:
     """A process that compiles, with so many CPUs as devices."""
 
     def __init__(self, devices: int = 1):
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}".strip()
+        # First: behind what is no flag XLA reads none.
+        flags = f"--xla_force_host_platform_device_count={devices} {os.environ.get('XLA_FLAGS', '')}".strip()
         environment = os.environ | _DESCRIBED | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
         self._process = subprocess.Popen(
