@@ -374,7 +374,9 @@ function startCalculator(told, form) {
 
   function show() {
     const unit = fields.unit.value, typed = fields.budget.value.trim(), problems = [], one = cluster(problems);
-    const amount = numberIn(fields.budget, problems), flops = bought(amount, unit, one);
+    const dollars = typed.startsWith("$") && unit !== "usd";
+    if (dollars) problems.push(`budget: ${typed} is in dollars; choose dollars, or type a number without $.`);
+    const amount = dollars ? null : numberIn(fields.budget, problems), flops = bought(amount, unit, one);
     const sound = flops !== null && flops >= 1 && flops <= 1e40, note = document.getElementById("forecast-said");
     if (!sound && !problems.length)
       problems.push(flops === null ? "Without a price above 0 dollars buy no certain compute: type one."
@@ -419,8 +421,9 @@ function startCalculator(told, form) {
     usual();
   }
   restore();
-  form.addEventListener("input", () => {
-    if (fields.budget.value.trim().startsWith("$") && told.hardware.length) fields.unit.value = "usd";
+  form.addEventListener("input", (event) => {
+    const dollars = event.target === fields.budget && fields.budget.value.trim().startsWith("$");
+    if (dollars && told.hardware.length) fields.unit.value = "usd";
     show();
     keep();
   });

@@ -124,6 +124,8 @@ def test_dollars_are_typed_as_people_write_them(page):
         assert page.inner_text("#forecast-sentence").startswith(f"With {text} on 8 h100: ")
         assert f"--usd {dollars:.0f} --on" in page.inner_text("#forecast-command")
     page.select_option("[name=unit]", "flops")
+    assert said(page) == ["budget: $300 is in dollars; choose dollars, or type a number without $."]
+    assert not any(page.evaluate(ANSWER).values())
     page.fill("[name=budget]", "2T")
     assert page.evaluate(ANSWER)["flops"] == [2e12]
 
