@@ -171,13 +171,14 @@ class Hosts:
         return head
 
     def worker(self, k, head=1, **options):
-        """Has a host join a Ray cluster; the process, which may try for a while."""
-        return self._ray(k, f"--address={self.address(head)}", **options)
+        """Has a host join a Ray cluster, and again whenever it has dropped out; the process that sees to it."""
+        return self._ray(k, f"--address={self.address(head)}", again="while sleep 2; do", **options)
 
-    def _ray(self, k, options, *, cpus=1):
+    def _ray(self, k, options, *, cpus=1, again=""):
         given = f"ray start {options} --node-ip-address={_address(k)} --num-cpus={cpus} --block"
+        given = f"{given} --object-store-memory=80000000"
         with (self.folder / f"ray-h{k}.log").open("a") as log:
-            return self.start(k, *given.split(), "--object-store-memory=80000000", stdout=log, stderr=log)
+            return self.start(k, "bash", "-c", f"{again} {given}; done" if again else given, stdout=log, stderr=log)
 
     def _answers(self, k, address):
         host, port = address.split(":")
