@@ -87,7 +87,7 @@ class Storm:
         hosts = self.hosts
         if HEAD in hosts.up and not self.has_ray(HEAD) and self.sweep is None:
             for k in set(self.ray) & set(hosts.up):  # a cluster begins anew as a whole
-                hosts.run(k, "bash", "-c", "kill -KILL -1")
+                hosts.start(k, "bash", "-c", "kill -KILL -1").wait()
             self.ray = {HEAD: hosts.head(HEAD)}
         if self.has_ray(HEAD):
             for k in hosts.up:
@@ -182,6 +182,7 @@ def weather(storm: Storm, count: int, befallen: collections.Counter[str]) -> lis
             return [f"it had not ended after {PATIENCE:.0f} s: {' '.join(storm.said.read_text()[-600:].split())}"]
         if came < count and now > next_at and storm.at_work():
             what = storm.chance.choice(KINDS)
+            print(f"# {now - began:.0f} s: {what}", file=sys.stderr, flush=True)
             storm.befall(what)
             befallen[what] += 1
             came += 1

@@ -8,6 +8,7 @@ For root, and for whoever may make user namespaces.
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,8 @@ RAY_DISK = Path("/tmp/ray")
 """Where Ray keeps what is a host's own; the paths of its sockets leave no room for a longer name."""
 PORT = 6379
 # Beside whatever else is at work here, what is trained must not starve.
-_RAY = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+_RAY = {"RAY_worker_niceness": "0", "RAY_raylet_start_wait_time_s": "180"}
+_RAY |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 _UP = "up"
 # The first process of a host reaps orphans, as init does, since it ignores their end; it ends with its own input.
 _INIT = f'trap "" CHLD; echo {_UP}; exec cat'
@@ -125,6 +127,8 @@ class Hosts:
 
     def thaw(self, k):
         self.run(k, "bash", "-c", "kill -CONT -1")
+        for process in self._processes[k]:  # whoever entered with what was stopped has stopped too
+            process.send_signal(signal.SIGCONT)
 
     def set_clock(self, k, offset):
         """Moves the clock that Python sees on a host by seconds; signs of files keep the true time, as of a server."""
@@ -142,6 +146,7 @@ class Hosts:
         """Its power goes."""
         _end(self._inits.pop(k))
         for process in self._processes.pop(k, ()):
+            process.kill()
             process.wait()
             for pipe in (process.stdout, process.stderr):
                 if pipe is not None:
@@ -166,13 +171,14 @@ class Hosts:
         return head
 
     def worker(self, k, head=1, **options):
-        """Has a host join a Ray cluster; the process, which may try for a while."""
-        return self._ray(k, f"--address={self.address(head)}", **options)
+        """Has a host join a Ray cluster, and again whenever it has dropped out; the process that sees to it."""
+        return self._ray(k, f"--address={self.address(head)}", again="while sleep 2; do", **options)
 
-    def _ray(self, k, options, *, cpus=1):
+    def _ray(self, k, options, *, cpus=1, again=""):
         given = f"ray start {options} --node-ip-address={_address(k)} --num-cpus={cpus} --block"
+        given = f"{given} --object-store-memory=80000000"
         with (self.folder / f"ray-h{k}.log").open("a") as log:
-            return self.start(k, *given.split(), "--object-store-memory=80000000", stdout=log, stderr=log)
+            return self.start(k, "bash", "-c", f"{again} {given}; done" if again else given, stdout=log, stderr=log)
 
     def _answers(self, k, address):
         host, port = address.split(":")

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from nextscale.cluster.controller.backend import Ended, Slot
+from nextscale.cluster.controller.backend import ClusterLost, Ended, Slot
 from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _REFRESH = 2.0
 """Seconds between two looks at which hosts there are."""
+_COMING = 180.0
+"""Seconds that this host has to join a cluster whose head answers: on a busy one it takes longer than Ray waits."""
 
 
 class RayBackend:
@@ -202,11 +204,23 @@ class RayBackend:
             raise unreachable
         if address is not None and (stranger := stranger_at(address)) is not None:
             raise InputError(f"{name}: no Ray head answers there, but {stranger}; name the head, such as HEAD:6379")
-        try:
-            with _own_signals():
-                self._ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, ValueError):
-            raise unreachable from None
+        until = time.monotonic() + _COMING
+        while True:
+            try:
+                with _own_signals():
+                    self._ray.init(
+                        address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options
+                    )
+                break
+            except (ConnectionError, ValueError):
+                self._ray.shutdown()
+                if address is None:
+                    raise unreachable from None
+                if not answers(address):
+                    raise ClusterLost(f"{name}: the head answered, and was gone while this connected to it") from None
+                if time.monotonic() > until:
+                    text = f"{name}: the head answers, but Ray is not up on this host; start it here too"
+                    raise ConnectionError(text) from None
         if address is None or not address.startswith("ray://"):  # whose server stands between
             self._head = Head(self._ray.get_runtime_context().gcs_address)
 

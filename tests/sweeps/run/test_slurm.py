@@ -51,7 +51,7 @@ def test_preempted_twice_and_out_of_time_once_it_leaves_the_same_table(slurm, su
     job = submit(spec, out)
     for restarts in range(3):
         done = records.look()
-        slurm.wait_for(lambda: at_work(out), 300)
+        slurm.wait_for(lambda: slurm.job(job)["JobState"] == "RUNNING" and at_work(out), 300)
         slurm.wait_for(lambda done=done: records.look() > done, 300)
         if restarts < 2:
             slurm.said("scontrol", "requeue", job)
