@@ -20,6 +20,7 @@ from typing import Any
 from etils import epath
 
 from nextscale.model.record import write_atomically
+from nextscale.model.storage.sweep_copy import original_of
 from nextscale.sweeps.errors import SpecError
 
 Entry = dict[str, Any]
@@ -82,7 +83,13 @@ class Ledger:
         return [entry for entry in self.entries() if entry["kind"] == "approval"]
 
     def _append_once(self, entry: Entry, meaning: Callable[[Entry], Any]) -> Entry:
-        """Appends an entry unless one of its kind and meaning is there; returns the one that is there then."""
+        """Appends an entry unless one of its kind and meaning is there; returns the one that is there then.
+
+        Raises:
+            SpecError: this is a copy of what lies in a bucket.
+        """
+        if (address := original_of(self.path.parent)) is not None:
+            raise SpecError(f"{address}: the ledger of a sweep in a bucket is written to by `nextscale run` alone")
         with self.path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)

@@ -27,13 +27,24 @@ class Fault:
     Attributes:
         kind: `busy`: 503, nothing is done; `lost`: it is done, and the connection breaks before the answer; `cut`: half
             of the answer comes, and the connection breaks; `slow`: the answer comes half a second late.
-        times: that it does.
+        times, every: that it does, and of how many such requests to one.
     """
 
     method: str
     key: str
     kind: str
     times: int
+    every: int
+    seen: int = 0
+
+    def strikes(self, method, key):
+        if not self.times or self.method != method or self.key not in key:
+            return False
+        self.seen += 1
+        if self.seen % self.every:
+            return False
+        self.times -= 1
+        return True
 
 
 class Server:
@@ -54,8 +65,8 @@ class Server:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked):
             return f"s3://{name}"
 
-    def fail(self, method, key, kind, times=1):
-        self.faults.append(Fault(method, key, kind, times))
+    def fail(self, method, key, kind, times=1, every=1):
+        self.faults.append(Fault(method, key, kind, times, every))
 
     def close(self):
         self._server.shutdown()
@@ -65,9 +76,7 @@ class Server:
         method, key = environ["REQUEST_METHOD"], environ["PATH_INFO"] + "?" + environ["QUERY_STRING"]
         with self._lock:
             self.log.append((method, key))
-            fault = next((one for one in self.faults if one.times and one.method == method and one.key in key), None)
-            if fault is not None:
-                fault.times -= 1
+            fault = next((one for one in self.faults if one.strikes(method, key)), None)
         kind = None if fault is None else fault.kind
         if kind == "busy":
             start("503 Slow Down", [("Content-Type", "application/xml")])

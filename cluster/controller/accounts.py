@@ -66,6 +66,7 @@ class Accounts:
         path: None keeps no file.
         clock: seconds since the epoch, comparable over restarts.
         guard: called before each row; raises where the accounts are no longer ours.
+        keep: called after each row of what starts next; sees to it that it is known of also without this machine.
 
     Raises:
         InputError: a row of the file is damaged.
@@ -77,9 +78,10 @@ class Accounts:
         *,
         clock: Callable[[], float] = time.time,
         guard: Callable[[], None] = lambda: None,
+        keep: Callable[[], None] = lambda: None,
     ):
         self.clock = clock
-        self._path, self._guard = path, guard
+        self._path, self._guard, self._keep = path, guard, keep
         self._file: TextIO | None = None
         self.rows: list[Row] = []
         self.open: dict[int, Reservation] = {}
@@ -234,6 +236,7 @@ class Accounts:
         self._file.flush()
         if row["kind"] == "reserved":  # what starts next is known of also when power fails
             os.fsync(self._file.fileno())
+            self._keep()
 
     def _count(self, row: Row) -> None:
         number = row["attempt"]
@@ -270,26 +273,28 @@ def open_accounts(
     on_wait: Callable[[str], None] = lambda message: None,
     stop: Callable[[], float | None] = lambda: None,
     clock: Callable[[], float] = time.time,
+    keep: Callable[[], None] = lambda: None,
 ) -> Iterator[Accounts]:
     """The accounts of the sweep in a folder, for one controller at a time: another waits until that one is done.
 
     Args:
         on_wait: is called, once, with the message that another controller is at work.
         stop: while it waits; see `nextscale.cluster.controller.controller.run_all`.
+        keep: see `Accounts`.
 
     Raises:
         KeyboardInterrupt: it waited, and was asked to stop.
     """
-    lease = _turn(out / "controller", on_wait, stop)
+    lease = lease_in_turn(out / "controller", on_wait, stop)
     with lease:
-        accounts = Accounts(out / "accounts.jsonl", clock=clock, guard=lease.check)
+        accounts = Accounts(out / "accounts.jsonl", clock=clock, guard=lease.check, keep=keep)
         try:
             yield accounts
         finally:
             accounts.close()
 
 
-def _turn(directory: Path, on_wait: Callable[[str], None], stop: Callable[[], float | None]) -> Lease:
+def lease_in_turn(directory: Path | str, on_wait: Callable[[str], None], stop: Callable[[], float | None]) -> Lease:
     """The lease of the controllers of a sweep, when it is free or its holder has long been silent."""
     heartbeat: Heartbeat | None = None
     since, reported = time.monotonic(), False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 from nextscale.cluster.controller.lease import Heartbeat
@@ -16,7 +17,7 @@ class Job:
     """One run to be done.
 
     Attributes:
-        directory: where it lives, on a file system that all workers share.
+        directory: where it lives, on a file system that all workers share; with a `bucket`, of this machine alone.
         flops: its training FLOPs, in so many `steps`; of a branch those after its trunk's.
         shape: runs of equal shape share a compiled program.
         seats: where it may be trained, the preferred first.
@@ -24,6 +25,7 @@ class Job:
         every_seconds, keep, final, pinned: see `nextscale.model.training.checkpoint.CheckpointPolicy`.
         whole_flops: of a branch, from its first token on: what it takes where that state is gone.
         stop_seconds: that it asks for to save itself in.
+        bucket: its address, where it lives in a bucket: a worker makes its directory anew; empty where it does not.
         silent, attempt: see `nextscale.cluster.controller.lease.Lease`.
     """
 
@@ -43,6 +45,12 @@ class Job:
     attempt: int = 0
     whole_flops: float | None = None
     stop_seconds: float = 0.0
+    bucket: str = ""
+
+    @property
+    def place(self) -> Path | str:
+        """Where its leases are."""
+        return self.bucket or Path(self.directory)
 
     @property
     def whole(self) -> Job:

@@ -13,18 +13,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import functools
+import hashlib
 import json
 import math
 import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from nextscale.model.record import naming
+from nextscale.model.storage.address import address_of
+from nextscale.model.storage.bucket import Bucket
 
 TIME_TO_LIVE = 20.0
 """Seconds without a new sign of life after which a lease may be taken over."""
@@ -90,7 +95,7 @@ class Lease:
     """The right to write one run, kept alive by a thread until it is closed.
 
     Args:
-        directory: of the run, on a file system that all workers share.
+        directory: of the run, on a file system that all workers share; or its address in a bucket.
         silent: the heartbeat of a holder that is taken for dead, having given no newer one for `TIME_TO_LIVE`.
         attempt: in the accounts of the sweep, that it is for.
         lived: seconds that this attempt took before, to come up.
@@ -99,25 +104,21 @@ class Lease:
         LeaseHeld: it is held by a process that may be alive.
     """
 
-    def __init__(self, directory: Path, *, silent: Heartbeat | None = None, attempt: int = 0, lived: float = 0.0):
-        folder = directory / "leases"
-        folder.mkdir(parents=True, exist_ok=True)
-        newest = _newest(folder)
-        self.replaced = None if newest is None else _fallen(newest, silent)
+    def __init__(self, directory: Path | str, *, silent: Heartbeat | None = None, attempt: int = 0, lived: float = 0.0):
+        self._place = _place(directory)
+        newest = self._place.newest()
+        self.replaced = None if newest is None else _fallen(self._place, newest, silent)
         """What a predecessor that died at work wrote of itself, or None."""
-        self.generation = 1 if newest is None else int(newest.stem) + 1
-        self._folder, self._file = folder, folder / f"{self.generation:06d}.json"
+        self.generation = 1 if newest is None else int(newest.removesuffix(".json")) + 1
+        self._directory, self._name = directory, f"{self.generation:06d}.json"
         self._since = time.monotonic() - lived
         self._told: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine()}
         self._told |= {"started": time.time(), "attempt": attempt, "seconds": lived, "begun": False}
         self._length, self._writing = 0, threading.Lock()
         try:
-            self._write("x")
+            self._write(self._place.create)
         except FileExistsError:
             raise LeaseHeld(f"{directory} was taken at the same moment by another process") from None
-        except OSError:  # a full disk has room for the name alone: nobody is to wait for whoever could not sign
-            self._file.unlink(missing_ok=True)
-            raise
         self._lost, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -126,15 +127,22 @@ class Lease:
         """Tells that what stands in the run's curve is from now on its holder's own."""
         if not self._told["begun"]:
             self._told["begun"] = True
-            self._write("r+")
+            self._write(self._place.write)
 
     def check(self) -> None:
-        """Raises LeaseLost when the run is no longer ours."""
+        """Raises LeaseLost when the run is no longer ours, as far as is known: in a bucket since the last beat."""
         if self._closed.is_set():
-            raise LeaseLost(f"{self._folder.parent} was given up")
-        if self._lost.is_set() or _newest(self._folder) != self._file:
+            raise LeaseLost(f"{self._directory} was given up")
+        if self._place.near:
+            self.check_now()
+        elif self._lost.is_set():
+            raise LeaseLost(f"{self._directory} was taken over by another process")
+
+    def check_now(self) -> None:
+        """Raises LeaseLost when the run is no longer ours."""
+        if self._lost.is_set() or self._place.newest() != self._name:
             self._lost.set()
-            raise LeaseLost(f"{self._folder.parent} was taken over by another process")
+            raise LeaseLost(f"{self._directory} was taken over by another process")
 
     def close(self) -> None:
         """Gives the run back. The file stays: a zombie of an older generation must go on finding a newer one."""
@@ -144,10 +152,8 @@ class Lease:
             return
         with contextlib.suppress(OSError):  # a full disk: whoever comes next finds us silent instead
             self._told["released"] = True
-            self._write("r+")
-            for older in self._folder.glob("*.json"):
-                if older < self._file:
-                    older.unlink(missing_ok=True)
+            self._write(self._place.write)
+            self._place.delete_older(self._name)
 
     def __enter__(self) -> Lease:
         return self
@@ -160,26 +166,101 @@ class Lease:
     def _beat(self) -> None:
         while not self._closed.wait(BEAT):
             with contextlib.suppress(OSError):  # a file server that stutters: the next beat may come through
-                if _newest(self._folder) != self._file:
+                if self._place.newest() != self._name:
                     self._lost.set()
                     return
-                os.utime(self._file)  # on a full disk this is a sign of life too
-                self._write("r+")
+                self._write(self._place.write)
 
-    def _write(self, mode: Literal["x", "r+"]) -> None:
-        """Tells how its holder stands, in place: a full disk has room for that."""
-        with naming(self._file), self._writing, self._file.open(mode) as file:
+    def _write(self, write: Callable[[str, bytes], None]) -> None:
+        """Tells how its holder stands, at the same length or more: a full disk has room for that."""
+        with self._writing:
             self._told["seconds"] = time.monotonic() - self._since
             text = json.dumps(self._told)
             self._length = max(self._length, len(text))
-            file.write(text.ljust(self._length))
+            write(self._name, text.ljust(self._length).encode())
 
 
-def life(directory: Path) -> Life | None:
+class _Files:
+    """The leases of a directory."""
+
+    near = True
+    """Whether it costs nothing to ask for the newest."""
+
+    def __init__(self, directory: Path):
+        self.directory, self._folder = directory, directory / "leases"
+
+    def newest(self) -> str | None:
+        try:
+            return max((path.name for path in self._folder.glob("*.json")), default=None)
+        except FileNotFoundError:  # deleted while it was listed
+            return None
+
+    def read(self, name: str) -> tuple[int, bytes]:
+        """What is another number whenever it was touched, and its text."""
+        with (self._folder / name).open("rb") as file:  # opened first: NFS then asks its server for the time
+            return os.fstat(file.fileno()).st_mtime_ns, file.read()
+
+    def create(self, name: str, text: bytes) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / name
+        try:
+            with naming(path), path.open("xb") as file:
+                file.write(text)
+        except FileExistsError:
+            raise
+        except OSError:  # a full disk has room for the name alone: nobody is to wait for whoever could not sign
+            path.unlink(missing_ok=True)
+            raise
+
+    def write(self, name: str, text: bytes) -> None:
+        path = self._folder / name
+        os.utime(path)  # on a full disk this is a sign of life too
+        with naming(path), path.open("r+b") as file:
+            file.write(text)
+
+    def delete_older(self, name: str) -> None:
+        for older in self._folder.glob("*.json"):
+            if older.name < name:
+                older.unlink(missing_ok=True)
+
+
+class _Objects:
+    """The leases of a place in a bucket."""
+
+    near = False
+
+    def __init__(self, address: str):
+        self.directory, self._bucket = address, Bucket(address + "/leases")
+
+    def newest(self) -> str | None:
+        return max((one.name for one in self._bucket.list()), default=None)
+
+    def read(self, name: str) -> tuple[int, bytes]:
+        text = self._bucket.get(name)
+        return int.from_bytes(hashlib.sha256(text).digest()[:6]), text
+
+    def create(self, name: str, text: bytes) -> None:
+        if not self._bucket.create(name, text):  # nobody else is this process, at this moment
+            raise FileExistsError(errno.EEXIST, "is there already", name)
+
+    def write(self, name: str, text: bytes) -> None:
+        self._bucket.put(name, text)
+
+    def delete_older(self, name: str) -> None:
+        self._bucket.delete([one.name for one in self._bucket.list() if one.name < name])
+
+
+def _place(directory: Path | str) -> _Files | _Objects:
+    address = address_of(directory)
+    return _Files(Path(directory)) if address is None else _Objects(address)
+
+
+def life(directory: Path | str) -> Life | None:
     """What the newest holder of a run tells of itself; None where there was none."""
-    newest = _newest(directory / "leases")
+    place = _place(directory)
+    newest = place.newest()
     try:
-        told = None if newest is None else _read(newest.read_bytes())
+        told = None if newest is None else _read(place.read(newest)[1])
     except FileNotFoundError:  # deleted this very moment
         return None
     if told is None:
@@ -189,43 +270,36 @@ def life(directory: Path) -> Life | None:
     return Life(**known, here=here, dead=here and not _alive(told.get("pid", 0)))
 
 
-def holder(directory: Path) -> Heartbeat | None:
+def holder(directory: Path | str) -> Heartbeat | None:
     """The newest sign of life of whoever holds a run; None where nobody does, or one that died on this machine."""
-    newest = _newest(directory / "leases")
+    place = _place(directory)
+    newest = place.newest()
     if newest is None:
         return None
     try:
-        _fallen(newest, None)
+        _fallen(place, newest, None)
     except LeaseHeld as held:
-        return held.heartbeat or (newest.name, 0)
+        return held.heartbeat or (newest, 0)
     return None
 
 
-def _newest(folder: Path) -> Path | None:
-    try:
-        return max(folder.glob("*.json"), default=None)
-    except FileNotFoundError:  # deleted while it was listed
-        return None
-
-
-def _fallen(lease: Path, silent: Heartbeat | None) -> dict[str, Any] | None:
+def _fallen(place: _Files | _Objects, name: str, silent: Heartbeat | None) -> dict[str, Any] | None:
     """What the holder wrote of itself if it died at work; None if it gave the run back.
 
     Raises:
         LeaseHeld: it may be alive.
     """
     try:
-        with lease.open("rb") as file:  # opened first: NFS then asks its server for the time, not its cache
-            heartbeat = (lease.name, os.fstat(file.fileno()).st_mtime_ns)
-            holder = _read(file.read())
+        sign, text = place.read(name)
     except FileNotFoundError:
-        raise LeaseHeld(f"{lease.parent.parent} changed hands this very moment") from None
+        raise LeaseHeld(f"{place.directory} changed hands this very moment") from None
+    heartbeat, holder = (name, sign), _read(text)
     if holder.get("released"):
         return None
     gone = holder.get("machine") == _machine() and not _alive(holder.get("pid", 0))
     if heartbeat != silent and not gone:
         who = f"process {holder.get('pid')} on {holder.get('host')}"
-        raise LeaseHeld(f"{lease.parent.parent} is held by {who}", heartbeat)
+        raise LeaseHeld(f"{place.directory} is held by {who}", heartbeat)
     return holder
 
 

@@ -13,6 +13,8 @@ from etils import epath
 from nextscale.cluster.controller import lease
 from nextscale.cluster.controller.job import Job
 from nextscale.model.record import RunDirectory
+from nextscale.model.storage.address import sibling
+from nextscale.model.storage.mirror import Mirror
 
 _TAIL = 16_384
 
@@ -60,18 +62,34 @@ class Runs(Protocol):
 
 
 class RunDirectories:
-    """The runs of a store, on a file system that all workers share."""
+    """The runs of a store, on a file system that all workers share, or in a bucket."""
+
+    def __init__(self) -> None:
+        self._mirrors: dict[str, Mirror] = {}
+
+    def _directory(self, job: Job, run_id: str | None = None) -> RunDirectory:
+        """Of a job's run, or another of the same store, as it is now."""
+        found = RunDirectory(epath.Path(job.directory))
+        bucket = job.bucket
+        if run_id is not None and run_id != job.run_id:
+            found, bucket = found.sibling(run_id), sibling(bucket, run_id)
+        if job.bucket:
+            if bucket not in self._mirrors:
+                self._mirrors[bucket] = Mirror(bucket, Path(found.path), whole=False)
+            self._mirrors[bucket].pull()
+        return found
 
     def done(self, job: Job) -> bool:
         try:
-            return RunDirectory(epath.Path(job.directory)).record() is not None
+            return self._directory(job).record() is not None
         except ValueError:  # damaged: its next attempt says so
             return False
 
     def saved(self, job: Job) -> int:
-        return RunDirectory(epath.Path(job.directory)).saved
+        return self._directory(job).saved
 
     def progress(self, job: Job) -> Progress:
+        self._directory(job)
         try:
             with Path(job.directory, "metrics.jsonl").open("rb") as file:
                 size = file.seek(0, 2)
@@ -96,12 +114,12 @@ class RunDirectories:
 
     def ready(self, job: Job) -> bool:
         assert job.start is not None
-        trunk = RunDirectory(epath.Path(job.directory)).sibling(job.start.run_id)
+        trunk = self._directory(job, job.start.run_id)
         return trunk.checkpoint(job.start.tokens).exists() or self.saved(job) > 0
 
     def holder(self, job: Job) -> lease.Heartbeat | None:
-        return lease.holder(Path(job.directory))
+        return lease.holder(job.place)
 
     def life(self, job: Job, attempt: int) -> lease.Life | None:
-        found = lease.life(Path(job.directory))
+        found = lease.life(job.place)
         return found if found is not None and found.attempt == attempt else None

@@ -14,6 +14,7 @@ from nextscale.cluster.ray.worker import (
     add_attempt,
     attempt_row,
     external_attempt,
+    note_fallen,
     take_lease,
     train_attempt,
 )
@@ -39,9 +40,16 @@ class Rank(Worker):
         Args:
             lived: seconds that the processes took to come up.
         """
+        if job.bucket:
+            return Outcome(
+                "input",
+                f"{job.bucket}: one run over several hosts writes its checkpoints into a folder that they share, and "
+                "into no bucket; name such a folder as --out, or pools whose runs are of one host each",
+            )
         lease = take_lease(job, lived)
         if isinstance(lease, Outcome):
             return lease
+        note_fallen(job, lease)
         self._lease = lease
         return True
 

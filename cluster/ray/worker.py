@@ -14,6 +14,7 @@ from etils import epath
 from nextscale.cluster.controller.job import Job, Outcome, Status
 from nextscale.cluster.controller.lease import Lease, LeaseHeld, LeaseLost
 from nextscale.cluster.hardware.seat import Seat
+from nextscale.cluster.ray.workplace import workplace
 from nextscale.model.config.external import ExternalRun
 from nextscale.model.config.run import RunConfig
 from nextscale.model.errors import InputError, Stopped, TooLarge, describe_error
@@ -59,14 +60,23 @@ class Worker:
         lease = take_lease(job)
         if isinstance(lease, Outcome):
             return lease
-        with lease:
-            row = attempt_row(job, seat)
-            if isinstance(job.config, ExternalRun):
-                outcome = external_attempt(job, lease, lambda: number in self._stopped, row, ALONE)
-            else:
-                outcome = train_attempt(job, seat, lease, lambda: number in self._stopped, row)
-            if "status" in row:
-                add_attempt(job, row)
+        try:
+            with lease, workplace(job, lease) as here:
+                return self._attempt(here, seat, lease, lambda: number in self._stopped)
+        except LeaseLost as lost:  # so what was done last is in no bucket
+            return Outcome("held", str(lost))
+        except (OSError, InputError) as error:
+            return _failure(error, job)
+
+    def _attempt(self, job: Job, seat: Seat, lease: Lease, stop: Callable[[], bool]) -> Outcome:
+        note_fallen(job, lease)
+        row = attempt_row(job, seat)
+        if isinstance(job.config, ExternalRun):
+            outcome = external_attempt(job, lease, stop, row, ALONE)
+        else:
+            outcome = train_attempt(job, seat, lease, stop, row)
+        if "status" in row:
+            add_attempt(job, row)
         return outcome
 
     def stop(self, number: int) -> None:
@@ -81,14 +91,21 @@ def take_lease(job: Job, lived: float = 0.0) -> Lease | Outcome:
         lived: seconds that the attempt took to come up.
     """
     try:
-        lease = Lease(Path(job.directory), silent=job.silent, attempt=job.attempt, lived=lived)
+        return Lease(job.place, silent=job.silent, attempt=job.attempt, lived=lived)
     except LeaseHeld as held:
         return Outcome("held", str(held), held.heartbeat)
+    except InputError as error:  # there is no such bucket
+        return Outcome("input", str(error))
     except OSError as error:
+        if job.bucket:
+            return _failure(error, job)
         return Outcome("input", f"{job.directory}: {error.strerror}; make room or name another --out")
+
+
+def note_fallen(job: Job, lease: Lease) -> None:
+    """Writes down how the attempt of a predecessor ended that died at work."""
     if lease.replaced is not None and not Path(job.directory, "record.json").exists():
         add_attempt(job, lease.replaced | {"status": "lost", "message": "the process died or fell silent"})
-    return lease
 
 
 def attempt_row(job: Job, seat: Seat) -> Row:

@@ -21,3 +21,8 @@ def address_of(path: str | os.PathLike[str]) -> str | None:
 def absolute(path: str | os.PathLike[str]) -> str:
     """An address as it is; a path of this machine from its root."""
     return address_of(path) or str(Path(path).expanduser().absolute())
+
+
+def sibling(address: str, name: str) -> str:
+    """The place of that name beside an address."""
+    return f"{address.rpartition('/')[0]}/{name}"

@@ -15,7 +15,6 @@ import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nextscale.model.errors import InputError, first_line
@@ -53,12 +52,14 @@ class Object:
     Attributes:
         name: below the address that was asked.
         size: in bytes.
-        etag: another whenever its content is written.
+        etag: another whenever its content is written; empty where it is written but once, and that is of no interest.
+        modified: when it was written, in seconds since the epoch, by the clock of the service.
     """
 
     name: str
     size: int
     etag: str
+    modified: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Bucket:
         """
         if size == 0:
             return b""
-        options = {"if_match": one.etag, "range": (start, start + size)}
+        options = {"range": (start, start + size)} | ({"if_match": one.etag} if one.etag else {})
         with self._asked(one.name):
             return bytes(_obstore().get(self._store, one.name, options=options).bytes())
 
@@ -94,9 +95,12 @@ class Bucket:
         for start in range(0, one.size, _PIECE_BYTES):
             yield self.read(one, start, min(_PIECE_BYTES, one.size - start))
 
-    def put(self, name: str, content: bytes | Path) -> None:
-        """Writes an object, whole or not at all."""
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    def put(self, name: str, content: bytes | Iterator[bytes], size: int = 0) -> None:
+        """Writes an object, whole or not at all.
+
+        Args:
+            size: of content that comes in pieces.
+        """
         with self._asked(name):
             _obstore().put(self._store, name, content, chunk_size=max(1 << 23, size // _MOST_PARTS + 1))
 
@@ -125,7 +129,7 @@ class Bucket:
             except BucketError as error:
                 if not left or "response body" not in str(error.strerror):
                     raise
-        objects = [Object(one["path"], one["size"], one["e_tag"] or "") for one in found]
+        objects = [_object(one["path"], one) for one in found]
         return sorted(objects, key=lambda one: one.name)
 
     def head(self, name: str) -> Object | None:
@@ -135,7 +139,7 @@ class Bucket:
                 found = _obstore().head(self._store, name)
         except FileNotFoundError:
             return None
-        return Object(name, found["size"], found["e_tag"] or "")
+        return _object(name, found)
 
     def delete(self, names: Sequence[str]) -> None:
         """Deletes objects; those that are not there are no error."""
@@ -167,6 +171,10 @@ class Bucket:
     def _check_bucket(self, error: Exception) -> None:
         if "NoSuchBucket" in str(error):
             raise InputError(f"{self.address}: there is no such bucket; make it first, or mend its name") from None
+
+
+def _object(name: str, found: Any) -> Object:
+    return Object(name, found["size"], found["e_tag"] or "", found["last_modified"].timestamp())
 
 
 def in_parallel(work: Callable[[T], R], these: Iterable[T]) -> list[R]:

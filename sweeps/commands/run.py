@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nextscale.model.storage.address import address_of
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.terminal.console import Json, Set, Spec, aside, complain, print_json, say, screen, warn
 
@@ -126,7 +127,8 @@ def _run(
             f"{summary['runs']['done']} runs done; this command took {summary['seconds']:.0f} s", highlight=False
         )
         if summary["law"] or summary["findings"]:
-            screen.print(f"figures and report: {folder / 'report.html'}", highlight=False, soft_wrap=True, markup=False)
+            page = f"{address_of(folder) or folder}/report.html"
+            screen.print(f"figures and report: {page}", highlight=False, soft_wrap=True, markup=False)
     if refusal is not None:
         complain(refusal)
     if summary["stopped_by"]:
@@ -157,6 +159,8 @@ def _detach(
     with located_errors(path, set_ or ()):
         spec = resolve_spec(spec)
     folder = out or Path("out") / spec.name
+    if (address := address_of(folder)) is not None:
+        raise SpecError(f"--detach: a sweep in a bucket ({address}) is not left at work yet; start it without")
     if (refusal := gate_closed(spec, folder, approval)) is not None:
         complain(refusal)
         raise typer.Exit(3)

@@ -43,6 +43,7 @@ def status(out: Folder, json_: Json = False) -> None:
 
     Reads files alone, and so works while the cluster is down.
     """
+    from nextscale.model.storage.sweep_copy import original_of
     from nextscale.sweeps.show.formats import number
     from nextscale.sweeps.show.tables import Table
     from nextscale.sweeps.watch.status import status as status_of
@@ -54,7 +55,7 @@ def status(out: Folder, json_: Json = False) -> None:
     done, planned = found.flops
     counts = [[state, str(count)] for state, count in found.runs.items() if count]
     silent = {"none": "nobody is at work on it", "silent": "its controller is silent, and taken for dead"}
-    title = f"{out}: {silent.get(found.controller, 'controller at work')}"
+    title = f"{original_of(out) or out}: {silent.get(found.controller, 'controller at work')}"
     screen.print(Table(title, ["runs", ""], counts).rich())
     spent = found.spent
     cost = [

@@ -16,16 +16,18 @@ from nextscale.cluster.controller.events import Event
 from nextscale.cluster.hardware.site import Site
 from nextscale.fit.errors import InputError
 from nextscale.model.record import write_atomically
+from nextscale.model.storage.address import address_of
 from nextscale.sweeps.errors import USER_ERRORS, SpecError
 from nextscale.sweeps.forecasts.registry import score_landed
 from nextscale.sweeps.ledger import Entry
 from nextscale.sweeps.loggers.sweep_export import exporting
 from nextscale.sweeps.plan.gates import Approval
+from nextscale.sweeps.run.bucket import OutFolder, out_folder
 from nextscale.sweeps.run.journal import Journal
 from nextscale.sweeps.run.rounds import OnRound, TrainingRounds
 from nextscale.sweeps.run.session import settle_done
 from nextscale.sweeps.spec.site_file import load_site
-from nextscale.sweeps.spec.sweep_spec import SweepSpec
+from nextscale.sweeps.spec.sweep_spec import ExternalSpec, SweepSpec
 from nextscale.sweeps.study.study import Analysis, Study
 
 
@@ -43,6 +45,7 @@ def run_study(
     """Runs a sweep to its end, from wherever it stands, and leaves tables, figures and a report in `out`.
 
     Args:
+        out: a folder that all workers share, or an address in a bucket.
         address: of a Ray cluster; None starts one on this machine if anything is left to train.
         site: what is known of the devices here; None reads the site file, if there is one.
         approval: of all gates that the sweep comes to; see `nextscale.sweeps.plan.gates`.
@@ -55,19 +58,25 @@ def run_study(
     Raises:
         SpecError, InputError: the spec, data or output folder cannot be used.
     """
-    run = _StudyRun(spec, out, on_event)
+    if isinstance(spec, ExternalSpec) and (bucket := address_of(out)) is not None:
+        raise SpecError(
+            f"--out {bucket}: a trainer of your own keeps its states in a folder, and when one is whole only it can "
+            "tell; name a folder that all workers share"
+        )
     site = load_site() if site is None else site
-    with run.observed() as observe:
-        options: dict[str, Any] = {"address": address, "approval": approval, "stop": stop}
-        with TrainingRounds(run.study, site, on_round=on_phase, on_event=observe, **options) as rounds:
-            settle_done(run.study.store.root, run.study.job_of, observe)
-            rounds.train("fit")
-            run.fit_law(rounds, observe)
-            run.write_forecast()
-            if run.forecast is not None:
-                rounds.train("holdout", run.forecast)
-    run.score_forecasts()
-    return run.report(rounds)
+    with out_folder(out, on_event, stop) as folder:
+        run = _StudyRun(spec, folder, on_event)
+        with run.observed() as observe:
+            options: dict[str, Any] = {"address": address, "approval": approval, "stop": stop, "keep": folder.keep}
+            with TrainingRounds(run.study, site, on_round=on_phase, on_event=observe, **options) as rounds:
+                settle_done(run.study.store.root, run.study.job_of, observe)
+                rounds.train("fit")
+                run.fit_law(rounds, observe)
+                run.write_forecast()
+                if run.forecast is not None:
+                    rounds.train("holdout", run.forecast)
+        run.score_forecasts()
+        return run.report(rounds)
 
 
 class _StudyRun:
@@ -79,9 +88,9 @@ class _StudyRun:
         problem: why there is no law or no forecast, where one was asked for.
     """
 
-    def __init__(self, spec: SweepSpec, out: str | Path, on_event: Callable[[Event], None]):
+    def __init__(self, spec: SweepSpec, out: OutFolder, on_event: Callable[[Event], None]):
         self.started = time.perf_counter()
-        self.study = Study(spec, out)
+        self.study = Study(spec, out.path, bucket=out.bucket)
         self.analysis: Analysis | None = None
         self.forecast: Entry | None = None
         self.problem: str | None = None

@@ -55,6 +55,7 @@ class TrainingRounds(contextlib.ExitStack):
         on_round: OnRound,
         on_event: Callable[[Event], None],
         stop: Callable[[], float | None],
+        keep: Callable[[], None] = lambda: None,
     ):
         super().__init__()
         self.failed: dict[str, str] = {}
@@ -62,7 +63,7 @@ class TrainingRounds(contextlib.ExitStack):
         self.stopped_by: str | None = None
         self.waiting_gates: list[Gate] = []
         self._study, self._site, self._address = study, site, address
-        self._on_round, self._on_event, self._stop = on_round, on_event, stop
+        self._on_round, self._on_event, self._stop, self._keep = on_round, on_event, stop, keep
         self._gates = gates_of(study.spec.gates, site.gates)
         self._gatekeeper = Gatekeeper(study.ledger, study.spec.name, approval)
         self._session: Session | None = None
@@ -71,7 +72,7 @@ class TrainingRounds(contextlib.ExitStack):
         """The session with the cluster; begun, once whoever else is at work in the folder has left."""
         if self._session is None:
             study = self._study
-            options = self._address, self._site, self._on_event, self._stop
+            options = self._address, self._site, self._on_event, self._stop, self._keep
             session = Session.connect(study.spec, study.store.root, *options)
             self._session = self.enter_context(session)
             study.catch_up()  # with what was chosen by whoever was waited for

@@ -65,8 +65,12 @@ class Session:
         site: Site | None,
         on_event: Callable[[Event], None],
         stop: Callable[[], float | None],
+        keep: Callable[[], None] = lambda: None,
     ) -> Iterator[Session]:
         """Waits until no other controller is at work in the folder, and connects to the cluster.
+
+        Args:
+            keep: see `nextscale.cluster.controller.accounts.Accounts`.
 
         Raises:
             KeyboardInterrupt: `stop` was asked for while it waited.
@@ -77,7 +81,11 @@ class Session:
         accelerators = with_measured_cpu(site.catalogue())
         pools = pools_of(spec.pools, site, accelerators)
         _check_prices(spec, pools or (pools_here(accelerators)[0] if address is None else {}), accelerators)
-        waiting: dict[str, Any] = {"on_wait": lambda text: on_event(Event("notice", message=text)), "stop": stop}
+        waiting: dict[str, Any] = {
+            "on_wait": lambda text: on_event(Event("notice", message=text)),
+            "stop": stop,
+            "keep": keep,
+        }
         with open_accounts(out, **waiting) as accounts:
             (out / STOP).unlink(missing_ok=True)
             for note in price_notes(spec.pools, site, accelerators):

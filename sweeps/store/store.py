@@ -27,6 +27,7 @@ from nextscale.model.config.external import AnyRun, ExternalRun
 from nextscale.model.config.run import RunConfig
 from nextscale.model.record import Row, RunDirectory, append_row, is_number, pattern_in, read_curve, write_atomically
 from nextscale.model.storage.address import address_of
+from nextscale.model.storage.sweep_copy import copy_of, original_of
 from nextscale.sweeps.design.chosen_runs import dropped_runs
 from nextscale.sweeps.errors import SpecError, damaged_file_error
 from nextscale.sweeps.ledger import digest_of
@@ -54,7 +55,9 @@ class Store:
         Raises:
             SpecError: nothing can be written there, or not be read back.
         """
-        store = cls(_local(root))
+        if (address := address_of(root)) is not None:
+            raise SpecError(f"{address}: is in a bucket, and written to by `nextscale run` alone; name a folder")
+        store = cls(Path(root).expanduser().absolute())
         if (problem := pattern_in(store.root)) is not None:
             raise SpecError(f"--out {root}: {problem}")
         try:
@@ -68,15 +71,16 @@ class Store:
 
     @classmethod
     def existing(cls, root: str | Path) -> Store:
-        """The store at a folder that a sweep has written to.
+        """The store at a folder that a sweep has written to; of an address in a bucket, a copy of it as it is now.
 
         Raises:
             SpecError: there is none.
         """
-        store = cls(_local(root))
+        address = address_of(root) or original_of(Path(root))
+        store = cls(Path(root).expanduser().absolute() if address is None else copy_of(address))
         if not (store.root / "runs").is_dir():
             raise SpecError(
-                f"{root}: holds no sweep (there is no {store.root / 'runs'}); name the --out of `nextscale run`"
+                f"{root}: holds no sweep (there is no {address or store.root}/runs); name the --out of `nextscale run`"
             )
         return store
 
@@ -157,12 +161,6 @@ class Store:
             with contextlib.suppress(ValueError, FileNotFoundError):
                 found.append(SweepSpec.model_validate_json(path.read_text()))
         return found
-
-
-def _local(root: str | Path) -> Path:
-    if (address := address_of(root)) is not None:
-        raise SpecError(f"--out {address}: a sweep does not run in a bucket; name a folder that all workers share")
-    return Path(root).expanduser().absolute()
 
 
 def load(*roots: str | Path, sweep: str | None = None, unreadable: bool = False) -> pd.DataFrame:

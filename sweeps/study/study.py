@@ -61,20 +61,22 @@ class Analysis:
 class Study:
     """A sweep in its output folder."""
 
-    def __init__(self, spec: SweepSpec, out: str | Path, *, as_left: bool = False):
+    def __init__(self, spec: SweepSpec, out: str | Path, *, as_left: bool = False, bucket: str = ""):
         """
         Args:
             as_left: the spec is one that a sweep left in its folder: it is whole, and its data may be elsewhere now.
+            bucket: the address where the folder is kept, and runs are trained; empty where the folder is all there is.
 
         Raises:
             SpecError, InputError: the data is not there, nothing can be written, or the ledger is damaged.
         """
         for part in () if isinstance(spec, ExternalSpec) else single_sources(spec.data).values():
             path = getattr(part, "path", None)
-            if path is not None and absolute(path) == absolute(out):
-                raise SpecError(f"--out {out}: is the folder of the data; name another", ("data", "path"))
+            if path is not None and absolute(path) in (absolute(out), bucket):
+                raise SpecError(f"--out {bucket or out}: is the folder of the data; name another", ("data", "path"))
         self.spec = spec if as_left else resolve_spec(spec)
         self.store = Store.at(out)
+        self._bucket = bucket
         self.planned: list[PlannedRun] = []
         self._named: dict[str, PlannedRun] = {}
         self._branches: dict[str, list[PlannedRun]] = {}
@@ -177,6 +179,7 @@ class Study:
             run_id=run_id,
             config=run.config,
             directory=str(self.store.root / "runs" / run_id),
+            bucket=self._bucket and f"{self._bucket}/runs/{run_id}",
             flops=run.own_flops,
             steps=run.config.training.steps,
             shape=digest_of([run.config.model.model_dump(), run.config.training.batch_tokens]),

@@ -16,6 +16,8 @@ from etils import epath
 
 from nextscale.cluster.controller.accounts import Accounts, Reservation, row_problem
 from nextscale.model.record import read_rows, write_atomically
+from nextscale.model.storage.bucket import Bucket
+from nextscale.model.storage.sweep_copy import original_of
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.plan.gates import Gate, Gatekeeper
@@ -130,7 +132,10 @@ def ask_to_stop(out: str | Path, within: float = PATIENCE) -> bool:
         SpecError: the folder holds no sweep.
     """
     store = Store.existing(out)
-    write_atomically(epath.Path(store.root / STOP), f"{within}\n")
+    if (address := original_of(store.root)) is not None:
+        Bucket(address).put(STOP, f"{within}\n".encode())
+    else:
+        write_atomically(epath.Path(store.root / STOP), f"{within}\n")
     return controller_of(store.root).state == "at work"
 
 

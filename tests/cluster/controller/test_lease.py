@@ -11,9 +11,13 @@ from nextscale.cluster.controller import lease as leases
 from nextscale.cluster.controller.lease import Lease, LeaseHeld, LeaseLost
 
 
+def file_of(lease):
+    return lease._directory / "leases" / lease._name
+
+
 def age(lease, seconds):
     then = time.time() - seconds
-    os.utime(lease._file, (then, then))
+    os.utime(file_of(lease), (then, then))
 
 
 def test_a_living_holder_keeps_its_run(tmp_path):
@@ -79,7 +83,7 @@ def test_a_lease_half_written_is_held_until_its_holder_is_silent(tmp_path, text)
 
 def test_a_lease_that_vanishes_while_it_is_looked_at_is_held(tmp_path, monkeypatch):
     Lease(tmp_path).close()
-    monkeypatch.setattr(leases, "_newest", lambda folder: folder / "000000.json")
+    monkeypatch.setattr(leases._Files, "newest", lambda self: "000000.json")
     with pytest.raises(LeaseHeld):
         Lease(tmp_path)
 
@@ -139,9 +143,9 @@ def test_a_holder_shows_that_it_lives(tmp_path, monkeypatch):
     with Lease(tmp_path) as lease:
         age(lease, 100)
         deadline = time.time() + 10
-        while time.time() - lease._file.stat().st_mtime > 50 and time.time() < deadline:
+        while time.time() - file_of(lease).stat().st_mtime > 50 and time.time() < deadline:
             time.sleep(0.02)
-        assert time.time() - lease._file.stat().st_mtime < 50
+        assert time.time() - file_of(lease).stat().st_mtime < 50
 
 
 def test_a_beat_that_fails_is_not_the_last(tmp_path, monkeypatch):

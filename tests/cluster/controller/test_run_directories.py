@@ -13,6 +13,10 @@ from nextscale.model.config.run import Parent
 from nextscale.model.training import train as training
 
 
+def file_of(lease):
+    return lease._directory / "leases" / lease._name
+
+
 @pytest.fixture
 def runs():
     return RunDirectories()
@@ -70,8 +74,8 @@ def test_a_damaged_record_is_none(runs, job):
 def test_who_holds_a_run(tmp_path):
     assert holder(tmp_path) is None
     with Lease(tmp_path) as lease:
-        assert holder(tmp_path)[0] == lease._file.name
+        assert holder(tmp_path)[0] == file_of(lease).name
         before = holder(tmp_path)
-        os.utime(lease._file, (1e9, 1e9))
+        os.utime(file_of(lease), (1e9, 1e9))
         assert holder(tmp_path) != before
     assert holder(tmp_path) is None
