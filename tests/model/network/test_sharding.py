@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nextscale.model.config.data import TokenData
 from nextscale.model.config.run import ModelFamily
 from nextscale.model.errors import InputError
 from nextscale.model.network.kernels import RECOMPUTE
@@ -105,6 +106,18 @@ def test_parts_of_logits_scans_and_what_is_computed_again_change_no_gradient_on_
     asked = [("fsdp=8", "none"), ("data=2,fsdp=2,tensor=2", "dots"), ("data=4,tensor=2", "full"), ("data=3", "none")]
     asked += [("data=1", recompute) for recompute in RECOMPUTE[:-1]]
     run = small(depth=2, **options)
+    came = trained(tmp_path, *((run, layout, {"recompute": recompute}) for layout, recompute in asked))
+    for found, case in zip(came, asked, strict=True):
+        assert max(found["apart"]) < 1e-6, case
+
+
+@pytest.mark.slow
+def test_documents_are_kept_apart_on_any_mesh(small, tmp_path):
+    """However the sequences lie, and the ends of documents among them; `end` is one token in sixteen."""
+    pack = {"mask": "documents", "end": 3}
+    data = TokenData(source="tokens", path="none", vocab=16, fingerprint="0" * 16, pack=pack)
+    asked = [("fsdp=8", "none"), ("data=2,fsdp=2,tensor=2", "dots")]
+    run = small(depth=2, z_loss=0.1, data=data)
     came = trained(tmp_path, *((run, layout, {"recompute": recompute}) for layout, recompute in asked))
     for found, case in zip(came, asked, strict=True):
         assert max(found["apart"]) < 1e-6, case
