@@ -65,7 +65,7 @@ SPEC = {
 LR = SPEC["training"]["lr"]
 EXPERTS = SPEC | {
     "name": "experts",
-    # With 32 symbols experts have learned nearly all before these budgets end, and no power law goes on there.
+    # With 32 symbols losses come near the source's entropy, and fall faster than a law of the smaller runs goes on.
     "data": SPEC["data"] | {"vocab": 64},
     "model": {"depth": 2, "heads": 2, "context": 16, "position": "alibi", "mlp": "relu2", "experts": 8},
     "training": SPEC["training"] | {"lr": LR | {"base": 0.015}},
