@@ -179,7 +179,7 @@ class TestCoordinates:
     def test_they_are_flat_over_eight_times_the_depth(self):
         assert np.all(spread(*(coordinates("completep", depth=depth) for depth in (1, 8))) < 1.5)
 
-    @pytest.mark.parametrize("parametrization", ["mup", "completep"])
+    @pytest.mark.parametrize("parametrization", ["mup", pytest.param("completep", marks=pytest.mark.soak)])
     @pytest.mark.slow
     def test_of_mixtures_they_are_flat_over_the_width_and_the_number_of_experts(self, parametrization):
         wide = (coordinates(parametrization, width=width, experts=4) for width in (16, 128))

@@ -131,14 +131,15 @@ def test_experts_are_worth_what_the_law_that_made_the_losses_says():
     def joint(row, a=0.1, alpha=0.4, beta=0.4):
         return 2.0 + 10 * row["experts"] ** -a / row["params_active"] ** alpha + 40 / row["tokens"] ** beta
 
-    one = found_of("moe", joint)
-    assert set(one.result["leverage"]) == {4, 16}
+    axes = "{model.experts: [1, 8], model.width: [8, 12, 16, 24], flops: [1.0e+10, 2.0e+10, 4.0e+10, 8.0e+10]}"
+    one = found_of("moe", joint, f"design.axes={axes}")
+    assert set(one.result["leverage"]) == {8}
     for experts, comparison in one.result["leverage"].items():
         assert comparison["multiplier"] == pytest.approx(experts ** (0.1 / 0.4), rel=0.1)
         assert comparison["verdict"] == "better"
-    assert len(one.result["foretold"]) == 12
+    assert len(one.result["foretold"]) == 8
     assert max(abs(row["error"]) for row in one.result["foretold"]) < 0.002
-    assert sum(row["within"] for row in one.result["foretold"]) >= 6
+    assert sum(row["within"] for row in one.result["foretold"]) >= 4
 
 
 def test_without_a_dense_model_there_is_no_leverage():

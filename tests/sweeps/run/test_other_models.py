@@ -60,15 +60,22 @@ SPEC = {
         "sizes": [[4, 6, 8, 12], [6, 8, 12, 16], [8, 12, 16, 24], [8, 12, 16, 24]],
     },
     "holdout": {"flops": 4.8e10, "sizes": [16, 24, 32]},
-    "forecast": {"law": "chinchilla"},
     "loggers": [],
 }
+LR = SPEC["training"]["lr"]
 EXPERTS = SPEC | {
     "name": "experts",
+    # With 32 symbols losses come near the source's entropy, and fall faster than a law of the smaller runs goes on.
+    "data": SPEC["data"] | {"vocab": 64},
     "model": {"depth": 2, "heads": 2, "context": 16, "position": "alibi", "mlp": "relu2", "experts": 8},
-    "design": {"kind": "isoflop", "flops": SPEC["design"]["flops"], "widths": SPEC["design"]["sizes"]},
-    "holdout": {"flops": 4.8e10, "widths": [16, 24]},
-    "forecast": {"law": "chinchilla", "params": "active"},
+    "training": SPEC["training"] | {"lr": LR | {"base": 0.015}},
+    "design": {
+        "kind": "isoflop",
+        "flops": [3e9, 6e9, 1.2e10, 2.4e10],
+        "widths": [[6, 8, 12, 16], [6, 8, 12, 16], [8, 12, 16, 24], [12, 16, 24, 32]],
+    },
+    "holdout": {"flops": 9.6e10, "widths": [16, 24, 32]},
+    "forecast": {"params": "active"},
 }
 
 
@@ -90,6 +97,8 @@ def test_a_sweep_of_another_architecture_ends_in_a_forecast_that_held_out_runs_c
         assert (row["params"], row["flops"], row["width"]) == (asked["params"], asked["flops"], asked["width"])
         assert row["flops_by"] == "xla"
     assert all(run["interval"][0] <= run["measured"] <= run["interval"][1] for run in summary["holdout"])
+    low, high = summary["irreducible"]["interval"]
+    assert low < summary["irreducible"]["true"] < high
     assert all(run["measured"] > summary["irreducible"]["true"] for run in summary["holdout"])
     for command in ("status", "runs", "report", "verify"):
         ended = nextscale(command, out)
@@ -104,8 +113,10 @@ def test_a_sweep_of_mixtures_ends_in_a_forecast_that_held_out_runs_confirm(tmp_p
     ran = nextscale("run", spec, "--out", out, timeout=1800)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     table, summary = load(out), json.loads((out / "summary.json").read_text())
-    assert summary["runs"] == {"done": 18, "reused": 0, "failed": 0}
+    assert summary["runs"] == {"done": 19, "reused": 0, "failed": 0}
     assert (table["params_active"] < 0.8 * table["params"]).all()
     assert table["expert_load"].between(1, 4).all()
     assert all(run["interval"][0] <= run["measured"] <= run["interval"][1] for run in summary["holdout"])
+    low, high = summary["irreducible"]["interval"]
+    assert low < summary["irreducible"]["true"] < high
     assert all(run["measured"] > summary["irreducible"]["true"] for run in summary["holdout"])
