@@ -9,7 +9,7 @@ from nextscale.sweeps.store.verify import verify
 
 DIFFERS = {
     *("folder", "attempts", "seconds", "device_hours", "device_hours_wasted", "usd", "usd_wasted", "flops_lost"),
-    *("flops_kept", "utilisation"),
+    *("flops_kept", "utilisation", "pool"),
 }
 """Columns: where a run lies, and what it took to get there. A run may have come to its end in a worker whose own end
 was all that was heard of it: its accounts then call the attempt lost."""
