@@ -159,8 +159,8 @@ def _detach(
     with located_errors(path, set_ or ()):
         spec = resolve_spec(spec)
     folder = out or Path("out") / spec.name
-    if (address := address_of(folder)) is not None:
-        raise SpecError(f"--detach: a sweep in a bucket ({address}) is not left at work yet; start it without")
+    if (bucket := address_of(folder)) is not None:
+        raise SpecError(f"--detach: a sweep in a bucket ({bucket}) is not left at work yet; start it without")
     if (refusal := gate_closed(spec, folder, approval)) is not None:
         complain(refusal)
         raise typer.Exit(3)
