@@ -163,6 +163,7 @@ class TestCoordinates:
         assert start < 1.25
 
     @pytest.mark.slow
+    @pytest.mark.soak
     def test_scores_of_heads_that_grow_are_moved_more_and_more_unless_they_are_over_the_head_width(self):
         """Yang et al. 2022, definition 4.1: at the start queries and keys are independent, and their product is as
         large as the root of the head width; what training adds points the same way, and grows faster."""
@@ -179,8 +180,9 @@ class TestCoordinates:
     def test_they_are_flat_over_eight_times_the_depth(self):
         assert np.all(spread(*(coordinates("completep", depth=depth) for depth in (1, 8))) < 1.5)
 
-    @pytest.mark.parametrize("parametrization", ["mup", pytest.param("completep", marks=pytest.mark.soak)])
+    @pytest.mark.parametrize("parametrization", ["mup", "completep"])
     @pytest.mark.slow
+    @pytest.mark.soak
     def test_of_mixtures_they_are_flat_over_the_width_and_the_number_of_experts(self, parametrization):
         wide = (coordinates(parametrization, width=width, experts=4) for width in (16, 128))
         many = (coordinates(parametrization, width=32, experts=experts) for experts in (4, 32))
@@ -194,6 +196,7 @@ class TestCoordinates:
         assert moved["standard"] > 3
 
     @pytest.mark.slow
+    @pytest.mark.soak
     @pytest.mark.parametrize("parametrization", ["standard", "mup"])
     def test_they_grow_with_the_depth_where_blocks_are_not_scaled(self, parametrization):
         _, first, all_blocks = spread(*(coordinates(parametrization, depth=depth) for depth in (1, 8)))
@@ -300,10 +303,12 @@ class TestLearningRate:
         return rates[int(np.argmin([train(run)[1][-50:].mean() for run in runs]))]
 
     @pytest.mark.slow
+    @pytest.mark.soak
     @pytest.mark.parametrize("parametrization", ["mup", "completep"])
     def test_it_stays_where_it_was(self, parametrization):
         assert abs(self.best(parametrization, 128) - self.best(parametrization, 16)) <= 1
 
     @pytest.mark.slow
+    @pytest.mark.soak
     def test_it_moves_under_one_learning_rate(self):
         assert self.best("standard", 128) <= self.best("standard", 16) - 2

@@ -39,7 +39,8 @@ def with_gradient(function, *x):
     return out, *back(jnp.sin(out))
 
 
-@pytest.mark.parametrize(("H", "G"), [pytest.param(2, 2, marks=pytest.mark.slow), (4, 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("H", "G"), [(2, 2), (4, 2)])
 def test_the_kernel_of_tpus_is_plain_attention(H, G):
     """Interpreted on the CPU."""
     x = drawn(256, H, G, 64)
@@ -49,7 +50,7 @@ def test_the_kernel_of_tpus_is_plain_attention(H, G):
 
 
 @pytest.mark.parametrize(("H", "G"), [pytest.param(2, 2, marks=pytest.mark.slow), (4, 2)])
-@pytest.mark.parametrize("kernel", ["cudnn", "blocks"])
+@pytest.mark.parametrize("kernel", [pytest.param("cudnn", marks=pytest.mark.slow), "blocks"])
 def test_the_other_kernels_are_plain_attention(monkeypatch, kernel, H, G):
     """What asks for cuDNN is given what JAX computes without it: only the asking is tested."""
     asked = jax.nn.dot_product_attention

@@ -13,7 +13,7 @@ from nextscale.model.network import kernels
 from nextscale.model.network.loss import batch_cross_entropy, batch_loss, cross_entropy, training_loss
 from nextscale.model.network.transformer import Transformer, head_logits, transformer_of
 
-OPTIONS = [{}, {"tied": True, "logit_cap": 3.0}, {"z_loss": 0.1}]
+OPTIONS = [pytest.param({}, marks=pytest.mark.slow), {"tied": True, "logit_cap": 3.0}, {"z_loss": 0.1}]
 BATCH = jax.random.randint(jax.random.key(3), (5, 13), 0, 32)
 """60 tokens to predict, of 32 kinds."""
 
@@ -110,6 +110,7 @@ def test_products_with_the_head_are_summed_in_float32():
     np.testing.assert_allclose(head_logits(x, head, None), exact, atol=1e-5 * np.abs(exact).max())
 
 
+@pytest.mark.slow
 def test_bfloat16_rounds_the_head_and_its_features_and_nothing_else():
     """The loss is that of exact logits of what was rounded, and each gradient within a rounding of bfloat16."""
     config = model()

@@ -152,7 +152,12 @@ class TestZLoss:
 
 @pytest.mark.parametrize("recompute", RECOMPUTE[:-1])
 @pytest.mark.parametrize(
-    "options", [{}, {"mlp": "swiglu", "qk_norm": True, "norm_scale": True, "kv_heads": 1}], ids=str
+    "options",
+    [
+        {},
+        pytest.param({"mlp": "swiglu", "qk_norm": True, "norm_scale": True, "kv_heads": 1}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_scanned_blocks_give_the_loss_and_the_gradient_of_unrolled_ones(monkeypatch, recompute, options):
     graph, state = nnx.split(noisy_transformer(model_config(depth=3, **options)))
