@@ -92,4 +92,4 @@ class Staged:
     def began(self, started: float = 0.0):
         """Whoever runs the sweep began then, by what it says."""
         self.lease._told["started"], self.lease._since = started, time.monotonic() - (time.time() - started)
-        self.lease._write("r+")
+        self.lease._write(self.lease._place.write)

@@ -75,10 +75,8 @@ def copy_of(address: str) -> Path:
 
 def original_of(folder: Path) -> str | None:
     """The address that a folder is a copy of; None where it is none."""
-    try:
-        return address_of((folder / _MARK).read_text())
-    except OSError:
-        return None
+    mark = folder / _MARK
+    return address_of(mark.read_text()) if mark.is_file() else None
 
 
 def _copy_lease(bucket: Bucket, folder: Path) -> None:

@@ -96,7 +96,7 @@ def test_who_looks_again_sees_it_die_and_another_come(tmp_path, monkeypatch):
     watch.look()
     time.sleep(0.4)
     assert watch.look().state == "silent"
-    os.utime(first._file)
+    os.utime(tmp_path / "controller" / "leases" / first._name)
     assert watch.look().state == "silent", "touched, and as dead as before"
     with Lease(tmp_path / "controller", silent=leases.holder(tmp_path / "controller")):
         assert watch.look().state == "at work"
