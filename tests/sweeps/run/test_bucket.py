@@ -69,6 +69,9 @@ class Killed(BaseException):
     pass
 
 
+# The dead leave files open, and threads that still write where nobody reads.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.slow
 def test_one_that_dies_goes_on_elsewhere(spec, s3, tmp_path, monkeypatch):
     """Again and again, at whatever request, on machines where nothing is known: what the bucket was told is all that
@@ -79,7 +82,7 @@ def test_one_that_dies_goes_on_elsewhere(spec, s3, tmp_path, monkeypatch):
         elsewhere(monkeypatch, tmp_path / f"machine-{attempt}")
         left = [dice.randrange(4, 20)]
 
-        def dying(bucket, name, content, size=0, left=left, mortal=attempt < 6):
+        def dying(bucket, name, content, size=0, left=left, mortal=attempt < 4):
             left[0] -= 1
             if left[0] < 0 and mortal:
                 raise Killed if threading.current_thread() is threading.main_thread() else BucketError(name, "dead")
