@@ -1,5 +1,6 @@
 """A sweep in a bucket ends like one in a folder, whatever is killed, wherever it goes on, whatever requests meet."""
 
+import gc
 import json
 import random
 import threading
@@ -97,6 +98,7 @@ def test_one_that_dies_goes_on_elsewhere(spec, s3, tmp_path, monkeypatch):
     assert deaths >= 3
     assert told(found) == told(summary)
     same_files(Store.existing(address).root, here)
+    gc.collect()  # what the dead left is told of here, where it is expected
 
 
 class TestWhatIsRefused:
