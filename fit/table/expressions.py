@@ -8,13 +8,10 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.table.names import COUNTS, bare_name, last_part, meaning_of
+from nextscale.fit.table.names import COUNTS, STEPS_TOO, bare_name, last_part, meaning_of
 from nextscale.fit.table.numerals import numbers_in
 
-_STEPS = (
-    "steps step trainsteps trainingsteps numsteps nsteps maxsteps totalsteps iterations iters iteration numiterations "
-    "globalstep maxiters trainiters updates"
-)
+_STEPS = " ".join([*sorted(STEPS_TOO), "numsteps nsteps maxsteps totalsteps numiterations maxiters trainiters"])
 _BATCHES_OF_TOKENS = (
     "batchtokens tokensperbatch tokensperstep globalbatchtokens batchsizetokens batchsizeintokens tokensbatchsize"
 )

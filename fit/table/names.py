@@ -13,6 +13,20 @@ COUNTS = ("params", "tokens", "flops")
 """The quantities tied by C = 6ND: two give the third."""
 STEPS = {"step", "globalstep", "iteration", "iter"}
 """Bare names of a column that counts a run's steps."""
+STEPS_TOO = STEPS | {
+    "steps",
+    "iters",
+    "iterations",
+    "trainstep",
+    "trainsteps",
+    "trainingstep",
+    "trainingsteps",
+    "update",
+    "updates",
+    "optimizerstep",
+    "itern",
+}
+"""And of those that may be steps to come as well as steps done."""
 LossUnit = Literal["nats/token", "bits/byte", "bits/token", "perplexity"]
 
 _SPLIT = "val valid validation eval test heldout train training"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.table.names import COUNTS, STEPS, bare_name, last_part
+from nextscale.fit.table.names import COUNTS, STEPS_TOO, bare_name, last_part
 
 RowChoice = Literal["last", "best", "all"]
 """Of each run its last row, or that of the lowest loss; or every row, whatever it is."""
@@ -36,9 +36,6 @@ _RUNS = {"run", "runid", "runname", "trial", "trialid", "experimentid", "job", "
 _NAMES = {"name", "id", "experiment", "expname", "experimentname", "model", "modelname"}
 """Names that each run may have to itself, or many may share, as those of one model trained for several lengths: they
 are those of runs where each has many rows at several steps, or some as far apart from one to the next."""
-_STEPS = STEPS | _names(
-    "steps iters iterations trainstep trainsteps trainingstep trainingsteps update updates optimizerstep itern"
-)
 _SUMMARIES = _names("mean average avg median total sum std stdev stddev grandtotal")
 """What rows are called that sum up the others."""
 TUNED = _names(
@@ -105,7 +102,7 @@ def one_row_a_run(
     """
     every = pd.Series(True, index=table.index)
     step_name = next(
-        (name for name in table if last_part(name) in _STEPS and _numeric(table[name]).notna().any()), None
+        (name for name in table if last_part(name) in STEPS_TOO and _numeric(table[name]).notna().any()), None
     )
     steps = None if step_name is None else _numeric(table[step_name])
     run_name = named or _run_column(table, numbers, steps)
