@@ -107,7 +107,7 @@ class _Check:
         if ended is None and asked:
             seconds = self._config.trainer.stop_seconds
             self._say(what, False, f"it was still there {seconds:g} s after (trainer.stop_seconds), and was killed")
-        elif ended is None or not asked:
+        elif ended is None or not asked or (Path(directory.trainer) / RESULT).exists():
             self._say(what, None, "it ended before it could be asked; try more --steps")
         else:
             self._saved = ended.code == SAVED

@@ -254,6 +254,18 @@ class TestCheck:
         run, _ = trained_by(SAVES.replace(was, now), stop_seconds=1.0)
         assert [name for name, point in self.points(run, tmp_path).items() if point.kept is False] == [broken]
 
+    def test_one_that_is_asked_while_it_leaves_has_broken_nothing(self, trained_by, tmp_path):
+        leaves = """if starts == 2:
+            result(loss=1 + 1 / run["steps"])
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as Python does at its end
+            row(step=step, loss=1 + 1 / step)
+            time.sleep(10)
+        """
+        run, _ = trained_by(SAVES.replace("row(step=step", leaves + "row(step=step"))
+        found = self.points(run, tmp_path)
+        assert found["saves itself and exits with 75 on SIGTERM"].kept is None
+        assert all(point.kept is not False for point in found.values()), found
+
     def test_a_result_that_a_kill_changes_is_told(self, trained_by, tmp_path):
         run, _ = trained_by(SAVES.replace("result(loss=1 +", "result(loss=os.path.getmtime(state) % 1000 +"))
         point = self.points(run, tmp_path)["ends alike, killed or left alone"]
