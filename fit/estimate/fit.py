@@ -16,7 +16,7 @@ from nextscale.fit.estimate.fit_html import fit_html
 from nextscale.fit.estimate.fit_warnings import warnings_of
 from nextscale.fit.estimate.outliers import FarOff, far_off_runs
 from nextscale.fit.estimate.profile import unidentified
-from nextscale.fit.estimate.solve import Init, Minimum, grid_starts, minimise, minimise_resamples
+from nextscale.fit.estimate.solve import Init, Minimum, grid_starts, minima_within, minimise, minimise_resamples
 from nextscale.fit.intervals import ends_around, interval_around
 from nextscale.fit.laws.catalogue import law_named
 from nextscale.fit.laws.law import Law, Problem
@@ -365,6 +365,46 @@ def fit(
     loose = [] if quick or not resamples else unidentified(found)
     warnings = (*warnings_of(found, variables), *(each.warning for each in loose if each.warning))
     return dataclasses.replace(found, warnings=warnings, open_intervals={each.name: each.interval for each in loose})
+
+
+def fit_within(
+    runs: Runs, law: Law, windows: Sequence[np.ndarray], *, loss: Loss, fixed: Mapping[str, float] | None = None
+) -> list[np.ndarray | None]:
+    """The law's theta in each of some windows of the runs, as `fit` with `init: quick` finds it there; None where the
+    window's runs cannot show the law. All are searched for at once, so that many take little longer than one.
+
+    Args:
+        windows: which runs are in each, n of each.
+    """
+    fixed = checked_fixed(law, fixed or {})
+    able, weights = [], np.zeros((len(windows), len(runs)))
+    for i, window in enumerate(windows):
+        within = runs.where(pd.Series(window, index=runs.table.index))
+        try:
+            checked_variables(law, within, fixed)
+        except InputError:
+            continue
+        weights[i, window] = within.weights
+        able.append(i)
+    found: list[np.ndarray | None] = [None] * len(windows)
+    if able:
+        variables = {name: runs.table[column_of(name)].to_numpy(float) for name in law.variables}
+        problem = law.problem(variables, runs.table["loss"].to_numpy(), loss, fixed)
+        for i, theta in zip(able, problem.uncentred(minima_within(problem, weights[able])), strict=True):
+            found[i] = theta if np.isfinite(theta).all() else None
+    return found
+
+
+def resampled(found: Fit, count: int, level: float) -> Fit:
+    """The same fit with so many resamples, of a quick search each.
+
+    Raises:
+        InputError: they are too few for intervals at that level.
+    """
+    check_options(None, None, level, count)
+    variables = checked_variables(found.law, found.runs, found.fixed)
+    problem = found.law.problem(variables, found.runs.table["loss"].to_numpy(), found.loss, found.fixed)
+    return dataclasses.replace(found, resamples=_resampled(found, problem, count, 2), level=level)
 
 
 def _searched(problem: Problem, runs: Runs, init: Init | Fit, quick: bool) -> Minimum:

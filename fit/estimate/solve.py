@@ -23,7 +23,7 @@ Init = Literal["projected", "grid", "quick"]
 which finds the same minimum but says less of others: for backtests, which fit hundreds of times."""
 
 _POINTS = 576
-_STARTS, _QUICK_STARTS = 16, 4
+_STARTS, _QUICK_STARTS, _REFINED = 16, 4, 32
 _GAUSS_NEWTON_STEPS, _STEPS = 8, 192
 _TOLERANCE, _QUICK_TOLERANCE = 1e-12, 1e-9
 """Of the objective, relative; parameters are then known to a millionth of their scatter, and to a thirty thousandth."""
@@ -71,8 +71,12 @@ def minimise(
         pool: what to choose from in place of these, S x parameters.
         quick: polish fewer, and to fewer digits.
     """
-    pool = starts if starts is not None else projected_starts(problem, weights) if pool is None else pool
-    scores = scores_of(problem, pool, weights[None])[0]
+    pool = pool if starts is None else starts
+    if pool is None:
+        pools, scored = projected_starts(problem, weights[None])
+        pool, scores = pools[0], scored[0]
+    else:
+        scores = scores_of(problem, pool, weights[None])[0]
     if starts is None and np.isfinite(scores).any():
         pool, scores = pool[np.isfinite(scores)], scores[np.isfinite(scores)]
     followed = None if starts is not None else _QUICK_STARTS if quick else _STARTS
@@ -90,6 +94,34 @@ def minimise(
         second_basin=None if same.all() else float(objective[~same].min()),
         starts=np.concatenate([theta[best : best + 1], pool]),
     )
+
+
+def minima_within(problem: Problem, weights: np.ndarray) -> np.ndarray:
+    """The minimum under each of W rows of weights, many of them 0, by a quick search each (see `Init`): as if each
+    were a problem of its own of the runs that it weighs, and all are polished together.
+
+    Args:
+        weights: W x n.
+
+    Returns:
+        theta in the coordinates of the problem, W x parameters; not numbers where the law gives none.
+    """
+    pools, scores = projected_starts(problem, weights, _REFINED)
+    starts = np.take_along_axis(pools, scores.argsort(axis=1)[:, :_QUICK_STARTS, None], axis=1)
+    widest = np.array([_widenings(problem, own[:1], row > 0) for own, row in zip(starts, weights, strict=True)])
+    found = np.full((len(weights), starts.shape[2]), np.nan)
+    for widenings in np.unique(widest):
+        here = np.flatnonzero(widest == widenings)
+        each = np.repeat(weights[here], _QUICK_STARTS, axis=0)
+        theta, objective, _ = descend(
+            problem, starts[here].reshape(len(each), -1), each, _QUICK_TOLERANCE, widenings=widenings
+        )
+        best = objective.reshape(len(here), _QUICK_STARTS).argmin(axis=1)
+        rows = np.arange(len(here))
+        lowest = objective.reshape(len(here), _QUICK_STARTS)[rows, best]
+        within = theta.reshape(len(here), _QUICK_STARTS, -1)[rows, best]
+        found[here] = np.where(np.isfinite(lowest)[:, None], within, np.nan)
+    return found
 
 
 def minimise_resamples(
@@ -136,9 +168,18 @@ def grid_starts(law: Law, problem: Problem, per_axis: Mapping[str, np.ndarray]) 
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def projected_starts(problem: Problem, weights: np.ndarray) -> np.ndarray:
+def projected_starts(problem: Problem, weights: np.ndarray, best: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """At points spread over the shapes, the linear parameters that fit best: three rounds of weighted least squares,
-    reweighted towards the loss. S x parameters."""
+    reweighted towards the loss.
+
+    Args:
+        weights: W x n.
+        best: only so many points of each row, those that the first round leaves nearest.
+
+    Returns:
+        theta for each row of weights, W x S x parameters; and their objectives, W x S, infinite where they are no
+        numbers.
+    """
     law = problem.law
     names, linear = law.parameters, len(law.coefficients) + len(law.log_linear)
     shapes = _shape_points(problem)
@@ -148,32 +189,54 @@ def projected_starts(problem: Problem, weights: np.ndarray) -> np.ndarray:
     zero = zero + np.einsum("k,skn->sn", known[given], basis[:, given])
     basis = basis[:, ~given]
     aim = (problem.target - zero) if law.log_linear else 1 - zero
-    scale = np.sqrt(np.square(basis).mean(axis=2, keepdims=True))
-    scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
-    basis /= scale
     for array in (basis, aim):
         if not np.isfinite(array).all():
             np.nan_to_num(array, copy=False, posinf=0.0, neginf=0.0)
+    S = min(best or len(shapes), len(shapes))
+    theta, scores = np.empty((len(weights), S, len(names))), np.empty((len(weights), S))
+    for i, row in enumerate(weights):
+        here = slice(None) if row.all() else np.flatnonzero(row)
+        rows, found, scores[i] = _linear_parameters(problem, basis[..., here], aim[:, here], row[here], S)
+        inner = np.empty((S, linear))
+        inner[:, ~given], inner[:, given] = found, known[given]
+        theta[i, :, :linear], theta[i, :, linear:] = inner if law.log_linear else np.log(inner), shapes[rows]
+    return theta, np.where(np.isfinite(scores), scores, np.inf)
+
+
+def _linear_parameters(
+    problem: Problem, basis: np.ndarray, aim: np.ndarray, weights: np.ndarray, best: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What brings a basis, S x K x n, nearest to an aim, S x n, at the best so many of S points: which these are, their
+    linear parameters, x K, and their objectives."""
+    log_linear = bool(problem.law.log_linear)
+    rows: np.ndarray = np.arange(len(basis))
+    scale = np.sqrt(np.square(basis).mean(axis=2, keepdims=True))
+    scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
+    basis = basis / scale
+
+    def objective(residual: np.ndarray) -> np.ndarray:
+        return np.asarray(problem.loss(residual if log_linear else np.log1p(residual)) @ weights)
+
+    def beside(found: np.ndarray) -> np.ndarray:
+        return np.asarray(np.matmul(found[:, None], basis)[:, 0] - aim)
+
     found = np.zeros(basis.shape[:2])
     if basis.shape[1]:
-        reweighted, weighted = np.broadcast_to(weights, zero.shape), np.empty_like(basis)
+        reweighted = np.broadcast_to(weights, aim.shape)
         for last in (False, False, True):
-            np.multiply(basis, reweighted[:, None], out=weighted)
+            weighted = basis * reweighted[:, None]
             normal = np.matmul(weighted, basis.transpose(0, 2, 1)) + 1e-12 * weights.sum() * np.eye(basis.shape[1])
             found = np.linalg.solve(normal, np.matmul(weighted, aim[..., None]))[..., 0]
             if not last:
-                within = found if law.log_linear else np.maximum(found, 0)
-                residual = np.matmul(within[:, None], basis)[:, 0] - aim
+                residual = beside(found if log_linear else np.maximum(found, 0))
+                if best < len(rows):
+                    kept = np.argsort(np.nan_to_num(objective(residual), nan=np.inf))[:best]
+                    rows, scale, residual = rows[kept], scale[kept], residual[kept]
+                    basis, aim = basis[kept], aim[kept]
                 reweighted = weights * problem.loss.weight(residual)
-    if not law.log_linear:
-        # A coefficient that wants to be negative starts small instead.
-        found = np.maximum(found, 1e-3)
-    theta = np.empty((len(shapes), len(names)))
-    inner = np.empty((len(shapes), linear))
-    inner[:, ~given], inner[:, given] = found / scale[..., 0], known[given]
-    theta[:, :linear] = inner if law.log_linear else np.log(inner)
-    theta[:, linear:] = shapes
-    return theta
+    # A coefficient that wants to be negative starts small instead.
+    found = found if log_linear else np.maximum(found, 1e-3)
+    return rows[:best], (found / scale[..., 0])[:best], objective(beside(found))[:best]
 
 
 def _shape_points(problem: Problem) -> np.ndarray:
@@ -212,27 +275,34 @@ def scores_of(problem: Problem, theta: np.ndarray, weights: np.ndarray) -> np.nd
     return np.where(np.isfinite(scores), scores, np.inf)
 
 
-def _wider(problem: Problem, theta: np.ndarray) -> list[Problem]:
-    """The same problem with larger deltas, falling tenfold to its own: where residuals dwarf delta the objective is all
-    kinks, and is approached through smoother ones."""
-    delta = problem.loss.delta
-    residual = np.median(np.abs(problem.values(theta)[0] - problem.target))
-    steps = int(np.log10(max(residual / delta, 1))) if np.isfinite(residual) else 0
-    losses = [dataclasses.replace(problem.loss, delta=delta * 10.0**k, scale=1.0) for k in range(steps, 0, -1)]
-    return [dataclasses.replace(problem, loss=loss) for loss in losses]
+def _widenings(problem: Problem, theta: np.ndarray, of: np.ndarray | slice = slice(None)) -> int:
+    """How many times ten deltas fit into the median residual, of some runs, at 1 x parameters."""
+    residual = np.median(np.abs(problem.values(theta)[0] - problem.target)[of])
+    return int(np.log10(max(residual / problem.loss.delta, 1))) if np.isfinite(residual) else 0
 
 
 def descend(
-    problem: Problem, theta: np.ndarray, weights: np.ndarray, tolerance: float = _TOLERANCE
+    problem: Problem,
+    theta: np.ndarray,
+    weights: np.ndarray,
+    tolerance: float = _TOLERANCE,
+    *,
+    widenings: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`polish`, from starts that may lie far off, best first: straight, and through wider losses, whichever ends lower.
-    Only the second crosses kinks, but it leads every start to the same of the many minima that they make."""
+    Only the second crosses kinks, but it leads every start to the same of the many minima that they make.
+
+    Args:
+        widenings: through how many, of deltas that fall tenfold to its own: where residuals dwarf delta the objective
+            is all kinks, and is approached through smoother ones. By the best start, unless given.
+    """
     straight = polish(problem, theta, weights, tolerance=tolerance)
-    wider = _wider(problem, theta[:1])
-    if not wider:
+    widenings = _widenings(problem, theta[:1]) if widenings is None else widenings
+    if not widenings:
         return straight
-    for smoother in wider:
-        theta, _, _ = polish(smoother, theta, weights, tolerance=tolerance)
+    for k in range(widenings, 0, -1):
+        wider = dataclasses.replace(problem.loss, delta=problem.loss.delta * 10.0**k, scale=1.0)
+        theta, _, _ = polish(dataclasses.replace(problem, loss=wider), theta, weights, tolerance=tolerance)
     through = polish(problem, theta, weights, tolerance=tolerance)
     lower = through[1] < straight[1]
     theta, gradient = (np.where(lower[:, None], through[i], straight[i]) for i in (0, 2))

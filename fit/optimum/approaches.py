@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import Akima1DInterpolator
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit, fit
@@ -153,6 +152,8 @@ def parabola(runs: Runs, *, noise: float | None = None, draws: int = _DRAWS, see
 def akima(runs: Runs, *, noise: float | None = None, draws: int = _DRAWS, seed: int = 0) -> Minima:
     """Approach 2 as Porian et al. 2024 have it: Akima's interpolation of log loss against log N in place of the
     parabola, which wide ranges of sizes do not follow."""
+    from scipy.interpolate import Akima1DInterpolator
+
     curves = isoflops(runs)
     noise = noise if noise is not None else _noise(curves)
     rng = np.random.default_rng(seed)

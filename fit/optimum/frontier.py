@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.interpolate import PchipInterpolator
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
@@ -20,6 +20,9 @@ from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.table.columns import column_of
 from nextscale.fit.table.runs import Runs
 
+if TYPE_CHECKING:
+    from scipy.interpolate import PchipInterpolator
+
 _GRID, _COARSE = 400, 120
 _RANGE = 100.0
 """Sizes are searched from 100 times below the smallest run to 100 times above the largest, and on with compute."""
@@ -27,6 +30,8 @@ _STEPS, _HALF, _NEAR = 12, 1e-2, 0.2
 """Of the last search, in log size: how many, half the width of its differences, and how far it may go."""
 _LOWER = 0.5
 """A minimum lies no lower than that beside the lowest point of a grid."""
+_PROPORTIONAL = 1e-9
+"""FLOPs per token / parameters, that differ by less between all sizes."""
 _ROUNDING = 4 * float(np.finfo(float).eps)
 """Of a difference of two losses / the loss."""
 NEAR_OPTIMAL, NEAR_OPTIMAL_WIDE = 0.001, 0.005
@@ -47,7 +52,9 @@ class TokenCost:
     @classmethod
     def of(cls, params: Sequence[float], flops_per_token: Sequence[float]) -> TokenCost:
         table = pd.DataFrame({"x": np.log(params), "y": np.log(flops_per_token)}).groupby("x")["y"].mean()
-        return cls(table.index.to_numpy(float), table.to_numpy(float))
+        x, y = table.index.to_numpy(float), table.to_numpy(float)
+        # In proportion to size, such as 6N, one size says it all: beyond the ends it is so anyway.
+        return cls(x[:1], y[:1]) if np.ptp(y - x) < _PROPORTIONAL else cls(x, y)
 
     @classmethod
     def of_runs(cls, runs: Runs) -> TokenCost:
@@ -57,8 +64,8 @@ class TokenCost:
     def __call__(self, params: np.ndarray) -> np.ndarray:
         x, y = self.log_params, self.log_flops_per_token
         at = np.log(params)
-        inside = y[0] if len(x) < 2 else PchipInterpolator(x, y)(np.clip(at, x[0], x[-1]))
         below, above = self.slopes
+        inside = y[0] if len(x) < 2 else _interpolator(x, y)(np.clip(at, x[0], x[-1]))
         return np.exp(inside + below * np.minimum(at - x[0], 0) + above * np.maximum(at - x[-1], 0))
 
     @property
@@ -72,7 +79,13 @@ class TokenCost:
         """What lies between neighbouring sizes: coefficients in log N less that of the smaller, highest power first,
         4 x (sizes - 1)."""
         x, y = self.log_params, self.log_flops_per_token
-        return np.empty((4, 0)) if len(x) < 2 else PchipInterpolator(x, y).c
+        return np.empty((4, 0)) if len(x) < 2 else _interpolator(x, y).c
+
+
+def _interpolator(x: np.ndarray, y: np.ndarray) -> PchipInterpolator:
+    from scipy.interpolate import PchipInterpolator  # takes half a second to import, and costs of 6N need none
+
+    return PchipInterpolator(x, y)
 
 
 def frontier(

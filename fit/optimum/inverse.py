@@ -6,8 +6,6 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from scipy.interpolate import PchipInterpolator
-from scipy.optimize import brentq
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
@@ -159,6 +157,8 @@ class Frontiers:
 
     def _exactly(self, asked: str, value: float, near: float) -> tuple[float, Optimum]:
         """The compute at which the law itself gives what is asked, and its optimum there, from near it."""
+        from scipy.optimize import brentq
+
         fit, cost = self.fit, self.cost
 
         def at(x: float) -> Optimum:
@@ -243,6 +243,8 @@ def flops_at(curve: np.ndarray, flops: np.ndarray, losses: np.ndarray) -> np.nda
 
 def _first_at(curve: np.ndarray, flops: np.ndarray, values: np.ndarray | float) -> np.ndarray:
     """Where a curve that rises with compute comes up to each value."""
+    from scipy.interpolate import PchipInterpolator
+
     # Equal values at a flat end would leave no inverse.
     rising = np.maximum.accumulate(curve) + 1e-12 * np.arange(len(curve))
     with np.errstate(over="ignore"):  # of a loss that rises without bound at the least compute

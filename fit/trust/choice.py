@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.estimate.fit import Fit, fit
+from nextscale.fit.estimate.fit import Fit, fit, fit_within
 from nextscale.fit.table.columns import NOT_VARIABLES, Columns, column_of
 from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.fit.table.sources import Table, as_table
@@ -119,27 +119,25 @@ def backtest_table(
     candidates = candidates_for(runs) if candidates is None else candidates
     if not candidates:
         raise InputError("backtest: no law suits what varies in this table")
+    parted = [(cut, (runs.scale <= cut).to_numpy()) for cut in _cuts(runs, cuts)]
+    parted = [(cut, below) for cut, below in parted if below.any() and not below.all()]
+    thetas = {c: fit_within(runs, c.law, [below for _, below in parted], loss=c.loss) for c in candidates}
     rows: list[dict[str, object]] = []
-    for cut in _cuts(runs, cuts):
-        below, above = runs.where(runs.scale <= cut), runs.where(runs.scale > cut)
-        if not len(below) or not len(above):
-            continue
+    for i, (cut, rows_below) in enumerate(parted):
+        below, above = (runs.where(pd.Series(here, runs.table.index)) for here in (rows_below, ~rows_below))
         for name, predicted in _baselines(below, above).items():
             rows += _scores({"law": name, "loss": "-", "cut": cut}, below, above, predicted)
-        first: dict[str, Fit] = {}
         for candidate in candidates:
-            name = candidate.law.name
-            if len(below) < 2 * len(candidate.law.parameters):
-                continue
-            how: dict[str, Any] = {"resamples": resamples, "level": level, "init": first.get(name, "quick")}
-            try:
-                found = fit(below, candidate.law, loss=candidate.loss, **how)
-            except InputError:
+            law, theta = candidate.law, thetas[candidate][i]
+            if theta is None or len(below) < 2 * len(law.parameters):
                 continue  # what lies below this cut cannot show the law
-            first.setdefault(name, found)
-            predicted = found.log_losses(found.theta[None], above.table)[0]
-            label = {"law": candidate.law.name, "loss": candidate.loss_label, "cut": cut}
-            rows += _scores(label, below, above, predicted, _inside(found, above) if resamples else None)
+            inside = None
+            if resamples:
+                options: dict[str, Any] = {"resamples": resamples, "level": level, "init": "quick"}
+                inside = _inside(fit(below, law, loss=candidate.loss, **options), above)
+            variables = {name: above.table[column_of(name)].to_numpy(float) for name in law.variables}
+            label = {"law": law.name, "loss": candidate.loss_label, "cut": cut}
+            rows += _scores(label, below, above, law.log_losses(theta[None], variables)[0], inside)
     if not rows:
         raise InputError("backtest: no cut leaves runs on both sides of it")
     return pd.DataFrame(rows)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.estimate.fit import Fit, fit, point
+from nextscale.fit.estimate.fit import Fit, point, resampled
 from nextscale.fit.intervals import ends_around
 from nextscale.fit.laws.catalogue import CHINCHILLA, CHINCHILLA_TIED, DATA_SIZE, SATURATING, SIZE_DATA
 from nextscale.fit.laws.law import Law
@@ -112,7 +112,7 @@ class Consensus(Fit):
     def _limits(self) -> np.ndarray:
         """Draws of the irreducible loss, as many of each law."""
         best = {found.law.name: found for found in reversed(self._by_weight)}.values()
-        drawn = [_with_resamples(found, _LIMIT_DRAWS, self.level, {"bootstrap": self.bootstrap}) for found in best]
+        drawn = [_with_resamples(found, _LIMIT_DRAWS, self.level) for found in best]
         return np.concatenate([each.law.natural(each.resamples)[:, each.law.parameters.index("E")] for each in drawn])
 
     def predictive(
@@ -179,7 +179,7 @@ def consensus(
     counts = _draws_of(weights, resamples)
     order = [k for k in np.argsort(-weights, kind="stable") if counts[k]]
     shares = weights[order] / weights[order].sum()
-    fits = [_with_resamples(rolling.newest[k], int(counts[k]) if resamples else 0, level, options) for k in order]
+    fits = [_with_resamples(rolling.newest[k], int(counts[k]) if resamples else 0, level) for k in order]
     mixture = Mixture.of([each.law for each in fits])
     centres, drawn, surprises = [], [], []
     rng = np.random.default_rng(seed)
@@ -278,12 +278,10 @@ def _draws_of(weights: np.ndarray, resamples: int) -> np.ndarray:
     return np.where(counts < _FEWEST_DRAWS, 0, counts) if (counts >= _FEWEST_DRAWS).any() else counts
 
 
-def _with_resamples(found: Fit, resamples: int, level: float, options: dict[str, Any]) -> Fit:
+def _with_resamples(found: Fit, resamples: int, level: float) -> Fit:
     if not resamples:
         return found
-    fewest = int(np.ceil(2 / (1 - level)))
-    options = {**options, "resamples": max(resamples, fewest), "level": level, "seed": found.seed, "init": "quick"}
-    return fit(found.runs, found.law, loss=found.loss, **options)
+    return resampled(found, max(resamples, int(np.ceil(2 / (1 - level)))), level)
 
 
 def _warnings(rolling: Rolling) -> list[str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.estimate.fit import Fit, fit
+from nextscale.fit.estimate.fit import Fit, fit, fit_within
 from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.loss import Loss
+from nextscale.fit.table.columns import column_of
 from nextscale.fit.table.runs import Runs
 from nextscale.fit.trust.backtest import parts_of
 
@@ -121,7 +123,6 @@ def roll(runs: Runs, contenders: Sequence[Contender], **options: Any) -> Rolling
     """
     alone = all(contender.law.variables == ("C",) for contender in contenders)
     part = parts_of(runs, fewest=1 if alone else 3).to_numpy()
-    logs = np.log(runs.table["loss"].to_numpy())
     last = int(part.max()) + 1
     options = {**options, "resamples": 0, "init": "quick"}
     problem: InputError | None = None
@@ -136,29 +137,48 @@ def roll(runs: Runs, contenders: Sequence[Contender], **options: Any) -> Rolling
         raise problem
     able = [*newest]
     errors: dict[int, dict[Contender, np.ndarray]] = {}
-    for cut in range(last - 1, 0, -1)[:CUTS]:
-        found = {}
-        for contender in able:
-            try:
-                below = _fitted(runs, contender, part, cut, options)
-            except InputError:
-                continue  # what lies below this cut cannot show the law
-            found[contender] = logs - below.log_losses(below.theta[None], runs.table)[0]
+    cuts = range(last - 1, 0, -1)[:CUTS]
+    below = _below_cuts(runs, able, part, cuts, options.get("fixed"))
+    for cut in cuts:
+        found = {contender: below[contender, cut] for contender in able if (contender, cut) in below}
         # For a second cut a window may be given up, but no law that has a cut; for a third, nothing.
         kept = {c.law.name for c in found} == {c.law.name for c in able} if len(errors) < 2 else len(found) == len(able)
         if not found or (errors and not kept):
             break
         able, errors[cut] = [*found], found
-    cuts = tuple(sorted(errors))
-    by_cut = [[errors[cut][contender] for cut in cuts] for contender in able]
+    by_cut = [[errors[cut][contender] for cut in sorted(errors)] for contender in able]
     return Rolling(
         contenders=tuple(able),
         part=part,
         log_scale=np.log(runs.scale.to_numpy()),
-        cuts=cuts,
-        errors=np.array(by_cut).reshape(len(able), len(cuts), len(runs)),
+        cuts=tuple(sorted(errors)),
+        errors=np.array(by_cut).reshape(len(able), len(errors), len(runs)),
         newest=tuple(newest[contender] for contender in able),
     )
+
+
+def _below_cuts(
+    runs: Runs,
+    contenders: Sequence[Contender],
+    part: np.ndarray,
+    cuts: Sequence[int],
+    fixed: Mapping[str, float] | None,
+) -> dict[tuple[Contender, int], np.ndarray]:
+    """log measured - log predicted loss of every run, n, by each contender fitted below each cut; without those that
+    what lies below cannot show."""
+    logs = np.log(runs.table["loss"].to_numpy())
+    windows: dict[tuple[Law, Loss], dict[tuple[Contender, int], np.ndarray]] = {}
+    for contender, cut in itertools.product(contenders, cuts):
+        if (rows := contender.rows(part, cut)) is not None:
+            windows.setdefault((contender.law, contender.loss), {})[contender, cut] = rows
+    errors = {}
+    for (law, loss), own in windows.items():
+        thetas = fit_within(runs, law, [*own.values()], loss=loss, fixed=fixed)
+        variables = {name: runs.table[column_of(name)].to_numpy(float) for name in law.variables}
+        for key, theta in zip(own, thetas, strict=True):
+            if theta is not None:
+                errors[key] = logs - law.log_losses(theta[None], variables)[0]
+    return errors
 
 
 def _fitted(runs: Runs, contender: Contender, part: np.ndarray, below: int, options: dict[str, Any]) -> Fit:

@@ -1,5 +1,7 @@
 """The estimator: published optima reached, known laws recovered, intervals that cover, a plain word when it cannot."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from nextscale.fit import InputError, fit
+from nextscale.fit.estimate.fit import fit_within
 from nextscale.fit.estimate.solve import derivatives, minimise, polish
 from nextscale.fit.laws.catalogue import CHINCHILLA, LAWS
 from nextscale.fit.laws.loss import Loss
@@ -16,6 +19,7 @@ from nextscale.fit.optimum.frontier import frontier
 from nextscale.fit.table.columns import Columns
 from nextscale.fit.table.runs import as_runs
 
+ASKED = {"params": [3e8, 1e9], "tokens": [1e10, 2e10], "flops": [1.8e19, 1.2e20]}
 EPOCH = Columns(params="Model Size", flops="Training FLOP")
 
 
@@ -158,6 +162,21 @@ class TestCore:
         one, other = minimise(weighted, weights), minimise(repeated, np.ones(int(weights.sum())))
         assert one.objective == pytest.approx(other.objective, rel=1e-9)
         np.testing.assert_allclose(weighted.uncentred(one.theta), repeated.uncentred(other.theta), rtol=1e-5)
+
+    @pytest.mark.parametrize("law", ["chinchilla", "data-size", "saturating"])
+    @pytest.mark.parametrize("loss", [Loss(), Loss.of("squared")])
+    def test_windows_that_are_searched_together_are_fitted_as_each_alone(self, isoflop_grid, law, loss):
+        runs = as_runs(isoflop_grid(noise=0.004, budgets=6))
+        scale = runs.scale.to_numpy()
+        windows = [scale <= np.quantile(scale, share) for share in (0.6, 0.8, 1.0)] + [scale > np.quantile(scale, 0.3)]
+        windows.append(scale <= scale.min())
+        *found, nothing = fit_within(runs, LAWS[law], windows, loss=loss)
+        assert nothing is None
+        for window, theta in zip(windows, found, strict=False):
+            alone = fit(runs.where(pd.Series(window)), law, loss=loss, resamples=0)
+            at = dataclasses.replace(alone, theta=theta)
+            assert at.objective <= alone.objective * (1 + 1e-4)
+            np.testing.assert_allclose(at.predict(**ASKED), alone.predict(**ASKED), rtol=3e-3)
 
     def test_centring_is_undone_exactly(self, isoflop_grid):
         table = isoflop_grid()
