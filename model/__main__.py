@@ -41,6 +41,7 @@ from nextscale.model.network.kernels import RECOMPUTE
 from nextscale.model.network.processes import join
 from nextscale.model.network.sharding import Layout
 from nextscale.model.record import Row, RunDirectory
+from nextscale.model.trained.at_end import asked_at_end
 from nextscale.model.training.checkpoint import CheckpointPolicy
 from nextscale.model.training.pack import train_together
 from nextscale.model.training.step import MemorySaving
@@ -99,8 +100,13 @@ def _results(options: argparse.Namespace, stop: threading.Event) -> Sequence[Row
     }
     if len(configs) == 1:
         layout = options.layout or Layout(data=jax.device_count())
-        return [train(configs[0], out, trunk=options.trunk, layout=layout, **common)]
-    runs = [training(config, RunDirectory(out.path / config.run_id), **common) for config in configs]
+        ask = asked_at_end(configs[0], out)
+        return [train(configs[0], out, trunk=options.trunk, layout=layout, ask=ask, **common)]
+    folders = [RunDirectory(out.path / config.run_id) for config in configs]
+    runs = [
+        training(config, folder, ask=asked_at_end(config, folder), **common)
+        for config, folder in zip(configs, folders, strict=True)
+    ]
     return train_together(runs, max_together=options.together)
 
 

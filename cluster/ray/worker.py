@@ -127,6 +127,7 @@ def train_attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], 
         row: of the attempt; how it ended is added, unless there is nothing to be written down.
     """
     from nextscale.model.network.sharding import Layout
+    from nextscale.model.trained.at_end import asked_at_end
     from nextscale.model.training.checkpoint import CheckpointPolicy
     from nextscale.model.training.step import MemorySaving
     from nextscale.model.training.train import train
@@ -147,6 +148,7 @@ def train_attempt(job: Job, seat: Seat, lease: Lease | None, stop: Callable[[], 
             memory_saving=MemorySaving(seat.micro_batches, seat.recompute),
             on_progress=lambda tokens: _go_on(job, lease, tokens),
             stop=stop,
+            ask=asked_at_end(config, directory),
         ),
     )
 

@@ -16,12 +16,12 @@ from nextscale.fit.estimate.fit_html import fit_html
 from nextscale.fit.estimate.fit_warnings import warnings_of
 from nextscale.fit.estimate.outliers import FarOff, far_off_runs
 from nextscale.fit.estimate.profile import unidentified
-from nextscale.fit.estimate.solve import Init, Minimum, grid_starts, minima_within, minimise, minimise_resamples
+from nextscale.fit.estimate.solve import Init, Minimum, minimise, minimise_resamples
+from nextscale.fit.estimate.starts import usual_grid
 from nextscale.fit.intervals import ends_around, interval_around
 from nextscale.fit.laws.catalogue import law_named
 from nextscale.fit.laws.law import Law, Problem
 from nextscale.fit.laws.loss import Loss
-from nextscale.fit.laws.sum_of_powers import SumOfPowers
 from nextscale.fit.table.columns import Columns, column_of
 from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.fit.table.sources import Table
@@ -324,7 +324,7 @@ def fit(
         resamples: of the bootstrap; 0 for no intervals.
         level: of the intervals given by default.
         seed: of the bootstrap.
-        init: `projected` starts (see `solve.py`), or the usual `grid` over all parameters of a sum of powers (4500 for
+        init: `projected` starts (see `starts.py`), or the usual `grid` over all parameters of a sum of powers (4500 for
             Chinchilla's), every one followed to its end; `quick` follows few, without a look at what is not identified;
             a fit of the same law to the same runs by another loss, the same from where its search began.
         drop_outliers: leave out runs far off the law of the others (`outliers.py`), of which else a warning tells.
@@ -367,34 +367,6 @@ def fit(
     return dataclasses.replace(found, warnings=warnings, open_intervals={each.name: each.interval for each in loose})
 
 
-def fit_within(
-    runs: Runs, law: Law, windows: Sequence[np.ndarray], *, loss: Loss, fixed: Mapping[str, float] | None = None
-) -> list[np.ndarray | None]:
-    """The law's theta in each of some windows of the runs, as `fit` with `init: quick` finds it there; None where the
-    window's runs cannot show the law. All are searched for at once, so that many take little longer than one.
-
-    Args:
-        windows: which runs are in each, n of each.
-    """
-    fixed = checked_fixed(law, fixed or {})
-    able, weights = [], np.zeros((len(windows), len(runs)))
-    for i, window in enumerate(windows):
-        within = runs.where(pd.Series(window, index=runs.table.index))
-        try:
-            checked_variables(law, within, fixed)
-        except InputError:
-            continue
-        weights[i, window] = within.weights
-        able.append(i)
-    found: list[np.ndarray | None] = [None] * len(windows)
-    if able:
-        variables = {name: runs.table[column_of(name)].to_numpy(float) for name in law.variables}
-        problem = law.problem(variables, runs.table["loss"].to_numpy(), loss, fixed)
-        for i, theta in zip(able, problem.uncentred(minima_within(problem, weights[able])), strict=True):
-            found[i] = theta if np.isfinite(theta).all() else None
-    return found
-
-
 def resampled(found: Fit, count: int, level: float) -> Fit:
     """The same fit with so many resamples, of a quick search each.
 
@@ -411,8 +383,7 @@ def _searched(problem: Problem, runs: Runs, init: Init | Fit, quick: bool) -> Mi
     """The minimum, by a search that begins where it was asked to."""
     if isinstance(init, Fit):
         return minimise(problem, runs.weights, pool=init.minimum.starts, quick=quick)
-    starts = _usual_grid(problem.law, problem) if init == "grid" else None
-    return minimise(problem, runs.weights, starts=starts, quick=quick)
+    return minimise(problem, runs.weights, starts=usual_grid(problem) if init == "grid" else None, quick=quick)
 
 
 def _resampled(found: Fit, problem: Problem, count: int, candidates: int) -> np.ndarray:
@@ -421,14 +392,6 @@ def _resampled(found: Fit, problem: Problem, count: int, candidates: int) -> np.
     again = draw_resamples(found.runs, found.bootstrap, count, fitted, found.freedom, found.seed)
     weights, starts = again.weights * found.runs.weights, found.minimum.starts
     return problem.uncentred(minimise_resamples(problem, weights, starts, targets=again.targets, candidates=candidates))
-
-
-def _usual_grid(law: Law, problem: Problem) -> np.ndarray:
-    """The starts of Hoffmann et al. 2022, app. D.3, as Besiroglu et al. 2024 spell them out."""
-    if not isinstance(law, SumOfPowers):
-        raise InputError(f"init: the usual grid is one for sums of powers; {law.name} is none")
-    axes = {term.coefficient: np.arange(0, 26, 5) if term.powers else np.arange(-1, 1.5, 0.5) for term in law.terms}
-    return grid_starts(law, problem, {**axes, **dict.fromkeys(law.shapes, np.arange(0, 2.5, 0.5))})
 
 
 def point(params: Any, tokens: Any, flops: Any, others: Mapping[str, Any]) -> dict[str, np.ndarray]:

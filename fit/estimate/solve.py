@@ -3,26 +3,22 @@
 Derivatives are exact, and every start and every resample is searched at once.
 
 It minimises Σ_i w_i · loss(log L(θ; x_i) - log L_i), the objective of Hoffmann et al. 2022, sec. 3.3, as a sum.
-Given the shapes, the other parameters are a linear least-squares problem; so points over the shapes alone, solved
-exactly at each, replace the usual thousands of starts over all parameters.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 
-from nextscale.fit.laws.law import Law, Problem
+from nextscale.fit.estimate.starts import projected_starts
+from nextscale.fit.laws.law import Problem
 
 Init = Literal["projected", "grid", "quick"]
-"""Where a search begins: `projected_starts` or `grid_starts`; `quick`, a quarter of the projected starts are followed,
-which finds the same minimum but says less of others: for backtests, which fit hundreds of times."""
+"""Where a search begins: `projected_starts`, or the usual grid (`starts.py`); `quick`, a quarter of the projected starts
+are followed, which finds the same minimum but says less of others: for backtests, which fit hundreds of times."""
 
-_POINTS = 576
 _STARTS, _QUICK_STARTS, _REFINED = 16, 4, 32
 _GAUSS_NEWTON_STEPS, _STEPS = 8, 192
 _TOLERANCE, _QUICK_TOLERANCE = 1e-12, 1e-9
@@ -155,117 +151,6 @@ def minimise_resamples(
     best = objective.reshape(-1, count).argmin(axis=1)
     found = theta.reshape(len(weights), count, -1)[np.arange(len(weights)), best]
     return polish(problem, found, weights, targets=targets, tolerance=1e-8)[0] if many else found
-
-
-def grid_starts(law: Law, problem: Problem, per_axis: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Every combination of the given values of each parameter of the law, as the usual grids of starts have them.
-
-    Args:
-        per_axis: by parameter, values on the scale that is optimised (logarithms of coefficients).
-    """
-    grid = itertools.product(*(per_axis[name] for name in law.parameters))
-    return problem.centred(np.array(list(grid), float))
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def projected_starts(problem: Problem, weights: np.ndarray, best: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """At points spread over the shapes, the linear parameters that fit best: three rounds of weighted least squares,
-    reweighted towards the loss.
-
-    Args:
-        weights: W x n.
-        best: only so many points of each row, those that the first round leaves nearest.
-
-    Returns:
-        theta for each row of weights, W x S x parameters; and their objectives, W x S, infinite where they are no
-        numbers.
-    """
-    law = problem.law
-    names, linear = law.parameters, len(law.coefficients) + len(law.log_linear)
-    shapes = _shape_points(problem)
-    given = np.array([name in problem.fixed for name in names[:linear]], bool)
-    known = np.array([problem.fixed.get(name, 0.0) for name in names[:linear]])
-    basis, zero = problem.basis(shapes)
-    zero = zero + np.einsum("k,skn->sn", known[given], basis[:, given])
-    basis = basis[:, ~given]
-    aim = (problem.target - zero) if law.log_linear else 1 - zero
-    for array in (basis, aim):
-        if not np.isfinite(array).all():
-            np.nan_to_num(array, copy=False, posinf=0.0, neginf=0.0)
-    S = min(best or len(shapes), len(shapes))
-    theta, scores = np.empty((len(weights), S, len(names))), np.empty((len(weights), S))
-    for i, row in enumerate(weights):
-        here = slice(None) if row.all() else np.flatnonzero(row)
-        rows, found, scores[i] = _linear_parameters(problem, basis[..., here], aim[:, here], row[here], S)
-        inner = np.empty((S, linear))
-        inner[:, ~given], inner[:, given] = found, known[given]
-        theta[i, :, :linear], theta[i, :, linear:] = inner if law.log_linear else np.log(inner), shapes[rows]
-    return theta, np.where(np.isfinite(scores), scores, np.inf)
-
-
-def _linear_parameters(
-    problem: Problem, basis: np.ndarray, aim: np.ndarray, weights: np.ndarray, best: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What brings a basis, S x K x n, nearest to an aim, S x n, at the best so many of S points: which these are, their
-    linear parameters, x K, and their objectives."""
-    log_linear = bool(problem.law.log_linear)
-    rows: np.ndarray = np.arange(len(basis))
-    scale = np.sqrt(np.square(basis).mean(axis=2, keepdims=True))
-    scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
-    basis = basis / scale
-
-    def objective(residual: np.ndarray) -> np.ndarray:
-        return np.asarray(problem.loss(residual if log_linear else np.log1p(residual)) @ weights)
-
-    def beside(found: np.ndarray) -> np.ndarray:
-        return np.asarray(np.matmul(found[:, None], basis)[:, 0] - aim)
-
-    found = np.zeros(basis.shape[:2])
-    if basis.shape[1]:
-        reweighted = np.broadcast_to(weights, aim.shape)
-        for last in (False, False, True):
-            weighted = basis * reweighted[:, None]
-            normal = np.matmul(weighted, basis.transpose(0, 2, 1)) + 1e-12 * weights.sum() * np.eye(basis.shape[1])
-            found = np.linalg.solve(normal, np.matmul(weighted, aim[..., None]))[..., 0]
-            if not last:
-                residual = beside(found if log_linear else np.maximum(found, 0))
-                if best < len(rows):
-                    kept = np.argsort(np.nan_to_num(objective(residual), nan=np.inf))[:best]
-                    rows, scale, residual = rows[kept], scale[kept], residual[kept]
-                    basis, aim = basis[kept], aim[kept]
-                reweighted = weights * problem.loss.weight(residual)
-    # A coefficient that wants to be negative starts small instead.
-    found = found if log_linear else np.maximum(found, 1e-3)
-    return rows[:best], (found / scale[..., 0])[:best], objective(beside(found))[:best]
-
-
-def _shape_points(problem: Problem) -> np.ndarray:
-    """Points over the ranges of the shapes, on the scale that is optimised: a grid of up to two, else a sequence."""
-    law = problem.law
-    open_ = [name for name in law.shapes if name not in problem.fixed]
-    if len(open_) <= 2:
-        per_axis = round(_POINTS ** (1 / max(1, len(open_))))
-        axes = [law.shapes[name].spread(np.linspace(0, 1, per_axis)) for name in open_]
-        points = np.array(list(itertools.product(*axes)), float).reshape(per_axis ** len(open_), len(open_))
-    else:
-        shares = _spread_evenly(1 << (9 + len(open_) // 3), len(open_))
-        points = np.stack([law.shapes[name].spread(shares[:, i]) for i, name in enumerate(open_)], axis=1)
-    shapes = np.empty((len(points), len(law.shapes)))
-    for i, (name, shape) in enumerate(law.shapes.items()):
-        values = points[:, open_.index(name)] if name in open_ else np.full(len(points), problem.fixed[name])
-        shapes[:, i] = np.log(values) if shape.positive else values
-    return shapes
-
-
-def _spread_evenly(count: int, dimensions: int) -> np.ndarray:
-    """Points of the unit cube that leave no large gaps, count x dimensions: an additive recurrence by powers of the
-    generalised golden ratio (Roberts 2018, "The unreasonable effectiveness of quasirandom sequences"). Those of
-    `scipy.stats` are no better here, and take a second to import."""
-    ratio = 1.5
-    for _ in range(50):
-        ratio = (1 + ratio) ** (1 / (dimensions + 1))
-    steps = ratio ** -np.arange(1.0, dimensions + 1)
-    return (0.5 + np.arange(1, count + 1)[:, None] * steps) % 1
 
 
 @np.errstate(over="ignore", invalid="ignore")

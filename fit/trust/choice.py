@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.estimate.fit import Fit, fit, fit_within
+from nextscale.fit.estimate.fit import Fit, fit
+from nextscale.fit.estimate.windows import fit_within
 from nextscale.fit.table.columns import NOT_VARIABLES, Columns, column_of
 from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.fit.table.sources import Table, as_table

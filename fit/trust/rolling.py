@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.estimate.fit import Fit, fit, fit_within
+from nextscale.fit.estimate.fit import Fit, fit
+from nextscale.fit.estimate.windows import fit_within
 from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.loss import Loss
 from nextscale.fit.table.columns import column_of

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from nextscale.model.config.data import DataConfig, SetName, SingleData, single_sources
-from nextscale.model.config.identity import Config
+from nextscale.model.config.identity import NOT_SEMANTIC, Config
 
 
 class EvaluationConfig(Config):
@@ -20,6 +20,15 @@ class EvaluationConfig(Config):
     )
     points: int = Field(
         0, ge=0, le=1000, description="evaluations per decade of tokens on the way to the end, evenly spaced in log"
+    )
+
+    tasks: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], NOT_SEMANTIC] = Field(
+        (),
+        description="what trained models are scored on by lm-eval at the end of a run: names that it knows, or YAML "
+        "files of tasks; `nextscale model evaluate` asks the models of finished runs",
+    )
+    few_shot: Annotated[int | None, Field(ge=0), NOT_SEMANTIC] = Field(
+        None, description="examples that each question of the tasks begins with; as many as a task has it if open"
     )
 
     @model_validator(mode="after")

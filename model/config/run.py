@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from nextscale.model.config.architecture import Architecture, Depth, Heads
 from nextscale.model.config.code import Code, Function, is_target
-from nextscale.model.config.data import DataConfig, is_resolved, packs, single_sources
+from nextscale.model.config.data import DataConfig, TextData, is_resolved, packs, single_sources
 from nextscale.model.config.evaluation import EvaluationConfig
 from nextscale.model.config.experts import check_experts, without_routing
 from nextscale.model.config.identity import SCHEMA_VERSION, Config
@@ -170,6 +170,10 @@ class RunConfig(Config):
         if isinstance(self.model, ModuleModel):
             check_training(self.model, self.training)
         self._check_packs()
+        if self.evaluation.tasks and isinstance(self.model, ModuleModel):
+            raise ValueError("evaluation.tasks: are asked of our own Transformer alone; leave them out for a module")
+        if self.evaluation.tasks and not all(isinstance(one, TextData) for one in single_sources(self.data).values()):
+            raise ValueError("evaluation.tasks: are text, and what is trained on is not; train on data.source: text")
         return self
 
     def _check_packs(self) -> None:

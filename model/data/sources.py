@@ -246,16 +246,19 @@ def _resolved_mixture(data: MixtureData) -> MixtureData:
 
 
 def resolve_sets(evaluation: EvaluationConfig) -> EvaluationConfig:
-    """The same evaluation with each of its sets resolved.
+    """The same evaluation with each of its sets resolved, and the whole path of each task that is a file.
 
     Raises:
-        InputError: a set is missing, or a file of it is broken.
+        InputError: a set is missing, or a file of it is broken; or there is no file of a task.
     """
     sets = {}
     for name, data in evaluation.sets.items():
         with _under(f"evaluation.sets.{name}"):
             sets[name] = resolve(data)
-    return evaluation.model_copy(update={"sets": sets})
+    tasks = tuple(absolute(name) if name.endswith((".yaml", ".yml")) else name for name in evaluation.tasks)
+    if missing := next((name for name in tasks if name.endswith((".yaml", ".yml")) and not Path(name).is_file()), None):
+        raise InputError(f"evaluation.tasks: there is no file {missing}")
+    return evaluation.model_copy(update={"sets": sets, "tasks": tasks})
 
 
 def open_sets(config: RunConfig, source: Source | None = None) -> dict[str, Source]:

@@ -13,7 +13,7 @@ import importlib.metadata
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,9 @@ class HarnessModel(TemplateLM):
         cut: how many requests were longer than the context, so that only their end was read.
     """
 
-    def __init__(self, trained: TrainedModel, codec: Codec):
+    def __init__(self, trained: TrainedModel, codec: Codec, beat: Callable[[], None] = lambda: None):
         super().__init__()
-        self._trained, self._codec = trained, codec
+        self._trained, self._codec, self._beat = trained, codec, beat
         model = trained.config.network
         self.max_length = model.context
         self.cut = 0
@@ -72,6 +72,7 @@ class HarnessModel(TemplateLM):
         """Of each request the log-likelihood of its tokens, in nats, and whether each of them was the likeliest."""
         found: list[tuple[float, bool]] = []
         for first in range(0, len(requests), self._at_once):
+            self._beat()
             found += self._scored(requests[first : first + self._at_once])
         return found
 
@@ -118,6 +119,7 @@ class HarnessModel(TemplateLM):
         temperature = float(how.get("temperature", 0.0)) if how.get("do_sample") else 0.0
         begun = self.tok_encode(prompt) or [self._codec.start]
         self.cut += len(begun) > self.max_length
+        self._beat()
         drawn: list[int] = []
         text = ""
         for token in sample(self._trained, begun, count, temperature=temperature, end=self._codec.end):
@@ -137,12 +139,15 @@ def _scores(network: Network, dtype: str, params: PyTree, tokens_BxT1: jax.Array
     return picked_BxT, log_p_BxTxV.argmax(axis=-1) == labels_BxT
 
 
-def score(trained: TrainedModel, tasks: Sequence[str], *, few_shot: int | None = None) -> Row:
+def score(
+    trained: TrainedModel, tasks: Sequence[str], *, few_shot: int | None = None, beat: Callable[[], None] = lambda: None
+) -> Row:
     """What a model scores on tasks.
 
     Args:
         tasks: names that lm-eval knows, or YAML files of tasks.
         few_shot: examples that each question begins with; as many as the task has it if open.
+        beat: called again and again; what it raises ends this.
 
     Returns:
         `scores`, each metric under `METRIC_TASK` (and `METRIC_TASK_FILTER`, of a filter with a name); `samples` of each
@@ -154,7 +159,7 @@ def score(trained: TrainedModel, tasks: Sequence[str], *, few_shot: int | None =
     codec = codec_of(trained.config.data)
     if codec is None:
         raise InputError(f"run {trained.config.run_id}: its data is tokens whose text is not known, and tasks are text")
-    model = HarnessModel(trained, codec)
+    model = HarnessModel(trained, codec, beat)
     found = lm_eval.simple_evaluate(
         model,
         tasks=list(tasks),
@@ -170,11 +175,19 @@ def score(trained: TrainedModel, tasks: Sequence[str], *, few_shot: int | None =
     }
 
 
-def score_run(directory: RunDirectory, tasks: Sequence[str], *, few_shot: int | None = None) -> Row:
+def score_run(
+    directory: RunDirectory,
+    tasks: Sequence[str],
+    *,
+    few_shot: int | None = None,
+    trained: TrainedModel | None = None,
+    beat: Callable[[], None] = lambda: None,
+) -> Row:
     """What the model of a run scores on tasks, kept in its directory; a task that was asked before is not asked again.
 
     Args:
-        tasks, few_shot: see `score`.
+        tasks, few_shot, beat: see `score`.
+        trained: its model, where that is at hand.
 
     Returns:
         all that its directory then holds: `scores`, `samples`, and of each task under `asked` how it was asked.
@@ -187,12 +200,12 @@ def score_run(directory: RunDirectory, tasks: Sequence[str], *, few_shot: int | 
     with contextlib.suppress(FileNotFoundError):
         directory.task_scores()  # says what is damaged
         kept |= json.loads((directory.path / "tasks.json").read_text())
-    trained = load_trained(directory)
+    trained = trained or load_trained(directory)
     for name in tasks:
         how = {"few_shot": few_shot, "lm_eval": importlib.metadata.version("lm_eval"), "file": _digest(name)}
         before = kept["asked"].get(name, {})
         if how != {key: before.get(key) for key in how} or not before:
-            found = score(trained, [name], few_shot=few_shot)
+            found = score(trained, [name], few_shot=few_shot, beat=beat)
             for part in ("scores", "samples"):
                 kept[part] |= found[part]
             kept["asked"][name] = how | {"cut": found["cut"]}

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -52,6 +52,11 @@ class Diverged(Exception):
     """The run cannot go on: a loss is not a number, or worse than chance. The message says which, and where."""
 
 
+Ask = Callable[[PyTree, Callable[[], None]], Sequence[str]]
+"""What else is asked of a trained model: of its weights, and what is to be called again and again meanwhile; notes in
+words of what was not answered."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RunContext:
     """What every attempt at a run has in common (see `train.training`)."""
@@ -65,6 +70,7 @@ class RunContext:
     trunk: Parent | None
     on_progress: Callable[[int], None]
     stop: Callable[[], bool]
+    ask: Ask | None = None
 
     def check_data(self) -> None:
         """To be asked before what was read is vouched for, by a checkpoint or a record.
@@ -73,6 +79,16 @@ class RunContext:
             InputError: the data was written to since it was opened.
         """
         check_unchanged([self.source, *self.sets.values()])
+
+    def beat(self) -> None:
+        """To be called while the trained model is looked at.
+
+        Raises:
+            Stopped: the run was asked to stop; it goes on from its last checkpoint.
+        """
+        self.on_progress(self.config.tokens)
+        if self.stop():
+            raise Stopped(f"run {self.config.run_id} was stopped at its end, before all was asked of its model")
 
     def evaluate(self, params: PyTree, micro_batches: int) -> Callable[[], Evaluation]:
         return evaluate_all(self.config, params, self.source, self.sets, micro_batches=micro_batches)
@@ -103,6 +119,8 @@ def attempt(
                 context.directory.add_evaluation(_evaluation_row(config, config.tokens, evaluation))
             if context.policy.final:
                 checkpoints.save(config.tokens, state)
+            if context.ask is not None:
+                evaluation = dataclasses.replace(evaluation, notes=tuple(context.ask(state["params"], context.beat)))
     finally:
         checkpoints.close()
     return evaluation, reason

@@ -35,6 +35,7 @@ class Evaluation:
         loss_by_position: nats per token at each position of the context that is scored.
         tokens: how many predictions this rests on.
         sets: what further validation sets say of it, by name.
+        notes: what was asked of the model and not answered, in words.
     """
 
     loss: float
@@ -42,6 +43,7 @@ class Evaluation:
     loss_by_position: list[float]
     tokens: int
     sets: dict[str, Evaluation] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def columns(self) -> dict[str, float | None]:

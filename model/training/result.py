@@ -54,6 +54,7 @@ def record_of(
         "seed": config.seed,
         "device": jax.devices()[0].device_kind,
         "versions": _versions(),
+        **({"notes": list(evaluation.notes)} if evaluation is not None and evaluation.notes else {}),
     }
 
 

@@ -18,7 +18,7 @@ from nextscale.model.network.processes import barrier
 from nextscale.model.network.sharding import Layout, mesh_of
 from nextscale.model.record import Row, RunDirectory
 from nextscale.model.storage.cache import cache_folder
-from nextscale.model.training.attempt import RunContext, attempt
+from nextscale.model.training.attempt import Ask, RunContext, attempt
 from nextscale.model.training.checkpoint import CheckpointPolicy
 from nextscale.model.training.evaluate import Evaluation
 from nextscale.model.training.memory import (
@@ -54,6 +54,7 @@ def training(
     memory_saving: MemorySaving = NO_SAVING,
     on_progress: Callable[[int], None] = lambda tokens: None,
     stop: Callable[[], bool] = lambda: False,
+    ask: Ask | None = None,
 ) -> Training:
     """Trains one run to its end, from its newest checkpoint if it has one, and writes its record.
 
@@ -78,6 +79,7 @@ def training(
         on_progress: called with the tokens done so far, at the start, about once a second, and before a checkpoint
             or the record is written; what it raises stops the run.
         stop: asked between dispatches; where any process says yes, all save the run and leave it, after the same step.
+        ask: what else the trained model is asked, before its record is there (see `nextscale.model.trained.at_end`).
 
     Returns:
         the record, one flat row (see `result.py`).
@@ -90,7 +92,7 @@ def training(
     if (record := directory.record()) is not None:
         return record
     started = time.perf_counter()
-    context = _prepare(config, directory, layout, checkpoint, trunk, on_progress, stop)
+    context = _prepare(config, directory, layout, checkpoint, trunk, on_progress, stop, ask)
     saving = _least_saving(config, directory, layout, memory_limit, memory_saving)
     evaluation, reason, saving = yield from _attempts(context, layout, saving)
     record = record_of(config, context.source, evaluation, reason, directory.metrics())
@@ -111,6 +113,7 @@ def _prepare(
     trunk: Parent | None,
     on_progress: Callable[[int], None],
     stop: Callable[[], bool],
+    ask: Ask | None,
 ) -> RunContext:
     """Writes the config and opens the data."""
     if jax.process_index() == 0:
@@ -123,7 +126,7 @@ def _prepare(
             raise InputError(f"token {pin} is not between two steps of run {config.run_id}; it cannot be pinned")
     barrier("the run's directory is there")
     sets = open_sets(config, source)
-    return RunContext(config, directory, source, sets, mesh, policy, trunk, on_progress, stop)
+    return RunContext(config, directory, source, sets, mesh, policy, trunk, on_progress, stop, ask)
 
 
 def _least_saving(

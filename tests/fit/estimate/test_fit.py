@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from nextscale.fit import InputError, fit
-from nextscale.fit.estimate.fit import fit_within
 from nextscale.fit.estimate.solve import derivatives, minimise, polish
+from nextscale.fit.estimate.windows import fit_within
 from nextscale.fit.laws.catalogue import CHINCHILLA, LAWS
 from nextscale.fit.laws.loss import Loss
 from nextscale.fit.laws.sum_of_powers import log_sum_exp

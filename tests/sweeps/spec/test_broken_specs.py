@@ -104,6 +104,10 @@ BROKEN = {
         {"{tokens: 8192}": "{sets: {'': {source: markov}}}"},
         r":13: evaluation\.sets\.: string should match",
     ),
+    "tasks of what is no text": (
+        {"{tokens: 8192}": "{tasks: [arc_easy]}"},
+        r": evaluation\.tasks: are text, and what is trained on is not",
+    ),
     "odd key heads": ({"heads: 2": "heads: 4, kv_heads: 3"}, r":3: model: heads 4 cannot share 3 kv_heads equally"),
     "no key heads": (
         {"heads: 2": "heads: 2, kv_heads: 0"},
