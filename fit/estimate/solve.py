@@ -16,8 +16,8 @@ from nextscale.fit.estimate.starts import projected_starts
 from nextscale.fit.laws.law import Problem
 
 Init = Literal["projected", "grid", "quick"]
-"""Where a search begins: `projected_starts`, or the usual grid (`starts.py`); `quick`, a quarter of the projected starts
-are followed, which finds the same minimum but says less of others: for backtests, which fit hundreds of times."""
+"""Where a search begins: `projected_starts`, or the usual grid (`starts.py`); `quick`, a quarter of the projected
+starts are followed, which finds the same minimum but says less of others: for backtests, which fit many times."""
 
 _STARTS, _QUICK_STARTS, _REFINED = 16, 4, 32
 _GAUSS_NEWTON_STEPS, _STEPS = 8, 192
