@@ -6,6 +6,7 @@ import pytest
 
 from nextscale.model.config.data import TextData
 from nextscale.model.config.evaluation import EvaluationConfig
+from nextscale.model.config.run import ModelFamily
 from nextscale.model.data.sources import resolve, resolve_sets
 from nextscale.model.errors import InputError, Stopped
 from nextscale.model.record import RunDirectory
@@ -23,7 +24,8 @@ def of_text(tiny_run, tmp_path):
 
     def build(*tasks, **more):
         evaluation = resolve_sets(EvaluationConfig(tokens=512, tasks=tasks, **more))
-        return tiny_run(data=data).model_copy(update={"evaluation": evaluation})
+        run = tiny_run(data=data, family=ModelFamily(depth=1, heads=2, context=16))
+        return run.model_copy(update={"evaluation": evaluation})
 
     return build
 
