@@ -133,6 +133,11 @@ def _irreducible(fit: Fit) -> dict[str, Any] | None:
         "smallest_loss": smallest,
         "share": value / smallest,
         "far_below": value < LOW_E_SHARE * smallest,
+        **(
+            {"interval_is_of": "every law alike, whatever its weight in forecasts"}
+            if isinstance(fit, Consensus)
+            else {}
+        ),
     }
 
 

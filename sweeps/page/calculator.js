@@ -139,8 +139,8 @@ function three(value) {
   return value >= 1e-3 && value < 1e5 ? String(Number(value.toPrecision(3))) : raised(value);
 }
 
-// 28.71k, 3.526M, 70B: to four digits.
-function counted(value, digits = 4) {
+// 28.7k, 3.53M, 70B: to three digits.
+function counted(value, digits = 3) {
   for (const [size, letter] of [[1e12, "T"], [1e9, "B"], [1e6, "M"], [1e3, "k"]])
     if (value >= (1 - 0.5 / 10 ** digits * 10) * size && value < 1e16) return Number((value / size).toPrecision(digits)) + letter;
   return value >= 1e-3 && value < 1e16 ? String(Number(value.toPrecision(digits))) : raised(value, digits);
@@ -155,7 +155,7 @@ function raised(value, digits = 3) {
 
 const decimals = (value) => value.toFixed(4);
 const compute = (value, digits = 3) => (value >= 1e-3 && value < 1e5 ? String(Number(value.toPrecision(digits))) : raised(value, digits));
-const FORMS = {flops: (value) => compute(value, 4), loss: decimals, bits_per_byte: decimals, usd: (value) => `$${counted(value)}`};
+const FORMS = {flops: compute, loss: decimals, bits_per_byte: decimals, usd: (value) => `$${counted(value)}`};
 
 // The answer as one sentence, and how well such a forecast was tested: in the words of sentences.py.
 function sentence(told, amount, unit, cluster, costs) {
@@ -181,7 +181,10 @@ function lasting(seconds) {
 function trust(reach) {
   if (reach <= 1) return {grade: "inside the runs", sentence: "That lies inside the runs."};
   const band = bandOf(reach), far = `That is ${compute(reach)} times the largest run fitted`;
-  if (!band) return {grade: "untested", sentence: `${far}, further than any backtest among these runs reached: nothing tested the interval.`};
+  if (!band) {
+    const test = reach >= 30 ? `; a run 10 times the largest, for 1/${compute(reach / 10)} of this compute, would` : "";
+    return {grade: "untested", sentence: `${far}, further than any backtest among these runs reached: nothing tested the interval${test}.`};
+  }
   const often = band.cuts >= 2, missed = `missed the loss by ${(100 * band.error).toFixed(2)}%.`;
   return {grade: often ? "tested" : "tested once", sentence: `${far}; ${often ? "backtests" : "one backtest"} of such a reach ${missed}`};
 }
@@ -197,7 +200,7 @@ function answer(told) {
   for (const row of document.querySelectorAll("#forecast-answer tbody tr")) {
     const found = told && told[row.dataset.row], form = FORMS[row.dataset.row] ?? counted;
     const [value, bounds] = row.querySelectorAll("td");
-    value.replaceChildren(found ? exact(found.value, form) : "–");
+    value.replaceChildren(!found ? "–" : found.value === undefined ? "" : exact(found.value, form));
     const ends = found && found.interval;
     bounds.replaceChildren(...(ends ? [exact(ends[0], form), " – ", exact(ends[1], form)] : [found ? "" : "–"]));
   }
@@ -234,7 +237,6 @@ function warned(told) {
 function said(told) {
   const lines = [], {furthest, problem} = page.calculator.tested, band = bandOf(told.reach);
   if (told.params === null) lines.push("The loss falls to the end of the sizes searched: there is no optimum.");
-  else lines.push(`Sizes of ${counted(told.near[0], 3)} to ${counted(told.near[1], 3)} come within 0.1 % of that loss.`);
   const {minima} = page.calculator, other = minima && minima[0] * told.flops ** minima[1];
   if (other && told.params && Math.abs(Math.log(other / told.params.value)) > Math.log(APART))
     lines.push(`The isoFLOP minima alone say ${counted(other, 3)} parameters.`);
@@ -263,7 +265,8 @@ function mark(flops, loss) {
   group.append(shape("line", {x1: x, x2: x, y1: top, y2: bottom, "stroke-dasharray": "3 3"}));
   if (inside) group.append(shape("circle", {cx: x, cy: y, r: 3.5}));
   const words = shape("text", {x: x + (share > 0.5 ? -5 : 5), y: bottom - 6, "font-size": 9, stroke: "none", "text-anchor": share > 0.5 ? "end" : "start"});
-  words.textContent = share > 1 ? "your budget, far beyond →" : share < 0 ? "← your budget" : "your budget";
+  const bought = `your budget: ${loss.toFixed(2)}`;
+  words.textContent = share > 1 ? `${bought}, far beyond →` : share < 0 ? `← ${bought}` : bought;
   group.append(words);
   drawing.querySelector(".budget")?.remove();
   drawing.append(group);
@@ -393,7 +396,7 @@ function startCalculator(told, form) {
     const found = forecast(flops), factor = told.bitsPerNat;
     const bits = factor && {value: factor * found.loss.value, interval: found.loss.interval.map((end) => factor * end)};
     const cost = costs(flops, one);
-    answer({...found, flops: {value: flops, interval: null}, bits_per_byte: bits, ...cost});
+    answer({...found, near: found.near && {interval: found.near}, flops: {value: flops, interval: null}, bits_per_byte: bits, ...cost});
     tell(sentence(found, amount, unit, one, cost), trust(found.reach));
     warn([...problems, ...warned(found)]);
     note.replaceChildren(...said(found).map(line));

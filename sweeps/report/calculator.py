@@ -136,6 +136,7 @@ def calculator(
     rows |= {"bits_per_byte": "bits per byte"} if bits_per_nat else {}
     rows |= {
         "params": params_label(fit.runs.convention),
+        "near": "sizes within 0.1% of that loss",
         "tokens": "training tokens",
         "tokens_per_param": "tokens per parameter",
     }

@@ -85,9 +85,13 @@ def facts(figures: Sequence[tuple[str, str, str]]) -> str:
     return f'<div class="facts">\n{shown}</div>\n' if shown else ""
 
 
-def side_by_side(one: str, other: str) -> str:
-    """Where there is room; else one below the other."""
-    return f'<div class="first">\n<div>\n{one}</div>\n<div>\n{other}</div>\n</div>\n' if one and other else one + other
+def side_by_side(one: str, other: str, kind: str = "first") -> str:
+    """Where there is room; else one below the other.
+
+    Args:
+        kind: `first`, in columns of the page's first section; `beside`, the other as wide as what is in it.
+    """
+    return f'<div class="{kind}">\n<div>\n{one}</div>\n<div>\n{other}</div>\n</div>\n' if one and other else one + other
 
 
 def headline(summary: Mapping[str, Any]) -> str:

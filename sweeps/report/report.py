@@ -246,7 +246,9 @@ class _Writer:
         if answer is not None and answer.choice is not None:
             whom = "of all runs, held-out ones too," if self.report.held_out else "of the runs"
             drawn = _drawings([self._draw(plots.backtest_plot(answer.choice))])
-            backtest = content.side_by_side(drawn, table(content.backtest_table(answer.choice, whom), "tested"))
+            backtest = content.side_by_side(
+                drawn, table(content.backtest_table(answer.choice, whom), "tested"), "beside"
+            )
         known = content.warnings(known_of(answer, self.report.summary))
         yield from content.section("trust", "How sure", scored, known, backtest)
 

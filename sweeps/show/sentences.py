@@ -16,6 +16,8 @@ Grade = Literal["inside the runs", "tested", "tested once", "untested"]
 _FEW, _MANY = 2, 4
 """Decimals of a loss, by the width of its interval."""
 _CENT, _SMALL, _LARGE = 0.01, 1e-3, 1e16
+_TEST, _WORTH_A_TEST = 10, 3
+"""A run so many times the largest is advised where what is asked takes so many times more."""
 _OFTEN = 2
 """Cuts with runs at such a reach from which on it counts as tested."""
 
@@ -59,6 +61,8 @@ def trust(target: Mapping[str, Any]) -> dict[str, Any] | None:
     far = f"That is {power_of_ten(reach)} times the largest run fitted"
     if band is None:
         grade, why = "untested", ", further than any backtest among these runs reached: nothing tested the interval"
+        if reach >= _WORTH_A_TEST * _TEST:
+            why += f"; a run {_TEST} times the largest, for 1/{power_of_ten(reach / _TEST)} of this compute, would"
     else:
         grade = "tested" if band["cuts"] >= _OFTEN else "tested once"
         tests = "backtests" if band["cuts"] >= _OFTEN else "one backtest"

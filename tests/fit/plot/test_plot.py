@@ -66,7 +66,7 @@ def test_a_forecast_is_drawn_over_the_runs_that_it_rests_on(isoflop_grid):
     for ax, name in ((left, "loss"), (right, "params")):
         lines = {line.get_label(): line.get_xydata() for line in ax.lines}
         assert sorted(map(tuple, lines["runs"])) == sorted(zip(table["flops"], table[name], strict=True))
-        assert lines["forecast"].tolist() == [[1e22, told[0][name]]]
+        assert lines["forecast at $10^{22}$ FLOPs"].tolist() == [[1e22, told[0][name]]]
 
 
 def test_of_very_many_runs_a_vector_file_holds_an_image_of_the_marks_alone(isoflop_grid):
