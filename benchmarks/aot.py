@@ -107,14 +107,15 @@ def compiled(case, given):
         "planned_bytes": bytes_needed(config, split, "tpu"),
         "collectives": collectives(text, split.fsdp),
         "least_bytes": 3 * weights * split.micro_batches if split.fsdp > 1 else 2 * weights,
-        "whole_logits": whole_logits(text, tokens, config.model.vocab // split.tensor),
+        "whole_logits": whole_logits(text, tokens, config.model.width, config.model.vocab // split.tensor),
     }
 
 
-def whole_logits(text, tokens, vocab):
-    """Whether an array of all logits of a device, in float32, is anywhere in a program."""
+def whole_logits(text, tokens, width, vocab):
+    """Whether an array of all logits of a device, in float32, is anywhere in a program; the head's gradient is none."""
     found = [[int(n) for n in dims.split(",")] for dims in set(re.findall(r"f32\[([\d,]+)\]", text))]
-    return any(dims[-1] == vocab and math.prod(dims) >= tokens * vocab for dims in found)
+    wide = [dims for dims in found if dims[-1] == vocab and dims[:-1] != [width]]
+    return any(math.prod(dims) >= tokens * vocab for dims in wide)
 
 
 def collectives(text, fsdp):

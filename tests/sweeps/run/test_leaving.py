@@ -105,6 +105,8 @@ def test_where_the_head_is_killed_the_exit_code_says_that_nothing_else_is_wrong(
 
 def test_the_first_is_a_request_and_a_second_ctrl_c_an_interruption():
     said = []
+    # Tests that run under nohup ignore it.
+    was = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with Leaving(said.append) as leaving:
         assert (leaving(), leaving.orderly) == (None, False)
@@ -116,6 +118,7 @@ def test_the_first_is_a_request_and_a_second_ctrl_c_an_interruption():
             signal.raise_signal(signal.SIGINT)
         assert not leaving.orderly
     assert before == {number: signal.getsignal(number) for number in before}
+    signal.signal(signal.SIGINT, was)
 
 
 def test_what_is_ignored_stays_so_and_other_threads_have_no_say():
