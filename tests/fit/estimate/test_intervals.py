@@ -47,6 +47,7 @@ def coverage(runs, fixed, simulations, noise=0.01):
 
 
 class TestFewRuns:
+    @pytest.mark.slow
     def test_intervals_hold_what_they_say(self):
         # By drawing runs they would hold 61 to 67 %.
         held = coverage(3, {"E": 1.8}, 120)

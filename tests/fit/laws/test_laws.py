@@ -148,6 +148,7 @@ class TestKnownParameters:
         assert elsewhere["E"] == 1.5
         assert elsewhere["gamma"] < KNOWN["saturating"]["gamma"]
 
+    @pytest.mark.slow
     def test_repeated_data_in_stages(self):
         """First the runs that repeat nothing and are no larger than their data deserve, then R_N and R_D alone."""
         law = LAWS["data-constrained"]

@@ -166,6 +166,7 @@ def test_intervals_cover_and_equal_recipes_are_not_distinguishable(recipes, law,
     assert indistinct == (0 if worth > 1 else inside)
 
 
+@pytest.mark.slow
 def test_what_takes_a_thousandth_is_better_and_the_other_way_round_worse(isoflop_grid):
     far = dict(OF_B, E=0.5)
     a, b = isoflop_grid(noise=0.002), isoflop_grid(noise=0.002, seed=1, law=far)

@@ -153,6 +153,7 @@ class TestWhileItReads:
         mine, theirs = run_directory, run_directory.sibling("undisturbed")
         assert mine.metrics_file.read_bytes() == theirs.metrics_file.read_bytes()
 
+    @pytest.mark.slow
     def test_a_file_that_went_is_told_too(self, run, tmp_path, run_directory):
         with pytest.raises(InputError, match=r"x\.bin is gone; restore it"):
             train(run, run_directory, on_progress=self.changing((tmp_path / "x.bin").unlink, 1))

@@ -142,6 +142,7 @@ class TestSource:
         assert of(a=2.0, b=6.0) == pytest.approx(1 / 4)
         assert of(a=2.0, b=None) is None
 
+    @pytest.mark.slow
     def test_the_record_has_the_loss_and_the_epochs_of_each_source(self, tiny_run, run_directory):
         sources = {
             name: {"weight": weight, "data": {"source": "markov", "vocab": 16, "seed": i}}

@@ -52,7 +52,9 @@ def with_gradient(loss, config, params):
     return jax.jit(jax.value_and_grad(lambda params: loss(config, params), has_aux=True))(params)
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    "options", [OPTIONS[0], *(pytest.param(each, marks=pytest.mark.slow) for each in OPTIONS[1:])], ids=str
+)
 def test_parts_give_the_loss_and_the_gradient_of_whole_logits(monkeypatch, options):
     config = model(**options)
     params = noisy_params(config)
@@ -65,6 +67,7 @@ def test_parts_give_the_loss_and_the_gradient_of_whole_logits(monkeypatch, optio
     assert distance(gradient, same) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_objective_alone_and_follows_its_scale(monkeypatch):
     config = model(z_loss=0.1)
     params = noisy_params(config)

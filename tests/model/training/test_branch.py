@@ -126,6 +126,7 @@ def test_a_pinned_checkpoint_outlives_newer_ones_until_it_is_no_longer_pinned(tr
     assert kept() == [512 * 32, 600 * 32]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_orbax_fails")
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_branch_whose_state_cannot_be_read_now_does_not_begin_without_it(trunk, straight, folder, monkeypatch):
@@ -227,6 +228,7 @@ class TestParent:
         end = state_of(branch, folder(branch), branch.tokens)
         assert int(end["optimizer"][1].count) == BRANCH // 32 + 40
 
+    @pytest.mark.slow
     def test_it_is_resumed_to_the_bit(self, branch, trunk, folder):
         train(trunk, folder(trunk), checkpoint=pinning(BRANCH))
         with pytest.raises(StoppedError):

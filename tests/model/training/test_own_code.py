@@ -98,6 +98,7 @@ def same(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.slow
 def test_a_module_resumes_to_the_bit(own_run, tmp_path):
     run = own_run(steps=60)
     cut, whole = at(tmp_path, "cut"), at(tmp_path, "whole")

@@ -63,6 +63,7 @@ def runs(tiny_run):
     return [tiny_run(steps=700, seed=i, lr=0.003 + 0.001 * i) for i in range(4)]
 
 
+@pytest.mark.slow
 def test_a_call_of_four_runs_is_four_calls(runs):
     def calls():
         for run in runs:
@@ -91,6 +92,7 @@ def test_each_run_is_what_it_is_alone(runs, together, alone):
         assert directory.record() == record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("speed", "fastest"),
     [

@@ -110,6 +110,7 @@ class TestRun:
         record = train(tiny_run(steps=600), folder("run"))
         assert (record["status"], record["reason"]) == ("diverged", "the training loss was not a number by token 8192")
 
+    @pytest.mark.slow
     def test_where_it_never_strikes_it_changes_nothing(self, tiny_run, folder):
         """But for the last bits: it is another program."""
         with_, without = (train(tiny_run(steps=300, skip_spikes=f), folder(str(f))) for f in (1e6, None))

@@ -166,7 +166,7 @@ def test_equal_shapes_compile_once(tiny_run, tmp_path, run_directory):
     assert train_steps(program_of(runs[0]))._cache_size() == 1
 
 
-@pytest.mark.parametrize("optimizer, lr", [("muon", 0.02), ("sgd", 0.1)])
+@pytest.mark.parametrize("optimizer, lr", [("muon", 0.02), pytest.param("sgd", 0.1, marks=pytest.mark.slow)])
 def test_every_optimizer_learns_and_a_grid_of_its_rates_compiles_once(tiny_run, tmp_path, run_directory, optimizer, lr):
     train_steps.cache_clear()
     options = {"optimizer": optimizer, "parametrization": "standard"}
@@ -210,6 +210,7 @@ def test_a_short_run_is_judged_at_its_end(tiny_run):
     assert "worse than chance" in curve.add([40 * 32], [20], {"loss": 20 * 9.0})
 
 
+@pytest.mark.slow
 def test_a_checkpoint_with_one_changed_byte_is_passed_over_for_the_one_before(tiny_run, run_directory):
     run, whole = tiny_run(width=32, steps=600), RunDirectory(run_directory.path.parent / "whole")
     straight = train(run, whole)
@@ -269,6 +270,7 @@ def test_in_context_learning_is_the_late_loss_less_the_early():
     assert Evaluation(2.0, None, by_position, 16).in_context_learning == -1.75
 
 
+@pytest.mark.slow
 def test_text_gives_bits_per_byte_and_epochs(tmp_path, run_directory, tiny_run):
     (tmp_path / "t.txt").write_text("the cat sat on the mat. " * 200)
     data = resolve(TextData(source="text", path=str(tmp_path / "t.txt"), vocab=128))
@@ -310,7 +312,7 @@ class TestSeveralRowsInOneCall:
 
         return run_all
 
-    @pytest.mark.parametrize("skip_spikes", [None, 5.0])
+    @pytest.mark.parametrize("skip_spikes", [None, pytest.param(5.0, marks=pytest.mark.slow)])
     def test_they_are_the_same_rows(self, tiny_run, run_directory, one_by_one, skip_spikes):
         run = tiny_run(steps=1100, lr=0.004, skip_spikes=skip_spikes)
         expected, directory = one_by_one(run)

@@ -151,6 +151,7 @@ def land(out, aside, run_id, **begun):
     shutil.copytree(aside, out / "runs" / run_id)
 
 
+@pytest.mark.slow
 def test_a_run_that_lands_scores_the_forecast_that_was_made_of_it(landing):
     out, rows, flops, aside, run_id = landing
     store = Store.existing(out)

@@ -96,6 +96,7 @@ def test_the_report_stands_alone(finished):
     assert {p.name for p in (out / "figures").iterdir()} >= {"overview.png", "overview.svg"}
 
 
+@pytest.mark.slow
 def test_the_same_spec_again_trains_nothing(finished, tmp_path, called):
     spec, undisturbed, _ = finished
     out = shutil.copytree(undisturbed, tmp_path / "out")
