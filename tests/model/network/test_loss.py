@@ -13,7 +13,11 @@ from nextscale.model.network import kernels
 from nextscale.model.network.loss import batch_cross_entropy, batch_loss, cross_entropy, training_loss
 from nextscale.model.network.transformer import Transformer, head_logits, transformer_of
 
-OPTIONS = [pytest.param({}, marks=pytest.mark.slow), {"tied": True, "logit_cap": 3.0}, {"z_loss": 0.1}]
+OPTIONS = [
+    pytest.param({}, marks=pytest.mark.slow),
+    pytest.param({"tied": True, "logit_cap": 3.0}, marks=pytest.mark.slow),
+    {"z_loss": 0.1},
+]
 BATCH = jax.random.randint(jax.random.key(3), (5, 13), 0, 32)
 """60 tokens to predict, of 32 kinds."""
 
@@ -52,9 +56,7 @@ def with_gradient(loss, config, params):
     return jax.jit(jax.value_and_grad(lambda params: loss(config, params), has_aux=True))(params)
 
 
-@pytest.mark.parametrize(
-    "options", [OPTIONS[0], *(pytest.param(each, marks=pytest.mark.slow) for each in OPTIONS[1:])], ids=str
-)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_parts_give_the_loss_and_the_gradient_of_whole_logits(monkeypatch, options):
     config = model(**options)
     params = noisy_params(config)
