@@ -49,7 +49,6 @@ def backtest(
     plot: PlotFile = None,
 ) -> None:
     """Tells which law to trust, and how far: each is fitted to the smaller runs and scored on the larger."""
-    from nextscale.fit import plot as draw
     from nextscale.fit.laws.loss import Loss
     from nextscale.fit.table.columns import column_of
     from nextscale.fit.trust.candidates import LOSSES, candidates_for
@@ -66,6 +65,8 @@ def backtest(
     with busy(len(runs)):
         choice = choose(runs, candidates_for(runs, laws, losses), cuts=cut or cuts)
     if plot is not None:
+        from nextscale.fit import plot as draw
+
         with axes_at(plot) as axes:
             draw.backtest(axes, choice)
     command = _command(source, choice.best, along)

@@ -52,7 +52,6 @@ def compare(
     The multiplier for the same loss, with its interval, and how it changes with compute. Read off the measured lower
     envelopes where both have them, and by a law elsewhere.
     """
-    from nextscale.fit import plot as draw
     from nextscale.fit.laws.catalogue import law_named
     from nextscale.fit.trust.compare import compare as compare_runs
     from nextscale.sweeps.show.formats import interval_between, text, three_digits
@@ -64,6 +63,8 @@ def compare(
     how["fixed"] = numbers_by_name(fix or (), "--fix", "PARAMETER=VALUE")
     result = compare_runs(a, b, law, shared=shared, flops=flops, **how)
     if plot is not None:
+        from nextscale.fit import plot as draw
+
         with two_axes_at(plot) as (left, right):
             draw.multiplier(left, result)
             draw.recipes(right, a, b)

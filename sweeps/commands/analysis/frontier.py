@@ -40,7 +40,6 @@ def frontier(
     plot: PlotFile = None,
 ) -> None:
     """Finds the compute-optimal size by approaches 1, 2 and 3 of Hoffmann et al. 2022, side by side."""
-    from nextscale.fit import plot as draw
     from nextscale.fit.errors import InputError
     from nextscale.fit.optimum.approaches import approaches
     from nextscale.fit.optimum.forecast import forecast
@@ -74,6 +73,8 @@ def frontier(
     published = _known_models(found) if known and found is not None else None
     if plot is not None:
         if found is None or len(every.budgets) == 1:
+            from nextscale.fit import plot as draw
+
             with axes_at(plot) as axes:
                 draw.isoflop_curves(axes, isoflops(every))
         else:

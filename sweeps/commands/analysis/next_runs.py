@@ -26,7 +26,6 @@ def next_(
     plot: PlotFile = None,
 ) -> None:
     """Chooses which runs to do next: those that narrow the forecast at a target most per FLOP."""
-    from nextscale.fit import plot as draw
     from nextscale.fit.trust.forecaster import fit_forecaster
     from nextscale.fit.trust.next_run import next_runs
     from nextscale.sweeps.show import formats, tables
@@ -36,6 +35,8 @@ def next_(
     found = fit_forecaster(source.of_rows(rows, variables), choice.law, resamples=200, **choice.options)
     result = next_runs(found, target, budget=budget, runs=most)
     if plot is not None:
+        from nextscale.fit import plot as draw
+
         with axes_at(plot) as axes:
             draw.next_runs(axes, result)
     if json_:

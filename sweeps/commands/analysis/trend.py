@@ -33,7 +33,6 @@ def trend(
     plot: PlotFile = None,
 ) -> None:
     """Is it flattening? Do the newest budgets continue the law of those before, and new runs that of all?"""
-    from nextscale.fit import plot as draw
     from nextscale.fit.trust.forecaster import fit_forecaster
     from nextscale.fit.trust.trend import trend as trend_of
     from nextscale.sweeps.show.formats import interval_between, loss, text, three_digits
@@ -44,6 +43,8 @@ def trend(
     newer = None if new is None else source.read_other(new, choice.variables)
     result = trend_of(found, newer, newest=newest, alarm=alarm, flops=at)
     if plot is not None:
+        from nextscale.fit import plot as draw
+
         with axes_at(plot) as axes:
             draw.trend(axes, found, result)
     if json_:
