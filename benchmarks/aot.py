@@ -21,6 +21,7 @@ import sys
 os.environ |= {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-8"}
 
+import jax
 from rich.console import Console
 
 from nextscale.cluster.hardware.catalogue import CATALOGUE
@@ -94,7 +95,10 @@ def compiled(case, given):
     layout = Layout(split.data, split.fsdp, split.tensor)
     mesh = mesh_for(layout, target.topology, target.slices)
     program, told = compiled_steps(config, mesh, MemorySaving(split.micro_batches, split.recompute))
-    text = program.as_text()
+    try:
+        text = program.as_text()
+    except jax.errors.JaxRuntimeError:  # of copies that XLA makes meanwhile, it cannot always read its own program
+        text = None
     weights = 2 * parameters(config.model) / split.tensor
     tokens = config.training.batch_tokens // (split.data * split.fsdp) // split.micro_batches
     return {
@@ -105,9 +109,11 @@ def compiled(case, given):
         "recompute": split.recompute,
         **told,
         "planned_bytes": bytes_needed(config, split, "tpu"),
-        "collectives": collectives(text, split.fsdp),
+        "collectives": None if text is None else collectives(text, split.fsdp),
         "least_bytes": 3 * weights * split.micro_batches if split.fsdp > 1 else 2 * weights,
-        "whole_logits": whole_logits(text, tokens, config.model.width, config.model.vocab // split.tensor),
+        "whole_logits": None
+        if text is None
+        else whole_logits(text, tokens, config.model.width, config.model.vocab // split.tensor),
     }
 
 
@@ -159,7 +165,8 @@ def collectives(text, fsdp):
 
 def row(found):
     """Of the table."""
-    moved = ", ".join(f"{kind} {number:,}: {size / 1e9:.2f}" for kind, (number, size) in found["collectives"].items())
+    moves = (found["collectives"] or {}).items()
+    moved = ", ".join(f"{kind} {number:,}: {size / 1e9:.2f}" for kind, (number, size) in moves)
     total, needed = found["state_bytes"] + found["temporary_bytes"], found["planned_bytes"]
     return [
         f"{found['case']} ({count(found['parameters'])})",
@@ -168,9 +175,9 @@ def row(found):
         f"{found['state_bytes'] / 1e9:.2f}",
         f"{found['temporary_bytes'] / 1e9:.2f}",
         f"{needed / 1e9:.2f} ({needed / total - 1:+.0%})",
-        moved,
+        moved or "-",
         f"{found['least_bytes'] / 1e9:.2f}",
-        "yes" if found["whole_logits"] else "no",
+        {True: "yes", False: "no", None: "-"}[found["whole_logits"]],
     ]
 
 

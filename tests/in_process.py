@@ -42,6 +42,9 @@ class InProcessBackend:
     def now(self):
         return time.monotonic()
 
+    def waiting(self, runs):
+        pass
+
     def notices(self):
         return []
 

@@ -74,6 +74,9 @@ class Backend(Protocol):
     def now(self) -> float:
         """Seconds, on a clock that only goes forward."""
 
+    def waiting(self, runs: int) -> None:
+        """Is told again and again how many runs wait for a slot: for the others that share a cluster."""
+
     def notices(self) -> list[str]:
         """What a person should know of the cluster since this was last asked."""
 

@@ -81,6 +81,7 @@ def run_all(
                     supervisor.kill(attempt, "it had not saved itself when the time for that was over, and was killed")
         if not stopping:
             dispatcher.dispatch(now)
+        backend.waiting(0 if stopping else len(lifecycle.queue))
         if _no_room(context, lifecycle) or (stopping and not context.running):
             break
         for ended in backend.wait(_timeout(context, lifecycle, deadline)):

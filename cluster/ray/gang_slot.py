@@ -31,6 +31,8 @@ class GangSlot:
         self.name, self.pool = name, pool_name
         self.idle_since: float | None = None
         self._hub, self._pool, self._kind = hub, pool, kind
+        self.kind = f"{kind or pool.accelerator} {pool.hosts}x{pool.chips}"
+        """What others want that want the same."""
         self._held: HostReservation | None = None
         self.running: Job | None = None
         self._gang: Gang | None = None
@@ -79,6 +81,11 @@ class GangSlot:
             self._release()
             self._reserve()
 
+    def give_way(self) -> None:
+        """Leaves its slice, idle, to whoever has asked for one by now, and asks for another."""
+        self._release()
+        self._hub.call_later(RESTART, self._reserve)
+
     def close(self) -> None:
         self._closed = True
         if self._gang is not None:
@@ -100,6 +107,8 @@ class GangSlot:
         if (outcome.status == "lost" and outcome.hosts) or self._broken():
             self._release()
             self._reserve()
+        elif self._hub.gives_way(self.kind):
+            self.give_way()
 
     def _release(self) -> None:
         held, self._held, self.idle_since = self._held, None, None

@@ -45,6 +45,9 @@ class Hub(Protocol):
 
     def notice(self, text: str) -> None: ...
 
+    def gives_way(self, kind: str) -> bool:
+        """Whether an idle slot of that kind is to be given up, for another sweep; if so, it is taken to be."""
+
     def drop_unusable(self, slot: str) -> None:
         """Leaves a slot out whose devices JAX cannot use."""
 

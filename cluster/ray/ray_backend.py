@@ -11,6 +11,7 @@ import queue
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +25,7 @@ from nextscale.model.errors import InputError
 
 if TYPE_CHECKING:
     from nextscale.cluster.ray.gang_slot import GangSlot
+    from nextscale.cluster.ray.shares import Counts, Membership
     from nextscale.cluster.ray.warm_slot import WarmSlot
 
 _REFRESH = 2.0
@@ -40,6 +42,8 @@ class RayBackend:
         pools: by name; `auto` reads them off the cluster, again and again: every GPU and every TPU slice or, where
             there are none, every CPU core.
         uses_jax: whether workers train by themselves; else devices are left to what they start.
+        sweep: what it is called among those that share a running cluster; by none, it takes what Ray gives.
+        priority: among these; see `shares.py`.
 
     Raises:
         ConnectionError: there is no cluster.
@@ -52,6 +56,8 @@ class RayBackend:
         pools: Literal["auto"] | Mapping[str, Pool] = "auto",
         *,
         uses_jax: bool = True,
+        sweep: str = "",
+        priority: int = 0,
     ):
         # Set before Ray is imported: it prints, reports and asks for tokens by default.
         for name, value in {
@@ -64,6 +70,7 @@ class RayBackend:
             os.environ.setdefault(name, value)
         import ray
 
+        from nextscale.cluster.ray.shares import Membership
         from nextscale.cluster.ray.slices import SliceLedger
 
         self._ray = ray
@@ -82,6 +89,10 @@ class RayBackend:
         self._head: Head | None = None
         self._connect()
         self._look()
+        self._waiting = 0
+        self._membership: Membership | None = None
+        if address is not None and sweep:
+            self._membership = Membership(ray, sweep, priority, self.on_result, self.notice)
         found = pools_of(list(self._hosts.values())) if pools == "auto" else dict(pools)
         try:
             self._add(found)
@@ -135,6 +146,9 @@ class RayBackend:
     def now(self) -> float:
         return time.monotonic()
 
+    def waiting(self, runs: int) -> None:
+        self._waiting = runs
+
     def notices(self) -> list[str]:
         unread = [text for text, read in self._notices.items() if not read]
         self._notices |= dict.fromkeys(unread, True)
@@ -145,6 +159,8 @@ class RayBackend:
             self._head.close()
             if self._head.lost:  # nobody is there to be told
                 return
+        if self._membership is not None:
+            self._membership.leave()
         for slot in self._slots.values():
             slot.close()
         self._slots.clear()
@@ -178,6 +194,9 @@ class RayBackend:
     @property
     def may_grow(self) -> bool:
         return not self._auto
+
+    def gives_way(self, kind: str) -> bool:
+        return self._membership is not None and self._membership.gives_way(kind)
 
     def drop_unusable(self, slot: str) -> None:
         left_out = self._slots.pop(slot)
@@ -268,6 +287,21 @@ class RayBackend:
             # What is idle on a host that is gone, or going, moves on; what runs there is the controller's to stop.
             if slot.idle_since is not None and slot.leaving:
                 slot.renew()
+            elif slot.idle_since is not None and self.gives_way(slot.kind):
+                slot.give_way()
+        if self._membership is not None:
+            self._membership.report(*self._held_and_wanted())
+
+    def _held_and_wanted(self) -> tuple[Counts, Counts]:
+        """Slots by kind, and those that there are runs for."""
+        held: Counter[str] = Counter()
+        busy: Counter[str] = Counter()
+        others: Counter[str] = Counter()
+        for slot in self._slots.values():
+            held[slot.kind] += slot.as_slot() is not None
+            busy[slot.kind] += slot.running is not None
+            others[slot.kind] += slot.running is None
+        return held, {kind: busy[kind] + min(others[kind], self._waiting) for kind in held}
 
     def _name(self, name: str, pool: Pool) -> str:
         """What a pool that was read off the cluster is called: as it was at first, whatever has joined it since."""

@@ -66,6 +66,8 @@ class WarmSlot:
         self.idle_since: float | None = None
         self._hub, self._resource = hub, resource_of(pool.accelerator)
         self._options = options_of(pool, kind)
+        self.kind = f"{kind or self._resource} {pool.chips_per_run:g}"
+        """What others want that want the same."""
         self._life = 0
         """Counts the workers: what comes from one that was given up is not heard."""
         self._attempt = 0
@@ -114,6 +116,14 @@ class WarmSlot:
         self._actor = ray.remote(_WarmWorker).options(max_concurrency=3, **self._options).remote(self._hub.uses_jax)
         self._hub.on_result(self._actor.location.remote(), functools.partial(self._up, self._life))
 
+    def give_way(self) -> None:
+        """Leaves its place, idle, to whoever has asked for one by now, and asks for another."""
+        self._life += 1
+        self.idle_since = None
+        ray.kill(self._actor)
+        self._actor = None
+        self._hub.call_later(RESTART, functools.partial(self._again, self._life))
+
     def close(self) -> None:
         self._life += 1
         with contextlib.suppress(Exception):  # where Ray is gone, so is the worker
@@ -152,6 +162,8 @@ class WarmSlot:
             return
         self.idle_since = time.monotonic()
         self._end(Outcome("error", reason(error)) if error is not None else outcome)
+        if self._hub.gives_way(self.kind):
+            self.give_way()
 
     def _end(self, outcome: Outcome) -> None:
         job, self.running = self.running, None

@@ -69,8 +69,8 @@ def stars(ax: Axes, targets: Sequence[Mapping[str, Any]], key: str, per_flop: fl
         ]
         at = [target["flops"] * per_flop]
         ax.errorbar(at, [value], spread, fmt="none", color=BLUE, capsize=4, zorder=4)
-        label = "forecast" if len(known) > 1 else f"forecast at {power_of_ten(target['flops'])} FLOPs"
-        label = label if i == 0 else None
+        name = "forecast" if len(known) > 1 else f"forecast at {power_of_ten(target['flops'])} FLOPs"
+        label = name if i == 0 else None
         ax.plot(at, [value], "*", color="white", markersize=15, markeredgecolor=BLUE, zorder=5, label=label)
 
 

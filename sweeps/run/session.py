@@ -90,7 +90,8 @@ class Session:
             (out / STOP).unlink(missing_ok=True)
             for note in price_notes(spec.pools, site, accelerators):
                 on_event(Event("notice", message=note))
-            lanes = {"uses_jax": False} if isinstance(spec, ExternalSpec) else {}
+            lanes: dict[str, Any] = {"sweep": f"{spec.name} ({out})", "priority": spec.priority}
+            lanes |= {"uses_jax": False} if isinstance(spec, ExternalSpec) else {}
             with contextlib.closing(RayBackend(address, "auto" if pools is None else pools, **lanes)) as backend:
                 _check_prices(spec, backend.pools(), accelerators)
                 try:

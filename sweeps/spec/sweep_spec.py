@@ -194,6 +194,13 @@ class SweepSpec(Config):
         description="which run is next, no part of what runs mean: the longest, so that all are done soonest, or the "
         "cheapest, so that a forecast is there early",
     )
+    priority: int = Field(
+        0,
+        ge=-1000,
+        le=1000,
+        description="among sweeps that share a Ray cluster, no part of what runs mean: those of a higher one get slots "
+        "first, equal ones as many each",
+    )
     caps: Caps = Field(Caps(), description="what the sweep may cost; no part of what its runs mean")
     gates: Gates = Field(
         Gates(), description="what it may come to before somebody approves; no part of what its runs mean"

@@ -383,6 +383,9 @@ class FakeBackend:
     def now(self):
         return self.world.time
 
+    def waiting(self, runs):
+        pass
+
     def notices(self):
         return []
 
