@@ -18,7 +18,7 @@ class InProcessBackend:
 
     before = staticmethod(lambda job: None)
 
-    def __init__(self, address, pools="auto", **of_worker):
+    def __init__(self, address, pools="auto", *, sweep="", priority=0, **of_worker):
         self.worker, self.job = Worker(**of_worker), None
 
     def pools(self):

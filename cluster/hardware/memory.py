@@ -18,6 +18,8 @@ from nextscale.model.network.kernels import Recompute, kernel_for, loss_parts, q
 _FLOAT32 = 4
 _LANES = 128
 """What a TPU pads the last axis of an array to."""
+_LOGITS_AT_ONCE, _NOT_SHARED = 0.3, 0.4
+"""Of a part's logits, and of the room of the smaller of a block and the head: fitted to what libtpu 0.0.52 plans."""
 _SCORES_DTYPES = {"float32": _FLOAT32, "bfloat16": _FLOAT32 + 2}
 """Bytes of a score: in float32, and in the dtype of the product with the values where that is another."""
 
@@ -101,9 +103,9 @@ def _of_module(config: RunConfig, model: ModuleModel, split: Split) -> float:
 def _on_chip(config: RunConfig, split: Split, weights: _Weights, rows: float, platform: str) -> float:
     """Bytes of a TPU or GPU beside the state, for so many sequences at once.
 
-    Of the blocks all that is kept; of one block what its gradient needs, and its weights, gathered, and their gradient;
-    of all weights a copy in the dtype of the products and the gradient; the head, gathered, with its gradient in
-    float32, and the logits of a part. XLA lets the last two share little with what is before them.
+    Of the blocks all that is kept; of all weights a copy in the dtype of the products and the gradient. Then of one
+    block what its gradient needs, and its weights, gathered, and their gradient; and the head, gathered, with its
+    gradient in float32, and what is there at once of a part's logits. XLA lets these two share most of their room.
     """
     model, item = _ours(config), 2 if config.training.dtype == "bfloat16" else _FLOAT32
     N = rows * model.context
@@ -118,7 +120,8 @@ def _on_chip(config: RunConfig, split: Split, weights: _Weights, rows: float, pl
     gathered = 2 * weights.matrices / model.depth * item / _FLOAT32
     own = weights.all / split.fsdp
     copies = own * (2 if scanned else 1 + item / _FLOAT32) * item / _FLOAT32
-    return model.depth * kept + whole + gathered + copies + head * (item + _FLOAT32) + part * _FLOAT32
+    of_block, of_head = whole + gathered, head * (item + _FLOAT32) + _LOGITS_AT_ONCE * part * _FLOAT32
+    return model.depth * kept + copies + max(of_block, of_head) + _NOT_SHARED * min(of_block, of_head)
 
 
 def _kept(config: RunConfig, tensor: int, platform: str, recompute: Recompute, scanned: bool = True) -> float:

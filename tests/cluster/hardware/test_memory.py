@@ -28,26 +28,38 @@ BLOCKS = {"width": 1024, "depth": 8, "heads": 16, "context": 2048, "vocab": 5030
 LONG = {"width": 2048, "depth": 16, "heads": 16, "context": 4096, "vocab": 50304, "sequences": 256, "dtype": "bfloat16"}
 LLAMA = {"mlp": "swiglu", "mlp_ratio": 3.5}
 COMPILED = [
-    (LONG, Split(fsdp=256), 12.175e9),
-    (LONG | LLAMA | {"kv_heads": 8, "vocab": 131072, "sequences": 8}, Split(fsdp=8, recompute="full"), 5.375e9),
-    (LONG | {"width": 2432, "depth": 48, "heads": 19}, Split(data=2, fsdp=128, recompute="full"), 3.835e9),
-    (BLOCKS, Split(fsdp=8), 2.449e9),
-    (BLOCKS, Split(fsdp=8, recompute="dots"), 1.375e9),
-    (BLOCKS, Split(fsdp=8, recompute="full"), 1.040e9),
-    (BLOCKS, Split(fsdp=8, recompute="offload"), 1.054e9),
-    (BLOCKS | {"sequences": 32}, Split(fsdp=8, micro_batches=2, recompute="full"), 1.671e9),
-    (BLOCKS | {"depth": 4}, Split(data=8), 3.197e9),
-    (BLOCKS | {"width": 768, "depth": 12, "heads": 12, "sequences": 256}, Split(data=8, micro_batches=8), 11.386e9),
-    (BLOCKS | {"sequences": 16}, Split(fsdp=4, tensor=2, recompute="dots"), 2.071e9),
+    (LONG, Split(fsdp=256), 11.514e9),
+    (LONG | LLAMA | {"kv_heads": 8, "vocab": 131072, "sequences": 8}, Split(fsdp=8, recompute="full"), 4.664e9),
+    (LONG | {"width": 2432, "depth": 48, "heads": 19}, Split(data=2, fsdp=128, recompute="full"), 2.725e9),
+    (BLOCKS, Split(fsdp=8), 2.217e9),
+    (BLOCKS, Split(fsdp=8, recompute="dots"), 1.143e9),
+    (BLOCKS, Split(fsdp=8, recompute="full"), 0.806e9),
+    (BLOCKS, Split(fsdp=8, recompute="offload"), 0.820e9),
+    (BLOCKS | {"sequences": 32}, Split(fsdp=8, micro_batches=2, recompute="full"), 1.163e9),
+    (BLOCKS | {"depth": 4}, Split(data=8), 2.771e9),
+    (BLOCKS | {"width": 768, "depth": 12, "heads": 12, "sequences": 256}, Split(data=8, micro_batches=8), 10.059e9),
+    (BLOCKS | {"sequences": 16}, Split(fsdp=4, tensor=2, recompute="dots"), 1.638e9),
     (
         BLOCKS | {"kv_heads": 4, "sequences": 16, "mlp": "swiglu", "mlp_ratio": 3},
         Split(data=2, fsdp=4, recompute="dots"),
-        2.365e9,
+        1.893e9,
     ),
-    (LONG | LLAMA | {"depth": 8, "vocab": 32000, "sequences": 4}, Split(fsdp=4, recompute="dots"), 5.896e9),
+    (
+        LONG | LLAMA | {"width": 4096, "depth": 32, "heads": 32, "mlp_ratio": 2.6875, "vocab": 32000},
+        Split(fsdp=256, recompute="full"),
+        3.366e9,
+    ),
+    (
+        LONG
+        | LLAMA
+        | {"width": 8192, "depth": 80, "heads": 64, "kv_heads": 8, "context": 8192, "vocab": 128256, "sequences": 512},
+        Split(fsdp=64, micro_batches=4, recompute="full"),
+        64.358e9,
+    ),
+    (LONG | LLAMA | {"depth": 8, "vocab": 32000, "sequences": 4}, Split(fsdp=4, recompute="dots"), 4.771e9),
 ]
-"""Model, mesh and saving, and bytes of each device, state and all else, that libtpu 0.0.42 compiles them to for slices
-of v5e (the last for a v5p): `benchmarks/aot.py` shows more of it."""
+"""Model, mesh and saving, and bytes of each device, state and all else, that libtpu 0.0.52 compiles them to for slices
+of v5e (the last two for a v5p): `benchmarks/aot.py` shows more of it."""
 
 
 @pytest.mark.parametrize(("options", "split", "theirs"), COMPILED, ids=str)
