@@ -23,13 +23,13 @@ ZERO = 1e-30
 """A coefficient given as 0: its logarithm is what is fitted."""
 
 
-def check_options(bootstrap: str | None, init: object, level: float, resamples: int) -> None:
+def check_options(bootstrap: str | None, init: str | None, level: float, resamples: int) -> None:
     """Checks the options of a fit that are words or shares.
 
     Raises:
         InputError: one is not known, or out of range.
     """
-    words = {"bootstrap": (bootstrap, Bootstrap), "init": (init if isinstance(init, str) else None, Init)}
+    words = {"bootstrap": (bootstrap, Bootstrap), "init": (init, Init)}
     for name, (value, kind) in words.items():
         if value is not None and value not in get_args(kind):
             raise InputError(f"{name}: '{value}' is not one of {', '.join(get_args(kind))}")
@@ -71,7 +71,7 @@ def checked_variables(law: Law, runs: Runs, fixed: Mapping[str, float]) -> dict[
     if missing := [name for name in law.variables if column_of(name) not in runs.table]:
         names = ", ".join(map(column_of, missing))
         raise InputError(f"{runs.source}: {law.name} needs {names}, which the table does not have")
-    variables = {name: runs.table[column_of(name)].to_numpy(float) for name in law.variables}
+    variables = variables_of(law, runs)
     if np.ptp(np.log(runs.table["loss"])) <= 1e-12:
         raise InputError(f"{runs.source}: every loss is the same, so nothing can be seen of what it depends on")
     for name, values in variables.items():
@@ -89,6 +89,11 @@ def checked_variables(law: Law, runs: Runs, fixed: Mapping[str, float]) -> dict[
             )
     _check_separable(law, variables, fixed, runs.source)
     return variables
+
+
+def variables_of(law: Law, runs: Runs) -> dict[str, np.ndarray]:
+    """What a law varies in, of every run; they are to be there."""
+    return {name: runs.table[column_of(name)].to_numpy(float) for name in law.variables}
 
 
 def correlation_of(variables: Mapping[str, np.ndarray]) -> float:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.bootstrap import Bootstrap, draw_resamples, spreads, usual_bootstrap
-from nextscale.fit.estimate.checks import ZERO, check_options, checked_fixed, checked_variables
+from nextscale.fit.estimate.checks import ZERO, check_options, checked_fixed, checked_variables, variables_of
 from nextscale.fit.estimate.fit_html import fit_html
 from nextscale.fit.estimate.fit_warnings import warnings_of
 from nextscale.fit.estimate.outliers import FarOff, far_off_runs
@@ -113,7 +113,7 @@ class Fit:
     @property
     def variables(self) -> dict[str, np.ndarray]:
         """What the law takes, of each run."""
-        return {name: self.runs.table[column_of(name)].to_numpy(float) for name in self.law.variables}
+        return variables_of(self.law, self.runs)
 
     @property
     def objective(self) -> float:
@@ -299,7 +299,7 @@ def fit(
     resamples: int = 1000,
     level: float = 0.9,
     seed: int = 0,
-    init: Init | Fit = "projected",
+    init: Init = "projected",
     drop_outliers: bool = False,
 ) -> Fit:
     """Fits a law to a table of runs.
@@ -325,8 +325,7 @@ def fit(
         level: of the intervals given by default.
         seed: of the bootstrap.
         init: `projected` starts (see `starts.py`), or the usual `grid` over all parameters of a sum of powers (4500 for
-            Chinchilla's), every one followed to its end; `quick` follows few, without a look at what is not identified;
-            a fit of the same law to the same runs by another loss, the same from where its search began.
+            Chinchilla's), every one followed to its end; `quick` follows few, without a look at what is not identified.
         drop_outliers: leave out runs far off the law of the others (`outliers.py`), of which else a warning tells.
 
     Raises:
@@ -340,8 +339,9 @@ def fit(
         runs = as_runs(runs, columns=columns, convention=params, variables=law.variables)
     variables = checked_variables(law, runs, fixed)
     problem = law.problem(variables, runs.table["loss"].to_numpy(), cost, fixed)
-    quick = isinstance(init, Fit) or init == "quick"
-    minimum = _searched(problem, runs, init, quick)
+    quick = init == "quick"
+    starts = usual_grid(problem) if init == "grid" else None
+    minimum = minimise(problem, runs.weights, starts=starts, quick=quick)
     if not np.isfinite(minimum.objective):
         raise InputError(f"{runs.source}: {law.name} gives no number on these runs anywhere that was searched")
     found = Fit(
@@ -374,16 +374,8 @@ def resampled(found: Fit, count: int, level: float) -> Fit:
         InputError: they are too few for intervals at that level.
     """
     check_options(None, None, level, count)
-    variables = checked_variables(found.law, found.runs, found.fixed)
-    problem = found.law.problem(variables, found.runs.table["loss"].to_numpy(), found.loss, found.fixed)
+    problem = found.law.problem(found.variables, found.runs.table["loss"].to_numpy(), found.loss, found.fixed)
     return dataclasses.replace(found, resamples=_resampled(found, problem, count, 2), level=level)
-
-
-def _searched(problem: Problem, runs: Runs, init: Init | Fit, quick: bool) -> Minimum:
-    """The minimum, by a search that begins where it was asked to."""
-    if isinstance(init, Fit):
-        return minimise(problem, runs.weights, pool=init.minimum.starts, quick=quick)
-    return minimise(problem, runs.weights, starts=usual_grid(problem) if init == "grid" else None, quick=quick)
 
 
 def _resampled(found: Fit, problem: Problem, count: int, candidates: int) -> np.ndarray:

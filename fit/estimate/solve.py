@@ -57,24 +57,20 @@ def minimise(
     weights: np.ndarray,
     *,
     starts: np.ndarray | None = None,
-    pool: np.ndarray | None = None,
     quick: bool = False,
 ) -> Minimum:
     """The global minimum of the weighted objective (weights: n).
 
     Args:
         starts: polish all of these, S x parameters, instead of the best of the projected ones.
-        pool: what to choose from in place of these, S x parameters.
         quick: polish fewer, and to fewer digits.
     """
-    pool = pool if starts is None else starts
-    if pool is None:
-        pools, scored = projected_starts(problem, weights[None])
-        pool, scores = pools[0], scored[0]
+    if starts is not None:
+        pool, scores = starts, scores_of(problem, starts, weights[None])[0]
     else:
-        scores = scores_of(problem, pool, weights[None])[0]
-    if starts is None and np.isfinite(scores).any():
-        pool, scores = pool[np.isfinite(scores)], scores[np.isfinite(scores)]
+        pools, scored = projected_starts(problem, weights[None])
+        known = np.isfinite(scored[0]) if np.isfinite(scored[0]).any() else slice(None)
+        pool, scores = pools[0][known], scored[0][known]
     followed = None if starts is not None else _QUICK_STARTS if quick else _STARTS
     theta = pool[np.argsort(scores)[:followed]]
     theta, objective, gradient = descend(problem, theta, weights, _QUICK_TOLERANCE if quick else _TOLERANCE)

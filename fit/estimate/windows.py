@@ -8,11 +8,10 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
-from nextscale.fit.estimate.checks import checked_fixed, checked_variables
+from nextscale.fit.estimate.checks import checked_fixed, checked_variables, variables_of
 from nextscale.fit.estimate.solve import minima_within
 from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.loss import Loss
-from nextscale.fit.table.columns import column_of
 from nextscale.fit.table.runs import Runs
 
 
@@ -37,8 +36,7 @@ def fit_within(
         able.append(i)
     found: list[np.ndarray | None] = [None] * len(windows)
     if able:
-        variables = {name: runs.table[column_of(name)].to_numpy(float) for name in law.variables}
-        problem = law.problem(variables, runs.table["loss"].to_numpy(), loss, fixed)
+        problem = law.problem(variables_of(law, runs), runs.table["loss"].to_numpy(), loss, fixed)
         for i, theta in zip(able, problem.uncentred(minima_within(problem, weights[able])), strict=True):
             found[i] = theta if np.isfinite(theta).all() else None
     return found

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
+from nextscale.fit.estimate.checks import variables_of
 from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.estimate.windows import fit_within
 from nextscale.fit.table.columns import NOT_VARIABLES, Columns, column_of
@@ -136,9 +137,8 @@ def backtest_table(
             if resamples:
                 options: dict[str, Any] = {"resamples": resamples, "level": level, "init": "quick"}
                 inside = _inside(fit(below, law, loss=candidate.loss, **options), above)
-            variables = {name: above.table[column_of(name)].to_numpy(float) for name in law.variables}
             label = {"law": law.name, "loss": candidate.loss_label, "cut": cut}
-            rows += _scores(label, below, above, law.log_losses(theta[None], variables)[0], inside)
+            rows += _scores(label, below, above, law.log_losses(theta[None], variables_of(law, above))[0], inside)
     if not rows:
         raise InputError("backtest: no cut leaves runs on both sides of it")
     return pd.DataFrame(rows)

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from nextscale.fit.errors import InputError
+from nextscale.fit.estimate.checks import variables_of
 from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.estimate.windows import fit_within
 from nextscale.fit.laws.law import Law
 from nextscale.fit.laws.loss import Loss
-from nextscale.fit.table.columns import column_of
 from nextscale.fit.table.runs import Runs
 from nextscale.fit.trust.backtest import parts_of
 
@@ -175,7 +175,7 @@ def _below_cuts(
     errors = {}
     for (law, loss), own in windows.items():
         thetas = fit_within(runs, law, [*own.values()], loss=loss, fixed=fixed)
-        variables = {name: runs.table[column_of(name)].to_numpy(float) for name in law.variables}
+        variables = variables_of(law, runs)
         for key, theta in zip(own, thetas, strict=True):
             if theta is not None:
                 errors[key] = logs - law.log_losses(theta[None], variables)[0]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -59,10 +56,8 @@ def _problem(
         beat_or_leave()
         from nextscale.model.trained.tasks import score_run  # imports lm-eval, which may not be there
 
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)
         trained, few_shot = TrainedModel(config, params), config.evaluation.few_shot
-        with contextlib.redirect_stdout(sys.stderr):  # whatever a task prints is no result
-            score_run(directory, [task], few_shot=few_shot, trained=trained, beat=beat_or_leave)
+        score_run(directory, [task], few_shot=few_shot, trained=trained, beat=beat_or_leave)
     except ModuleNotFoundError as error:
         return f"needs {error.name}; pip install 'nextscale[examples]'"
     except Exception as error:

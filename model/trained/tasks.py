@@ -11,8 +11,10 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import logging
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,14 +162,16 @@ def score(
     if codec is None:
         raise InputError(f"run {trained.config.run_id}: its data is tokens whose text is not known, and tasks are text")
     model = HarnessModel(trained, codec, beat)
-    found = lm_eval.simple_evaluate(
-        model,
-        tasks=list(tasks),
-        num_fewshot=few_shot,
-        task_manager=_manager(tasks),
-        bootstrap_iters=0,
-        log_samples=False,
-    )
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    with contextlib.redirect_stdout(sys.stderr):  # whatever a task prints is no answer
+        found = lm_eval.simple_evaluate(
+            model,
+            tasks=list(tasks),
+            num_fewshot=few_shot,
+            task_manager=_manager(tasks),
+            bootstrap_iters=0,
+            log_samples=False,
+        )
     return {
         "scores": _columns(found["results"]),
         "samples": {task: count["effective"] for task, count in found["n-samples"].items()},

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import re
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -151,10 +148,8 @@ def _scored(directory: RunDirectory, names: list[str], few_shot: int | None) -> 
         if (error.name or "").partition(".")[0].startswith("nextscale"):
             raise
         raise SpecError(f"evaluate: needs {error.name}; pip install 'nextscale[examples]'") from None
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # whatever a task prints is no answer
-            return score_run(directory, names, few_shot=few_shot)
+        return score_run(directory, names, few_shot=few_shot)
     except InputError:
         raise
     except ValueError as error:
