@@ -8,12 +8,14 @@ It minimises Σ_i w_i · loss(log L(θ; x_i) - log L_i), the objective of Hoffma
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from nextscale.fit.estimate.starts import projected_starts
 from nextscale.fit.laws.law import Problem
+from nextscale.fit.laws.loss import Loss, Losses
 
 Init = Literal["projected", "grid", "quick"]
 """Where a search begins: `projected_starts`, or the usual grid (`starts.py`); `quick`, a quarter of the projected
@@ -68,9 +70,9 @@ def minimise(
     if starts is not None:
         pool, scores = starts, scores_of(problem, starts, weights[None])[0]
     else:
-        pools, scored = projected_starts(problem, weights[None])
-        known = np.isfinite(scored[0]) if np.isfinite(scored[0]).any() else slice(None)
-        pool, scores = pools[0][known], scored[0][known]
+        pools, scored = projected_starts(problem, weights[None], [problem.loss])
+        known = np.isfinite(scored[0, 0]) if np.isfinite(scored).any() else slice(None)
+        pool, scores = pools[0, 0][known], scored[0, 0][known]
     followed = None if starts is not None else _QUICK_STARTS if quick else _STARTS
     theta = pool[np.argsort(scores)[:followed]]
     theta, objective, gradient = descend(problem, theta, weights, _QUICK_TOLERANCE if quick else _TOLERANCE)
@@ -88,32 +90,38 @@ def minimise(
     )
 
 
-def minima_within(problem: Problem, weights: np.ndarray) -> np.ndarray:
-    """The minimum under each of W rows of weights, many of them 0, by a quick search each (see `Init`): as if each
-    were a problem of its own of the runs that it weighs, and all are polished together.
+def minima_within(problem: Problem, weights: np.ndarray, losses: Sequence[Loss]) -> np.ndarray:
+    """The minimum of each of L losses under each of W rows of weights, many of them 0, by a quick search each (see
+    `Init`): as if each were a problem of its own of the runs that it weighs, and all are polished together.
 
     Args:
         weights: W x n.
 
     Returns:
-        theta in the coordinates of the problem, W x parameters; not numbers where the law gives none.
+        theta in the coordinates of the problem, L x W x parameters; not numbers where the law gives none.
     """
-    pools, scores = projected_starts(problem, weights, _REFINED)
-    starts = np.take_along_axis(pools, scores.argsort(axis=1)[:, :_QUICK_STARTS, None], axis=1)
-    widest = np.array([_widenings(problem, own[:1], row > 0) for own, row in zip(starts, weights, strict=True)])
-    found = np.full((len(weights), starts.shape[2]), np.nan)
+    pools, scores = projected_starts(problem, weights, losses, _REFINED)
+    starts = np.take_along_axis(pools, scores.argsort(axis=2)[..., :_QUICK_STARTS, None], axis=2)
+    found = np.full((len(losses) * len(weights), starts.shape[3]), np.nan)
+    starts = starts.reshape(len(found), *starts.shape[2:])
+    each, of = [loss for loss in losses for _ in weights], np.tile(weights, (len(losses), 1))
+    widest = np.array([_widenings(problem, s[:1], loss, w > 0) for s, loss, w in zip(starts, each, of, strict=True)])
     for widenings in np.unique(widest):
         here = np.flatnonzero(widest == widenings)
-        each = np.repeat(weights[here], _QUICK_STARTS, axis=0)
         theta, objective, _ = descend(
-            problem, starts[here].reshape(len(each), -1), each, _QUICK_TOLERANCE, widenings=widenings
+            problem,
+            starts[here].reshape(len(here) * starts.shape[1], -1),
+            np.repeat(of[here], starts.shape[1], axis=0),
+            _QUICK_TOLERANCE,
+            loss=Losses.of([each[k] for k in here for _ in range(starts.shape[1])]),
+            widenings=widenings,
         )
-        best = objective.reshape(len(here), _QUICK_STARTS).argmin(axis=1)
+        best = objective.reshape(len(here), -1).argmin(axis=1)
         rows = np.arange(len(here))
-        lowest = objective.reshape(len(here), _QUICK_STARTS)[rows, best]
-        within = theta.reshape(len(here), _QUICK_STARTS, -1)[rows, best]
+        lowest = objective.reshape(len(here), -1)[rows, best]
+        within = theta.reshape(len(here), starts.shape[1], -1)[rows, best]
         found[here] = np.where(np.isfinite(lowest)[:, None], within, np.nan)
-    return found
+    return found.reshape(len(losses), len(weights), -1)
 
 
 def minimise_resamples(
@@ -156,10 +164,10 @@ def scores_of(problem: Problem, theta: np.ndarray, weights: np.ndarray) -> np.nd
     return np.where(np.isfinite(scores), scores, np.inf)
 
 
-def _widenings(problem: Problem, theta: np.ndarray, of: np.ndarray | slice = slice(None)) -> int:
+def _widenings(problem: Problem, theta: np.ndarray, loss: Loss, of: np.ndarray | slice = slice(None)) -> int:
     """How many times ten deltas fit into the median residual, of some runs, at 1 x parameters."""
     residual = np.median(np.abs(problem.values(theta)[0] - problem.target)[of])
-    return int(np.log10(max(residual / problem.loss.delta, 1))) if np.isfinite(residual) else 0
+    return int(np.log10(max(residual / loss.delta, 1))) if np.isfinite(residual) else 0
 
 
 def descend(
@@ -168,23 +176,26 @@ def descend(
     weights: np.ndarray,
     tolerance: float = _TOLERANCE,
     *,
+    loss: Loss | Losses | None = None,
     widenings: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`polish`, from starts that may lie far off, best first: straight, and through wider losses, whichever ends lower.
     Only the second crosses kinks, but it leads every start to the same of the many minima that they make.
 
     Args:
+        loss: other than the problem's, or one for each start.
         widenings: through how many, of deltas that fall tenfold to its own: where residuals dwarf delta the objective
             is all kinks, and is approached through smoother ones. By the best start, unless given.
     """
-    straight = polish(problem, theta, weights, tolerance=tolerance)
-    widenings = _widenings(problem, theta[:1]) if widenings is None else widenings
+    loss = problem.loss if loss is None else loss
+    straight = polish(problem, theta, weights, tolerance=tolerance, loss=loss)
+    if widenings is None:
+        widenings = _widenings(problem, theta[:1], problem.loss)
     if not widenings:
         return straight
     for k in range(widenings, 0, -1):
-        wider = dataclasses.replace(problem.loss, delta=problem.loss.delta * 10.0**k, scale=1.0)
-        theta, _, _ = polish(dataclasses.replace(problem, loss=wider), theta, weights, tolerance=tolerance)
-    through = polish(problem, theta, weights, tolerance=tolerance)
+        theta, _, _ = polish(problem, theta, weights, tolerance=tolerance, loss=loss.wider(10.0**k))
+    through = polish(problem, theta, weights, tolerance=tolerance, loss=loss)
     lower = through[1] < straight[1]
     theta, gradient = (np.where(lower[:, None], through[i], straight[i]) for i in (0, 2))
     return theta, np.minimum(through[1], straight[1]), gradient
@@ -197,6 +208,7 @@ def polish(
     *,
     targets: np.ndarray | None = None,
     tolerance: float = _TOLERANCE,
+    loss: Loss | Losses | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Levenberg-Marquardt from every start: Gauss-Newton with the loss's weights first, then the exact Hessian,
     damped in proportion to the diagonal, until two steps in a row gain less than `tolerance` (relative).
@@ -205,11 +217,13 @@ def polish(
         theta: S x parameters.
         weights: S x n, or n for all alike.
         targets: S x n, where starts have log losses of their own.
+        loss: other than the problem's, or one for each start.
 
     Returns:
         theta, S x parameters; objective, S; gradient, S x parameters.
     """
-    search = _Search(problem, theta, weights, problem.target if targets is None else targets, tolerance)
+    aims, loss = problem.target if targets is None else targets, problem.loss if loss is None else loss
+    search = _Search(problem, theta, weights, aims, loss, tolerance)
     last, together = len(theta), problem.at_once
     for first in range(0, last, together):
         rows = np.arange(first, min(first + together, last))
@@ -238,16 +252,24 @@ class _Search:
         steps: how many were made since it began.
     """
 
-    def __init__(self, problem: Problem, theta: np.ndarray, weights: np.ndarray, aims: np.ndarray, tolerance: float):
-        self.problem, self.tolerance, self.theta = problem, tolerance, theta.copy()
+    def __init__(
+        self,
+        problem: Problem,
+        theta: np.ndarray,
+        weights: np.ndarray,
+        aims: np.ndarray,
+        loss: Loss | Losses,
+        tolerance: float,
+    ):
+        self.problem, self.loss, self.tolerance, self.theta = problem, loss, tolerance, theta.copy()
         (S, P), n = theta.shape, len(problem.target)
         self.weights, self.aims = np.broadcast_to(weights, (S, n)), np.broadcast_to(aims, (S, n))
         self.objective, self.gradient, self.hessian = np.empty(S), np.empty((S, P)), np.empty((S, P, P))
         self.damping, self.stalled, self.steps = np.empty(S), np.zeros(S, int), np.zeros(S, int)
 
     def begin(self, rows: np.ndarray, *, exact: bool) -> None:
-        at = self.theta[rows], self.weights[rows], self.aims[rows]
-        self.objective[rows], self.gradient[rows], self.hessian[rows] = derivatives(self.problem, *at, exact=exact)
+        found = self._derivatives(rows, self.theta[rows], exact=exact)
+        self.objective[rows], self.gradient[rows], self.hessian[rows] = found
         self.damping[rows], self.stalled[rows], self.steps[rows] = 1e-3, 0, 0
 
     @np.errstate(invalid="ignore")
@@ -258,7 +280,7 @@ class _Search:
         trial = self.theta[rows] - np.clip(move, -3, 3)
         K = len(self.problem.law.coefficients)
         trial[:, :K] = np.maximum(trial[:, :K], _TINY)
-        found = derivatives(self.problem, trial, self.weights[rows], self.aims[rows], exact=exact)
+        found = self._derivatives(rows, trial, exact=exact)
         better = found[0] < objective
         gain = np.where(better, (objective - found[0]) / np.maximum(objective, 1e-300), 0)
         improved = rows[better]
@@ -269,14 +291,20 @@ class _Search:
         self.stalled[rows] = np.where(small, self.stalled[rows] + 1, 0)
         self.steps[rows] += 1
 
+    def _derivatives(
+        self, rows: np.ndarray, theta: np.ndarray, *, exact: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        at = self.weights[rows], self.aims[rows], self.loss.rows(rows)
+        return derivatives(self.problem, theta, *at, exact=exact)
+
 
 @np.errstate(over="ignore", invalid="ignore")
 def derivatives(
-    problem: Problem, theta: np.ndarray, weights: np.ndarray, aims: np.ndarray, *, exact: bool
+    problem: Problem, theta: np.ndarray, weights: np.ndarray, aims: np.ndarray, loss: Loss | Losses, *, exact: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Objective, gradient and Hessian (or its Gauss-Newton part, with the loss's weights) at each theta, by the free
     parameters; infinite where the law gives no number."""
-    loss, cells = problem.loss, problem.cells
+    cells = problem.cells
     distinct = problem if cells is None else cells.distinct
     at = distinct.expand(theta)
     residual = (at.value if cells is None else at.value[:, cells.of]) - aims
@@ -288,7 +316,13 @@ def derivatives(
     pull = summed(weights * loss.pull(residual))
     gradient = np.einsum("spn,sn->sp", at.slope, pull)
     if exact:
-        hessian = distinct.hessian(theta, at, pull, summed(weights * loss.stiffness(residual)))
+        stiffness, bent = loss.stiffness(residual), pull
+        # Where fewer runs lie within delta than there are parameters, the loss has no curvature to go by, and that of
+        # the parabolas that touch it is taken.
+        flat = (stiffness * weights > 0).sum(axis=1) < theta.shape[1]
+        if flat.any():
+            stiffness, bent = np.where(flat[:, None], loss.weight(residual), stiffness), np.where(flat[:, None], 0, pull)
+        hessian = distinct.hessian(theta, at, bent, summed(weights * stiffness))
     else:
         slopes = at.slope * summed(weights * loss.weight(residual))[:, None]
         hessian = np.matmul(slopes, at.slope.transpose(0, 2, 1))
@@ -321,7 +355,7 @@ def _unit_diagonal(hessian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _condition(problem: Problem, theta: np.ndarray, weights: np.ndarray) -> float:
     """Of the Gauss-Newton Hessian: how much better the best-known direction is known than the worst."""
-    _, _, hessian = derivatives(problem, theta[None], weights[None], problem.target[None], exact=False)
+    _, _, hessian = derivatives(problem, theta[None], weights[None], problem.target[None], problem.loss, exact=False)
     free = problem.free
     if not free.any():
         return 1.0

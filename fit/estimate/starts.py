@@ -7,11 +7,13 @@ exactly at each, replace the usual thousands of starts over all parameters.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.laws.law import Problem
+from nextscale.fit.laws.loss import Loss
 from nextscale.fit.laws.sum_of_powers import SumOfPowers
 
 _POINTS = 576
@@ -33,17 +35,19 @@ def usual_grid(problem: Problem) -> np.ndarray:
 
 
 @np.errstate(over="ignore", invalid="ignore")
-def projected_starts(problem: Problem, weights: np.ndarray, best: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def projected_starts(
+    problem: Problem, weights: np.ndarray, losses: Sequence[Loss], best: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """At points spread over the shapes, the linear parameters that fit best: three rounds of weighted least squares,
-    reweighted towards the loss.
+    reweighted towards each loss.
 
     Args:
         weights: W x n.
         best: only so many points of each row, those that the first round leaves nearest.
 
     Returns:
-        theta for each row of weights, W x S x parameters; and their objectives, W x S, infinite where they are no
-        numbers.
+        theta for each of L losses and row of weights, L x W x S x parameters; and their objectives, L x W x S, infinite
+        where they are no numbers.
     """
     law = problem.law
     names, linear = law.parameters, len(law.coefficients) + len(law.log_linear)
@@ -58,50 +62,57 @@ def projected_starts(problem: Problem, weights: np.ndarray, best: int | None = N
         if not np.isfinite(array).all():
             np.nan_to_num(array, copy=False, posinf=0.0, neginf=0.0)
     S = min(best or len(shapes), len(shapes))
-    theta, scores = np.empty((len(weights), S, len(names))), np.empty((len(weights), S))
+    theta = np.empty((len(losses), len(weights), S, len(names)))
+    scores = np.empty(theta.shape[:3])
     for i, row in enumerate(weights):
         here = slice(None) if row.all() else np.flatnonzero(row)
-        rows, found, scores[i] = _linear_parameters(problem, basis[..., here], aim[:, here], row[here], S)
-        inner = np.empty((S, linear))
-        inner[:, ~given], inner[:, given] = found, known[given]
-        theta[i, :, :linear], theta[i, :, linear:] = inner if law.log_linear else np.log(inner), shapes[rows]
+        nearest = _linear_parameters(basis[..., here], aim[:, here], row[here], losses, S, bool(law.log_linear))
+        for k, (rows, found, own) in enumerate(nearest):
+            inner = np.empty((S, linear))
+            inner[:, ~given], inner[:, given] = found, known[given]
+            theta[k, i, :, :linear], theta[k, i, :, linear:] = inner if law.log_linear else np.log(inner), shapes[rows]
+            scores[k, i] = own
     return theta, np.where(np.isfinite(scores), scores, np.inf)
 
 
 def _linear_parameters(
-    problem: Problem, basis: np.ndarray, aim: np.ndarray, weights: np.ndarray, best: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What brings a basis, S x K x n, nearest to an aim, S x n, at the best so many of S points: which these are, their
-    linear parameters, x K, and their objectives."""
-    log_linear = bool(problem.law.log_linear)
-    rows: np.ndarray = np.arange(len(basis))
+    basis: np.ndarray, aim: np.ndarray, weights: np.ndarray, losses: Sequence[Loss], best: int, log_linear: bool
+) -> Iterator[tuple[np.ndarray | slice, np.ndarray, np.ndarray]]:
+    """What brings a basis, S x K x n, nearest to an aim, S x n, by each loss at the best so many of S points: which
+    these are, their linear parameters, x K, and their objectives."""
     scale = np.sqrt(np.square(basis).mean(axis=2, keepdims=True))
     scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
     basis = basis / scale
+    ridge = 1e-12 * weights.sum()
+    # The first round is the same for every loss.
+    first = _least_squares(basis, aim, np.broadcast_to(weights, aim.shape), ridge)
+    beside = _residuals(first if log_linear else np.maximum(first, 0), basis, aim)
+    logs = beside if log_linear else np.log1p(beside)
+    rows: np.ndarray | slice = slice(None)
+    for loss in losses:
+        if best < len(basis):
+            rows = np.argsort(np.nan_to_num(loss(logs) @ weights, nan=np.inf))[:best]
+        own, goal = basis[rows], aim[rows]
+        found = _least_squares(own, goal, weights * loss.weight(beside[rows]), ridge)
+        nearer = _residuals(found if log_linear else np.maximum(found, 0), own, goal)
+        found = _least_squares(own, goal, weights * loss.weight(nearer), ridge)
+        # A coefficient that wants to be negative starts small instead.
+        found = found if log_linear else np.maximum(found, 1e-3)
+        residual = _residuals(found, own, goal)
+        yield rows, found / scale[rows, :, 0], loss(residual if log_linear else np.log1p(residual)) @ weights
 
-    def objective(residual: np.ndarray) -> np.ndarray:
-        return np.asarray(problem.loss(residual if log_linear else np.log1p(residual)) @ weights)
 
-    def beside(found: np.ndarray) -> np.ndarray:
-        return np.asarray(np.matmul(found[:, None], basis)[:, 0] - aim)
+def _least_squares(basis: np.ndarray, aim: np.ndarray, weights: np.ndarray, ridge: float) -> np.ndarray:
+    """The linear parameters of each of S points, S x K; weights are S x n."""
+    if not basis.shape[1]:
+        return np.zeros(basis.shape[:2])
+    weighted = basis * weights[:, None]
+    normal = np.matmul(weighted, basis.transpose(0, 2, 1)) + ridge * np.eye(basis.shape[1])
+    return np.asarray(np.linalg.solve(normal, np.matmul(weighted, aim[..., None]))[..., 0])
 
-    found = np.zeros(basis.shape[:2])
-    if basis.shape[1]:
-        reweighted = np.broadcast_to(weights, aim.shape)
-        for last in (False, False, True):
-            weighted = basis * reweighted[:, None]
-            normal = np.matmul(weighted, basis.transpose(0, 2, 1)) + 1e-12 * weights.sum() * np.eye(basis.shape[1])
-            found = np.linalg.solve(normal, np.matmul(weighted, aim[..., None]))[..., 0]
-            if not last:
-                residual = beside(found if log_linear else np.maximum(found, 0))
-                if best < len(rows):
-                    kept = np.argsort(np.nan_to_num(objective(residual), nan=np.inf))[:best]
-                    rows, scale, residual = rows[kept], scale[kept], residual[kept]
-                    basis, aim = basis[kept], aim[kept]
-                reweighted = weights * problem.loss.weight(residual)
-    # A coefficient that wants to be negative starts small instead.
-    found = found if log_linear else np.maximum(found, 1e-3)
-    return rows[:best], (found / scale[..., 0])[:best], objective(beside(found))[:best]
+
+def _residuals(found: np.ndarray, basis: np.ndarray, aim: np.ndarray) -> np.ndarray:
+    return np.asarray(np.matmul(found[:, None], basis)[:, 0] - aim)
 
 
 def _shape_points(problem: Problem) -> np.ndarray:

@@ -16,10 +16,16 @@ from nextscale.fit.table.runs import Runs
 
 
 def fit_within(
-    runs: Runs, law: Law, windows: Sequence[np.ndarray], *, loss: Loss, fixed: Mapping[str, float] | None = None
-) -> list[np.ndarray | None]:
-    """The law's theta in each of some windows of the runs, as `fit` with `init: quick` finds it there; None where the
-    window's runs cannot show the law. All are searched for at once, so that many take little longer than one.
+    runs: Runs,
+    law: Law,
+    windows: Sequence[np.ndarray],
+    *,
+    losses: Sequence[Loss],
+    fixed: Mapping[str, float] | None = None,
+) -> list[list[np.ndarray | None]]:
+    """The law's theta by each loss in each of some windows of the runs, as `fit` with `init: quick` finds it there;
+    None where the window's runs cannot show the law. All are searched for at once, so that many take little longer
+    than one.
 
     Args:
         windows: which runs are in each, n of each.
@@ -34,9 +40,11 @@ def fit_within(
             continue
         weights[i, window] = within.weights
         able.append(i)
-    found: list[np.ndarray | None] = [None] * len(windows)
+    found: list[list[np.ndarray | None]] = [[None] * len(windows) for _ in losses]
     if able:
-        problem = law.problem(variables_of(law, runs), runs.table["loss"].to_numpy(), loss, fixed)
-        for i, theta in zip(able, problem.uncentred(minima_within(problem, weights[able])), strict=True):
-            found[i] = theta if np.isfinite(theta).all() else None
+        problem = law.problem(variables_of(law, runs), runs.table["loss"].to_numpy(), losses[0], fixed)
+        thetas = problem.uncentred(minima_within(problem, weights[able], losses))
+        for own, by_window in zip(found, thetas, strict=True):
+            for i, theta in zip(able, by_window, strict=True):
+                own[i] = theta if np.isfinite(theta).all() else None
     return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,8 +14,38 @@ _L1_DELTA = 1e-8
 """Small against any residual: Huber's loss is then the absolute value, still smooth at zero."""
 
 
+class _Huber:
+    """The formulas, of one loss or of several side by side."""
+
+    delta: Any
+    tilt: Any
+    scale: Any
+
+    def __call__(self, residual: np.ndarray) -> np.ndarray:
+        size = np.abs(residual)
+        near = np.minimum(size, self.delta)
+        return np.asarray(self._side(residual) * (near * (size - near / 2)))
+
+    def pull(self, residual: np.ndarray) -> np.ndarray:
+        """The first derivative."""
+        return np.asarray(self._side(residual) * np.clip(residual, -self.delta, self.delta))
+
+    def stiffness(self, residual: np.ndarray) -> np.ndarray:
+        """The second derivative."""
+        return np.asarray(self._side(residual) * (np.abs(residual) <= self.delta))
+
+    def weight(self, residual: np.ndarray) -> np.ndarray:
+        """`pull / residual`: of the parabola through zero that touches the loss here, for reweighted least squares."""
+        return np.asarray(self._side(residual) * np.minimum(1, self.delta / np.maximum(np.abs(residual), 1e-300)))
+
+    def _side(self, residual: np.ndarray) -> Any:
+        if np.all(self.tilt == 0.5):
+            return self.scale
+        return self.scale * 2 * np.where(residual < 0, self.tilt, 1 - self.tilt)
+
+
 @dataclasses.dataclass(frozen=True)
-class Loss:
+class Loss(_Huber):
     """Huber's loss of r = log predicted - log measured (Huber 1964): r²/2 within delta, delta·(|r| - delta/2) beyond.
 
     Attributes:
@@ -52,24 +84,31 @@ class Loss:
     def __str__(self) -> str:
         return f"{self.name}, delta {self.delta:g}" if self.name in ("huber", "asymmetric") else self.name
 
-    def __call__(self, residual: np.ndarray) -> np.ndarray:
-        size = np.abs(residual)
-        near = np.minimum(size, self.delta)
-        return self._side(residual) * (near * (size - near / 2))
+    def rows(self, rows: np.ndarray) -> Loss:
+        """Of every row it is the same; see `Losses`."""
+        return self
 
-    def pull(self, residual: np.ndarray) -> np.ndarray:
-        """The first derivative."""
-        return self._side(residual) * np.clip(residual, -self.delta, self.delta)
+    def wider(self, times: float) -> Loss:
+        """With a delta so many times as large, whatever its scale."""
+        return dataclasses.replace(self, delta=self.delta * times, scale=1.0)
 
-    def stiffness(self, residual: np.ndarray) -> np.ndarray:
-        """The second derivative."""
-        return self._side(residual) * (np.abs(residual) <= self.delta)
 
-    def weight(self, residual: np.ndarray) -> np.ndarray:
-        """`pull / residual`: of the parabola through zero that touches the loss here, for reweighted least squares."""
-        return self._side(residual) * np.minimum(1, self.delta / np.maximum(np.abs(residual), 1e-300))
+@dataclasses.dataclass(frozen=True, eq=False)
+class Losses(_Huber):
+    """One loss for each row of residuals: all S x 1."""
 
-    def _side(self, residual: np.ndarray) -> np.ndarray | float:
-        if self.tilt == 0.5:
-            return self.scale
-        return self.scale * 2 * np.where(residual < 0, self.tilt, 1 - self.tilt)
+    delta: np.ndarray
+    tilt: np.ndarray
+    scale: np.ndarray
+
+    @classmethod
+    def of(cls, each: Sequence[Loss]) -> Losses:
+        return cls(*(np.array([[getattr(loss, f.name)] for loss in each], float) for f in dataclasses.fields(cls)))
+
+    def rows(self, rows: np.ndarray) -> Losses:
+        """Those of some rows."""
+        return Losses(self.delta[rows], self.tilt[rows], self.scale[rows])
+
+    def wider(self, times: float) -> Losses:
+        """With deltas so many times as large, whatever their scales."""
+        return Losses(self.delta * times, self.tilt, np.ones_like(self.scale))

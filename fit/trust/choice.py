@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,12 +123,17 @@ def backtest_table(
         raise InputError("backtest: no law suits what varies in this table")
     parted = [(cut, (runs.scale <= cut).to_numpy()) for cut in _cuts(runs, cuts)]
     parted = [(cut, below) for cut, below in parted if below.any() and not below.all()]
-    thetas = {c: fit_within(runs, c.law, [below for _, below in parted], loss=c.loss) for c in candidates}
+    windows = [below for _, below in parted]
+    thetas: dict[Candidate, list[np.ndarray | None]] = {}
+    for law in dict.fromkeys(c.law for c in candidates):
+        own = [c for c in candidates if c.law is law]
+        thetas |= zip(own, fit_within(runs, law, windows, losses=[c.loss for c in own]), strict=True)
     rows: list[dict[str, object]] = []
     for i, (cut, rows_below) in enumerate(parted):
         below, above = (runs.where(pd.Series(here, runs.table.index)) for here in (rows_below, ~rows_below))
+        scored = _Scored(below, above)
         for name, predicted in _baselines(below, above).items():
-            rows += _scores({"law": name, "loss": "-", "cut": cut}, below, above, predicted)
+            rows += scored.rows({"law": name, "loss": "-", "cut": cut}, predicted)
         for candidate in candidates:
             law, theta = candidate.law, thetas[candidate][i]
             if theta is None or len(below) < 2 * len(law.parameters):
@@ -138,7 +143,7 @@ def backtest_table(
                 options: dict[str, Any] = {"resamples": resamples, "level": level, "init": "quick"}
                 inside = _inside(fit(below, law, loss=candidate.loss, **options), above)
             label = {"law": law.name, "loss": candidate.loss_label, "cut": cut}
-            rows += _scores(label, below, above, law.log_losses(theta[None], variables_of(law, above))[0], inside)
+            rows += scored.rows(label, law.log_losses(theta[None], variables_of(law, above))[0], inside)
     if not rows:
         raise InputError("backtest: no cut leaves runs on both sides of it")
     return pd.DataFrame(rows)
@@ -190,27 +195,16 @@ def _common_cuts(table: pd.DataFrame) -> set[float]:
 
 
 def _ranked(band: str, table: pd.DataFrame, freedom: dict[tuple[str, str], int]) -> pd.DataFrame:
+    fitted = table[table["loss"] != "-"]
     common = _common_cuts(table)
-    rows = []
-    for (law, loss), scores in table[table["loss"] != "-"].groupby(["law", "loss"], sort=False):
-        compared = scores[scores["cut"].isin(common)]
-        same = len(compared) == len(common)
-        rows.append(
-            {
-                "reach": band,
-                "law": law,
-                "loss": loss,
-                "error": scores["mean_error"].mean(),
-                # Cuts share the runs above them, so averaging over cuts makes the error no surer.
-                "se": scores["se"].mean(),
-                "bias": scores["bias"].mean(),
-                "freedom": freedom[str(law), str(loss)],
-                "cuts": len(scores),
-                "common_error": compared["mean_error"].mean() if same else np.nan,
-                "common_se": compared["se"].mean() if same else np.nan,
-            }
-        )
-    summary = pd.DataFrame(rows).sort_values("common_error", ignore_index=True)
+    # Cuts share the runs above them, so averaging over cuts makes the error no surer.
+    means = {"error": ("mean_error", "mean"), "se": ("se", "mean")}
+    each = fitted.groupby(["law", "loss"], sort=False).agg(**means, bias=("bias", "mean"), cuts=("cut", "size"))
+    each.insert(3, "freedom", [freedom[key] for key in each.index])
+    compared = fitted[fitted["cut"].isin(common)].groupby(["law", "loss"]).agg(**means, cuts=("cut", "size"))
+    compared = compared[compared["cuts"] == len(common)].drop(columns="cuts").add_prefix("common_")
+    summary = each.join(compared).reset_index().sort_values("common_error", ignore_index=True)
+    summary.insert(0, "reach", band)
     least = summary["common_error"][0] + np.nan_to_num(summary["common_se"][0])
     within = summary[summary["common_error"] <= least]
     # What a single cut says of a reach is an anecdote.
@@ -219,28 +213,31 @@ def _ranked(band: str, table: pd.DataFrame, freedom: dict[tuple[str, str], int])
     return summary.sort_values(["chosen", "common_error"], ascending=[False, True])
 
 
-def _scores(
-    label: dict[str, object], below: Runs, above: Runs, predicted: np.ndarray, inside: np.ndarray | None = None
-) -> list[dict[str, object]]:
-    losses, weights = above.table["loss"].to_numpy(), above.weights
-    error = 1 - np.exp(predicted) / losses
-    reach = (above.scale / below.scale.max()).to_numpy()
-    bands = {"all": np.full(len(reach), True)}
-    bands |= {f"{low:g}-{high:g}": (low < reach) & (reach <= high) for low, high in itertools.pairwise(REACH_BANDS)}
-    rows = []
-    for band, here in bands.items():
-        if not here.any():
-            continue
-        e, w, y = error[here], weights[here] / weights[here].sum(), losses[here]
-        size, count = np.abs(e), 1 / np.square(w).sum()
-        spread = np.square(y - w @ y)
-        rows.append(
-            label
-            | {
-                "band": band,
-                "reach": float(np.median(reach[here])),
-                "furthest": float(reach[here].max()),
-                "n_fit": len(below),
+class _Scored:
+    """Runs above a cut, and how far, by which every forecast of them is scored."""
+
+    def __init__(self, below: Runs, above: Runs):
+        self.below, self.weights = len(below), above.weights
+        self.losses, reach = above.table["loss"].to_numpy(), (above.scale / below.scale.max()).to_numpy()
+        bands = {"all": np.full(len(reach), True)}
+        bands |= {f"{low:g}-{high:g}": (low < reach) & (reach <= high) for low, high in itertools.pairwise(REACH_BANDS)}
+        self.bands = [
+            (here, {"band": band, "reach": float(np.median(reach[here])), "furthest": float(reach[here].max())})
+            for band, here in bands.items()
+            if here.any()
+        ]
+
+    def rows(
+        self, label: dict[str, object], predicted: np.ndarray, inside: np.ndarray | None = None
+    ) -> Iterator[dict[str, object]]:
+        error = 1 - np.exp(predicted) / self.losses
+        for here, band in self.bands:
+            e, w, y = error[here], self.weights[here] / self.weights[here].sum(), self.losses[here]
+            size, count, spread = np.abs(e), 1 / np.square(w).sum(), np.square(y - w @ y)
+            yield {
+                **label,
+                **band,
+                "n_fit": self.below,
                 "n_test": len(e),
                 "error": float(np.median(size)),
                 "mean_error": float(w @ size),
@@ -249,8 +246,6 @@ def _scores(
                 "r2": float(1 - w @ np.square(y - np.exp(predicted[here])) / (w @ spread)) if spread.any() else np.nan,
                 "coverage": np.nan if inside is None else float(w @ inside[here]),
             }
-        )
-    return rows
 
 
 def _inside(fit: Fit, above: Runs) -> np.ndarray:

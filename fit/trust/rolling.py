@@ -174,7 +174,7 @@ def _below_cuts(
             windows.setdefault((contender.law, contender.loss), {})[contender, cut] = rows
     errors = {}
     for (law, loss), own in windows.items():
-        thetas = fit_within(runs, law, [*own.values()], loss=loss, fixed=fixed)
+        (thetas,) = fit_within(runs, law, [*own.values()], losses=[loss], fixed=fixed)
         variables = variables_of(law, runs)
         for key, theta in zip(own, thetas, strict=True):
             if theta is not None:

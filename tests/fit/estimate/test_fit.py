@@ -141,17 +141,34 @@ def problem_of(table, loss=None):
 class TestCore:
     def test_derivatives_agree_with_differences(self, isoflop_grid):
         table = isoflop_grid(noise=0.01)
-        problem = problem_of(table, Loss(delta=0.01, tilt=0.7))
+        problem = problem_of(table, Loss(delta=0.2, tilt=0.7))
         theta = np.array([[0.5, -0.4, -0.6, 0.4, 0.3]])
+        within = np.abs(problem.values(theta) - problem.target) < 0.2
+        assert 5 < within.sum() < len(table)
         weights = np.random.default_rng(0).random((1, len(table)))
         aims = problem.target[None]
-        _, gradient, hessian = derivatives(problem, theta, weights, aims, exact=True)
+        _, gradient, hessian = derivatives(problem, theta, weights, aims, problem.loss, exact=True)
         step = 1e-6
         for p in range(5):
             moved = [theta + sign * step * np.eye(5)[p] for sign in (1, -1)]
-            up, down = (derivatives(problem, t, weights, aims, exact=True) for t in moved)
+            up, down = (derivatives(problem, t, weights, aims, problem.loss, exact=True) for t in moved)
             np.testing.assert_allclose((up[0] - down[0]) / (2 * step), gradient[:, p], rtol=1e-5, atol=1e-9)
             np.testing.assert_allclose((up[1] - down[1]) / (2 * step), hessian[:, p], rtol=1e-3, atol=1e-5)
+
+    def test_descent_goes_on_where_no_run_lies_within_delta(self):
+        # log L = a - b log D through points that leave it by 0.1 to 0.4: all of Huber's loss is slope there.
+        logs = np.linspace(0, 4, 12)
+        losses = np.exp(1 - 0.1 * logs + np.tile([0.1, -0.4, 0.3, -0.2], 3))
+        problem = LAWS["kaplan-d"].problem({"D": np.exp(logs)}, losses, Loss(1e-6), fixed={})
+        start = problem.centred(np.array([[1.3, 0.3]]))
+        _, objective, _ = polish(problem, start, np.ones(12))
+        design = np.column_stack([np.ones(12), -logs])
+        # The least sum of absolute values goes through two of the points.
+        pairs = [design[[i, j]] for i in range(12) for j in range(i)]
+        aims = [np.log(losses)[[i, j]] for i in range(12) for j in range(i)]
+        lines = [np.linalg.solve(pair, aim) for pair, aim in zip(pairs, aims, strict=True)]
+        least = min(np.abs(design @ line - np.log(losses)).sum() for line in lines)
+        assert objective[0] == pytest.approx(1e-6 * least, rel=1e-5)
 
     def test_weights_are_repeated_runs(self, isoflop_grid):
         table = isoflop_grid(noise=0.004)
@@ -170,7 +187,7 @@ class TestCore:
         scale = runs.scale.to_numpy()
         windows = [scale <= np.quantile(scale, share) for share in (0.6, 0.8, 1.0)] + [scale > np.quantile(scale, 0.3)]
         windows.append(scale <= scale.min())
-        *found, nothing = fit_within(runs, LAWS[law], windows, loss=loss)
+        *found, nothing = fit_within(runs, LAWS[law], windows, losses=[Loss.of("l1"), loss])[1]
         assert nothing is None
         for window, theta in zip(windows, found, strict=False):
             alone = fit(runs.where(pd.Series(window)), law, loss=loss, resamples=0)
