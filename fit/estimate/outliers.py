@@ -9,7 +9,7 @@ import numpy as np
 
 from nextscale.fit.errors import told
 from nextscale.fit.estimate.covariance import problem_of
-from nextscale.fit.estimate.solve import Minimum, minimise, polish
+from nextscale.fit.estimate.solve import FEW_STEPS, Minimum, minimise, polish
 from nextscale.fit.laws.law import Problem
 from nextscale.fit.laws.loss import Loss
 from nextscale.fit.table.runs import Runs
@@ -143,7 +143,8 @@ def _trimmed(
     scores = _objective(problem, pool, weights, most)
     theta = pool[scores.argsort()[:_POOL]]
     if drawn:
-        begun = polish(problem, theta[rng.integers(len(theta), size=drawn)], few * weights, tolerance=_ROUGH)[0]
+        begun = theta[rng.integers(len(theta), size=drawn)]
+        begun, _, _ = polish(problem, begun, few * weights, tolerance=_ROUGH, steps=FEW_STEPS)
         theta = np.concatenate([theta, begun])
     for _ in range(_ROUNDS):
         theta = theta[_objective(problem, theta, weights, most).argsort()[:_BEST]]

@@ -22,7 +22,8 @@ Init = Literal["projected", "grid", "quick"]
 starts are followed, which finds the same minimum but says less of others: for backtests, which fit many times."""
 
 _STARTS, _QUICK_STARTS, _REFINED = 16, 4, 32
-_GAUSS_NEWTON_STEPS, _STEPS = 8, 192
+_GAUSS_NEWTON_STEPS, _STEPS, FEW_STEPS = 8, 192, 24
+"""Before the exact Hessian is used, and after it: at most, and where only a start for another search is wanted."""
 _TOLERANCE, _QUICK_TOLERANCE = 1e-12, 1e-9
 """Of the objective, relative; parameters are then known to a millionth of their scatter, and to a thirty thousandth."""
 _MANY = 600
@@ -101,27 +102,23 @@ def minima_within(problem: Problem, weights: np.ndarray, losses: Sequence[Loss])
         theta in the coordinates of the problem, L x W x parameters; not numbers where the law gives none.
     """
     pools, scores = projected_starts(problem, weights, losses, _REFINED)
-    starts = np.take_along_axis(pools, scores.argsort(axis=2)[..., :_QUICK_STARTS, None], axis=2)
-    found = np.full((len(losses) * len(weights), starts.shape[3]), np.nan)
-    starts = starts.reshape(len(found), *starts.shape[2:])
-    each, of = [loss for loss in losses for _ in weights], np.tile(weights, (len(losses), 1))
-    widest = np.array([_widenings(problem, s[:1], loss, w > 0) for s, loss, w in zip(starts, each, of, strict=True)])
-    for widenings in np.unique(widest):
-        here = np.flatnonzero(widest == widenings)
-        theta, objective, _ = descend(
-            problem,
-            starts[here].reshape(len(here) * starts.shape[1], -1),
-            np.repeat(of[here], starts.shape[1], axis=0),
-            _QUICK_TOLERANCE,
-            loss=Losses.of([each[k] for k in here for _ in range(starts.shape[1])]),
-            widenings=widenings,
-        )
-        best = objective.reshape(len(here), -1).argmin(axis=1)
-        rows = np.arange(len(here))
-        lowest = objective.reshape(len(here), -1)[rows, best]
-        within = theta.reshape(len(here), starts.shape[1], -1)[rows, best]
-        found[here] = np.where(np.isfinite(lowest)[:, None], within, np.nan)
-    return found.reshape(len(losses), len(weights), -1)
+    L, W, _, P = pools.shape
+    theta = np.take_along_axis(pools, scores.argsort(axis=2)[..., :_QUICK_STARTS, None], axis=2).reshape(-1, P)
+    each = Losses.of([loss for loss in losses for _ in range(len(theta) // L)])
+    of = np.tile(np.repeat(weights, len(theta) // (L * W), axis=0), (L, 1))
+    # Where residuals dwarf delta the objective is all kinks, and is approached through smoother ones.
+    residual = np.abs(problem.values(theta) - problem.target)
+    typical = np.nanmedian(np.where(of > 0, residual, np.nan), axis=1)
+    widenings = np.rint(np.log10(np.maximum(np.nan_to_num(typical / each.delta[:, 0], posinf=1.0), 1)))
+    for k in range(int(widenings.max()), 0, -1):
+        rows = np.flatnonzero(widenings >= k)
+        wider = each.rows(rows).wider(10.0**k)
+        theta[rows], _, _ = polish(problem, theta[rows], of[rows], tolerance=1e-4, loss=wider, steps=FEW_STEPS)
+    theta, objective, _ = polish(problem, theta, of, tolerance=_QUICK_TOLERANCE, loss=each)
+    objective = objective.reshape(L * W, -1)
+    best, rows = objective.argmin(axis=1), np.arange(L * W)
+    found = theta.reshape(L * W, -1, P)[rows, best]
+    return np.where(np.isfinite(objective[rows, best])[:, None], found, np.nan).reshape(L, W, P)
 
 
 def minimise_resamples(
@@ -209,6 +206,7 @@ def polish(
     targets: np.ndarray | None = None,
     tolerance: float = _TOLERANCE,
     loss: Loss | Losses | None = None,
+    steps: int = _STEPS,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Levenberg-Marquardt from every start: Gauss-Newton with the loss's weights first, then the exact Hessian,
     damped in proportion to the diagonal, until two steps in a row gain less than `tolerance` (relative).
@@ -218,6 +216,7 @@ def polish(
         weights: S x n, or n for all alike.
         targets: S x n, where starts have log losses of their own.
         loss: other than the problem's, or one for each start.
+        steps: at most so many by the exact Hessian.
 
     Returns:
         theta, S x parameters; objective, S; gradient, S x parameters.
@@ -236,7 +235,7 @@ def polish(
     waiting = len(rows)
     while len(rows):
         search.step(rows, exact=True)
-        on = rows[(search.stalled[rows] < 2) & (search.steps[rows] < _STEPS)]
+        on = rows[(search.stalled[rows] < 2) & (search.steps[rows] < steps)]
         rows = np.concatenate([on, np.arange(waiting, min(waiting + together - len(on), last))])
         waiting += len(rows) - len(on)
     return search.theta, search.objective, search.gradient
@@ -316,13 +315,14 @@ def derivatives(
     pull = summed(weights * loss.pull(residual))
     gradient = np.einsum("spn,sn->sp", at.slope, pull)
     if exact:
-        stiffness, bent = loss.stiffness(residual), pull
+        bent, stiffness = pull, weights * loss.stiffness(residual)
         # Where fewer runs lie within delta than there are parameters, the loss has no curvature to go by, and that of
         # the parabolas that touch it is taken.
-        flat = (stiffness * weights > 0).sum(axis=1) < theta.shape[1]
+        flat = np.count_nonzero(stiffness, axis=1) < theta.shape[1]
         if flat.any():
-            stiffness, bent = np.where(flat[:, None], loss.weight(residual), stiffness), np.where(flat[:, None], 0, pull)
-        hessian = distinct.hessian(theta, at, bent, summed(weights * stiffness))
+            bent = np.where(flat[:, None], 0, bent)
+            stiffness = np.where(flat[:, None], weights * loss.weight(residual), stiffness)
+        hessian = distinct.hessian(theta, at, bent, summed(stiffness))
     else:
         slopes = at.slope * summed(weights * loss.weight(residual))[:, None]
         hessian = np.matmul(slopes, at.slope.transpose(0, 2, 1))

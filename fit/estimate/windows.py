@@ -43,8 +43,9 @@ def fit_within(
     found: list[list[np.ndarray | None]] = [[None] * len(windows) for _ in losses]
     if able:
         problem = law.problem(variables_of(law, runs), runs.table["loss"].to_numpy(), losses[0], fixed)
-        thetas = problem.uncentred(minima_within(problem, weights[able], losses))
-        for own, by_window in zip(found, thetas, strict=True):
+        distinct, of = np.unique(weights[able], axis=0, return_inverse=True)
+        thetas = problem.uncentred(minima_within(problem, distinct, losses))
+        for own, by_window in zip(found, thetas[:, of], strict=True):
             for i, theta in zip(able, by_window, strict=True):
                 own[i] = theta if np.isfinite(theta).all() else None
     return found

@@ -107,8 +107,8 @@ class FormulaProblem(Problem):
         return _batched(_compiled(self.law).values, theta, self.variables)
 
     def expand(self, theta: np.ndarray) -> Expansion:
-        slope = _batched(_compiled(self.law).slopes, theta, self.variables)
-        return Expansion(self.values(theta), slope.transpose(0, 2, 1))
+        both = _batched(_compiled(self.law).expansions, theta, self.variables)
+        return Expansion(both[..., -1], both[..., :-1].transpose(0, 2, 1))
 
     def hessian(self, theta: np.ndarray, at: Expansion, pull: np.ndarray, stiffness: np.ndarray) -> np.ndarray:
         outer = np.matmul(at.slope * stiffness[:, None], at.slope.transpose(0, 2, 1))
@@ -139,13 +139,13 @@ class FormulaProblem(Problem):
 
 @dataclasses.dataclass(frozen=True)
 class _Compiled:
-    """Of S parameter vectors: losses (natural parameters) and log L (theta), S x n; its slopes, S x n x P; the Hessian
-    of Σ pull · log L, S x P x P."""
+    """Of S parameter vectors: losses (natural parameters) and log L (theta), S x n; its slopes and then itself,
+    S x n x (P + 1); the Hessian of Σ pull · log L, S x P x P."""
 
     losses: Callable[..., Any]
     values: Callable[..., Any]
     values_each: Callable[..., Any]
-    slopes: Callable[..., Any]
+    expansions: Callable[..., Any]
     curvatures: Callable[..., Any]
 
 
@@ -162,6 +162,10 @@ def _compiled(law: Formula) -> _Compiled:
 
     def value(theta: Any, variables: Mapping[str, Any]) -> Any:
         return jnp.log(losses(jnp.where(on_log_scale, jnp.exp(jnp.where(on_log_scale, theta, 0)), theta), variables))
+
+    def expansion(theta: Any, variables: Mapping[str, Any]) -> Any:
+        slopes, at = jax.jacfwd(lambda theta: (value(theta, variables),) * 2, has_aux=True)(theta)
+        return jnp.concatenate([slopes, at[:, None]], axis=1)
 
     def pulled(theta: Any, variables: Mapping[str, Any], pull: Any) -> Any:
         return jnp.sum(pull * value(theta, variables))
@@ -181,7 +185,7 @@ def _compiled(law: Formula) -> _Compiled:
         losses=compiled(losses, 0, None),
         values=compiled(value, 0, None),
         values_each=compiled(value, 0, 0),
-        slopes=compiled(jax.jacfwd(value), 0, None),
+        expansions=compiled(expansion, 0, None),
         curvatures=compiled(jax.hessian(pulled), 0, None, 0),
     )
 
