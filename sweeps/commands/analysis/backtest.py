@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from nextscale.sweeps.terminal.plot_files import PlotFile, axes_at
 
 if TYPE_CHECKING:
     from nextscale.fit.trust.candidates import Candidate
+    from nextscale.fit.trust.choice import Choice
 
 app = typer.Typer()
 
@@ -53,7 +54,7 @@ def backtest(
     from nextscale.fit.table.columns import column_of
     from nextscale.fit.trust.candidates import LOSSES, candidates_for
     from nextscale.fit.trust.choice import choose
-    from nextscale.sweeps.show.formats import percent, percent_with_error, text
+    from nextscale.sweeps.show.formats import percent, text
     from nextscale.sweeps.show.tables import table_of
 
     if delta is not None and objectives is None:
@@ -73,20 +74,7 @@ def backtest(
     if json_:
         print_json(choice.to_dict() | {"command": command})
         return
-    shown = []
-    for band, ranked in choice.summary.groupby("reach", sort=False):
-        # Of each law the objective that served it best; and where it matters how far, the best law alone.
-        best = ranked.drop_duplicates("law").to_dict("records")
-        shown += [*best, *choice.baselines.to_dict("records")] if band == "all" else best[:1]
-    rows = [
-        row
-        | {
-            "mark": "trust" if row["chosen"] else "",
-            "within": percent_with_error(row["error"], row["se"]),
-            "compared": percent_with_error(row.get("common_error", row["error"]), row.get("common_se", row["se"])),
-        }
-        for row in shown
-    ]
+    rows = _rows(choice)
     differ = any(row["compared"] not in ("", row["within"]) for row in rows)
     columns = (
         ("beyond the fitted runs", "reach", lambda reach: "any" if reach == "all" else f"{reach} times"),
@@ -102,6 +90,25 @@ def backtest(
     screen.print(f"the one to trust: {command}", highlight=False, markup=False, soft_wrap=True)
     note(choice.notes)
     warn(choice.warnings)
+
+
+def _rows(choice: Choice) -> list[dict[str, Any]]:
+    """Of each law the objective that served it best; and where it matters how far, the best law alone."""
+    from nextscale.sweeps.show.formats import percent_with_error
+
+    shown = []
+    for band, ranked in choice.summary.groupby("reach", sort=False):
+        best = ranked.drop_duplicates("law").to_dict("records")
+        shown += [*best, *choice.baselines.to_dict("records")] if band == "all" else best[:1]
+    return [
+        row
+        | {
+            "mark": "trust" if row["chosen"] else "",
+            "within": percent_with_error(row["error"], row["se"]),
+            "compared": percent_with_error(row.get("common_error", row["error"]), row.get("common_se", row["se"])),
+        }
+        for row in shown
+    ]
 
 
 def _command(source: Source, best: Candidate, along: str | None) -> str:
