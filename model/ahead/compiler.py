@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
 import math
 import os
-import subprocess
-import sys
-import tempfile
 from typing import Any, NamedTuple
 
 from nextscale.model.config.run import RunConfig
 from nextscale.model.errors import InputError
+from nextscale.model.external.asked import AskedProcess
 
 TPUS = {"tpu-v4": ("v4", 3), "tpu-v5e": ("v5e", 2), "tpu-v5p": ("v5p", 3), "tpu-v6e": ("v6e", 2)}
 """Of the catalogue's TPUs the name that libtpu has for them, and the dimensions of their slices (Google Cloud's pages
@@ -81,28 +77,14 @@ class Compiler:
     def __init__(self, devices: int = 1):
         # First: behind what is no flag XLA reads none.
         flags = f"--xla_force_host_platform_device_count={devices} {os.environ.get('XLA_FLAGS', '')}".strip()
-        environment = os.environ | _DESCRIBED | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "nextscale.model.ahead.compiling"],
-            env=environment | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            text=True,
-        )
+        environment = _DESCRIBED | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+        self._process = AskedProcess("nextscale.model.ahead.compiling", environment)
 
     def __enter__(self) -> Compiler:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if any(error):
-            self._process.kill()
-        for pipe in (self._process.stdin, self._process.stdout, self._said):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        self._process.wait()
+        self._process.close(at_once=any(error))
 
     def ask(self, config: RunConfig, layout: str, micro_batches: int, recompute: str, target: Target) -> dict[str, Any]:
         """What the compiler says of a run (see `compiling.compiled`).
@@ -110,21 +92,5 @@ class Compiler:
         Raises:
             InputError: it cannot be compiled.
         """
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
         asked = {"config": config.model_dump(mode="json"), "layout": layout, **target._asdict()}
-        line = ""
-        with contextlib.suppress(BrokenPipeError):
-            told = json.dumps(asked | {"micro_batches": micro_batches, "recompute": recompute})
-            process.stdin.write(told + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        if not line:
-            self._said.seek(0)
-            said = self._said.read().strip().splitlines() or ["it says nothing"]
-            raise InputError(f"the compiler ended with exit {process.wait()}: {said[-1][:200]}")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise InputError(answer["error"][:300])
-        return answer
+        return self._process.ask(asked | {"micro_batches": micro_batches, "recompute": recompute}, "the compiler")

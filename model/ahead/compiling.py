@@ -6,9 +6,6 @@ The compiler of TPUs, libtpu, needs no TPU: a slice is described by its topology
 from __future__ import annotations
 
 import functools
-import json
-import os
-import sys
 import time
 from typing import Any
 
@@ -18,6 +15,7 @@ from jax.sharding import Mesh
 
 from nextscale.model.config.run import RunConfig
 from nextscale.model.errors import InputError, describe_error
+from nextscale.model.external.asked import answer_lines
 from nextscale.model.network.sharding import Layout, mesh_of, mesh_on
 from nextscale.model.training.memory import lowered_steps
 from nextscale.model.training.step import MemorySaving
@@ -73,22 +71,16 @@ def compiled(
     }
 
 
-def main() -> None:
-    """Answers each line of `{config, layout, micro_batches, recompute, topology, slices, hosts}` by one of what
-    `compiled` says, or `{error}`."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever compilers print is no answer
-    for line in sys.stdin:
-        asked = json.loads(line)
-        try:
-            config = RunConfig.model_validate(asked["config"])
-            hosts = None if asked["hosts"] is None else tuple(asked["hosts"])
-            mesh = mesh_for(Layout.parse(asked["layout"]), asked["topology"], asked["slices"], hosts)
-            answer: dict[str, Any] = compiled(config, mesh, MemorySaving(asked["micro_batches"], asked["recompute"]))[1]
-        except Exception as error:
-            answer = {"error": describe_error(error)}
-        print(json.dumps(answer), file=answers, flush=True)
+def _answer(asked: dict[str, Any]) -> dict[str, Any]:
+    """What `compiled` says, or `{error}`, to `{config, layout, micro_batches, recompute, topology, slices, hosts}`."""
+    try:
+        config = RunConfig.model_validate(asked["config"])
+        hosts = None if asked["hosts"] is None else tuple(asked["hosts"])
+        mesh = mesh_for(Layout.parse(asked["layout"]), asked["topology"], asked["slices"], hosts)
+        return compiled(config, mesh, MemorySaving(asked["micro_batches"], asked["recompute"]))[1]
+    except Exception as error:
+        return {"error": describe_error(error)[:300]}
 
 
 if __name__ == "__main__":
-    main()
+    answer_lines(_answer)

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -120,7 +121,7 @@ def files_of(target: str, folder: str | None) -> dict[str, Path]:
     name = target.partition(":")[0]
     top, root = name.partition(".")[0], None if folder is None else Path(folder).resolve()
     found: dict[str, Path] = {}
-    left = [name]
+    left, looked_at = [name], set[str]()
     if _found(name, folder) is None:
         where = f"in {folder} or installed" if folder else "on the path"
         raise InputError(
@@ -129,8 +130,11 @@ def files_of(target: str, folder: str | None) -> dict[str, Path]:
     while left:
         name = left.pop()
         for prefix in _prefixes(name):
+            if prefix in looked_at:
+                continue
+            looked_at.add(prefix)
             spec = _found(prefix, folder)
-            if prefix in found or spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+            if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
                 continue
             path = Path(spec.origin).resolve()
             if prefix.partition(".")[0] != top and not _is_beside(path, root):
@@ -155,7 +159,8 @@ def _found(name: str, folder: str | None) -> ModuleSpec | None:
     search: Sequence[str] = [*([] if folder is None else [folder]), *sys.path]
     spec = None
     for prefix in _prefixes(name):
-        spec = PathFinder.find_spec(prefix, search)
+        # By its last name: by the whole it would look into packages, of folders alone, that were never imported.
+        spec = PathFinder.find_spec(prefix.rpartition(".")[2], search)
         if spec is None and "." not in prefix:
             try:  # of one that is installed to be edited
                 spec = importlib.util.find_spec(prefix)
@@ -163,7 +168,7 @@ def _found(name: str, folder: str | None) -> ModuleSpec | None:
                 spec = None
         if spec is None:
             return None
-        search = spec.submodule_search_locations or []
+        search = list(spec.submodule_search_locations or [])
     return spec
 
 
@@ -192,7 +197,8 @@ def _tree(path: Path) -> ast.Module:
         raise InputError(f"code: {path} cannot be read ({error.strerror})") from None
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", None)
-        raise InputError(f"code: {path}{f':{line}' if line else ''} is no Python: {first_line(error)}") from None
+        what = error.msg if isinstance(error, SyntaxError) else first_line(error)
+        raise InputError(f"code: {path}{f':{line}' if line else ''} is no Python: {what}") from None
 
 
 @functools.lru_cache
@@ -227,6 +233,25 @@ def load(function: Function, where: str) -> Callable[..., Any]:
         raise InputError(f"{where}: {function.target} is a {type(found).__name__}; name a function or a class")
     result: Callable[..., Any] = found
     return result
+
+
+def check_call(function: Callable[..., Any], what: str, called: str, *arguments: Any, **named: Any) -> None:
+    """
+    Args:
+        what: the function, and the key of the spec that names it.
+        called: with what it is, in words.
+
+    Raises:
+        InputError: by what it says of its arguments it cannot be called with these.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # it does not say
+        return
+    try:
+        signature.bind(*arguments, **named)
+    except TypeError as error:
+        raise InputError(f"{what} is called with {called} ({error})") from None
 
 
 def _is_another(name: str, file: Path, held: str) -> bool:

@@ -7,10 +7,7 @@ own that sees CPUs alone, so that a plan takes no accelerator from the runs, and
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 from nextscale.model.config.code import Function
 from nextscale.model.config.module import Counts, ModuleModel, ModuleNetwork
 from nextscale.model.errors import InputError, describe_error
+from nextscale.model.external.asked import answer_lines
 from nextscale.model.network.modules import OwnModule, groups_of, initial_params, model_of, takes_dtype
 
 PyTree = Any
@@ -153,22 +151,16 @@ def _check_causal(network: ModuleNetwork, flops: float) -> None:
     _causal.add(network.function)
 
 
-def main() -> None:
-    """Answers each line of `{function, model}` by one of `{counts}` or `{error}`."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever the code of others prints is no answer
-    for line in sys.stdin:
-        asked = json.loads(line)
-        try:
-            function = Function(*asked["function"])
-            network = ModuleNetwork(function, ModuleModel.model_validate(asked["model"]))
-            answer: dict[str, Any] = {"counts": count(network).model_dump()}
-        except InputError as error:
-            answer = {"error": str(error)}
-        except Exception as error:
-            answer = {"error": f"model.target: {asked['function'][0]} cannot be counted: {describe_error(error)}"}
-        print(json.dumps(answer), file=answers, flush=True)
+def _answer(asked: dict[str, Any]) -> dict[str, Any]:
+    """`{counts}` or `{error}`, to `{function, model}`."""
+    try:
+        network = ModuleNetwork(Function(*asked["function"]), ModuleModel.model_validate(asked["model"]))
+        return {"counts": count(network).model_dump()}
+    except InputError as error:
+        return {"error": str(error)}
+    except Exception as error:
+        return {"error": f"model.target: {asked['function'][0]} cannot be counted: {describe_error(error)}"}
 
 
 if __name__ == "__main__":
-    main()
+    answer_lines(_answer)

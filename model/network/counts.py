@@ -7,19 +7,15 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import os
-import subprocess
-import sys
-import tempfile
-import weakref
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from etils import epath
 
 from nextscale.model.config.code import Code, Function
 from nextscale.model.config.module import Counts, ModuleModel
 from nextscale.model.errors import InputError
+from nextscale.model.external.asked import AskedProcess
 from nextscale.model.external.code import check_name, fingerprint
 from nextscale.model.record import write_atomically
 from nextscale.model.storage.cache import cache_folder
@@ -51,67 +47,31 @@ def counted(model: ModuleModel, code: Code | None) -> ModuleModel:
         pass
     if code.fingerprints.get(model.target, known) != fingerprint(code, model.target):
         raise InputError(f"code: the files of {model.target} have changed since they were planned on; restore them")
-    counts = Counts.model_validate(_counter().ask(function, model))
+    counts = Counts.model_validate(_ask(function, model))
     with contextlib.suppress(OSError):  # without it the next plan counts again
         kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomically(epath.Path(kept), counts.model_dump_json())
     return model.model_copy(update={"counts": counts})
 
 
-class _Counter:
-    """A process that counts modules, one after the other; it ends with this one."""
-
-    def __init__(self) -> None:
-        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the process)
-        # It sees modules where this process does, and CPUs alone; the folder it happens to be in is not searched.
-        found = os.pathsep.join(path for path in sys.path if path)
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "nextscale.model.network.counting"],
-            env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": _COMPILES_QUICKLY, "PYTHONPATH": found},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            text=True,
+def _ask(function: Function, model: ModuleModel) -> dict[str, Any]:
+    """
+    Raises:
+        InputError: the module cannot be counted, or takes the process down with it.
+    """
+    counter = _counter()
+    try:
+        answer = counter.ask(
+            {"function": function, "model": model.model_dump()}, f"model.target: counting {function.target}"
         )
-        weakref.finalize(self, _end, self._process, self._said)
-
-    def ask(self, function: Function, model: ModuleModel) -> dict[str, Any]:
-        """
-        Raises:
-            InputError: the module cannot be counted, or takes the process down with it.
-        """
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        line = ""
-        with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(json.dumps({"function": function, "model": model.model_dump()}) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        if not line:
+    finally:
+        if counter.ended:
             _counter.cache_clear()
-            process.wait()
-            self._said.seek(0)
-            said = self._said.read().strip().splitlines() or ["it says nothing"]
-            raise InputError(
-                f"model.target: counting {function.target} ended with exit {process.returncode}: {said[-1]}"
-            )
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise InputError(answer["error"])
-        found: dict[str, Any] = answer["counts"]
-        return found
-
-
-def _end(process: subprocess.Popen[str], said: IO[str]) -> None:
-    """It ends when it is sent no more."""
-    for pipe in (process.stdin, process.stdout, said):
-        assert pipe is not None
-        with contextlib.suppress(OSError):
-            pipe.close()
-    process.wait()
+    found: dict[str, Any] = answer["counts"]
+    return found
 
 
 @functools.cache
-def _counter() -> _Counter:
-    return _Counter()
+def _counter() -> AskedProcess:
+    """A process that counts modules, one after the other, and sees CPUs alone."""
+    return AskedProcess("nextscale.model.network.counting", {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": _COMPILES_QUICKLY})

@@ -20,7 +20,7 @@ from nextscale.model.config.code import Function
 from nextscale.model.config.module import ModuleNetwork
 from nextscale.model.config.run import Network
 from nextscale.model.errors import InputError, describe_error
-from nextscale.model.external.code import load
+from nextscale.model.external.code import check_call, load
 from nextscale.model.network.experts import Routing
 from nextscale.model.network.kernels import Recompute, loss_parts
 from nextscale.model.network.modules import OwnModule
@@ -143,8 +143,10 @@ def _own_loss(own: Function, logits_BxTxV: jax.Array, labels_BxT: jax.Array, wei
         InputError: it fails, or gives no loss of each token.
     """
     what = f"training.loss: {own.target}"
+    function = load(own, "training.loss")
+    check_call(function, what, "logits and labels, to give the loss of each token", logits_BxTxV, labels_BxT)
     try:
-        found = load(own, "training.loss")(logits_BxTxV, labels_BxT)
+        found = function(logits_BxTxV, labels_BxT)
     except InputError:
         raise
     except Exception as error:
@@ -152,6 +154,8 @@ def _own_loss(own: Function, logits_BxTxV: jax.Array, labels_BxT: jax.Array, wei
     if getattr(found, "shape", None) != labels_BxT.shape:
         shown = f"shape {found.shape}" if hasattr(found, "shape") else f"a {type(found).__name__}"
         raise InputError(f"{what} gives {shown}; give the loss of each token, of shape {labels_BxT.shape}")
+    if not jnp.issubdtype(found.dtype, jnp.floating):
+        raise InputError(f"{what} gives {found.dtype}, which has no gradient; give the loss of each token in float32")
     return _mean(jnp.asarray(found, jnp.float32), weight_BxT)
 
 

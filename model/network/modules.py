@@ -115,18 +115,16 @@ def _groups(network: ModuleNetwork, dtype: str) -> PyTree:
     state = nnx.state(abstract, nnx.Param)
 
     def group_of(path: tuple[Any, ...], weight: nnx.Param) -> str:
-        where, told = _place(path), weight.get_metadata()
+        where, told = f"{name}: {_place(path)}", weight.get_metadata()
         group, split = told.get("group", NO_GROUP), told.get("split")
         if group not in _GROUPS:
-            raise _wrong(name, f"{where} is of group {group!r}; groups are {', '.join(_GROUPS)}")
+            raise _wrong(where, f"is of group {group!r}; groups are {', '.join(_GROUPS)}")
         if weight.dtype != jnp.float32:
-            raise _wrong(name, f"{where} is of {weight.dtype}; weights are float32 (dtype is of the matrix products)")
+            raise _wrong(where, f"is of {weight.dtype}; weights are float32 (dtype is of the matrix products)")
         if split is None:
             return str(group)
         if len(split) != weight.ndim or not set(split) <= {"fsdp", "tensor", None}:
-            raise _wrong(
-                name, f"{where} has split {split!r}; name fsdp, tensor or None for each of {weight.ndim} dimensions"
-            )
+            raise _wrong(where, f"has split {split!r}; name fsdp, tensor or None for each of {weight.ndim} dimensions")
         placed = SplitGroup(group)
         placed.axes = tuple(split)
         return placed

@@ -7,7 +7,6 @@ function is of one token, so that none can see those that come after it. Shapes 
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 
 import jax
@@ -17,7 +16,7 @@ import numpy as np
 from nextscale.model.config.code import Function
 from nextscale.model.config.run import Network
 from nextscale.model.errors import InputError, describe_error
-from nextscale.model.external.code import load
+from nextscale.model.external.code import check_call, load
 
 
 def _squared_relu(up_NxF: jax.Array) -> jax.Array:
@@ -45,11 +44,8 @@ def activate(c: Network, *hidden_NxF: jax.Array) -> jax.Array:
         return _ACTIVATIONS[c.mlp](*hidden_NxF)
     own = c.function(c.mlp)
     function = load(own, "model.mlp")
-    try:
-        inspect.signature(function).bind(*hidden_NxF)
-    except TypeError as error:
-        gated = "up and gate, as mlp_gated says" if c.mlp_gated else "up alone; a gate comes with mlp_gated: true"
-        raise InputError(f"model.mlp: {own.target} is called with {gated} ({error})") from None
+    gated = "up and gate, as mlp_gated says" if c.mlp_gated else "up alone; a gate comes with mlp_gated: true"
+    check_call(function, f"model.mlp: {own.target}", gated, *hidden_NxF)
     return _called("model.mlp", own, jax.vmap(function), *hidden_NxF)
 
 
@@ -62,7 +58,11 @@ def turn(c: Network, x_BxTxHxK: jax.Array) -> jax.Array:
     if c.position in _TURNS:
         return _TURNS[c.position](x_BxTxHxK)
     own = c.function(c.position)
-    of_heads = jax.vmap(load(own, "model.position"), in_axes=(0, None))
+    function = load(own, "model.position")
+    check_call(
+        function, f"model.position: {own.target}", "x, the features of a head, and t, its position", x_BxTxHxK, 0
+    )
+    of_heads = jax.vmap(function, in_axes=(0, None))
     of_sequences = jax.vmap(jax.vmap(of_heads), in_axes=(0, None))
     return _called("model.position", own, of_sequences, x_BxTxHxK, jnp.arange(x_BxTxHxK.shape[1]))
 
@@ -77,6 +77,8 @@ def _called(where: str, own: Function, function: Callable[..., jax.Array], x: ja
     if not isinstance(y, jax.Array) or y.shape != x.shape:
         found = f"shape {y.shape[x.ndim - 1 :]}" if isinstance(y, jax.Array) else f"a {type(y).__name__}"
         raise InputError(f"{what} makes {found} of the {x.shape[-1]} features of a token; give as many")
+    if not jnp.issubdtype(y.dtype, jnp.floating):
+        raise InputError(f"{what} makes {y.dtype}, which has no gradient; give floating-point numbers")
     return y.astype(x.dtype)
 
 

@@ -22,7 +22,7 @@ from nextscale.model.config.code import Function
 from nextscale.model.config.parametrization import Group, Multipliers, Size, multipliers
 from nextscale.model.config.training import OptimizerName, TrainingConfig
 from nextscale.model.errors import InputError, describe_error
-from nextscale.model.external.code import load
+from nextscale.model.external.code import check_call, load
 
 PyTree = Any
 
@@ -152,6 +152,8 @@ def _own(make: Function, h: Hyperparameters, unit_schedule: ArrayLike) -> optax.
     """
     what, function, taken = f"training.optimizer: {make.target}", load(make, "training.optimizer"), taken_by(make)
     offered = {name: getattr(h, name) for name in _OFFERED if name in taken}
+    called = f"the learning rate, and of {', '.join(_OFFERED)} those that it takes, to return an optax transformation"
+    check_call(function, what, called, h.lr, **offered)
     try:
         found = function(jnp.multiply(h.lr, unit_schedule), **offered)
     except InputError:
@@ -161,7 +163,30 @@ def _own(make: Function, h: Hyperparameters, unit_schedule: ArrayLike) -> optax.
     if not (callable(getattr(found, "init", None)) and callable(getattr(found, "update", None))):
         raise InputError(f"{what} returns a {type(found).__name__}; return an optax.GradientTransformation")
     transformation: optax.GradientTransformation = found
-    return transformation
+
+    def init(params: PyTree) -> PyTree:
+        try:
+            return transformation.init(params)
+        except Exception as error:
+            raise InputError(f"{what}: its init fails: {describe_error(error)}") from error
+
+    def update(gradient: PyTree, state: PyTree, params: PyTree = None) -> tuple[PyTree, PyTree]:
+        try:
+            updates, after = transformation.update(gradient, state, params)
+            misfit = jax.tree.map(jnp.shape, updates) != jax.tree.map(jnp.shape, gradient)
+        except Exception as error:
+            raise InputError(f"{what}: its update fails: {describe_error(error)}") from error
+        if misfit:
+            raise InputError(f"{what}: its updates are not shaped as the weights; give one of each")
+        if _shapes(after) != _shapes(state):
+            raise InputError(f"{what}: its update changes the shapes of its state; give a state like that of init")
+        return updates, after
+
+    return optax.GradientTransformation(init, update)
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
 
 
 def _direction(name: OptimizerName, groups: PyTree, h: Hyperparameters) -> optax.GradientTransformation:

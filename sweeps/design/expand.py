@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from nextscale.model.accounting import flops_per_token, parameters
+from nextscale.model.ahead.own_code import check_functions
 from nextscale.model.config.module import ModuleModel
+from nextscale.model.config.run import RunConfig
 from nextscale.model.data.sources import resolve, resolve_sets
 from nextscale.model.external import code
 from nextscale.model.external import source as trainer_source
@@ -36,7 +38,8 @@ def resolve_spec(spec: SweepSpec) -> SweepSpec:
     and with the sizes that its design leaves open: what it was centred on may change.
 
     Raises:
-        InputError: data, code or a source of the trainer is missing, or a file of it is broken.
+        InputError: data, code or a source of the trainer is missing, a file of it is broken, or a function of one's own
+            is none of its kind.
         SpecError: see `planned_runs`.
     """
     _check_count(spec)
@@ -47,7 +50,11 @@ def resolve_spec(spec: SweepSpec) -> SweepSpec:
     if spec.targets:
         spec = spec.model_copy(update={"code": code.resolve(spec.code, spec.targets)})
     spec = spec.model_copy(update={"design": expansion_of(spec.design).resolved(spec, spec.design)})
-    return _counted(spec) if isinstance(spec, ModuleSpec) else spec
+    if isinstance(spec, ModuleSpec):
+        spec = _counted(spec)
+    if spec.targets:
+        check_functions(run.config for run in planned_runs(spec) if isinstance(run.config, RunConfig))
+    return spec
 
 
 def _counted(spec: ModuleSpec) -> ModuleSpec:

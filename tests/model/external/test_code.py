@@ -41,6 +41,13 @@ def test_its_files_are_its_own_and_those_that_it_imports_beside_it(folder_of):
     assert set(found) == {"lab", "lab.nets", "lab.parts", "lab.deep", "lab.deep.norms", "later"}
 
 
+def test_folders_that_hold_no_init_are_packages_too(tmp_path):
+    (tmp_path / "lab" / "nets").mkdir(parents=True)
+    (tmp_path / "lab" / "nets" / "mixers.py").write_text("from lab.nets import parts\n")
+    (tmp_path / "lab" / "nets" / "parts.py").write_text("")
+    assert set(files_of("lab.nets.mixers:make", str(tmp_path))) == {"lab.nets.mixers", "lab.nets.parts"}
+
+
 @pytest.mark.parametrize("changed", ["lab__nets", "lab__parts", "lab__deep__norms", "later"])
 def test_it_is_another_when_a_file_of_it_changes_and_the_same_elsewhere(folder_of, changed):
     before = of(folder_of())

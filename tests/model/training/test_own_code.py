@@ -67,6 +67,30 @@ def broken(lr):
 
 def no_rate(weight_decay):
     return optax.sgd(1.)
+
+
+def masked(logits, labels, mask):
+    return mask * cross_entropy(logits, labels)
+
+
+def whole(logits, labels):
+    return labels
+
+
+def more(lr, rho):
+    return optax.sgd(lr)
+
+
+def summed(lr):
+    return optax.stateless(lambda updates, _: jax.tree.map(jnp.sum, updates))
+
+
+def worn(lr):
+    return optax.GradientTransformation(lambda params: 0, lambda updates, state, params: (updates, (state, state)))
+
+
+def alone(lr):
+    return optax.GradientTransformation(lambda params: (), lambda updates: updates)
 """
 
 
@@ -163,6 +187,12 @@ def test_a_loss_of_ones_own_is_what_training_lowers_and_cross_entropy_what_is_to
     [
         ({"loss": "ours:mean"}, r"^training\.loss: ours:mean gives shape \(\); give the loss of each token, of shape"),
         ({"loss": "ours:lost"}, r"^code: ours:lost: there is no lost in ours; did you mean loss\?"),
+        ({"loss": "ours:masked"}, r"^training\.loss: ours:masked is called with logits and labels, .*argument: 'mask'"),
+        ({"loss": "ours:whole"}, r"^training\.loss: ours:whole gives int32, which has no gradient"),
+        ({"optimizer": "ours:more"}, r"^training\.optimizer: ours:more is called with the learning rate, .*'rho'"),
+        ({"optimizer": "ours:summed"}, r"^training\.optimizer: ours:summed: its updates are not shaped as the weights"),
+        ({"optimizer": "ours:worn"}, r"^training\.optimizer: ours:worn: its update changes the shapes of its state"),
+        ({"optimizer": "ours:alone"}, r"^training\.optimizer: ours:alone: its update fails: TypeError"),
         ({"optimizer": "ours:nothing"}, r"^training\.optimizer: ours:nothing returns a NoneType; return an optax"),
         (
             {"optimizer": "ours:broken"},
