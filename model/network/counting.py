@@ -124,24 +124,29 @@ def _check_causal(network: ModuleNetwork, flops: float) -> None:
     """Of the first of a function's modules that is small.
 
     Raises:
-        InputError: a token changes the logits before it: the loss would be of a text that is known already.
+        InputError: a token changes the logits before it: the loss would be of a text that is known already. Or its
+            first logits are no numbers.
     """
     if network.function in _causal or flops > _CALLED_FLOPS:
         return
     T, V = network.context, network.vocab
 
-    def apart(key: jax.Array) -> jax.Array:
+    def apart(key: jax.Array, noise: float) -> jax.Array:
         """How far a change of the second half of the tokens moves the logits at each position."""
         for_tokens, for_weights = jax.random.split(key)
-        # Weights that begin at zero would hide all that is behind them.
         flat, build = ravel_pytree(initial_params(network, "float32", nnx.Rngs(0)))
-        params = build(flat + 0.1 * jax.random.normal(for_weights, flat.shape))
+        params = build(flat + noise * jax.random.normal(for_weights, flat.shape))
         tokens = jax.random.randint(for_tokens, (1, T), 0, V)
         other = tokens.at[:, T // 2 :].set((tokens[:, T // 2 :] + 1) % V)
         first, second = model_of(network, "float32", params)(jnp.concatenate([tokens, other]))
         return jnp.abs(first - second).max(axis=-1)
 
-    moved = jax.jit(apart)(jax.random.key(1))
+    for noise in (0.1, 0.0):  # weights that begin at zero would hide all that is behind them
+        moved = jax.jit(apart)(jax.random.key(1), noise)
+        if jnp.isfinite(moved).all():
+            break
+    else:
+        raise InputError(f"model.target: {network.function.target} gives logits that are no numbers, untrained")
     before, after = float(moved[: T // 2].max()), float(moved[T // 2 :].max())
     if before > _LEAK * after:
         raise InputError(

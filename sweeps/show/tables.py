@@ -25,6 +25,10 @@ class Screen(Console):
 
     plain = False
 
+    def __init__(self, **options: Any):
+        # Names such as nets:M are none of emoji.
+        super().__init__(emoji=False, **options)
+
     def be_plain(self) -> None:
         self.plain = self.no_color = True
 

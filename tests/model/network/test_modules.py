@@ -120,6 +120,7 @@ WRONG = [
     ),
     (MINIMAL.replace(CALL, "        self.calls[...] += 1\n" + CALL), "nets:M", {}, r"changes calls when called"),
     (MINIMAL.replace("[tokens]\n", "[tokens[:, ::-1]]\n"), "nets:M", {}, r"looks ahead: with other tokens from"),
+    (MINIMAL.replace("[tokens]\n", "[tokens] / 0\n"), "nets:M", {}, r"gives logits that are no numbers, untrained"),
     (MINIMAL + "    def flops_per_token(self): return 0\n", "nets:M", {}, r"gives 0; training FLOPs are above 0"),
 ]
 ALSO_WRONG = [

@@ -1,5 +1,6 @@
 """Colours: on a terminal, and nowhere else."""
 
+import io
 import os
 import pty
 import re
@@ -7,6 +8,8 @@ import subprocess
 import sys
 
 import pytest
+
+from nextscale.sweeps.show.tables import Screen, Table
 
 
 class TestColours:
@@ -55,3 +58,10 @@ class TestColours:
             assert not self.COLOUR.search(told)
             assert b"accelerator: h100;" in told
             assert "┃".encode() not in told
+
+
+def test_the_name_of_a_function_is_no_emoji():
+    screen = Screen(file=io.StringIO(), width=80)
+    screen.print("code: nets:M: there is none", markup=False)
+    screen.print(Table("of nets:M:", ["model"], [["nets:M: width 8"]]).rich())
+    assert screen.file.getvalue().count("nets:M:") == 3
