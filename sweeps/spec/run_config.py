@@ -86,7 +86,9 @@ def config_of(spec: SweepSpec, model: AnyModel, training: AnyTraining, seed: int
     try:
         return spec.run_of(model, training, seed)
     except ValidationError as error:
-        raise SpecError(error_text(error), ("training", "batch_tokens")) from None
+        text = error_text(error)
+        named: Key = tuple(text.partition(":")[0].split("."))
+        raise SpecError(text, named if named[0] in ("data", "evaluation") else ("training", "batch_tokens")) from None
 
 
 def error_text(error: ValueError) -> str:

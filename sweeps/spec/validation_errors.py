@@ -64,7 +64,7 @@ def _what(problem: Any, key: Key, schema: Any) -> str:
         name, known = problem["ctx"]["discriminator"].strip("'"), _known_tags(problem["loc"], schema)
         return f"needs `{name}` to be one of {', '.join(map(repr, known))}"
     message = str(problem["msg"]).removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
+    message = (message[0].lower() + message[1:]).replace("valid tuple", "valid list")
     shown = "" if isinstance(given, dict | list) or kind == "value_error" else f", not {_shown(given)}"
     return message.replace("input should", "should") + shown
 

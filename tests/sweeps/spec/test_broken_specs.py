@@ -106,7 +106,7 @@ BROKEN = {
     ),
     "tasks of what is no text": (
         {"{tokens: 8192}": "{tasks: [arc_easy]}"},
-        r": evaluation\.tasks: are text, and what is trained on is not",
+        r":13: evaluation\.tasks: are text, and what is trained on is not",
     ),
     "odd key heads": ({"heads: 2": "heads: 4, kv_heads: 3"}, r":3: model: heads 4 cannot share 3 kv_heads equally"),
     "no key heads": (
@@ -160,6 +160,10 @@ BROKEN = {
         r":13: forecast\.level: should be less than 1",
     ),
     "few resamples": ({"evaluation:": "forecast: {resamples: 3}\nevaluation:"}, r":13: forecast\.resamples: "),
+    "a task that is no list": (
+        {"tokens: 8192": "tasks: arc_easy"},
+        r":13: evaluation\.tasks: should be a valid list, not 'arc_easy'",
+    ),
     "no evaluation": ({"tokens: 8192": "tokens: 0"}, r":13: evaluation\.tokens: "),
     "large vocabulary": ({"vocab: 16": "vocab: 300"}, r":2: data\.vocab: should be less than or equal to 256"),
     "text of another vocabulary": (

@@ -174,6 +174,11 @@ def test_a_plan_loads_neither_jax_nor_the_module(written):
             {"training": SPEC["training"] | {"dtype": "bfloat16"}},
             r"training\.dtype bfloat16: nets:Bigram takes no dtype",
         ),
+        pytest.param(
+            {"training": SPEC["training"] | {"loss": "nets:optimiser"}},
+            r"training\.loss: nets:optimiser is called with logits and labels",
+            marks=pytest.mark.slow,
+        ),
         ({"holdout": {"flops": 8e7}}, r"holdout\.sizes: is missing; add it"),
     ],
 )
