@@ -36,6 +36,11 @@ class IsoFlop:
     residuals: np.ndarray
 
     @property
+    def is_budget(self) -> bool:
+        """Whether it has the three sizes that a lowest point takes; else these are single runs."""
+        return self.coefficients is not None
+
+    @property
     def interior(self) -> bool:
         """Whether the lowest point lies strictly inside the sizes tried."""
         return self.optimum is not None

@@ -25,9 +25,11 @@ _CLEAR = 3.0, 0.35
 
 
 def isoflop_curves(ax: Axes, curves: Sequence[IsoFlop], held_out: Sequence[IsoFlop] = ()) -> Axes:
-    """Loss against size at each budget, the parabolas through them, and the lowest points (stars)."""
+    """Loss against size at each budget, the parabolas through them, and the lowest points (stars); runs of budgets of
+    fewer than three sizes are grey."""
+    budgets = [curve for curve in curves if curve.is_budget]
     styles: list[tuple[IsoFlop, Any, str, str]] = [
-        (curve, shade, "o", "-") for curve, shade in zip(curves, shades(len(curves)), strict=True)
+        (curve, shade, "o", "-") for curve, shade in zip(budgets, shades(len(budgets)), strict=True)
     ]
     styles += [(curve, ORANGE, "s", "--") for curve in held_out]
     many = dense(sum(len(curve.loss) for curve in curves))
@@ -41,6 +43,9 @@ def isoflop_curves(ax: Axes, curves: Sequence[IsoFlop], held_out: Sequence[IsoFl
             dots += ax.plot(*curve.optimum[::2], "*", color=colour, markersize=11, markeredgecolor="white")
         for what, drawn in zip(("runs", "curve", "minimum"), dots, strict=False):
             drawn.set_gid(f"{what}-of-{curve.flops!r}")  # by which a page tells one budget's from the others'
+    if single := [(curve.params, curve.loss) for curve in curves if not curve.is_budget]:
+        sizes, losses = (np.concatenate(values) for values in zip(*single, strict=True))
+        ax.plot(sizes, losses, "o", color=GREY, markersize=2, label="single runs", rasterized=dense(len(sizes)))
     ax.set(xscale="log", xlabel="parameters N", ylabel="loss (nats/token)", title="isoFLOP curves")
     beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.02)} if len(styles) > _MANY else {}
     ax.legend(title="FLOPs", fontsize="small", **beside)

@@ -8,9 +8,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox, ScaledTranslation
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7F7F7F"
 """Okabe & Ito's palette, distinct with any colour vision."""
@@ -29,7 +33,11 @@ STYLE: Any = {
 _LEAST, _EXPONENT = 6.0, 0.7
 """Points, and the size of an exponent / that of its number as matplotlib sets it."""
 _APART = 3.0
-"""Pixels between two labels of an axis."""
+"""Pixels between two labels of an axis, and between a legend and what is drawn."""
+_BENEATH = 3.6
+"""How far below an axis a legend stands, where its numbers and its label have room, / the size of a letter."""
+_WIDER = 1.1
+"""A legend there may be so many times as wide as its axes, for the numbers beside these have room too."""
 
 _MARKS, _LINES = 2000, 400
 """Marks and lines of which a vector file is no longer small, nor drawn at once."""
@@ -94,6 +102,64 @@ def clear_labels(figure: Figure) -> None:
 
 def _kept(labels: Mapping[float, str]) -> FuncFormatter:
     return FuncFormatter(lambda place, _: labels.get(place, ""))
+
+
+def clear_legends(figure: Figure) -> None:
+    """Puts every legend that lies on what is drawn beneath its axes. The figure has been drawn, or laid out, once."""
+    moved = [ax for ax in figure.axes if (legend := ax.get_legend()) is not None and _covers(ax, legend)]
+    for ax in moved:
+        put_beneath(ax)
+    if moved:
+        figure.draw_without_rendering()
+
+
+def put_beneath(ax: Axes) -> None:
+    """Puts the legend of a panel below it, in as many columns as it is wide."""
+    old = ax.get_legend()
+    assert old is not None
+    handles, labels = ax.get_legend_handles_labels()
+    texts = [text.get_text() for text in old.get_texts()]
+    if labels != texts:
+        handles, labels = [one for one in old.legend_handles if one is not None], texts
+    letter = matplotlib.rcParams["font.size"] / 72
+    below = ax.transAxes + ScaledTranslation(0, -_BENEATH * letter, ax.figure.dpi_scale_trans)
+    how: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "bbox_transform": below}
+    how |= {"fontsize": old.get_texts()[0].get_fontsize(), "title": old.get_title().get_text() or None}
+    for columns in range(len(labels), 0, -1):
+        made = ax.legend(handles, labels, ncols=columns, **how)
+        if made.get_window_extent().width <= _WIDER * ax.bbox.width:
+            break
+
+
+def _covers(ax: Axes, legend: Legend) -> bool:
+    box = legend.get_window_extent().padded(_APART)
+    for line in ax.lines:
+        path = line.get_transform().transform_path(line.get_path())
+        reach = box.padded(line.get_markersize() / 2 * ax.figure.dpi / 72)
+        if line.get_linestyle() != "None" and _meets(path, box, filled=False):
+            return True
+        if line.get_marker() not in ("None", None, "") and reach.count_contains(path.vertices):
+            return True
+    for drawn in ax.collections:
+        if isinstance(drawn, PathCollection):
+            if box.count_contains(drawn.get_offset_transform().transform(drawn.get_offsets())):
+                return True
+            continue
+        placed, filled = (
+            map(drawn.get_transform().transform_path, drawn.get_paths()),
+            np.size(drawn.get_facecolor()) > 0,
+        )
+        if any(_meets(path, box, filled) for path in placed):
+            return True
+    shapes = [patch.get_transform().transform_path(patch.get_path()) for patch in ax.patches]
+    return any(_meets(path, box) for path in shapes) or any(
+        text.get_window_extent().overlaps(box) for text in ax.texts if text.get_text()
+    )
+
+
+def _meets(path: Path, box: Bbox, filled: bool = True) -> bool:
+    clean = path.cleaned(remove_nans=True)
+    return len(clean.vertices) > 1 and bool(clean.intersects_bbox(box, filled=filled))
 
 
 def keep_readable(figure: Figure) -> None:

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from nextscale.fit.plot.style import INK, PAPER, STYLE, clear_labels, keep_readable
+from nextscale.fit.plot.style import INK, PAPER, STYLE, clear_labels, clear_legends, keep_readable
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.page.document import packed
 
@@ -120,6 +120,7 @@ class Plot:
         keep_readable(figure)
         # The layout is found once: it takes as long as all the rest, and every file would do it again.
         figure.draw_without_rendering()
+        clear_legends(figure)
         clear_labels(figure)
         figure.set_layout_engine("none")
         return figure

@@ -15,6 +15,7 @@ from nextscale.fit.optimum.frontier import frontier
 from nextscale.fit.optimum.isoflop import IsoFlop, isoflops
 from nextscale.fit.optimum.known_models import known_models
 from nextscale.fit.plot import runs as plot_runs
+from nextscale.fit.plot.style import put_beneath
 from nextscale.sweeps.report.drawing import Panel, Plot
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def law_plots(
     scales = {"log": "log scale"} | ({"bits": "bits per byte"} if bits_per_nat else {})
     plots = []
     isoflop = functools.partial(plot.isoflop_curves, curves=curves, held_out=over)
-    if curves or over:
+    if any(curve.is_budget for curve in (*curves, *over)):
         plots.append(
             Plot(
                 "isoflop",
@@ -116,7 +117,7 @@ def _loss_plot(
     now = fit if latest is None else latest
     lowest = optima if latest is None else frontier(latest, optima["flops"].tolist())
     told: dict[str, Any] = {"title": ""} if latest is None else {"title": "", "held_out_as": "measured after"}
-    loss = functools.partial(plot.loss_against, fit=now, optima=lowest, held_out=over, asked=asked, **told)
+    loss = functools.partial(_loss, fit=now, optima=lowest, held_out=over, asked=asked, **told)
     caption = f"Every run, and the lowest loss that each budget buys, with its {fit.level:.0%} band of what a run would"
     caption += " measure"
     if over and asked:
@@ -133,6 +134,11 @@ def _loss_plot(
         scales,
         lambda on: functools.partial(_scaled, panel=loss, on=on, bits_per_nat=bits_per_nat),
     )
+
+
+def _loss(ax: Axes, **drawn: Any) -> None:
+    plot.loss_against(ax, **drawn)
+    put_beneath(ax)  # a budget that is typed beside it may stand anywhere
 
 
 def overview(plots: Sequence[Plot]) -> Plot:

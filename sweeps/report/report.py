@@ -130,7 +130,11 @@ class Report:
         analysis = Analysis(fit, curves, optimum_law(curves), TokenCost.of_runs(fit.runs), [])
         nothing = dict.fromkeys(("forecast", "optimal_params", "irreducible"))
         summary = nothing | {"sweep": store.root.name, "law": fit.to_dict(), "warnings": list(fit.warnings)}
-        summary |= {"holdout": [], "interior_minima": [curve.interior for curve in curves], "findings": {}}
+        summary |= {
+            "holdout": [],
+            "interior_minima": [curve.interior for curve in curves if curve.is_budget],
+            "findings": {},
+        }
         return cls(store.root, summary, analysis, None, {}, fit_card(fit), options)
 
     def write(self, file: Path | None = None, figures: Path | None = None, also: drawing.Also | None = None) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from nextscale.fit.plot.style import INK, STYLE, clear_labels
+from nextscale.fit.plot.style import INK, STYLE, clear_labels, clear_legends
 from nextscale.sweeps.report.drawing import Plot
 
 _QUIET = "#56606b"
@@ -28,13 +28,14 @@ def write_slide(file: Path, title: str, sentence: str, trust: str, plot: Plot, f
     rc = {**STYLE, "font.size": 14, "svg.hashsalt": "slide"}
     with matplotlib.rc_context(rc):
         figure = Figure(figsize=_INCHES)
-        ax = figure.add_axes((0.53, 0.16, 0.43, 0.66))
+        ax = figure.add_axes((0.53, 0.2, 0.43, 0.62))
         for panel in plot.panels:
             panel(ax)
         figure.text(0.04, 0.9, title, fontsize=18, color=_QUIET, va="bottom", parse_math=False)
         below = _write(figure, 0.82, sentence, fontsize=26, fontweight="bold", color=INK, linespacing=1.25)
         _write(figure, below - 0.05, trust, fontsize=18, color=_QUIET, linespacing=1.35)
         figure.text(0.04, 0.06, footer, fontsize=10, color=_QUIET, va="top", parse_math=False)
+        clear_legends(figure)
         clear_labels(figure)
         kind = file.suffix[1:].lower()
         metadata = {"Date": None} if kind == "svg" else {"CreationDate": None} if kind == "pdf" else None

@@ -52,7 +52,7 @@ def summarise(
             "interval": list(analysis.fit.interval("E", E_LEVEL)),
             "true": true_entropy,
         },
-        "interior_minima": [curve.interior for curve in analysis.curves] if analysis else [],
+        "interior_minima": [curve.interior for curve in analysis.curves if curve.is_budget] if analysis else [],
         "law": analysis and analysis.fit.to_dict(),
         "warnings": _warnings(study, analysis, forecast, same, failed),
     }

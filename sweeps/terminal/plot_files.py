@@ -94,12 +94,13 @@ def _figure_at(path: Path, width: float) -> Iterator[Figure]:
     import matplotlib
     from matplotlib.figure import Figure
 
-    from nextscale.fit.plot.style import STYLE, clear_labels, keep_readable
+    from nextscale.fit.plot.style import STYLE, clear_labels, clear_legends, keep_readable
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, 4.6), layout="constrained")
         yield figure
         keep_readable(figure)
         figure.draw_without_rendering()
+        clear_legends(figure)
         clear_labels(figure)
         figure.savefig(path, dpi=150)

@@ -4,17 +4,21 @@ import dataclasses
 import io
 import itertools
 
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nextscale.fit import as_runs, fit
 from nextscale.fit.optimum.approaches import approaches
 from nextscale.fit.optimum.forecast import forecast
+from nextscale.fit.optimum.isoflop import isoflops
 from nextscale.fit.plot.laws import loss_against
 from nextscale.fit.plot.optima import approaches as draw_approaches
-from nextscale.fit.plot.optima import frontier
-from nextscale.fit.plot.style import clear_labels
+from nextscale.fit.plot.optima import frontier, isoflop_curves
+from nextscale.fit.plot.runs import residuals, surface
+from nextscale.fit.plot.style import clear_labels, clear_legends
 from nextscale.fit.plot.trust import recipes
 
 
@@ -48,6 +52,52 @@ def test_a_linear_axis_keeps_its_labels():
     clear_labels(figure)
     figure.draw_without_rendering()
     assert [label.get_text() for label in shown(ax)] == before
+
+
+def beneath_legends(figure):
+    """Whether anything is drawn where the legends are, the legends themselves taken away."""
+    figure.set_layout_engine("none")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [ax.get_legend().get_window_extent() for ax in figure.axes if ax.get_legend()]
+    for ax in figure.axes:
+        if ax.get_legend():
+            ax.get_legend().set_visible(False)
+    canvas.draw()
+    image = np.asarray(canvas.buffer_rgba())[::-1, :, :3]
+    assert boxes
+    assert all(box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
+    return any((image[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)] < 250).any() for box in boxes)
+
+
+@pytest.mark.parametrize("budgets", [2, 5])
+@pytest.mark.parametrize("draw", ["surface", "residuals", "frontier", "isoflop", "loss"])
+def test_a_legend_lies_on_nothing_that_is_drawn(isoflop_grid, draw, budgets):
+    found = fit(isoflop_grid(budgets=budgets, noise=0.02), resamples=20)
+    optima = found.frontier(np.geomspace(1e18, 1e22, 9))
+    figure = Figure(figsize=(5.2, 4), layout="constrained")
+    ax = figure.subplots()
+    {
+        "surface": lambda: surface(ax, found, optima),
+        "residuals": lambda: residuals(ax, found),
+        "frontier": lambda: frontier(ax, optima, runs=found.runs.table),
+        "isoflop": lambda: isoflop_curves(ax, isoflops(found.runs)),
+        "loss": lambda: loss_against(ax, found, optima).set_ylim(3),
+    }[draw]()
+    figure.draw_without_rendering()
+    clear_legends(figure)
+    assert not beneath_legends(figure)
+
+
+def test_single_runs_are_no_budgets(isoflop_grid):
+    table = isoflop_grid(budgets=3).iloc[:11]
+    ax = Figure().subplots()
+    isoflop_curves(ax, isoflops(as_runs(table)))
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert len(labels) == 3
+    assert labels[-1] == "single runs"
+    marks = [line for line in ax.lines if line.get_marker() == "o"]
+    assert sum(len(line.get_xdata()) for line in marks) == 11
 
 
 def test_one_budget_is_the_one_place_on_the_axis_of_compute(isoflop_grid):
