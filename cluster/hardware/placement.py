@@ -29,6 +29,8 @@ the other there is 6 % more where the maker means GiB (of a v5e XLA uses 15.75 G
 SLOWNESS_LIMIT = 100.0
 """A pool in which a run takes so many times as long as in the quickest is none of its seats: it would never end."""
 
+LARGE_RUNS = 0.21, 0.46
+"""Shares of the peak that published runs of large models reached (Chowdhery et al. 2022, table 3)."""
 _ACCELERATED = 0.4
 """Share of the peak that models of 100M parameters and more reach: PaLM reached .46, others .21 to .33 (Chowdhery et
 al. 2022, table 3). Smaller ones wait for their kernels to be launched; for these it is a cautious guess, in proportion

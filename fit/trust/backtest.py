@@ -28,8 +28,8 @@ _PARTS = 12
 """At most; of runs in many budgets, neighbouring ones are joined."""
 _REACH = 1.5
 """How far above the rest the runs to be forecast must lie, for their forecast to be one."""
-_MISFIT = 1.5
-"""In-sample error this many times the noise of a run is the law's own, not the runs'."""
+_MISFIT, _POOR = 1.5, 3.0
+"""In-sample error this many times the noise of a run is the law's own, not the runs'; and so many times, most of it."""
 _WORTH = 2.0
 """Leaving out the cheapest runs costs precision. It must be called for, by a law that misfits with them, and worth it,
 by an error of the backtest this many times smaller."""
@@ -155,11 +155,12 @@ def with_extrapolation_error(fit: Fit) -> Fit:
 def misfit_warnings(fit: Fit) -> list[str]:
     """Signs that the law is not the one that the runs follow, in words."""
     warnings = []
-    misfit, noise = _misfit(fit)
-    if misfit > _MISFIT:
+    misfit, noise = misfit_of(fit)
+    if (grade := fit_grade(misfit)) != "good":
+        chance = f"{misfit:.1f} times what chance explains ({noise:.2%})" if noise else "and chance explains none of it"
         warnings.append(
-            f"the law misses its own runs by {fit.noise:.2%}, {misfit:.1f} times the {noise:.2%} by "
-            "which runs of one budget scatter: it is misspecified here, and a forecast may be off by more than it says"
+            f"{grade} fit: the runs lie {fit.noise:.2%} off the law, {chance}: their curve has another shape than the "
+            "law's, and a forecast may miss by more than its interval says"
         )
     newest = fit.residuals[(fit.runs.table["budget"] == fit.runs.budgets[-1]).to_numpy()]
     # Three land on one side by chance one time in four: by less than twice the error of their mean it says nothing.
@@ -185,12 +186,17 @@ def _score(fit: Fit, target: Runs) -> Backtest:
         first_flops=float(fit.runs.scale.min()),
         error=float(np.median(np.abs(error))),
         bias=float(error.mean()),
-        misfit=_misfit(fit)[0],
+        misfit=misfit_of(fit)[0],
         excess=float(np.sqrt(max(0.0, square - expected)) / reach),
     )
 
 
-def _misfit(fit: Fit) -> tuple[float, float]:
+def fit_grade(misfit: float) -> str:
+    """How well a law fits its runs: `good`, `fair` or `poor`; see `misfit_of`."""
+    return "good" if misfit <= _MISFIT else "fair" if misfit <= _POOR else "poor"
+
+
+def misfit_of(fit: Fit) -> tuple[float, float]:
     """How many times the scatter of runs around their own budget's curve the law misses them by, and that scatter."""
     budgeted = {"params", "tokens"} <= {*fit.runs.table} and fit.runs.along is None
     noise = run_noise(isoflops(fit.runs)) if budgeted else None

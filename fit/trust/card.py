@@ -15,10 +15,13 @@ from nextscale.fit.estimate.fit import Fit, fit
 from nextscale.fit.estimate.fit_warnings import LOW_E_SHARE
 from nextscale.fit.estimate.profile import Profiled, profiled
 from nextscale.fit.jsonable import jsonable
+from nextscale.fit.trust.backtest import fit_grade, misfit_of
 from nextscale.fit.trust.consensus import Consensus, consensus
 
 _GROUPS = 12
 """Budgets and sizes at most, in the tables of residuals; neighbours are joined."""
+_BUDGET = 3
+"""Runs of which a budget can show a lowest point; fewer are single runs."""
 
 
 def card(fit: Fit, *, profiles: Sequence[str] | None = None) -> dict[str, Any]:
@@ -73,6 +76,8 @@ def card(fit: Fit, *, profiles: Sequence[str] | None = None) -> dict[str, Any]:
             "extrapolation_error": fit.extrapolation_error,
         },
         "residuals": {
+            "grade": fit_grade(times := misfit_of(fit)[0]),
+            "times_chance": times,
             "noise": fit.noise,
             "by_budget": residuals_by(fit, "budget"),
             "by_size": residuals_by(fit, "params") if "params" in fit.runs.table else None,
@@ -119,7 +124,7 @@ def _data(fit: Fit) -> dict[str, Any]:
         "n": len(fit.runs),
         "params_convention": fit.runs.convention,
         "ranges": {name: _range(table[name]) for name in numbers},
-        "budgets": len(fit.runs.budgets),
+        "budgets": int((table["budget"].value_counts() >= _BUDGET).sum()),
         "notes": fit.runs.notes,
     }
 

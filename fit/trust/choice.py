@@ -183,7 +183,9 @@ def choose(
     if lacking := [law for law in laws if law not in {*fitted["law"]}]:
         notes.append(f"not fitted, for want of runs below any cut that show them: {', '.join(lacking)}")
     choice = Choice(best, summary, table, tuple(notes))
-    tested = f"tested up to {float(table['furthest'].max()):.3g} times beyond the runs fitted"
+    tested = (
+        f"each law alone was tested up to {float(table['furthest'].max()):.3g} times beyond the runs it was fitted to"
+    )
     warnings = (f"{tested}: of a longer reach this says nothing", choice.baseline_warning)
     return dataclasses.replace(choice, warnings=tuple(filter(None, warnings)))
 

@@ -62,13 +62,20 @@ class ReachErrors:
         band = self.band_of(reach) or (shorter[-1] if shorter else None)
         return band if band is not None and band["error"] > half_width else None
 
+    @property
+    def told(self) -> str:
+        """How far it was tested, in words."""
+        return (
+            f"backtests of this forecast reached {self.furthest:.3g} times beyond their runs, and say nothing of more"
+        )
+
     def warnings(self, reach: float) -> list[str]:
         """Whether a reach is longer than any that was scored, in words."""
         if self.problem is not None or reach <= 1 or self.band_of(reach) is not None:
             return []
         return [
-            f"{reach:.3g} times the largest run fitted: a backtest among these runs tests no more than "
-            f"{self.furthest:.3g} times"
+            f"{reach:.3g} times the largest run fitted: a backtest of this forecast among these runs tests no more "
+            f"than {self.furthest:.3g} times"
         ]
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nextscale.cluster.hardware.catalogue import CATALOGUE, Accelerator, lookup
+from nextscale.cluster.hardware.placement import LARGE_RUNS
 from nextscale.cluster.hardware.placement import utilisation as expected_utilisation
 from nextscale.model.errors import InputError
 from nextscale.sweeps.errors import SpecError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 SECONDS_PER_HOUR = 3600.0
 LARGE_MODEL = {"cpu": 1e6, "cuda": 1e8, "tpu": 1e8}
 """Parameters from which on a model is expected to reach the utilisation that is assumed where none is known."""
+_TAIL = 0.05
+"""Of the measured compute on either side of a range."""
 _FAR = 10.0
 """How many times larger a model may be than those that a utilisation was measured of, before that is said."""
 
@@ -35,6 +38,8 @@ class Cluster:
         utilisation: model FLOPs / what the chips could do at their peak in that time (MFU; Chowdhery et al. 2022,
             app. B), restarts and all.
         basis: whether that was measured, stated or assumed, and by what.
+        utilisation_range: what nine tenths of the compute that was measured reached, or published runs of large models
+            where it is assumed; None where nobody says.
         measured_params: the largest model that it was measured of; None where it was not.
         usd_per_chip_hour: None where nobody says.
         priced: which price that is, and of when.
@@ -46,6 +51,7 @@ class Cluster:
     chips: int
     utilisation: float
     basis: str = "stated"
+    utilisation_range: tuple[float, float] | None = None
     measured_params: float | None = None
     usd_per_chip_hour: float | None = None
     priced: str | None = None
@@ -168,6 +174,7 @@ class Cluster:
             "peak_flops": self.accelerator.peak_flops,
             "utilisation": self.utilisation,
             "utilisation_basis": self.basis,
+            "utilisation_range": self.utilisation_range,
             "usd_per_chip_hour": self.usd_per_chip_hour,
             "priced": self.priced,
             "watts": self.accelerator.watts,
@@ -201,11 +208,13 @@ class MeasuredUtilisation:
     """The utilisation of runs that were trained: of all their FLOPs together.
 
     Attributes:
+        ends: of the middle nine tenths of these FLOPs, by the utilisation of the run that they are of.
         params: of the largest of these models.
         left_out: runs on it that were not timed, or not in numbers that can be.
     """
 
     share: float
+    ends: tuple[float, float]
     runs: int
     params: float | None
     left_out: int
@@ -225,17 +234,27 @@ def measured_utilisation(table: pd.DataFrame, accelerator: Accelerator) -> Measu
     if {"flops_kept", "device_hours"} <= columns:
         # By the time taken, for the peak of a CPU is as it is measured now, and may have been another then.
         here = here[(here["flops_kept"] > 0) & (here["device_hours"] > 0)]
-        hours, flops = here["device_hours"].sum(), here["flops_kept"].sum()
-        used = hours * SECONDS_PER_HOUR * (accelerator.peak_flops or math.inf)
+        made = here["flops_kept"]
+        each = made / (here["device_hours"] * SECONDS_PER_HOUR * (accelerator.peak_flops or math.inf))
     elif {"utilisation", "flops"} <= columns:
         here = here[here["utilisation"].between(0, 1, inclusive="right") & (here["flops"] > 0)]
-        flops, used = here["flops"].sum(), (here["flops"] / here["utilisation"]).sum()
+        made, each = here["flops"], here["utilisation"]
     else:
         return None
     if here.empty:
         return None
     params = float(here["params"].max()) if "params" in columns else None
-    return MeasuredUtilisation(min(float(flops / used), 1.0), len(here), params, len(on_it) - len(here))
+    made, each = made.astype(float), each.astype(float)
+    share = min(float(made.sum() / (made / each).sum()), 1.0)
+    return MeasuredUtilisation(share, _ends_around(share, each, made), len(here), params, len(on_it) - len(here))
+
+
+def _ends_around(share: float, each: pd.Series, made: pd.Series) -> tuple[float, float]:
+    """Between which utilisations the middle nine tenths of some FLOPs lie, and what they came to together."""
+    order = each.sort_values().index
+    below = made[order].cumsum() / made.sum()
+    low, high = (min(float(each[order].iloc[int((below < part).sum())]), 1.0) for part in (_TAIL, 1 - _TAIL))
+    return min(low, share), max(high, share)
 
 
 def parse_hardware(text: str, accelerators: Mapping[str, Accelerator] = CATALOGUE) -> tuple[Accelerator, int]:
@@ -280,23 +299,25 @@ def cluster_of(
         SpecError: a name or a figure cannot be used, or no price is listed for spot.
     """
     accelerator, chips = parse_hardware(text, accelerators)
-    measured = None
+    measured, ends = None, None
     if utilisation is not None:
         basis = "as stated"
     elif (measured := None if runs is None else measured_utilisation(runs, accelerator)) is not None:
         left_out = f" ({measured.left_out} more without a usable time left out)" if measured.left_out else ""
         utilisation, basis = measured.share, f"as measured over {measured.runs} runs on it{left_out}"
+        ends = measured.ends if measured.runs > 1 else None
     else:
-        utilisation = expected_utilisation(accelerator, math.inf)
+        utilisation, ends = expected_utilisation(accelerator, math.inf), LARGE_RUNS
         basis = "assumed, for none was stated and no run was timed on it: PaLM reached .46, others .21 to .33"
         if accelerator.platform == "cpu":
-            basis = "assumed, for none was stated and no run was timed on it"
+            basis, ends = "assumed, for none was stated and no run was timed on it", None
     usd, priced = (price, "as stated") if price is not None else _listed(accelerator, spot)
     return Cluster(
         accelerator=accelerator,
         chips=chips,
         utilisation=utilisation,
         basis=basis,
+        utilisation_range=ends,
         measured_params=None if measured is None else measured.params,
         usd_per_chip_hour=usd,
         priced=priced,

@@ -21,7 +21,7 @@ from nextscale.fit.trust.reach import ReachErrors, beyond_warnings, narrow_inter
 from nextscale.sweeps.budget.cluster import BUYS, MEASURES, Cluster
 from nextscale.sweeps.budget.queries import Query, check_queries
 from nextscale.sweeps.show.forecast_tables import request_text
-from nextscale.sweeps.show.sentences import sentence, trust
+from nextscale.sweeps.show.sentences import cost_basis, sentence, trust
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,8 +63,10 @@ def forecast_targets(
         as `nextscale.fit.optimum.forecast`, with a target for each thing asked. Each has beside what that tells:
         `asked`; `flops_interval`, None where the compute is given; `reason`, why there is none; `bits_per_byte`,
         `device_hours`, `days`, `usd` and `kwh`, each with its `_interval` (None where it is given, or follows from
-        what is); `backtest`, what one says of such a reach; `sentence` and `trust`, the answer in words and how well
-        such a forecast was tested; `data`; and of a run of any shape `optimal`, the best model
+        what is); `by_utilisation`, what a budget buys, or what the compute takes, at the
+        ends of the `utilisation_range`; `backtest`, what one says of such a reach, and `tested_reach`, the longest that
+        was tested; `sentence`, `trust` and `cost_basis`, the answer in words, how well such a forecast was tested and
+        what its cost hangs on; `data`; and of a run of any shape `optimal`, the best model
         of its compute. And `cluster`, and `compute_for`, of each target that is of a loss, a size or tokens what
         `nextscale.fit.optimum.inverse.compute_for` says.
 
@@ -84,6 +86,8 @@ def forecast_targets(
         needed += [target.pop("needed").to_dict()] if "needed" in target else []
         target |= _bits(target, bits_per_nat) | _costs(target, cluster)
         reach = target["reach"]
+        target["by_utilisation"] = law.by_utilisation(target, cluster)
+        target["tested_reach"] = None if backtests is None or backtests.problem else backtests.furthest
         target["backtest"] = None if backtests is None or reach is None else backtests.band_of(reach)
         target["data"] = None if data is None or target["tokens"] is None else law.data(target, data)
         warnings += _wasted(target)
@@ -98,7 +102,11 @@ def forecast_targets(
     narrow = [] if backtests is None else narrow_interval_warnings(backtests, fit, by_text)
     result |= {"cluster": None if cluster is None else cluster.to_dict()}
     for target in targets:
-        target |= {"sentence": sentence(target, result), "trust": trust(target)}
+        target |= {
+            "sentence": sentence(target, result),
+            "trust": trust(target),
+            "cost_basis": cost_basis(target, result),
+        }
     return result | {
         "targets": targets,
         "compute_for": needed,
@@ -177,6 +185,17 @@ class _Law:
         target |= {"loss": run["loss"], "loss_interval": run["loss_interval"]}
         optimal = None if best["params"] is None else {name: best[name] for name in ("loss", *given)}
         return target | {"asked": shape, "flops_interval": None, "reason": None, "optimal": optimal}, run["warnings"]
+
+    def by_utilisation(self, target: Mapping[str, Any], cluster: Cluster | None) -> dict[str, list[float]] | None:
+        """What moves with the utilisation, at the ends of its range: what a budget buys, or what compute takes."""
+        if cluster is None or cluster.utilisation_range is None or target["flops"] is None:
+            return None
+        shares = [end / cluster.utilisation for end in cluster.utilisation_range]
+        if {*target["asked"]} & {*BUYS}:
+            flops = [share * target["flops"] for share in shares]
+            return {"flops": flops, "loss": [one["loss"] for one in forecast(self.fit, flops, self.cost)["targets"]]}
+        known = [name for name in MEASURES if target[name] is not None]
+        return {name: [target[name] / share for share in reversed(shares)] for name in known}
 
     def data(self, target: Mapping[str, Any], data: AvailableData) -> dict[str, Any]:
         """What is needed against what there is."""

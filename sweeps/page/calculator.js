@@ -157,13 +157,18 @@ const decimals = (value) => value.toFixed(4);
 const compute = (value, digits = 3) => (value >= 1e-3 && value < 1e5 ? String(Number(value.toPrecision(digits))) : raised(value, digits));
 const FORMS = {flops: compute, loss: decimals, bits_per_byte: decimals, usd: (value) => `$${counted(value)}`};
 
+// The decimals of a loss, by the width of its interval.
+function placesOf([low, high]) {
+  const half = (high - low) / 2;
+  return half > 0 ? Math.min(Math.max(Math.ceil(-Math.log10(half)), 2), 4) : 4;
+}
+
 // The answer as one sentence, and how well such a forecast was tested: in the words of sentences.py.
 function sentence(told, amount, unit, cluster, costs) {
   const on = cluster ? ` on ${cluster.chips} ${cluster.accelerator}` : "", money = (usd) => `$${counted(usd, 3)}`;
   const asked = {flops: `${compute(amount)} FLOPs`, usd: money(amount) + on, days: `${compute(amount)} days${on}`}[unit] ??
     `${counted(amount, 3)} device-hours${on}`;
-  const [low, high] = told.loss.interval, half = (high - low) / 2;
-  const places = half > 0 ? Math.min(Math.max(Math.ceil(-Math.log10(half)), 2), 4) : 4;
+  const [low, high] = told.loss.interval, places = placesOf(told.loss.interval);
   const [loss, from, to] = [told.loss.value, low, high].map((value) => value.toFixed(places));
   const parts = told.params ? [`a ${counted(told.params.value, 3)} model on ${counted(told.tokens.value, 3)} tokens`] : [];
   if (costs.usd && unit !== "usd") parts.push(costs.usd.value < 0.01 ? "less than a cent" : money(costs.usd.value));
@@ -178,12 +183,34 @@ function lasting(seconds) {
   return seconds < 1 ? "less than a second" : `${Number(seconds.toPrecision(3))} s`;
 }
 
+const share = (value) => `${compute(100 * value)}%`, ends = (values, form) => values.map((one) => form(one)).join(" to ");
+
+// What time and cost hang on: in the words of sentences.py.
+function costBasis(told, unit, cluster, costs, forecast) {
+  if (!cluster) return "";
+  const basis = cluster.basis.split(/,| \(/)[0], bought = unit !== "flops", range = cluster.range;
+  const at = `At ${share(cluster.utilisation)} of the chips' peak, ${basis}`;
+  if (!range) return `${at}; at half of that ${bought ? "a budget buys half the compute" : "time and cost double"}.`;
+  const who = basis === "assumed" ? "published runs of large models" : "nine tenths of their compute";
+  const there = `${at}; ${who} reached ${ends(range, share)}, at which `;
+  if (bought) {
+    const flops = range.map((end) => (told.flops * end) / cluster.utilisation);
+    const losses = ends(flops, (one) => forecast(one).loss.value.toFixed(placesOf(told.loss.interval)));
+    return `${there}this buys ${ends(flops, compute)} FLOPs and a loss of ${losses}.`;
+  }
+  const of = (name, form) => ends([...range].reverse().map((end) => (costs[name].value * cluster.utilisation) / end), form);
+  const money = costs.usd ? ` and $${of("usd", (usd) => counted(usd)).replace(" to ", " to $")}` : "";
+  return `${there}this takes ${of("device_hours", (hours) => counted(hours))} device-hours, ${of("days", (days) => compute(days))} days${money}.`;
+}
+
 function trust(reach) {
   if (reach <= 1) return {grade: "inside the runs", sentence: "That lies inside the runs."};
   const band = bandOf(reach), far = `That is ${compute(reach)} times the largest run fitted`;
   if (!band) {
     const test = reach >= 30 ? `; a run 10 times the largest, for 1/${compute(reach / 10)} of this compute, would` : "";
-    return {grade: "untested", sentence: `${far}, further than any backtest among these runs reached: nothing tested the interval${test}.`};
+    const {furthest, problem} = page.calculator.tested;
+    const short = !problem && furthest > 1 && furthest < reach ? ` (${compute(furthest)} times)` : "";
+    return {grade: "untested", sentence: `${far}, further than any backtest among these runs reached${short}: nothing tested the interval${test}.`};
   }
   const often = band.cuts >= 2, missed = `missed the loss by ${(100 * band.error).toFixed(2)}%.`;
   return {grade: often ? "tested" : "tested once", sentence: `${far}; ${often ? "backtests" : "one backtest"} of such a reach ${missed}`};
@@ -246,7 +273,7 @@ function said(told) {
     const error = (100 * band.error).toFixed(2), spread = band.se === null ? "" : ` ± ${(100 * band.se).toFixed(2)}`;
     lines.push(`Backtests of such a reach missed by ${error}${spread} % (${band.reach} times; cuts: ${band.cuts}).`);
   } else if (told.reach > 1 && !problem)
-    lines.push(`A backtest among these runs tests no more than ${three(furthest)} times the largest run.`);
+    lines.push(`A backtest of this forecast among these runs tests no more than ${three(furthest)} times the largest run.`);
   return lines;
 }
 
@@ -264,7 +291,9 @@ function mark(flops, loss) {
   const group = shape("g", {class: "budget", stroke: "var(--ink)", fill: "var(--ink)"});
   group.append(shape("line", {x1: x, x2: x, y1: top, y2: bottom, "stroke-dasharray": "3 3"}));
   if (inside) group.append(shape("circle", {cx: x, cy: y, r: 3.5}));
-  const words = shape("text", {x: x + (share > 0.5 ? -5 : 5), y: bottom - 6, "font-size": 9, stroke: "none", "text-anchor": share > 0.5 ? "end" : "start"});
+  // Losses fall with compute: the corners above the last and below the first are free.
+  const [dx, y0, anchor] = share > 0.5 ? [-5, top + 9, "end"] : [5, bottom - 6, "start"];
+  const words = shape("text", {x: x + dx, y: y0, "font-size": 9, stroke: "none", "text-anchor": anchor});
   const bought = `your budget: ${loss.toFixed(2)}`;
   words.textContent = share > 1 ? `${bought}, far beyond →` : share < 0 ? `← ${bought}` : bought;
   group.append(words);
@@ -311,6 +340,7 @@ function startCalculator(told, form) {
     return {
       ...known, chips, price, utilisation,
       basis: stated ? "as stated" : known.utilisation_basis,
+      range: stated ? null : known.utilisation_range,
       priced: own ? "as stated" : known.priced,
       option: ` --on ${known.accelerator}x${chips}` + (stated ? ` --utilisation ${utilisation}` : "") +
         (own && price !== null ? ` --price ${price}` : ""),
@@ -388,6 +418,7 @@ function startCalculator(told, form) {
       ? `${told.command} --${unit} ${DECIMAL.test(typed) ? typed : amount}${one ? one.option : ""}` : told.command;
     if (!sound) {
       answer(null);
+      document.getElementById("forecast-basis").textContent = "";
       warn(problems);
       tell("", {grade: "", sentence: ""});
       note.replaceChildren();
@@ -397,6 +428,7 @@ function startCalculator(told, form) {
     const bits = factor && {value: factor * found.loss.value, interval: found.loss.interval.map((end) => factor * end)};
     const cost = costs(flops, one);
     answer({...found, near: found.near && {interval: found.near}, flops: {value: flops, interval: null}, bits_per_byte: bits, ...cost});
+    document.getElementById("forecast-basis").textContent = costBasis(found, unit, one, cost, forecast);
     tell(sentence(found, amount, unit, one, cost), trust(found.reach));
     warn([...problems, ...warned(found)]);
     note.replaceChildren(...said(found).map(line));

@@ -68,5 +68,5 @@ def known_of(answer: Answer | None, summary: Mapping[str, Any]) -> list[str]:
     known += [] if answer is None else answer.fit.warnings
     known += summary["warnings"]
     if answer is not None:
-        known += choice.warnings if choice is not None else [answer.problem] if answer.problem else []
+        known += [answer.problem] if answer.problem else [answer.tested.told] if answer.tested.bands else []
     return known

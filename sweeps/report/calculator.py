@@ -157,7 +157,8 @@ def calculator(
         '<div class="scroll" tabindex="0"><table id="forecast-answer"><thead><tr>'
         '<th scope="col" class="left">the best model</th><th scope="col">forecast</th>'
         f'<th scope="col">{fit.level:.0%} interval</th></tr></thead>\n<tbody aria-live="polite">{body}</tbody></table>'
-        f'</div>\n</div>\n</div>\n<div>\n{figure}<div class="quiet"><ul id="forecast-assumed"></ul>'
+        f'</div>\n<p id="forecast-basis" class="quiet"></p>\n</div>\n</div>\n<div>\n{figure}<div class="quiet">'
+        '<ul id="forecast-assumed"></ul>'
         f"<p>Fitted to {html.escape('; '.join((f'{len(fit.runs)} runs{also}', *fit.runs.notes)))}. The same from the "
         "command:</p>"
         f'<p><code id="forecast-command">{html.escape(command)} --flops {typed(f"{flops:.3g}")}</code></p></div>\n'

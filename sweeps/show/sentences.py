@@ -60,7 +60,10 @@ def trust(target: Mapping[str, Any]) -> dict[str, Any] | None:
         return {"grade": grade, "sentence": "That lies inside the runs."}
     far = f"That is {power_of_ten(reach)} times the largest run fitted"
     if band is None:
-        grade, why = "untested", ", further than any backtest among these runs reached: nothing tested the interval"
+        tested = target["tested_reach"]
+        short = f" ({power_of_ten(tested)} times)" if tested is not None and 1 < tested < reach else ""
+        grade = "untested"
+        why = f", further than any backtest among these runs reached{short}: nothing tested the interval"
         if reach >= _WORTH_A_TEST * _TEST:
             why += f"; a run {_TEST} times the largest, for 1/{power_of_ten(reach / _TEST)} of this compute, would"
     else:
@@ -68,6 +71,33 @@ def trust(target: Mapping[str, Any]) -> dict[str, Any] | None:
         tests = "backtests" if band["cuts"] >= _OFTEN else "one backtest"
         why = f"; {tests} of such a reach missed the loss by {band['error']:.2%}"
     return {"grade": grade, "sentence": f"{far}{why}."}
+
+
+def cost_basis(target: Mapping[str, Any], forecast: Mapping[str, Any]) -> str | None:
+    """What time and cost hang on, and their range where one is known; None without a cluster, or an answer."""
+    cluster, found = forecast["cluster"], target["by_utilisation"]
+    if cluster is None or target["flops"] is None:
+        return None
+    basis = re.split(r",| \(", cluster["utilisation_basis"])[0]
+    at = f"At {_share(cluster['utilisation'])} of the chips' peak, {basis}"
+    if found is None:
+        bought = {*target["asked"]} & {"usd", "device_hours", "days"}
+        return f"{at}; at half of that {'a budget buys half the compute' if bought else 'time and cost double'}."
+    who = "published runs of large models" if basis == "assumed" else "nine tenths of their compute"
+    at += f"; {who} reached {' to '.join(map(_share, cluster['utilisation_range']))}, at which "
+    if "flops" in found:
+        places = _places(target["loss_interval"])
+        losses = " to ".join(f"{loss:.{places}f}" for loss in found["loss"])
+        return f"{at}this buys {' to '.join(map(power_of_ten, found['flops']))} FLOPs and a loss of {losses}."
+    hours, days = (
+        " to ".join(map(form, found[key])) for key, form in (("device_hours", _amount), ("days", power_of_ten))
+    )
+    usd = f" and ${' to $'.join(map(_amount, found['usd']))}" if "usd" in found else ""
+    return f"{at}this takes {hours} device-hours, {days} days{usd}."
+
+
+def _share(value: float) -> str:
+    return f"{power_of_ten(100 * value)}%"
 
 
 def outcome(summary: Mapping[str, Any]) -> str | None:

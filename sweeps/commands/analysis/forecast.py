@@ -170,7 +170,8 @@ def forecast(
         print_json(result | {"registered": registered} | scored)
         return
     for target in result["targets"]:
-        say(" ".join(filter(None, (target["sentence"], (target["trust"] or {}).get("sentence")))))
+        trust = (target["trust"] or {}).get("sentence")
+        say(" ".join(filter(None, (target["sentence"], trust, target["cost_basis"]))))
     for table in [*forecast_tables(result), *([task_table(tasks)] if tasks else [])]:
         screen.print(table.rich())
     for entry in registered:

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -134,6 +135,18 @@ class TestUtilisation:
         hour = CATALOGUE["h100"].peak_flops * 3600
         runs = table(flops_kept=[hour, hour], device_hours=[2.0, 4.0])
         assert measured_utilisation(runs, CATALOGUE["h100"]).share == pytest.approx(2 / 6)
+
+    def test_its_range_is_that_of_the_middle_of_the_compute(self):
+        """Of a hundred runs alike but for how well they used the chip, and one of hardly any compute that did not."""
+        shares = np.linspace(0.2, 0.4, 101)
+        runs = table(flops=[1e18] * 101 + [1e10], utilisation=[*shares, 1e-3])
+        told = measured_utilisation(runs, CATALOGUE["h100"])
+        assert told.ends == (pytest.approx(0.21, abs=0.003), pytest.approx(0.39, abs=0.003))
+        assert told.ends[0] < told.share < told.ends[1]
+        assert cluster_of("h100x8", runs=runs).utilisation_range == told.ends
+        assert cluster_of("h100x8", runs=runs, utilisation=0.3).utilisation_range is None
+        low, high = cluster_of("h100x8").utilisation_range
+        assert low < cluster_of("h100x8").utilisation < high
 
     def test_runs_elsewhere_or_without_a_time_say_nothing(self):
         assert measured_utilisation(table(accelerator=["a100"]), CATALOGUE["h100"]) is None

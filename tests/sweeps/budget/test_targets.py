@@ -49,6 +49,22 @@ class TestDirections:
             assert one["loss_interval"] == pytest.approx([low[0], high[0]], rel=1e-9)
             assert one["usd"] == pytest.approx(one["flops"] / (989.4e12 * 0.4 * 3600) * 6.88, rel=1e-9)
 
+    @pytest.mark.parametrize("asked", [{"flops": 5e21}, {"usd": 2e4}, {"days": 30.0}])
+    def test_the_ends_of_the_utilisation_are_what_it_would_be_there(self, found, asked):
+        cluster = cluster_of("h100x64")
+        (told,) = forecast_targets(found, [asked], cluster=cluster)["targets"]
+        ends = [dataclasses.replace(cluster, utilisation=end) for end in cluster.utilisation_range]
+        there = [forecast_targets(found, [asked], cluster=one)["targets"][0] for one in ends]
+        moved = told["by_utilisation"]
+        assert {*moved} == ({"flops", "loss"} if "flops" not in asked else {"device_hours", "days", "usd", "kwh"})
+        for name, values in moved.items():
+            expected = [one[name] for one in there]
+            assert values == pytest.approx(expected if "flops" in moved else expected[::-1], rel=1e-9)
+        assert "assumed; published runs of large models reached 21% to 46%" in told["cost_basis"]
+        assert forecast_targets(found, [asked], cluster=cluster_of("h100x64", utilisation=0.3))["targets"][0][
+            "cost_basis"
+        ].startswith("At 30% of the chips' peak, as stated; at half of that")
+
     def test_a_run_of_any_shape(self, found):
         (told,) = forecast_targets(found, [{"params": 3e9, "tokens": 1e11}])["targets"]
         assert told["flops"] == pytest.approx(6 * 3e9 * 1e11)

@@ -66,6 +66,7 @@ def test_the_calculator_agrees_with_the_command(page, reported, capsys):
         page.fill("[name=budget]", f"{value:g}")
         told = page.evaluate(ANSWER)
         assert page.inner_text("#forecast-sentence") == target["sentence"]
+        assert page.inner_text("#forecast-basis") == target["cost_basis"]
         assert page.inner_text("#forecast-trust") == target["trust"]["sentence"]
         assert page.inner_text("#forecast-grade") == target["trust"]["grade"]
         for name in ("flops", "loss", "params", "tokens", "tokens_per_param", "device_hours", "days", "usd", "kwh"):

@@ -79,7 +79,8 @@ def test_a_verdict_against_the_law_is_the_first_warning(called, tmp_path, beaten
 def test_where_few_runs_can_be_backtested_the_warnings_and_the_section_say_so(swept, called, tmp_path):
     page = tmp_path / "page.html"
     assert called("report", swept[1], "--out", page, "--figures", tmp_path / "figures")[0] == 0
-    assert any(re.match(r"tested up to \d\.\d+ times beyond the runs fitted", text) for text in said_in(page, "trust"))
+    reached = [re.match(r"backtests of this forecast reached ([\d.]+) times", text) for text in said_in(page, "trust")]
+    assert len({found[1] for found in reached if found}) == 1
     assert any(re.match("(too )?few budgets", text) for text in said_in(page, "trust"))
 
 
