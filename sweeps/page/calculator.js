@@ -294,7 +294,7 @@ function mark(flops, loss) {
   // Losses fall with compute: the corners above the last and below the first are free.
   const [dx, y0, anchor] = share > 0.5 ? [-5, top + 9, "end"] : [5, bottom - 6, "start"];
   const words = shape("text", {x: x + dx, y: y0, "font-size": 9, stroke: "none", "text-anchor": anchor});
-  const bought = `your budget: ${loss.toFixed(2)}`;
+  const bought = `your budget: loss ${loss.toFixed(2)}`;
   words.textContent = share > 1 ? `${bought}, far beyond →` : share < 0 ? `← ${bought}` : bought;
   group.append(words);
   drawing.querySelector(".budget")?.remove();

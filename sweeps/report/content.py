@@ -170,13 +170,16 @@ def runs_table(runs: pd.DataFrame) -> tuple[Table, list[str]]:
     return Table(found.title, found.columns, found.rows, left=left), [key for _, key, _ in shown]
 
 
-def backtest_table(choice: Any, whom: str) -> Table:
-    """What `nextscale.fit.trust.choice.choose` says of one law, by how far it reached, beside what takes no law.
+def backtest_table(choice: Any, whom: str, together: Sequence[Mapping[str, Any]] = ()) -> Table:
+    """What `nextscale.fit.trust.choice.choose` says of each law, by how far it reached, beside what takes no law.
 
     Args:
         whom: of which runs.
+        together: where the forecast is of several laws, what these missed together at each step of reach, as
+            `nextscale.fit.trust.reach.ReachErrors.bands`.
     """
-    rows = [*choice.summary.to_dict("records"), *choice.baselines.to_dict("records")]
+    forecast = [{"law": "the forecast: all laws, weighed", **band} for band in together]
+    rows = [*forecast, *choice.summary.to_dict("records"), *choice.baselines.to_dict("records")]
     for row in rows:
         row["beyond"] = "any" if row["reach"] == "all" else f"{row['reach']} times"
         row["within"] = percent_with_error(row["error"], row["se"])

@@ -154,7 +154,7 @@ def backtest_plot(choice: Choice) -> Plot:
     return Plot(
         "backtest",
         "Backtest",
-        "The law is fitted to the runs up to a budget and forecasts those above: its error, beside what takes no law.",
+        "Each law alone, fitted up to a budget, forecasts the runs above: its error, beside what takes no law.",
         (functools.partial(plot.backtest, choice=choice),),
         choice.table,
     )

@@ -21,6 +21,7 @@ from nextscale.fit.optimum.isoflop import isoflops, optimum_law
 from nextscale.fit.optimum.known_models import known_models
 from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.fit.trust.card import card as fit_card
+from nextscale.fit.trust.consensus import Consensus
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.budget.targets import bits_per_nat_of
 from nextscale.sweeps.errors import USER_ERRORS, SpecError
@@ -250,9 +251,9 @@ class _Writer:
         if answer is not None and answer.choice is not None:
             whom = "of all runs, held-out ones too," if self.report.held_out else "of the runs"
             drawn = _drawings([self._draw(plots.backtest_plot(answer.choice))])
-            backtest = content.side_by_side(
-                drawn, table(content.backtest_table(answer.choice, whom), "tested"), "beside"
-            )
+            together = answer.tested.bands if isinstance(answer.fit, Consensus) else ()
+            shown = content.backtest_table(answer.choice, whom, together)
+            backtest = content.side_by_side(drawn, table(shown, "tested"), "beside")
         known = content.warnings(known_of(answer, self.report.summary))
         yield from content.section("trust", "How sure", scored, known, backtest)
 

@@ -19,7 +19,21 @@ from nextscale.sweeps.report.answer import Answer
 from nextscale.sweeps.report.calculator import calculator_data
 
 NARROW = {"width": 360, "height": 740}
-BUDGETS = (1e6, 3.7e8, 2e9, 4.56e11, 1e15, 8e21)
+SOME = {
+    "flops": (1e6, 3.7e8, 2e9, 4.56e11, 1e15, 8e21),
+    "usd": (1e-3, 2e6, 3e12),
+    "days": (0.25, 90),
+    "device-hours": (3e4,),
+}
+TEN = {
+    unit: np.geomspace(*ends, 10)
+    for unit, ends in {
+        "flops": (1e7, 1e24),
+        "usd": (1e-4, 1e8),
+        "days": (1e-6, 3e3),
+        "device-hours": (1e-4, 1e8),
+    }.items()
+}
 ANSWER = """
 () => Object.fromEntries([...document.querySelectorAll("#forecast-answer tr[data-row]")].map((row) =>
   [row.dataset.row, [...row.querySelectorAll("data")].map((one) => Number(one.value))]))
@@ -48,14 +62,13 @@ def test_it_opens_without_errors_and_asks_nobody(page):
     assert drawn
 
 
-def test_the_calculator_agrees_with_the_command(page, reported, capsys):
-    asked = [text for flops in BUDGETS for text in ("--flops", f"{flops:g}")]
-    bought = [("usd", 1e-3), ("usd", 2e6), ("usd", 3e12), ("days", 0.25), ("days", 90), ("device-hours", 3e4)]
-    dollars = [text for unit, amount in bought for text in (f"--{unit}", f"{amount:g}")]
+@pytest.mark.parametrize("budgets", [SOME, pytest.param(TEN, marks=pytest.mark.slow)], ids=["some", "ten"])
+def test_the_calculator_agrees_with_the_command(page, reported, capsys, budgets):
+    asked = [text for unit, amounts in budgets.items() for one in amounts for text in (f"--{unit}", f"{one:g}")]
     base = page.evaluate("page.calculator.command").split()[3:]
     hardware = ["--on", "h100x512", "--utilisation", "0.31", "--price", "2.5"]
     with pytest.raises(SystemExit):
-        main(["forecast", str(reported), *base, *asked, *dollars, *hardware, "--json"])
+        main(["forecast", str(reported), *base, *asked, *hardware, "--json"])
     targets = json.loads(capsys.readouterr().out)["targets"]
     page.select_option("[name=on]", "h100")
     for name, text in (("chips", "512"), ("utilisation", "0.31"), ("price", "2.5")):
