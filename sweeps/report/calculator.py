@@ -153,11 +153,11 @@ def calculator(
         '<details class="trust"><summary><span id="forecast-grade" class="grade" '
         f'data-grade="{trust["grade"]}">{trust["grade"]}</span> <span id="forecast-trust">'
         f'{html.escape(trust["sentence"])}</span></summary><ul id="forecast-said"></ul></details>\n'
-        '<div id="forecast-warned" aria-live="polite"></div>\n'
+        '<div id="forecast-warned" aria-live="polite"></div>\n<p id="forecast-basis" class="quiet"></p>\n'
         '<div class="scroll" tabindex="0"><table id="forecast-answer"><thead><tr>'
         '<th scope="col" class="left">the best model</th><th scope="col">forecast</th>'
         f'<th scope="col">{fit.level:.0%} interval</th></tr></thead>\n<tbody aria-live="polite">{body}</tbody></table>'
-        f'</div>\n<p id="forecast-basis" class="quiet"></p>\n</div>\n</div>\n<div>\n{figure}<div class="quiet">'
+        f'</div>\n</div>\n</div>\n<div>\n{figure}<div class="quiet">'
         '<ul id="forecast-assumed"></ul>'
         f"<p>Fitted to {html.escape('; '.join((f'{len(fit.runs)} runs{also}', *fit.runs.notes)))}. The same from the "
         "command:</p>"

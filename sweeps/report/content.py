@@ -178,7 +178,7 @@ def backtest_table(choice: Any, whom: str, together: Sequence[Mapping[str, Any]]
         together: where the forecast is of several laws, what these missed together at each step of reach, as
             `nextscale.fit.trust.reach.ReachErrors.bands`.
     """
-    forecast = [{"law": "the forecast: all laws, weighed", **band} for band in together]
+    forecast = [{"law": "the forecast", **band} for band in together]
     rows = [*forecast, *choice.summary.to_dict("records"), *choice.baselines.to_dict("records")]
     for row in rows:
         row["beyond"] = "any" if row["reach"] == "all" else f"{row['reach']} times"

@@ -28,7 +28,7 @@ def write_slide(file: Path, title: str, sentence: str, trust: str, plot: Plot, f
     rc = {**STYLE, "font.size": 14, "svg.hashsalt": "slide"}
     with matplotlib.rc_context(rc):
         figure = Figure(figsize=_INCHES)
-        ax = figure.add_axes((0.53, 0.2, 0.43, 0.62))
+        ax = figure.add_axes((0.53, 0.24, 0.43, 0.58))
         for panel in plot.panels:
             panel(ax)
         figure.text(0.04, 0.9, title, fontsize=18, color=_QUIET, va="bottom", parse_math=False)
