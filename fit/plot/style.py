@@ -159,7 +159,7 @@ def _covers(ax: Axes, legend: Legend) -> bool:
 
 def _meets(path: Path, box: Bbox, filled: bool = True) -> bool:
     clean = path.cleaned(remove_nans=True)
-    return len(clean.vertices) > 1 and bool(clean.intersects_bbox(box, filled=filled))
+    return np.size(clean.vertices) > 2 and bool(clean.intersects_bbox(box, filled=filled))
 
 
 def keep_readable(figure: Figure) -> None:

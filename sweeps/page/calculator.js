@@ -192,13 +192,14 @@ function costBasis(told, unit, cluster, costs, forecast) {
   const at = `At ${share(cluster.utilisation)} of the chips' peak, ${basis}`;
   if (!range) return `${at}; at half of that ${bought ? "a budget buys half the compute" : "time and cost double"}.`;
   const who = basis === "assumed" ? "published runs of large models" : "nine tenths of their compute";
-  const there = `${at}; ${who} reached ${ends(range, share)}, at which `;
+  const reached = `${at}; ${who} reached ${ends(range, share)}`, there = `${reached}, at which `;
   if (bought) {
     const flops = range.map((end) => (told.flops * end) / cluster.utilisation);
     const losses = ends(flops, (one) => forecast(one).loss.value.toFixed(placesOf(told.loss.interval)));
     return `${there}this buys ${ends(flops, compute)} FLOPs and a loss of ${losses}.`;
   }
   const of = (name, form) => ends([...range].reverse().map((end) => (costs[name].value * cluster.utilisation) / end), form);
+  if ((costs.device_hours.value * cluster.utilisation) / range[0] < 1e-3) return `${reached}.`;
   const money = costs.usd ? ` and $${of("usd", (usd) => counted(usd)).replace(" to ", " to $")}` : "";
   return `${there}this takes ${of("device_hours", (hours) => counted(hours))} device-hours, ${of("days", (days) => compute(days))} days${money}.`;
 }

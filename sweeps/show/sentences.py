@@ -84,7 +84,10 @@ def cost_basis(target: Mapping[str, Any], forecast: Mapping[str, Any]) -> str | 
         bought = {*target["asked"]} & {"usd", "device_hours", "days"}
         return f"{at}; at half of that {'a budget buys half the compute' if bought else 'time and cost double'}."
     who = "published runs of large models" if basis == "assumed" else "nine tenths of their compute"
-    at += f"; {who} reached {' to '.join(map(_share, cluster['utilisation_range']))}, at which "
+    at += f"; {who} reached {' to '.join(map(_share, cluster['utilisation_range']))}"
+    if "device_hours" in found and found["device_hours"][1] < _SMALL:
+        return f"{at}."  # next to nothing at either
+    at += ", at which "
     if "flops" in found:
         places = _places(target["loss_interval"])
         losses = " to ".join(f"{loss:.{places}f}" for loss in found["loss"])

@@ -194,7 +194,9 @@ def test_a_frontier_far_beyond_the_runs_says_how_far(called, known):
     code, out, _ = called("frontier", known, "--flops", "1e30", "--json")
     assert code == 0
     (warning,) = [text for text in json.loads(out)["warnings"] if "1e+30 FLOPs" in text]
-    assert re.search(r"1e\+10 times the largest run fitted: a backtest among these runs tests no more than", warning)
+    assert re.search(
+        r"1e\+10 times the largest run fitted: a backtest of this forecast among these runs tests no more", warning
+    )
 
 
 def test_losses_below_zero_are_refused_with_the_constant_that_mends_it(called, published_folder):
