@@ -60,8 +60,7 @@ def backtest(
     if delta is not None and objectives is None:
         raise SpecError("--delta: is that of an --objective; name one")
     runs = source.read_all(laws or ())
-    if along is not None:
-        runs = runs.ordered_along(column_of(along))
+    runs = runs if along is None else runs.ordered_along(column_of(along))
     losses = LOSSES if objectives is None else [Loss.of(kind, delta or 1e-3) for kind in objectives]
     with busy(len(runs)):
         choice = choose(runs, candidates_for(runs, laws, losses), cuts=cut or cuts)
