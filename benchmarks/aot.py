@@ -140,9 +140,8 @@ def collectives(text, fsdp):
             return
         often[name] = times
         for line in bodies[name].splitlines():
-            if loop := re.search(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)", line):
-                rounds = re.search(r"[su]32\[\]\S* constant\((\d+)\)", bodies[loop[1]])
-                visit(loop[2], times * (int(rounds[1]) if rounds else 1))
+            if loop := re.search(r" while\(%([\w.-]+)\), condition=%([\w.-]+), body=%([\w.-]+)", line):
+                visit(loop[3], times * rounds(bodies[name], loop[1], bodies[loop[2]], bodies[loop[3]]))
                 continue
             if kind := re.search(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(", line):
                 number = re.search(r"channel_id=(\d+)", line)
@@ -161,6 +160,38 @@ def collectives(text, fsdp):
         number, bytes_ = total.get(kind, (0, 0))
         total[kind] = number + times, bytes_ + times * size
     return total
+
+
+def rounds(around, first, condition, body):
+    """How often a loop goes round; 1 where its end is not in the program. XLA may have put two rounds into one, after
+    which it counts by twos.
+
+    Args:
+        around: the computation that it is in, and in it the name of the tuple that it begins with.
+    """
+
+    def line(text, name):
+        found = re.search(rf"^\s*(?:ROOT )?%{re.escape(name)} = .*$", text, re.MULTILINE)
+        return found[0] if found else ""
+
+    def number(text, name):
+        while copied := re.search(r" copy\(%([\w.-]+)\)", line(text, name)):
+            name = copied[1]
+        found = re.search(r" constant\((\d+)\)", line(text, name))
+        return int(found[1]) if found else None
+
+    def part(text, tuple_line, i):
+        return re.findall(r"%([\w.-]+)", re.search(r" tuple\((.*?)\)", tuple_line)[1])[i]
+
+    test = re.search(r"ROOT .* compare\(%([\w.-]+), %([\w.-]+)\), direction=LT", condition)
+    end = number(condition, test[2]) if test else None
+    if end is None:
+        return 1
+    counter = int(re.search(r"index=(\d+)", line(condition, test[1]))[1])
+    step = line(body, part(body, re.search(r"ROOT .*", body)[0], counter))
+    step = [number(body, name) for name in re.findall(r"%([\w.-]+)", step.split(" add(")[-1].split(")")[0])]
+    start = number(around, part(around, line(around, first), counter)) or 0
+    return -(-(end - start) // next(filter(None, step), 1))
 
 
 def row(found):
