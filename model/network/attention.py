@@ -19,21 +19,21 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from nextscale.model.config.run import ModelConfig
 from nextscale.model.network.kernels import SPLASH_TILES, Kernel, query_blocks
-from nextscale.model.network.sharding import row_axes
+from nextscale.model.network.sharding import AnyMesh, row_axes, shard_map
 
 FROM_KERNEL = "from a kernel"
 """The name of what a flash kernel gives, for `jax.checkpoint`: to compute it twice is to run the kernel twice."""
 
 
-def platform(mesh: Mesh | None = None) -> str:
+def platform(mesh: AnyMesh | None = None) -> str:
     """The platform of a mesh, or the one at hand, for `kernel_for`: AMD's GPUs call themselves `gpu` too, but have no
     cuDNN."""
-    if mesh is not None and mesh.devices.flat[0].platform == "tpu":
+    device = None if mesh is None else mesh.abstract_mesh.abstract_device
+    if device is not None and device.platform == "tpu":
         return "tpu"  # also where it is described alone
     backend = jax.extend.backend.get_backend()
     return "cuda" if "cuda" in backend.platform_version else backend.platform
@@ -48,7 +48,7 @@ def attend(
     *,
     scores_multiplier: float = 1.0,
     document_BxT: jax.Array | None = None,
-    mesh: Mesh | None = None,
+    mesh: AnyMesh | None = None,
 ) -> jax.Array:
     """Softmax attention, B x T x H x K, each of the G heads of keys and values shared by H / G queries in a row.
 
@@ -114,7 +114,7 @@ def splash_attention(
     *,
     scale: float,
     document_BxT: jax.Array | None = None,
-    mesh: Mesh | None = None,
+    mesh: AnyMesh | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """Softmax attention, B x T x H x K, on TPUs.
@@ -141,8 +141,7 @@ def splash_attention(
     rows = row_axes(mesh, len(q_BxTxHxK))
     spec = P(rows, None, "tensor" if split else None)
     specs = (spec,) * 3 + (P(rows),) * len(documents)
-    everywhere = jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)
-    return everywhere(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, *documents)
+    return shard_map(local, mesh, specs, spec)(q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, *documents)
 
 
 def _segments(document_BxT: jax.Array) -> Any:

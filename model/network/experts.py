@@ -18,14 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from nextscale.model.config.experts import expert_width, mixture_blocks
 from nextscale.model.config.run import Network
 from nextscale.model.network.attention import FROM_KERNEL, platform
 from nextscale.model.network.mlp import MLP, Weight, matrix
-from nextscale.model.network.sharding import row_axes, weight_spec
+from nextscale.model.network.sharding import AnyMesh, row_axes, shard_map, weight_spec
 from nextscale.model.network.variants import activate
 
 PyTree = Any
@@ -85,7 +84,7 @@ class MixtureOfExperts(nnx.Module):
         self.experts = Experts(c, rngs=rngs)
         self.shared = MLP(c, c.shared_experts * expert_width(c), dtype=dtype, rngs=rngs) if c.shared_experts else None
 
-    def __call__(self, x_NxD: jax.Array, T: int, mesh: Mesh | None = None) -> tuple[jax.Array, Routing]:
+    def __call__(self, x_NxD: jax.Array, T: int, mesh: AnyMesh | None = None) -> tuple[jax.Array, Routing]:
         weight_Nxk, chosen_Nxk, routing = self.route(x_NxD, T)
         y_NxD = self._routed(x_NxD, weight_Nxk, chosen_Nxk, mesh)
         return y_NxD if self.shared is None else y_NxD + self.shared(x_NxD), routing
@@ -115,7 +114,9 @@ class MixtureOfExperts(nnx.Module):
         )
         return c.routed_scale * weight_Nxk, chosen_Nxk, routing
 
-    def _routed(self, x_NxD: jax.Array, weight_Nxk: jax.Array, chosen_Nxk: jax.Array, mesh: Mesh | None) -> jax.Array:
+    def _routed(
+        self, x_NxD: jax.Array, weight_Nxk: jax.Array, chosen_Nxk: jax.Array, mesh: AnyMesh | None
+    ) -> jax.Array:
         """What the chosen experts of each token give, weighted."""
         of = [
             w[...].astype(self.dtype) for w in (self.experts.up, self.experts.down, self.experts.gate) if w is not None
@@ -124,13 +125,8 @@ class MixtureOfExperts(nnx.Module):
         if mesh is None:
             return local(None, x_NxD, weight_Nxk, chosen_Nxk, *of)
         rows, axis = P(row_axes(mesh, len(x_NxD))), weight_spec(mesh, "hidden", of[0].shape)[0]
-        return jax.shard_map(
-            functools.partial(local, axis),
-            mesh=mesh,
-            in_specs=(rows, rows, rows, *[P(axis)] * len(of)),
-            out_specs=rows,
-            check_vma=False,
-        )(x_NxD, weight_Nxk, chosen_Nxk, *of)
+        specs = (rows, rows, rows, *[P(axis)] * len(of))
+        return shard_map(functools.partial(local, axis), mesh, specs, rows)(x_NxD, weight_Nxk, chosen_Nxk, *of)
 
 
 def balance_of(sent_NxE: jax.Array, share_NxE: jax.Array, T: int) -> jax.Array:

@@ -13,7 +13,6 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from nextscale.model.config.code import Function
@@ -24,7 +23,7 @@ from nextscale.model.external.code import check_call, load
 from nextscale.model.network.experts import Routing
 from nextscale.model.network.kernels import Recompute, loss_parts
 from nextscale.model.network.modules import OwnModule
-from nextscale.model.network.sharding import ROWS, row_axes, weight_spec
+from nextscale.model.network.sharding import AnyMesh, row_axes, shard_map, weight_spec
 from nextscale.model.network.transformer import Transformer, head_logits
 
 ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
@@ -82,7 +81,7 @@ def prediction_weights(
 def batch_loss(
     module: Transformer | OwnModule,
     batch_BxT1: jax.Array,
-    mesh: Mesh | None = None,
+    mesh: AnyMesh | None = None,
     *,
     recompute: Recompute = "none",
     own: Function | None = None,
@@ -159,7 +158,9 @@ def _own_loss(own: Function, logits_BxTxV: jax.Array, labels_BxT: jax.Array, wei
     return _mean(jnp.asarray(found, jnp.float32), weight_BxT)
 
 
-def batch_cross_entropy(module: Transformer | OwnModule, batch_BxT1: jax.Array, mesh: Mesh | None = None) -> jax.Array:
+def batch_cross_entropy(
+    module: Transformer | OwnModule, batch_BxT1: jax.Array, mesh: AnyMesh | None = None
+) -> jax.Array:
     """`cross_entropy` of a model on a batch, B x T."""
     tokens_BxT = batch_BxT1[:, :-1]
     if isinstance(module, OwnModule):
@@ -185,13 +186,13 @@ class _Head(NamedTuple):
     cap: float | None
     z_loss: float
     dtype: str
-    mesh: Mesh | None
+    mesh: AnyMesh | None
     axes: tuple[str, ...] | None
     width: str | None
     vocab: str | None
 
     @classmethod
-    def of(cls, module: Transformer, N: int, mesh: Mesh | None) -> _Head:
+    def of(cls, module: Transformer, N: int, mesh: AnyMesh | None) -> _Head:
         c, axes, width, vocab = module.c, None, None, None
         V = c.vocab
         if mesh is not None:
@@ -256,13 +257,8 @@ def _by_parts(
         return local(x_NxD, head_DxV, labels_N, weight_N)
     rows, weight = P(head.axes), P(head.width, head.vocab)
     found = (rows, rows, rows, P(head.width if head.axes else None, head.vocab))
-    return jax.shard_map(
-        local,
-        mesh=head.mesh,
-        in_specs=(rows, weight, rows, rows),
-        out_specs=found if gradient else found[:2],
-        check_vma=False,
-    )(x_NxD, head_DxV, labels_N, weight_N)
+    spread = shard_map(local, head.mesh, (rows, weight, rows, rows), found if gradient else found[:2])
+    return spread(x_NxD, head_DxV, labels_N, weight_N)
 
 
 def _local_parts(
@@ -311,7 +307,7 @@ def _local_parts(
     if head.axes is not None:
         if head.width is not None:
             by_head_DxV = jax.lax.psum_scatter(by_head_DxV, head.width, tiled=True)
-        by_head_DxV = jax.lax.psum(by_head_DxV, [axis for axis in ROWS if axis != head.width])
+        by_head_DxV = jax.lax.psum(by_head_DxV, [axis for axis in head.axes if axis != head.width])
     return *found, by_head_DxV
 
 

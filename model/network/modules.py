@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh
 
 from nextscale.model.config.module import NO_GROUP, ModuleNetwork
 from nextscale.model.config.parametrization import Group
@@ -25,6 +24,7 @@ from nextscale.model.errors import InputError, describe_error
 from nextscale.model.external.code import load
 from nextscale.model.network import transformer
 from nextscale.model.network.kernels import Recompute
+from nextscale.model.network.sharding import AnyMesh
 from nextscale.model.network.transformer import Transformer
 
 PyTree = Any
@@ -46,7 +46,9 @@ class OwnModule:
     def __init__(self, network: ModuleNetwork, dtype: str, module: nnx.Module):
         self.network, self.dtype, self.module = network, jnp.dtype(dtype), module
 
-    def __call__(self, tokens_BxT: jax.Array, mesh: Mesh | None = None, *, recompute: Recompute = "none") -> jax.Array:
+    def __call__(
+        self, tokens_BxT: jax.Array, mesh: AnyMesh | None = None, *, recompute: Recompute = "none"
+    ) -> jax.Array:
         """Float32 logits, B x T x V. XLA places what is computed on a mesh, and keeps what a gradient needs.
 
         Raises:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,8 @@ from nextscale.model.config.parametrization import Group
 from nextscale.model.errors import InputError
 
 PyTree = Any
+AnyMesh = Mesh | AbstractMesh
+"""Within a `shard_map`, or of devices that are not here, a mesh is known by its shape alone."""
 
 SPLIT: dict[Group, tuple[str, ...]] = {
     "embedding": ("tensor", "fsdp"),  # V x D
@@ -146,7 +148,7 @@ def shardings(mesh: Mesh | None, groups: PyTree, state: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(of, state)
 
 
-def weight_spec(mesh: Mesh, group: Group, shape: tuple[int, ...]) -> P:
+def weight_spec(mesh: AnyMesh, group: Group, shape: tuple[int, ...]) -> P:
     """The axis that each dimension of a weight is split along, if any.
 
     That is what the weight says itself (see `modules.SplitGroup`), else what its group says. Matrices of experts, E x
@@ -162,21 +164,35 @@ def weight_spec(mesh: Mesh, group: Group, shape: tuple[int, ...]) -> P:
     return P(*(axis if axis and n % mesh.shape[axis] == 0 else None for axis, n in zip(axes, shape, strict=True)))
 
 
-def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def rows_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
+def rows_sharding(mesh: AnyMesh) -> NamedSharding:
     """Of batches, K x B x (T+1)."""
     return NamedSharding(mesh, P(None, ROWS))
 
 
-def row_axes(mesh: Mesh | AbstractMesh, n: int) -> tuple[str, ...] | None:
+def free_axes(mesh: AnyMesh) -> tuple[str, ...]:
+    """The axes that XLA spreads arrays over: all but those of a `shard_map` around us, in which a device has its own
+    part of an array and knows no other."""
+    return tuple(axis for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True) if kind != AxisType.Manual)
+
+
+def shard_map(f: Callable[..., Any], mesh: AnyMesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """A function that each device computes of its own parts."""
+    return jax.shard_map(
+        f, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names=set(free_axes(mesh)), check_vma=False
+    )
+
+
+def row_axes(mesh: AnyMesh, n: int) -> tuple[str, ...] | None:
     """The axes that n rows are spread over; None, so that every device has them all, where they do not divide."""
-    return ROWS if n % math.prod(mesh.shape[axis] for axis in ROWS) == 0 else None
+    axes = tuple(axis for axis in ROWS if axis in free_axes(mesh))
+    return axes if n % math.prod(mesh.shape[axis] for axis in axes) == 0 else None
 
 
-def shard_rows(mesh: Mesh | None, x_NxD: jax.Array) -> jax.Array:
+def shard_rows(mesh: AnyMesh | None, x_NxD: jax.Array) -> jax.Array:
     """A residual stream, spread as the sequences are, and whole along `tensor`.
 
     Unless told, XLA splits it by features where the weights along `fsdp` are, and every device computes every sequence.

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nextscale.model.config.experts import mixture_blocks
@@ -26,7 +26,7 @@ from nextscale.model.network.attention import FROM_KERNEL, alibi_slopes, attend,
 from nextscale.model.network.experts import MixtureOfExperts, Routing
 from nextscale.model.network.kernels import Recompute, kernel_for, scans
 from nextscale.model.network.mlp import MLP, Weight, matrix
-from nextscale.model.network.sharding import shard_rows, weight_spec
+from nextscale.model.network.sharding import AnyMesh, shard_rows, weight_spec
 from nextscale.model.network.variants import turn
 
 PyTree = Any
@@ -63,7 +63,9 @@ class Attention(nnx.Module):
         self.query_norm = Norm(c, head_width) if c.qk_norm else None
         self.key_norm = Norm(c, head_width) if c.qk_norm else None
 
-    def __call__(self, x_NxD: jax.Array, T: int, mesh: Mesh | None, document_BxT: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x_NxD: jax.Array, T: int, mesh: AnyMesh | None, document_BxT: jax.Array | None = None
+    ) -> jax.Array:
         c, K = self.c, self.c.query_width // self.c.heads
         matrices = self.query[...], self.key[...], self.value[...]
         if mesh is None or mesh.shape["tensor"] == 1:
@@ -103,7 +105,7 @@ class Block(nnx.Module):
             self.mlp = None if c.mlp == "none" else MLP(c, c.hidden_width, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, x_NxD: jax.Array, T: int, mesh: Mesh | None = None, document_BxT: jax.Array | None = None
+        self, x_NxD: jax.Array, T: int, mesh: AnyMesh | None = None, document_BxT: jax.Array | None = None
     ) -> tuple[jax.Array, Routing | None]:
         """The residual stream after it, and where its tokens went if it has experts."""
         scale, routing = self.c.residual_multiplier, None
@@ -129,7 +131,9 @@ class Transformer(nnx.Module):
         self.norm = Norm(c, c.width, group="final_norm")
         self.head = None if c.tied else matrix(rngs, "head", c.width, c.vocab)
 
-    def __call__(self, tokens_BxT: jax.Array, mesh: Mesh | None = None, *, recompute: Recompute = "none") -> jax.Array:
+    def __call__(
+        self, tokens_BxT: jax.Array, mesh: AnyMesh | None = None, *, recompute: Recompute = "none"
+    ) -> jax.Array:
         """Logits, B x T x V (see `features`)."""
         logits_NxV = self.logits(self.features(tokens_BxT, mesh, recompute=recompute)[0])
         return logits_NxV.reshape(*tokens_BxT.shape, -1)
@@ -139,7 +143,7 @@ class Transformer(nnx.Module):
         return head_logits(x_NxD, self.head_DxV.astype(self.dtype), self.c.logit_cap)
 
     def features(
-        self, tokens_BxT: jax.Array, mesh: Mesh | None = None, *, recompute: Recompute = "none"
+        self, tokens_BxT: jax.Array, mesh: AnyMesh | None = None, *, recompute: Recompute = "none"
     ) -> tuple[jax.Array, Routing | None]:
         """What the head reads, N x D, and where the tokens went in each block that has experts, if any has.
 
@@ -184,7 +188,7 @@ def apply_blocks(
     blocks: Sequence[Block],
     x_NxD: jax.Array,
     T: int,
-    mesh: Mesh | None,
+    mesh: AnyMesh | None,
     recompute: Recompute,
     document_BxT: jax.Array | None = None,
 ) -> tuple[jax.Array, Routing | None]:
@@ -219,7 +223,7 @@ def _is_variable(x: Any) -> bool:
     return isinstance(x, nnx.Variable)
 
 
-def _stack(dtype: jnp.dtype, mesh: Mesh | None, *weights: Weight) -> nnx.Variable:
+def _stack(dtype: jnp.dtype, mesh: AnyMesh | None, *weights: Weight) -> nnx.Variable:
     """The weights of all blocks in one array, each device's own parts of them.
 
     Matrices are copied as they are used, in half the memory where that is bfloat16; a router is used in float32.

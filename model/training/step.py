@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from nextscale.model.accounting import flops_per_step, steps_per_row
 from nextscale.model.config.code import Function, is_target
@@ -28,7 +29,7 @@ from nextscale.model.network.initial import rescaled
 from nextscale.model.network.kernels import RECOMPUTE, Recompute
 from nextscale.model.network.loss import batch_loss, is_scored
 from nextscale.model.network.modules import groups_of, initial_params, model_of
-from nextscale.model.network.sharding import replicated, rows_sharding, shardings
+from nextscale.model.network.sharding import AnyMesh, replicated, rows_sharding, shardings
 from nextscale.model.training import spikes, tally
 from nextscale.model.training.optimizer import Hyperparameters, hyperparameters, optimizer, taken_by
 
@@ -280,6 +281,63 @@ def _train_stretches(
     return jax.lax.scan(stretch, state, inputs._replace(batches=batches, schedule=schedule))
 
 
+def gradient_of(program: Program, params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, Found]:
+    """The gradient of a batch; in micro-batches, the mean of theirs.
+
+    Devices along `data` each sum up those of their own, and sum up over one another once, after all: left to XLA, they
+    do so in each micro-batch.
+    """
+    mesh, M = program.mesh, program.memory_saving.micro_batches
+    if M == 1:
+        return _gradient(program, mesh, params, batch_BxT1)
+    counts_BxT = is_scored(program.model, batch_BxT1[:, :-1])
+    scored = None if counts_BxT is None else counts_BxT.astype(jnp.float32).mean()
+    if mesh is None or (ways := mesh.shape["data"]) == 1:
+        ways, total = 1, _summed(program, mesh, params, batch_BxT1, scored)
+    else:
+
+        def own(*given: Any) -> tuple[PyTree, Found]:
+            return jax.lax.psum(_summed(program, jax.sharding.get_abstract_mesh(), *given), "data")
+
+        specs = P(), P("data"), P()
+        spread = jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=P(), axis_names={"data"}, check_vma=False)
+        total = spread(params, batch_BxT1, scored)
+    gradient, (loss, routing) = jax.tree.map(lambda total: total / (M * ways), total)
+    if routing is not None:  # loads stay whole numbers: what is even is so exactly
+        routing = routing._replace(load_E=total[1][1].load_E)
+    return gradient, (loss, routing)
+
+
+def _summed(
+    program: Program, mesh: AnyMesh | None, params: PyTree, batch_BxT1: jax.Array, scored: jax.Array | None
+) -> tuple[PyTree, Found]:
+    """The sum of `_gradient` over micro-batches."""
+    # Each is every so-many-th sequence, so that a device finds its share of it among its own rows.
+    M = program.memory_saving.micro_batches
+    batch_bxMxT1 = batch_BxT1.reshape(-1, M, batch_BxT1.shape[1])
+
+    def add(m: jax.Array, total: tuple[PyTree, Found]) -> tuple[PyTree, Found]:
+        return jax.tree.map(jnp.add, total, _gradient(program, mesh, params, batch_bxMxT1[:, m], scored))
+
+    shapes = jax.eval_shape(functools.partial(_gradient, program, mesh), params, batch_bxMxT1[:, 0], scored)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.fori_loop(0, M, add, zero)
+
+
+def _gradient(
+    program: Program, mesh: AnyMesh | None, params: PyTree, batch_BxT1: jax.Array, scored: jax.Array | None = None
+) -> tuple[PyTree, Found]:
+    """Of a batch, or of a part of one: `scored` is then of the whole (see `prediction_weights`)."""
+    model, dtype, recompute = program.model, program.dtype, program.memory_saving.recompute
+
+    def loss_of(params: PyTree) -> tuple[jax.Array, Found]:
+        model_now = model_of(model, dtype, params)
+        return batch_loss(model_now, batch_BxT1, mesh, recompute=recompute, own=program.loss, scored=scored)
+
+    (_, found), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+    return gradient, found
+
+
 def _train_steps(
     program: Program,
     state: PyTree,
@@ -288,38 +346,11 @@ def _train_steps(
     steps: int | jax.Array,
     numbers: Hyperparameters,
 ) -> PyTree:
-    model, dtype = program.model, program.dtype
-    micro_batches, recompute = program.memory_saving
-    groups = groups_of(model, dtype)
-
-    def loss_of(params: PyTree, batch_BxT1: jax.Array, scored: jax.Array | None) -> tuple[jax.Array, Found]:
-        model_now = model_of(model, dtype, params)
-        return batch_loss(model_now, batch_BxT1, program.mesh, recompute=recompute, own=program.loss, scored=scored)
-
-    def gradient_of(params: PyTree, batch_BxT1: jax.Array, scored: jax.Array | None = None) -> tuple[PyTree, Found]:
-        (_, found), gradient = jax.value_and_grad(loss_of, has_aux=True)(params, batch_BxT1, scored)
-        return gradient, found
-
-    def mean_gradient_of(params: PyTree, batch_BxT1: jax.Array) -> tuple[PyTree, Found]:
-        # Each micro-batch is every so-many-th sequence, so that a device finds its share of it among its own rows.
-        batch_bxMxT1 = batch_BxT1.reshape(-1, micro_batches, batch_BxT1.shape[1])
-        counts_BxT = is_scored(model, batch_BxT1[:, :-1])
-        scored = None if counts_BxT is None else counts_BxT.astype(jnp.float32).mean()
-
-        def add(m: jax.Array, total: tuple[PyTree, Found]) -> tuple[PyTree, Found]:
-            return jax.tree.map(jnp.add, total, gradient_of(params, batch_bxMxT1[:, m], scored))
-
-        shapes = jax.eval_shape(gradient_of, params, batch_bxMxT1[:, 0])
-        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        total = jax.lax.fori_loop(0, micro_batches, add, zero)
-        gradient, (loss, routing) = jax.tree.map(lambda total: total / micro_batches, total)
-        if routing is not None:  # loads stay whole numbers: what is even is so exactly
-            routing = routing._replace(load_E=total[1][1].load_E)
-        return gradient, (loss, routing)
+    model, groups = program.model, groups_of(program.model, program.dtype)
 
     def step(i: jax.Array, state: PyTree) -> PyTree:
         params, sums = state["params"], state["sums"]
-        gradient, (loss, routing) = (gradient_of if micro_batches == 1 else mean_gradient_of)(params, batches_KxBxT1[i])
+        gradient, (loss, routing) = gradient_of(program, params, batches_KxBxT1[i])
         rule = optimizer(program.optimizer, groups, numbers, schedule_K[i])
         updates, moments = rule.update(gradient, state["optimizer"], params)
         found = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}

@@ -20,13 +20,11 @@ from etils import epath
 from nextscale.model.config.run import RunConfig
 from nextscale.model.network import kernels
 from nextscale.model.network.attention import causal_attention, repeat_heads, splash_attention
-from nextscale.model.network.loss import batch_loss
 from nextscale.model.network.sharding import Layout, mesh_of
-from nextscale.model.network.transformer import transformer_of
 from nextscale.model.record import RunDirectory
 from nextscale.model.training.checkpoint import CheckpointPolicy
 from nextscale.model.training.memory import bytes_needed
-from nextscale.model.training.step import MemorySaving, initial_state, numbers_of, program_of, train_steps
+from nextscale.model.training.step import MemorySaving, gradient_of, initial_state, numbers_of, program_of, train_steps
 from nextscale.model.training.train import train
 
 
@@ -42,24 +40,21 @@ def splash_error(layout):
     return float(abs(spread(q, k, v) - here).max())
 
 
-def apart(config, layout, recompute):
+def apart(config, layout, recompute, micro_batches):
     """How far the loss and the gradient of one batch, with logits in parts and blocks scanned, are from those of the
     plain program of one device: relative, the gradient's over all weights."""
     params = initial_state(program_of(config))(jax.random.key(0), numbers_of(config))["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
     batch = jax.random.randint(jax.random.key(1), (8, config.model.context + 1), 0, config.model.vocab)
 
-    def found(mesh, recompute):
-        def loss(params):
-            module = transformer_of(config.network, config.training.dtype, params)
-            return batch_loss(module, batch, mesh, recompute=recompute)[0]
+    def found(mesh, saving):
+        gradient, (loss, _) = jax.jit(functools.partial(gradient_of, program_of(config, mesh, saving)))(params, batch)
+        return loss, gradient
 
-        return jax.jit(jax.value_and_grad(loss))(params)
-
-    plain, gradient = found(None, "none")
+    plain, gradient = found(None, MemorySaving())
     at_once, scanned = kernels._LOGITS, kernels.SCANNED_FROM
     kernels._LOGITS, kernels.SCANNED_FROM = 5 * config.model.vocab, 1
-    same, ours = found(mesh_of(layout), recompute)
+    same, ours = found(mesh_of(layout), MemorySaving(micro_batches, recompute))
     kernels._LOGITS, kernels.SCANNED_FROM = at_once, scanned
     norms = [optax.tree.norm(tree) for tree in (jax.tree.map(jnp.subtract, ours, gradient), gradient)]
     return [float(abs(same - plain) / plain), float(norms[0] / norms[1])]
@@ -70,7 +65,7 @@ def done(job):
     if job.get("splash"):
         return {"error": splash_error(layout)}
     if job.get("recompute"):
-        return {"apart": apart(config, layout, job["recompute"])}
+        return {"apart": apart(config, layout, job["recompute"], job.get("micro_batches", 1))}
     if job.get("plan"):
         return {"needed": bytes_needed(config, layout, MemorySaving())}
     pins = tuple(step * config.training.batch_tokens for step in (5, 10, 15))

@@ -103,11 +103,12 @@ def test_every_axis_gives_the_loss_of_one_device(small, tmp_path, run_directory,
     ids=str,
 )
 def test_parts_of_logits_scans_and_what_is_computed_again_change_no_gradient_on_any_mesh(small, tmp_path, options):
-    asked = [("fsdp=8", "none"), ("data=2,fsdp=2,tensor=2", "dots"), ("data=4,tensor=2", "full"), ("data=3", "none")]
-    asked += [("data=1", recompute) for recompute in RECOMPUTE[:-1]]
+    asked = [("fsdp=8", "none", 1), ("data=2,fsdp=2,tensor=2", "dots", 2), ("data=4,tensor=2", "full", 2)]
+    asked += [("data=3", "none", 1), ("data=4", "none", 2), ("data=1", "none", 4)]
+    asked += [("data=1", recompute, 1) for recompute in RECOMPUTE[:-1]]
     run = small(depth=2, **options)
-    came = trained(tmp_path, *((run, layout, {"recompute": recompute}) for layout, recompute in asked))
-    for found, case in zip(came, asked, strict=True):
+    jobs = [(run, layout, {"recompute": recompute, "micro_batches": n}) for layout, recompute, n in asked]
+    for found, case in zip(trained(tmp_path, *jobs), asked, strict=True):
         assert max(found["apart"]) < 1e-6, case
 
 
