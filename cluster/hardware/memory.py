@@ -66,7 +66,7 @@ class _Weights(NamedTuple):
 
 
 def bytes_needed(config: RunConfig, split: Split = ONE_DEVICE, platform: str = "cpu") -> float:
-    """Bytes of each device that the steps of a run take: state (weights and moments, in float32), the batches of a
+    """Bytes of each device that the steps of a run take: state (weights, and moments in float32), the batches of a
     call, and what is largest beside them."""
     if isinstance(config.model, ModuleModel):
         return _of_module(config, config.model, split)
@@ -83,7 +83,8 @@ def bytes_needed(config: RunConfig, split: Split = ONE_DEVICE, platform: str = "
     )
     # XLA makes the update of plain momentum in the gradient's own place.
     updated = own if optimizer == "sgd" else 2 * own
-    return own + moments + batches + max(of_step + summed, updated)
+    kept = own / 2 if config.training.param_dtype == "bfloat16" else own
+    return kept + moments + batches + max(of_step + summed, updated)
 
 
 def _of_module(config: RunConfig, model: ModuleModel, split: Split) -> float:

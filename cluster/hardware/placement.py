@@ -135,7 +135,8 @@ def _split(
     whole of a slot."""
     if isinstance(config, ExternalRun):
         return ONE_DEVICE._replace(data=max(int(pool.chips_per_slot), 1)), 0.0
-    shape = (name, config.model, config.training.batch_tokens, config.training.optimizer, config.training.dtype)
+    training = config.training
+    shape = (name, config.model, training.batch_tokens, training.optimizer, training.dtype, training.param_dtype)
     if shape not in fits:
         fits[shape] = _fitted(config, pool, accelerator)
     return fits[shape]
@@ -213,12 +214,13 @@ def _undivided(config: RunConfig, name: str, pool: Pool) -> str:
     tensor = max(n for n in _divisors(shared) if experts == 1 or experts % n == 0)
     ways, had = devices // tensor, config.batch_sequences
     near = sorted({max(had // ways, 1) * ways, -(-had // ways) * ways})
+    fewer = tensor * math.gcd(had, ways)
     return (
         f"cannot be spread over {devices} chips ({pool.slices_per_run} x {pool.hosts} x {pool.chips}) of pool {name}: "
         f"a batch has {had} sequences of {T} tokens, none of which is spread over devices, and {ways} devices or more "
         f"share them (tensor, which divides heads, hidden width and a host's chips, takes {tensor} at the most); give "
         f"training.batch_tokens a multiple of {ways} x {T} = {ways * T}, such as "
-        f"{' or '.join(str(n * T) for n in near)}, or take fewer chips"
+        f"{' or '.join(str(n * T) for n in near)}, or take {fewer} chips"
     )
 
 

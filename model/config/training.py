@@ -67,7 +67,10 @@ class OptimizerConfig(Config):
         le=2**20,
         description="the head width at which all parametrizations agree; if open, heads grow with the width",
     )
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the matrix products; weights stay float32")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the matrix products")
+    param_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="in which weights are kept, matrices alone; moments and updates are float32"
+    )
     profile: Annotated[Profile | None, NOT_SEMANTIC] = Field(
         None, description="which steps of each run are traced by JAX's profiler; no part of what a run means"
     )

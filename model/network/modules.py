@@ -99,11 +99,26 @@ def groups_of(network: Network | ModuleNetwork, dtype: str) -> PyTree:
 
 def model_of(network: Network | ModuleNetwork, dtype: str, params: PyTree) -> Transformer | OwnModule:
     """The model that `params` are the weights of."""
+    params = in_float32(params)
     if isinstance(network, Network):
         return transformer.transformer_of(network, dtype, params)
     graph, own, *constants = nnx.split(_made(network, dtype, nnx.Rngs(0)), nnx.Param, ...)
     nnx.replace_by_pure_dict(own, params)
     return OwnModule(network, dtype, nnx.merge(graph, own, *constants))
+
+
+def in_float32(params: PyTree) -> PyTree:
+    """Weights as they are computed with, whatever they are kept in (see `kept_in`)."""
+    return jax.tree.map(lambda weight: weight.astype(jnp.float32), params)
+
+
+def kept_in(param_dtype: str, groups: PyTree, params: PyTree) -> PyTree:
+    """Weights in the dtype that a run keeps them in: matrices, but for a router, which is small and decides."""
+
+    def kept(group: Group, weight: jax.Array) -> jax.Array:
+        return weight.astype(param_dtype) if weight.ndim >= 2 and group != "router" else weight
+
+    return jax.tree.map(kept, groups, params)
 
 
 @functools.lru_cache

@@ -12,7 +12,7 @@ import jax
 from nextscale.model.config.module import ModuleNetwork
 from nextscale.model.config.run import Network, RunConfig
 from nextscale.model.errors import InputError
-from nextscale.model.network.modules import model_of
+from nextscale.model.network.modules import in_float32, model_of
 from nextscale.model.record import RunDirectory
 from nextscale.model.training.checkpoint import read_checkpoint
 from nextscale.model.training.step import program_of, state_shapes
@@ -65,4 +65,4 @@ def load_trained(directory: RunDirectory) -> TrainedModel:
             f"{path}: its trained model was not kept, or is damaged; set it aside with `nextscale rerun`, and train it "
             "again with checkpoint.final: true"
         )
-    return TrainedModel(config, state["params"])
+    return TrainedModel(config, in_float32(state["params"]))

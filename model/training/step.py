@@ -28,7 +28,7 @@ from nextscale.model.network.experts import Routing, with_balance
 from nextscale.model.network.initial import rescaled
 from nextscale.model.network.kernels import RECOMPUTE, Recompute
 from nextscale.model.network.loss import batch_loss, is_scored
-from nextscale.model.network.modules import groups_of, initial_params, model_of
+from nextscale.model.network.modules import groups_of, in_float32, initial_params, kept_in, model_of
 from nextscale.model.network.sharding import AnyMesh, replicated, rows_sharding, shardings
 from nextscale.model.training import spikes, tally
 from nextscale.model.training.optimizer import Hyperparameters, hyperparameters, optimizer, taken_by
@@ -70,6 +70,7 @@ class Program(NamedTuple):
         memory_saving: what is done to need less memory.
         loss: what training lowers; None for cross-entropy.
         init: of the first weights.
+        param_dtype: in which weights are kept.
     """
 
     model: Network | ModuleNetwork
@@ -80,6 +81,7 @@ class Program(NamedTuple):
     memory_saving: MemorySaving = NO_SAVING
     loss: Function | None = None
     init: Initial | None = None
+    param_dtype: str = "float32"
 
 
 class Inputs(NamedTuple):
@@ -134,6 +136,7 @@ def program_of(config: RunConfig, mesh: Mesh | None = None, saving: MemorySaving
         saving,
         None if training.loss is None else config.function(training.loss),
         training.init,
+        training.param_dtype,
     )
 
 
@@ -263,7 +266,8 @@ def _initial_state(program: Program, key: jax.Array, numbers: Hyperparameters) -
         params = rescaled(program.init, params, groups, model.depth, key)
     moments = optimizer(program.optimizer, groups, numbers, 0.0).init(params)
     skips = numbers.skip_spikes is not None
-    state = {"params": params, "optimizer": moments, "sums": tally.empty(skips=skips, routes=model.experts > 1)}
+    kept = kept_in(program.param_dtype, groups, params)
+    state = {"params": kept, "optimizer": moments, "sums": tally.empty(skips=skips, routes=model.experts > 1)}
     return state | ({"usual": spikes.initial_average()} if skips else {})
 
 
@@ -327,14 +331,14 @@ def _summed(
 def _gradient(
     program: Program, mesh: AnyMesh | None, params: PyTree, batch_BxT1: jax.Array, scored: jax.Array | None = None
 ) -> tuple[PyTree, Found]:
-    """Of a batch, or of a part of one: `scored` is then of the whole (see `prediction_weights`)."""
+    """Of a batch, in float32, or of a part of one: `scored` is then of the whole (see `prediction_weights`)."""
     model, dtype, recompute = program.model, program.dtype, program.memory_saving.recompute
 
     def loss_of(params: PyTree) -> tuple[jax.Array, Found]:
         model_now = model_of(model, dtype, params)
         return batch_loss(model_now, batch_BxT1, mesh, recompute=recompute, own=program.loss, scored=scored)
 
-    (_, found), gradient = jax.value_and_grad(loss_of, has_aux=True)(params)
+    (_, found), gradient = jax.value_and_grad(loss_of, has_aux=True)(in_float32(params))
     return gradient, found
 
 
@@ -352,7 +356,7 @@ def _train_steps(
         params, sums = state["params"], state["sums"]
         gradient, (loss, routing) = gradient_of(program, params, batches_KxBxT1[i])
         rule = optimizer(program.optimizer, groups, numbers, schedule_K[i])
-        updates, moments = rule.update(gradient, state["optimizer"], params)
+        updates, moments = rule.update(gradient, state["optimizer"], in_float32(params))
         found = {"loss": loss, "gradient_norm": optax.tree.norm(gradient)}
         after = {"params": optax.apply_updates(params, updates), "optimizer": moments}
         if routing is not None and isinstance(model, Network):

@@ -84,6 +84,18 @@ def test_the_batch_that_is_told_instead_can_be_spread(run, heads, ways):
         assert abs(sequences - config.batch_sequences) < ways
 
 
+def test_the_chips_that_are_told_instead_can_share_the_batch(run):
+    """At 8192 tokens half a million are 64 sequences, for 256 chips of which `tensor` can join none."""
+    pod = Pool(accelerator="tpu-v5e", hosts=64, chips=4)
+    config = run(context=8192, sequences=64, heads=15, width=1920, depth=16, dtype="bfloat16")
+    with pytest.raises(InputError, match=r"a batch has 64 sequences of 8192 tokens.* or take 64 chips$"):
+        seats(config, 1e20, {"pod": pod}, KNOWN)
+    (seat,) = seats(config, 1e20, {"pod": pod.model_copy(update={"hosts": 16})}, KNOWN)
+    assert seat.chips == 64
+    (shared,) = seats(run(context=8192, sequences=64, heads=16, width=2048, depth=16), 1e20, {"pod": pod}, KNOWN)
+    assert shared.layout == "data=64,fsdp=1,tensor=4"
+
+
 def test_where_sequences_do_not_divide_heads_do_but_only_within_a_host(run):
     pod = Pool(accelerator="tpu-v5e", hosts=2, chips=4)
     found = list(candidate_splits(run(sequences=2, heads=8, width=64), pod))

@@ -97,6 +97,7 @@ def test_names_and_defaults_are_those_of_every_machine_and_version(tiny_run):
             "profile": None,
             "base_head_width": None,
             "dtype": "float32",
+            "param_dtype": "float32",
         },
         "evaluation": {"tokens": 512, "sets": {}, "points": 0, "tasks": (), "few_shot": None},
         "seed": 0,

@@ -24,7 +24,15 @@ from nextscale.model.network.sharding import Layout, mesh_of
 from nextscale.model.record import RunDirectory
 from nextscale.model.training.checkpoint import CheckpointPolicy
 from nextscale.model.training.memory import bytes_needed
-from nextscale.model.training.step import MemorySaving, gradient_of, initial_state, numbers_of, program_of, train_steps
+from nextscale.model.training.step import (
+    MemorySaving,
+    gradient_of,
+    initial_state,
+    numbers_of,
+    program_of,
+    state_shapes,
+    train_steps,
+)
 from nextscale.model.training.train import train
 
 
@@ -60,12 +68,22 @@ def apart(config, layout, recompute, micro_batches):
     return [float(abs(same - plain) / plain), float(norms[0] / norms[1])]
 
 
+def sums(config, layout, micro_batches):
+    """How many sums over devices the program of a gradient has in its loops, and how many outside of them."""
+    program = program_of(config, mesh_of(layout), MemorySaving(micro_batches))
+    batch = jax.ShapeDtypeStruct((config.batch_sequences, config.model.context + 1), np.int32)
+    lowered = jax.jit(functools.partial(gradient_of, program)).lower(state_shapes(program)["params"], batch)
+    return [part.count(" all-reduce(") for part in lowered.compile().as_text().split("\nENTRY ")]
+
+
 def done(job):
     config, layout = RunConfig.model_validate(job["config"]), Layout.parse(job["layout"])
     if job.get("splash"):
         return {"error": splash_error(layout)}
     if job.get("recompute"):
         return {"apart": apart(config, layout, job["recompute"], job.get("micro_batches", 1))}
+    if job.get("sums"):
+        return {"sums": sums(config, layout, job["sums"])}
     if job.get("plan"):
         return {"needed": bytes_needed(config, layout, MemorySaving())}
     pins = tuple(step * config.training.batch_tokens for step in (5, 10, 15))

@@ -113,6 +113,13 @@ def test_parts_of_logits_scans_and_what_is_computed_again_change_no_gradient_on_
 
 
 @pytest.mark.slow
+def test_however_many_micro_batches_devices_along_data_sum_their_gradient_once(small, tmp_path):
+    (found,) = trained(tmp_path, (small(), "data=4", {"sums": 2}))
+    in_loops, after = found["sums"]
+    assert in_loops == 0 < after
+
+
+@pytest.mark.slow
 def test_documents_are_kept_apart_on_any_mesh(small, tmp_path):
     """However the sequences lie, and the ends of documents among them; `end` is one token in sixteen."""
     pack = {"mask": "documents", "end": 3}
