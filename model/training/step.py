@@ -307,8 +307,9 @@ def gradient_of(program: Program, params: PyTree, batch_BxT1: jax.Array) -> tupl
         spread = jax.shard_map(own, mesh=mesh, in_specs=specs, out_specs=P(), axis_names={"data"}, check_vma=False)
         total = spread(params, batch_BxT1, scored)
     gradient, (loss, routing) = jax.tree.map(lambda total: total / (M * ways), total)
-    if routing is not None:  # loads stay whole numbers: what is even is so exactly
-        routing = routing._replace(load_E=total[1][1].load_E)
+    summed = total[1][1]
+    if routing is not None and summed is not None:  # loads stay whole numbers: what is even is so exactly
+        routing = routing._replace(load_E=summed.load_E)
     return gradient, (loss, routing)
 
 

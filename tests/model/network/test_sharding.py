@@ -124,9 +124,10 @@ def test_documents_are_kept_apart_on_any_mesh(small, tmp_path):
     """However the sequences lie, and the ends of documents among them; `end` is one token in sixteen."""
     pack = {"mask": "documents", "end": 3}
     data = TokenData(source="tokens", path="none", vocab=16, fingerprint="0" * 16, pack=pack)
-    asked = [("fsdp=8", "none"), ("data=2,fsdp=2,tensor=2", "dots")]
+    asked = [("fsdp=8", "none", 1), ("data=2,fsdp=2,tensor=2", "dots", 2)]
     run = small(depth=2, z_loss=0.1, data=data)
-    came = trained(tmp_path, *((run, layout, {"recompute": recompute}) for layout, recompute in asked))
+    jobs = [(run, layout, {"recompute": recompute, "micro_batches": n}) for layout, recompute, n in asked]
+    came = trained(tmp_path, *jobs)
     for found, case in zip(came, asked, strict=True):
         assert max(found["apart"]) < 1e-6, case
 
@@ -138,8 +139,10 @@ MIXTURE = {"experts": 4, "shared_experts": 1, "balance_rate": 0.01, "router": "s
 @pytest.mark.parametrize("options", [MIXTURE, {"experts": 3, "mlp": "swiglu", "dense_layers": 1}], ids=str)
 def test_experts_are_spread_over_tensor_where_it_divides_them_and_change_no_gradient(small, tmp_path, options):
     run = small(depth=2, **options)
-    asked = [("data=2,fsdp=2,tensor=2", "none"), ("fsdp=2,tensor=4", "full"), ("data=3", "none"), ("tensor=2", "dots")]
-    jobs = [(run, layout, {"recompute": recompute}) for layout, recompute in asked] + [(run, "fsdp=2,tensor=2", {})]
+    asked = [("data=2,fsdp=2,tensor=2", "none", 2), ("fsdp=2,tensor=4", "full", 1), ("data=3", "none", 1)]
+    asked += [("tensor=2", "dots", 1)]
+    jobs = [(run, layout, {"recompute": recompute, "micro_batches": n}) for layout, recompute, n in asked]
+    jobs += [(run, "fsdp=2,tensor=2", {})]
     *came, trained_there = trained(tmp_path, *jobs)
     for found, case in zip(came, asked, strict=True):
         assert max(found["apart"]) < 1e-6, case
