@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -91,7 +92,7 @@ def backtest(
     warn(choice.warnings)
 
 
-def _rows(choice: Choice) -> list[dict[str, Any]]:
+def _rows(choice: Choice) -> list[dict[Hashable, Any]]:
     """Of each law the objective that served it best; and where it matters how far, the best law alone."""
     from nextscale.sweeps.show.formats import percent_with_error
 
