@@ -241,9 +241,18 @@ def naming(path: epath.Path | Path) -> Iterator[None]:
 
 def append_row(path: epath.Path, row: Row) -> None:
     """Adds a line to a JSONL file, on a line of its own also where a crash cut the last one short."""
-    torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+    torn = is_torn(path)
     with naming(path), path.open("a") as file:
         file.write("\n" * torn + json.dumps(row) + "\n")
+
+
+def is_torn(path: epath.Path | Path) -> bool:
+    """Whether the last line of a file was cut short; only its last byte is read, however long it is."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    return False
 
 
 def read_lines(path: epath.Path) -> list[str]:

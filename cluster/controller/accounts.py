@@ -20,7 +20,7 @@ from nextscale.cluster.controller.lease import TIME_TO_LIVE, Heartbeat, Lease, L
 from nextscale.cluster.hardware.seat import Seat
 from nextscale.model.errors import InputError
 from nextscale.model.network.kernels import recompute_of
-from nextscale.model.record import Row, is_number, naming, read_rows
+from nextscale.model.record import Row, is_number, is_torn, naming, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -229,7 +229,7 @@ class Accounts:
             return
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            torn = self._path.exists() and self._path.read_bytes()[-1:] not in (b"", b"\n")
+            torn = is_torn(self._path)
             self._file = self._path.open("a")
             self._file.write("\n" * torn)
         self._file.write(json.dumps(row) + "\n")

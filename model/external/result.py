@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -65,6 +66,11 @@ def record_of(config: ExternalRun, file: Path) -> Row:
     )
 
 
+@functools.cache
+def _version() -> str:
+    return importlib.metadata.version("nextscale")
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
         told = json.loads(file.read_bytes())
@@ -92,7 +98,7 @@ def _planned(config: ExternalRun) -> Row:
         "steps": config.training.steps,
         "batch_tokens": config.training.batch_tokens,
         "seed": config.seed,
-        "versions": {"nextscale": importlib.metadata.version("nextscale")},
+        "versions": {"nextscale": _version()},
     }
 
 
