@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from nextscale.cluster.controller.backend import LOST
 from nextscale.model.record import read_rows
 
 
@@ -52,3 +53,24 @@ def test_hosts_that_are_cut_off_killed_and_late_lose_nothing_and_change_nothing(
     assert aftermath.faults(out, expected) == []
     ends = [row["status"] for path in out.glob("runs/*") for row in read_rows(path / "attempts.jsonl")]
     assert "lost" in ends
+
+
+@pytest.mark.slow
+def test_a_head_that_goes_while_a_driver_connects_ends_it_so_that_it_is_started_again(
+    hosts, spec_file, command, tmp_path
+):
+    for k in (1, 2):
+        hosts.boot(k)
+    hosts.head(1)
+    # Ray is not up on its own host, so that it has come as far as the head, and waits.
+    short = {"RAY_gcs_server_request_timeout_seconds": "10"}
+    given = [*command, "run", spec_file(), "--out", tmp_path / "out", "--address", hosts.address()]
+    sweep = hosts.start(2, *given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=short)
+    deadline = time.monotonic() + 120
+    while "10.77.0.2" not in hosts.run(1, "ss", "--no-header", "--tcp", "--numeric", "sport", "= :6379"):
+        assert sweep.poll() is None and time.monotonic() < deadline
+    hosts.kill(1)
+    said = sweep.communicate(timeout=300)[0]
+    assert sweep.returncode == LOST, said
+    assert "10.77.0.1:6379: the head answered, and was gone while this connected to it" in " ".join(said.split())
+    assert "Traceback" not in said
