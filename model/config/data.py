@@ -26,15 +26,32 @@ Factory = Annotated[str, AfterValidator(_is_a_function)]
 class Pack(Config):
     """What is done where a sequence holds parts of several documents."""
 
-    mask: Literal["documents"] = Field(
-        description="each token sees its own document alone, and none is predicted from another document"
+    mask: Literal["documents"] | None = Field(
+        None, description="each token sees its own document alone, and none is predicted from another document"
+    )
+    shuffle: Literal["documents"] | None = Field(
+        None,
+        description="documents are shuffled, and sequences cut from them as they come; else sequences are",
     )
     end: int | None = Field(None, ge=0, description="the token that ends a document; of a text read off its tokens")
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if self.mask is None and self.shuffle is None:
+            raise ValueError("says nothing to do; give mask: documents, shuffle: documents, or both")
+        return self
+
+
+def _is_of_sequences(count: int | None, info: ValidationInfo) -> int | None:
+    if count is not None and (pack := info.data.get("pack")) is not None and pack.shuffle is not None:
+        raise ValueError("are whole sequences, one set in every epoch, which shuffled documents are not; leave one out")
+    return count
 
 
 UniqueTokens = Annotated[
     int | None,
     Field(ge=1, description="train on so many distinct tokens at the most, again and again; on all there are if open"),
+    AfterValidator(_is_of_sequences),
 ]
 
 

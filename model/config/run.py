@@ -177,10 +177,11 @@ class RunConfig(Config):
         return self
 
     def _check_packs(self) -> None:
-        found = packs(self.data)
-        if len({pack and (pack.mask, pack.end) for pack in found}) > 1:
+        ends = {pack.end if pack is not None and pack.mask else None for pack in packs(self.data)}
+        masks = [pack is not None and pack.mask is not None for pack in packs(self.data)]
+        if len(ends) > 1 or len({*masks}) > 1:
             raise ValueError("data.sources: pack: documents are kept apart in all sources, by one end, or in none")
-        if any(found) and isinstance(self.model, ModuleModel):
+        if any(masks) and isinstance(self.model, ModuleModel):
             raise ValueError("data.pack: a module is called with tokens alone, and sees no documents; leave it out")
         for name, data in self.evaluation.sets.items():
             if any(packs(data)):
@@ -217,7 +218,7 @@ class RunConfig(Config):
     def document_end(self) -> int | None:
         """The token that ends a document, where documents are kept apart."""
         pack = packs(self.data)[0]
-        return None if pack is None else pack.end
+        return None if pack is None or pack.mask is None else pack.end
 
     @property
     def set_names(self) -> list[str]:

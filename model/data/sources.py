@@ -29,11 +29,12 @@ from nextscale.model.config.evaluation import EvaluationConfig
 from nextscale.model.config.run import RunConfig
 from nextscale.model.data import text, token_files
 from nextscale.model.data.dataset import Dataset, call_factory, import_factory
+from nextscale.model.data.document_order import ShuffledDocuments, shuffled_documents
 from nextscale.model.data.manifest import Manifest
 from nextscale.model.data.markov import Markov, markov
 from nextscale.model.data.mixture import Mix, in_proportion, spread_evenly
 from nextscale.model.data.token_files import Place, Shard
-from nextscale.model.data.windows import Split, Windows, shuffled
+from nextscale.model.data.windows import Split, Windows, epoch_order
 from nextscale.model.errors import InputError
 from nextscale.model.storage.address import absolute
 
@@ -86,7 +87,8 @@ class MarkovSource:
 
 @dataclasses.dataclass(frozen=True)
 class CorpusSource:
-    """A fixed corpus in shuffled order, shuffled anew at each epoch; or `limit` of its sequences, from all over it."""
+    """A fixed corpus in shuffled order, shuffled anew at each epoch: its sequences, or `limit` of them from all over
+    it, or its documents."""
 
     split: Split
     files: Manifest
@@ -94,8 +96,11 @@ class CorpusSource:
     seed: int
     tokens_per_byte: float | None
     limit: int | None = None
+    documents: ShuffledDocuments | None = None
 
     def sequences(self, first: int, count: int) -> np.ndarray:
+        if self.documents is not None:
+            return self.documents.sequences(first, count)
         order = epoch_order(first, count, self._size, self.seed)
         return self.split.train(order * self.split.train_count // self._size, self.vocab)
 
@@ -107,7 +112,8 @@ class CorpusSource:
         return self.split.evaluation(count, self.vocab)
 
     def unique_tokens(self, tokens: int) -> int:
-        return min(tokens, self._size * self.split.windows.context)
+        there = self._size * self.split.windows.context if self.documents is None else self.documents.tokens
+        return min(tokens, there)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,16 +196,6 @@ class MixtureSource:
             name: (count * self.context, part.unique_tokens(count * self.context))
             for count, (name, part) in zip(counts, self.parts.items(), strict=True)
         }
-
-
-def epoch_order(first: int, count: int, size: int, seed: int) -> np.ndarray:
-    """Which of `size` sequences the ones from `first` on are: all of them once per epoch, shuffled anew in each."""
-    number = np.arange(first, first + count)
-    order = np.empty(count, np.int64)
-    for epoch in np.unique(number // size):
-        here = number // size == epoch
-        order[here] = shuffled(number[here] % size, size, (seed, int(epoch)))
-    return order
 
 
 def resolve(data: DataConfig) -> DataConfig:
@@ -336,7 +332,8 @@ def _open(data: SingleData, context: int, seed: int) -> Source:
             f"data.path: {data.path} holds {sum(map(len, split.windows.shards))} tokens, too few to train on "
             f"and hold some out with model.context {context}; use {33 * context + 1} or more"
         )
-    return CorpusSource(split, files, data.vocab, seed, tokens_per_byte, limit)
+    documents = shuffled_documents(data, split, files, seed) if data.pack and data.pack.shuffle else None
+    return CorpusSource(split, files, data.vocab, seed, tokens_per_byte, limit, documents)
 
 
 def _chain(data: MarkovData) -> Markov:

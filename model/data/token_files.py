@@ -85,6 +85,14 @@ class Shard:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self._tokens, dtype)
 
+    def part(self, start: int, stop: int) -> np.ndarray:
+        """Some of the tokens, for which a file in a bucket is not copied."""
+        if not isinstance(self._file, RemoteFile) or "_tokens" in self.__dict__:
+            return self._tokens[start:stop]
+        dtype = np.dtype(self.place.dtype)
+        content = self._file.read(self.place.offset + start * dtype.itemsize, (stop - start) * dtype.itemsize)
+        return np.frombuffer(content, dtype)
+
     @functools.cached_property
     def _tokens(self) -> np.ndarray:
         _, dtype, offset, length, _ = self.place

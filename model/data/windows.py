@@ -26,13 +26,13 @@ class Windows:
     context: int
 
     @functools.cached_property
-    def _ends(self) -> np.ndarray:
+    def ends(self) -> np.ndarray:
         """How many windows there are up to the end of each shard."""
         return np.cumsum([max(len(shard) - 1, 0) // self.context for shard in self.shards])
 
     @property
     def count(self) -> int:
-        return int(self._ends[-1])
+        return int(self.ends[-1])
 
     def gather(self, index: np.ndarray, vocab: int) -> np.ndarray:
         """The windows at `index`, as int32, index.shape + (context + 1,).
@@ -40,8 +40,7 @@ class Windows:
         Raises:
             InputError: a token is not below `vocab`, or is no int32.
         """
-        ends = self._ends
-        below = min(vocab, 2**31)
+        ends = self.ends
         shard_of = np.searchsorted(ends, index, side="right")
         tokens = np.empty((*index.shape, self.context + 1), np.int32)
         for number in np.unique(shard_of):
@@ -49,13 +48,7 @@ class Windows:
             start = (index[here] - (ends[number - 1] if number else 0)) * self.context
             # Rows of a view are copied whole: five times as fast as an index of every token.
             found = sliding_window_view(np.asarray(self.shards[number]), self.context + 1)[start]
-            # In the type they are kept in: as int32 a larger one could pass for another.
-            if found.max() >= below or found.min() < 0:
-                worst = found.max() if found.max() >= below else found.min()
-                raise InputError(
-                    f"data.vocab: is {vocab}, but the data holds token {worst}; "
-                    + ("set data.vocab above it" if worst > 0 else "tokens are 0 and above: write the data again")
-                )
+            check_tokens(found, vocab)  # in the type they are kept in: as int32 a larger one could pass for another
             tokens[here] = found
         return tokens
 
@@ -77,6 +70,16 @@ class Split:
         return max(1, min(_BLOCK_TOKENS // self.windows.context, self.windows.count // _HELD_OUT_EVERY))
 
     @property
+    def _trained(self) -> int:
+        """Windows that train, before a block that does not."""
+        return self._block * (_HELD_OUT_EVERY - 1)
+
+    @property
+    def _periods(self) -> int:
+        """Blocks that are held out."""
+        return self.windows.count // (self._block * _HELD_OUT_EVERY)
+
+    @property
     def train_count(self) -> int:
         if self.held_out is not None:
             return self.windows.count
@@ -86,14 +89,25 @@ class Split:
     def held_out_count(self) -> int:
         if self.held_out is not None:
             return self.held_out.count
-        return self.windows.count // (self._block * _HELD_OUT_EVERY) * self._block
+        return self._periods * self._block
 
     def train(self, number: np.ndarray, vocab: int) -> np.ndarray:
         """Training windows by number, 0 to `train_count`."""
         if self.held_out is None:
-            trained = self._block * (_HELD_OUT_EVERY - 1)
-            number = number + number // trained * self._block
+            before = np.minimum(number // self._trained, self._periods)  # behind the last that is held out, none is
+            number = number + before * self._block
         return self.windows.gather(number, vocab)
+
+    def trains(self, window: np.ndarray) -> np.ndarray:
+        """Whether a window trains, by where it lies."""
+        period, place = np.divmod(window, self._block * _HELD_OUT_EVERY)
+        return (place < self._trained) | (period >= self._periods) | (self.held_out is not None)
+
+    @property
+    def train_borders(self) -> np.ndarray:
+        """The windows at which what trains begins or ends."""
+        begins = np.arange(self._periods + 1) * self._block * _HELD_OUT_EVERY
+        return np.concatenate([begins, begins[:-1] + self._trained])
 
     def evaluation(self, count: int, vocab: int) -> np.ndarray:
         """`count` held-out windows (all, if there are fewer), spread evenly over the split."""
@@ -104,6 +118,30 @@ class Split:
         period = self._block * _HELD_OUT_EVERY
         start = number // self._block * period + self._block * (_HELD_OUT_EVERY - 1)
         return self.windows.gather(start + number % self._block, vocab)
+
+
+def check_tokens(found: np.ndarray, vocab: int) -> None:
+    """
+    Raises:
+        InputError: a token is not below `vocab`, or is no int32.
+    """
+    below = min(vocab, 2**31)
+    if found.max() >= below or found.min() < 0:
+        worst = found.max() if found.max() >= below else found.min()
+        raise InputError(
+            f"data.vocab: is {vocab}, but the data holds token {worst}; "
+            + ("set data.vocab above it" if worst > 0 else "tokens are 0 and above: write the data again")
+        )
+
+
+def epoch_order(first: int, count: int, size: int, seed: int) -> np.ndarray:
+    """Which of `size` sequences the ones from `first` on are: all of them once per epoch, shuffled anew in each."""
+    number = np.arange(first, first + count)
+    order = np.empty(count, np.int64)
+    for epoch in np.unique(number // size):
+        here = number // size == epoch
+        order[here] = shuffled(number[here] % size, size, (seed, int(epoch)))
+    return order
 
 
 def shuffled(number: np.ndarray, count: int, seed: tuple[int, ...]) -> np.ndarray:
