@@ -89,7 +89,8 @@ class Ledger:
             SpecError: this is a copy of what lies in a bucket.
         """
         if (address := original_of(self.path.parent)) is not None:
-            raise SpecError(f"{address}: the ledger of a sweep in a bucket is written to by `nextscale run` alone")
+            why = "this is a copy of its ledger; in Python write to that of what `sweeps.run.bucket.edited` gives"
+            raise SpecError(f"{address}: {why}")
         with self.path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)

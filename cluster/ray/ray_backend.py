@@ -32,6 +32,8 @@ _REFRESH = 2.0
 """Seconds between two looks at which hosts there are."""
 _COMING = 180.0
 """Seconds that this host has to join a cluster whose head answers: on a busy one it takes longer than Ray waits."""
+_STARTS = 3
+"""Times that Ray is started on this machine, for which it takes 30 s at the most."""
 
 
 class RayBackend:
@@ -223,7 +225,7 @@ class RayBackend:
             raise unreachable
         if address is not None and (stranger := stranger_at(address)) is not None:
             raise InputError(f"{name}: no Ray head answers there, but {stranger}; name the head, such as HEAD:6379")
-        until = time.monotonic() + _COMING
+        until, tries = time.monotonic() + _COMING, _STARTS
         while True:
             try:
                 with _own_signals():
@@ -240,6 +242,14 @@ class RayBackend:
                 if time.monotonic() > until:
                     text = f"{name}: the head answers, but Ray is not up on this host; start it here too"
                     raise ConnectionError(text) from None
+            except Exception as error:
+                tries -= 1
+                self._ray.shutdown()
+                if "timed out during startup" not in str(error):
+                    raise
+                if not tries:
+                    text = f"Ray did not come up on this machine within 30 s, {_STARTS} times: it is too busy"
+                    raise ConnectionError(f"{text}; run this again when it is less so") from None
         if address is None or not address.startswith("ray://"):  # whose server stands between
             self._head = Head(self._ray.get_runtime_context().gcs_address)
 

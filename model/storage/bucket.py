@@ -6,6 +6,7 @@ work and lose its answer: repeating it must then be harmless. Reading, deleting 
 
 from __future__ import annotations
 
+import builtins
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -131,6 +132,12 @@ class Bucket:
                     raise
         objects = [_object(one["path"], one) for one in found]
         return sorted(objects, key=lambda one: one.name)
+
+    def folders(self) -> builtins.list[str]:
+        """The names right below the address that further names are below."""
+        with self._asked(""):
+            found = _obstore().list_with_delimiter(self._store)["common_prefixes"]
+        return sorted(one.strip("/").rpartition("/")[2] for one in found)
 
     def head(self, name: str) -> Object | None:
         """An object as it is now; None where there is none."""

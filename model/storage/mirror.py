@@ -34,11 +34,11 @@ Entry = str | Parts
 """Of a file: its text, or the parts that it is of, each a name and a size in bytes."""
 Files = dict[str, Entry]
 
-_STATES, _PARTS = "states/", "parts/"
+STATES, _PARTS = "states/", "parts/"
 _SHORT = 1 << 14
 _PIECE_BYTES = 1 << 23
 _GROWS = (".jsonl", ".log")
-_LARGE = ("checkpoints", "trainer")
+_LARGE = ("checkpoints/", "trainer/")
 """Folders that only who trains a run needs."""
 _TRIES = 10
 _NOTE = ".bucket.json"
@@ -66,7 +66,8 @@ class Mirror:
         left_out: whether a file of the folder, by its path in there, stays here.
         generation: of whoever writes.
         check: raises where another has the folder now.
-        whole: whether it has large files too; without, there are empty folders in the places of checkpoints.
+        whole: whether it has large files too; without, there are empty ones in their places, which are as long and take
+            no room; who deletes one has it deleted in the bucket by the next push.
         remembers: whether a later process knows what of the folder it need not read again.
     """
 
@@ -105,7 +106,7 @@ class Mirror:
         """
         with self._lock:
             for _ in range(_TRIES):
-                newest = newest or max((one.name for one in self._bucket.list(_STATES)), default=None)
+                newest = newest or max((one.name for one in self._bucket.list(STATES)), default=None)
                 if newest is None or newest == self._state:
                     self.is_there = newest is not None
                     return False
@@ -131,7 +132,9 @@ class Mirror:
             files = self._uploaded()
             if files != self._files or self._state is None:
                 self._number += 1
-                name = f"{_STATES}{self._generation:06d}-{self._number:08d}.json"
+                name = f"{STATES}{self._generation:06d}-{self._number:08d}.json"
+                if self._state is not None and name <= self._state:
+                    raise BucketError(self.address, f"holds {self._state}, which is no earlier holder's")
                 self._bucket.put(name, json.dumps(files).encode())
                 # In this order whoever takes over between the two finds the new state, and else we find them.
                 self._check()
@@ -143,6 +146,25 @@ class Mirror:
                     self._bucket.delete(gone)
                 except OSError:  # that takes room, and no more
                     self._unused = set(gone)
+
+    def take(self, generation: int, check: Callable[[], None]) -> None:
+        """Makes whoever only read the folder its writer; see the class."""
+        self._generation, self._check = generation, check
+
+    @property
+    def differs(self) -> bool:
+        """Whether the folder is no longer as it was pulled, by sizes and times of change."""
+        stand_ins = self._stand_ins()
+        return {*self._paths(), *stand_ins} != self._files.keys() or any(
+            _stamp(self.folder / path) != seen.stamp for path, seen in self._seen.items()
+        )
+
+    def _stand_ins(self) -> Files:
+        """The large files that there are but in the bucket."""
+        if self._whole:
+            return {}
+        large = {path: entry for path, entry in self._files.items() if path.startswith(_LARGE)}
+        return {path: entry for path, entry in large.items() if (self.folder / path).exists()}
 
     def _remember(self) -> None:
         """Takes up what an earlier process noted, as far as the files are still as it left them."""
@@ -160,14 +182,14 @@ class Mirror:
         if self._note is not None:
             stamps = {path: seen.stamp for path, seen in self._seen.items()}
             noted = {"address": self.address, "state": self._state, "files": self._files, "stamps": stamps}
+            self.folder.mkdir(parents=True, exist_ok=True)  # a state may be of no file
             with new_file(self._note, "w") as file:
                 file.write(json.dumps(noted))
 
     def _make(self, files: Files) -> None:
-        wanted = {path: entry for path, entry in files.items() if self._whole or path.split("/")[0] not in _LARGE}
+        wanted = {path: entry for path, entry in files.items() if self._whole or not path.startswith(_LARGE)}
         for path in files.keys() - wanted.keys():
-            if path.startswith("checkpoints/"):
-                (self.folder / "checkpoints" / path.split("/")[1]).mkdir(parents=True, exist_ok=True)
+            _stand_in(self.folder / path, files[path])
         fresh = [path for path in wanted if wanted[path] != self._files.get(path) or path not in self._seen]
         in_parallel(lambda path: self._download(path, wanted[path]), sorted(fresh))
         for path in self._files.keys() - files.keys():
@@ -205,7 +227,8 @@ class Mirror:
         kept = {name for name, inside in whole.items() if inside == now.get(name) and inside <= files.keys()}
         known = self._checkpoints(self._files)
         kept = {name for name in kept if whole[name] == known.get(name, whole[name])}
-        return {path: entry for path, entry in files.items() if (name := _checkpoint(path)) == "" or name in kept}
+        now_whole = {path: entry for path, entry in files.items() if (name := _checkpoint(path)) == "" or name in kept}
+        return now_whole | self._stand_ins()
 
     def _upload(self, path: str) -> Entry:
         file, seen = self.folder / path, self._seen.get(path)
@@ -256,6 +279,7 @@ class Mirror:
                 and name != "leases"
                 and not self._left_out(f"{inside}{name}/")
                 and (inside != "checkpoints/" or name.isdecimal())
+                and (self._whole or not f"{inside}{name}/".startswith(_LARGE))
             ]
             found += [inside + name for name in names if not name.startswith(".") and not self._left_out(inside + name)]
         return sorted(found, key=lambda path: (not path.endswith(_FIRST), _checkpoint(path) == "", path))
@@ -274,7 +298,7 @@ def newest_states(address: str, under: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for one in Bucket(address).list(under):
         folder, _, name = one.name.removeprefix(under).partition("/")
-        if name.startswith(_STATES):
+        if name.startswith(STATES):
             found[folder] = max(name, found.get(folder, ""))
     return found
 
@@ -287,6 +311,14 @@ def _checkpoint(path: str) -> str:
 
 def _parts_of(files: Files) -> set[str]:
     return {name for entry in files.values() if isinstance(entry, list) for name, _ in entry}
+
+
+def _stand_in(file: Path, entry: Entry) -> None:
+    size = len(entry.encode()) if isinstance(entry, str) else sum(part[1] for part in entry)
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("wb") as empty:
+            empty.truncate(size)
 
 
 def _grows(path: str) -> bool:

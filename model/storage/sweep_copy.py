@@ -5,23 +5,27 @@ The folder is one mirror, but for `runs/`, where each run is one of its own, sin
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nextscale.model.record import new_file
 from nextscale.model.storage.address import address_of
 from nextscale.model.storage.bucket import Bucket, in_parallel
 from nextscale.model.storage.cache import cache_folder, one_at_a_time
-from nextscale.model.storage.mirror import Mirror, newest_states
+from nextscale.model.storage.mirror import STATES, Mirror, newest_states
+from nextscale.model.storage.working import scratch_folder
 
 CONTROLLER = "controller"
 """Where the lease of whoever runs the sweeps of a folder is."""
 _FRESH = 2.0
 """Seconds for which a copy is not made anew."""
 _MARK = ".copy-of"
+_EDITED = ".edit-of"
 _read: dict[Path, float] = {}
 
 
@@ -30,23 +34,30 @@ def stays_here(path: str) -> bool:
     return path.startswith(("runs/", f"{CONTROLLER}/")) or path in ("index.parquet", "stop")
 
 
-def pull_runs(address: str, folder: Path, *, remembers: bool = False) -> None:
-    """Makes the runs of an output folder as they are in the bucket, without their checkpoints; no others stay.
+def pull_runs(
+    address: str, folder: Path, *, remembers: bool = False, whole: Callable[[str], bool] = lambda run_id: False
+) -> dict[str, Mirror]:
+    """Makes the runs of an output folder as they are in the bucket; no others stay.
+
+    Args:
+        whole: of which runs there are checkpoints too.
 
     Raises:
         OSError: the bucket cannot be read, or this machine has no room.
     """
     (folder / "runs").mkdir(parents=True, exist_ok=True)
 
-    def pull(run: tuple[str, str]) -> None:
+    def pulled(run: tuple[str, str]) -> Mirror:
         run_id, newest = run
         place = folder / "runs" / run_id
-        Mirror(f"{address}/runs/{run_id}", place, whole=False, remembers=remembers).pull(newest)
+        mirror = Mirror(f"{address}/runs/{run_id}", place, whole=whole(run_id), remembers=remembers)
+        mirror.pull(newest)
+        return mirror
 
     states = newest_states(address, "runs/")
     for other in {place.name for place in (folder / "runs").iterdir()} - states.keys():
         shutil.rmtree(folder / "runs" / other)
-    in_parallel(pull, sorted(states.items()))
+    return dict(zip(sorted(states), in_parallel(pulled, sorted(states.items())), strict=True))
 
 
 def copy_of(address: str) -> Path:
@@ -73,10 +84,34 @@ def copy_of(address: str) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def copies_below(address: str) -> Iterator[Path]:
+    """A folder with copies of the sweeps that are at an address, or right below it, as they are now; see `copy_of`."""
+    if Bucket(address).list(STATES):
+        yield copy_of(address)
+        return
+    with scratch_folder() as folder:
+        for name in Bucket(address).folders():
+            if Bucket(f"{address}/{name}").list(STATES):
+                (folder / name).symlink_to(copy_of(f"{address}/{name}"))
+        yield folder
+
+
 def original_of(folder: Path) -> str | None:
     """The address that a folder is a copy of; None where it is none."""
     mark = folder / _MARK
     return address_of(mark.read_text()) if mark.is_file() else None
+
+
+def mark_edited(folder: Path, address: str) -> None:
+    """Notes that what is done in a folder is done in a bucket."""
+    (folder / _EDITED).write_text(address)
+
+
+def told(folder: Path) -> str:
+    """Where whoever asked thinks that a folder is: in a bucket, where what is done in it is done there."""
+    mark = folder / _EDITED
+    return mark.read_text() if mark.is_file() else original_of(folder) or str(folder)
 
 
 def _copy_lease(bucket: Bucket, folder: Path) -> None:

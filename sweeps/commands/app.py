@@ -42,7 +42,7 @@ from nextscale.sweeps.commands.analysis import (
 from nextscale.sweeps.commands.curves import collapse, curve
 from nextscale.sweeps.commands.models import model
 from nextscale.sweeps.errors import USER_ERRORS
-from nextscale.sweeps.terminal.addresses import with_copies
+from nextscale.sweeps.terminal.addresses import with_places_here
 from nextscale.sweeps.terminal.console import be_plain, complain
 from nextscale.sweeps.terminal.usage_errors import USAGE, usage_error
 
@@ -142,8 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         with options_are_told():
-            given = with_copies(sys.argv[1:] if arguments is None else arguments)
-            sys.exit(app(args=given, prog_name="nextscale", standalone_mode=False) or 0)
+            with with_places_here(sys.argv[1:] if arguments is None else arguments) as given:
+                code = app(args=given, prog_name="nextscale", standalone_mode=False)
+            sys.exit(code or 0)
     except USER_ERRORS as error:
         _fail(str(error))
     except USAGE as error:

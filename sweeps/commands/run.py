@@ -160,7 +160,8 @@ def _detach(
         spec = resolve_spec(spec)
     folder = out or Path("out") / spec.name
     if (bucket := address_of(folder)) is not None:
-        raise SpecError(f"--detach: a sweep in a bucket ({bucket}) is not left at work yet; start it without")
+        text = "keeps its log in a folder; leave it out, and start the sweep under nohup or tmux"
+        raise SpecError(f"--detach: {text} (--out {bucket})")
     if (refusal := gate_closed(spec, folder, approval)) is not None:
         complain(refusal)
         raise typer.Exit(3)

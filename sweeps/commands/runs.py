@@ -66,9 +66,13 @@ def verify(
     Every record is held against its config, curve and checkpoints, and the accounts are added up. One line per fault,
     with how to mend it; exit code 1 if there are any.
     """
+    from nextscale.model.storage.sweep_copy import told
+    from nextscale.sweeps.store.faults import Fault
     from nextscale.sweeps.store.verify import verify as verify_folder
 
     checked, faults = verify_folder(out, deep=deep)
+    here, there = str(out), told(out)
+    faults = [Fault(*(text.replace(here, there) for text in dataclasses.astuple(one))) for one in faults]
     if json_:
         print_json({"runs": checked, "faults": [dataclasses.asdict(fault) for fault in faults]})
     else:

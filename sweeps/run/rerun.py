@@ -20,6 +20,7 @@ from nextscale.cluster.controller.accounts import Accounts
 from nextscale.cluster.controller.events import Event
 from nextscale.cluster.controller.lease import Lease, LeaseHeld, holder
 from nextscale.model.record import append_row
+from nextscale.model.storage.sweep_copy import told
 from nextscale.sweeps.design.chosen_runs import DROPPED, all_runs, dropped_runs
 from nextscale.sweeps.design.planned_run import PlannedRun
 from nextscale.sweeps.errors import SpecError
@@ -28,7 +29,7 @@ from nextscale.sweeps.run.journal import Journal
 from nextscale.sweeps.spec.designs import SequentialDesign
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.store.index import read_row
-from nextscale.sweeps.store.store import SET_ASIDE, Store
+from nextscale.sweeps.store.store import SET_ASIDE, Store, check_no_copy
 from nextscale.sweeps.watch.controller import controller_of
 
 _SHOWN = 5
@@ -77,12 +78,13 @@ def rerun(out: str | Path, names: Sequence[str]) -> list[SetAside]:
             scored = [
                 score["forecast"] for score in scores if run_id in [target["run_id"] for target in score["targets"]]
             ]
-            found.append(SetAside(run_id, row["status"], str(kept), tuple(scored)))
-        for one in found:
-            Path(one.kept).parent.mkdir(exist_ok=True)
-            (store.root / "runs" / one.run_id).rename(one.kept)
+            place = f"{told(store.root)}/{kept.relative_to(store.root)}"
+            found.append((kept, SetAside(run_id, row["status"], place, tuple(scored))))
+        for kept, one in found:
+            kept.parent.mkdir(exist_ok=True)
+            (store.root / "runs" / one.run_id).rename(kept)
             _note(store, f"run {one.run_id} ({one.was}) is to be done again; it is kept in {one.kept}")
-    return found
+    return [one for _, one in found]
 
 
 def drop(out: str | Path, names: Sequence[str], reason: str | None = None) -> list[str]:
@@ -155,8 +157,9 @@ def _alone(store: Store) -> Iterator[None]:
     """While nobody else decides of the runs of a folder, or trains them.
 
     Raises:
-        SpecError: a controller is at work there.
+        SpecError: a controller is at work there, or it is a copy of what lies in a bucket.
     """
+    check_no_copy(store)
     refusal = SpecError(f"{store.root}: a controller is at work there; `nextscale stop` it, and ask again")
     if controller_of(store.root).state == "at work":
         raise refusal

@@ -24,7 +24,7 @@ from nextscale.sweeps.design.trunks import kept_trunks, rooted
 from nextscale.sweeps.errors import SpecError
 from nextscale.sweeps.spec.sweep_spec import SweepSpec
 from nextscale.sweeps.store.index import spec_files
-from nextscale.sweeps.store.store import Store
+from nextscale.sweeps.store.store import Store, check_no_copy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +95,10 @@ def collect(out: str | Path, *, finals: bool = False) -> list[Garbage]:
     is begun meanwhile is noticed, and its branches find their states.
 
     Raises:
-        SpecError: see `garbage`.
+        SpecError: see `garbage`; or the folder is a copy of what lies in a bucket.
     """
     store = Store.existing(out)
+    check_no_copy(store)
     specs, found = _specs(store), garbage(out, finals=finals)
     for i, one in enumerate(found):
         if _specs(store) != specs:

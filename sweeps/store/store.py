@@ -79,9 +79,7 @@ class Store:
         address = address_of(root) or original_of(Path(root))
         store = cls(Path(root).expanduser().absolute() if address is None else copy_of(address))
         if not (store.root / "runs").is_dir():
-            raise SpecError(
-                f"{root}: holds no sweep (there is no {address or store.root}/runs); name the --out of `nextscale run`"
-            )
+            raise no_sweep(root, address or store.root)
         return store
 
     def run(self, run_id: str) -> RunDirectory:
@@ -161,6 +159,19 @@ class Store:
             with contextlib.suppress(ValueError, FileNotFoundError):
                 found.append(SweepSpec.model_validate_json(path.read_text()))
         return found
+
+
+def no_sweep(root: str | Path, place: str | Path) -> SpecError:
+    return SpecError(f"{root}: holds no sweep (there is no {place}/runs); name the --out of `nextscale run`")
+
+
+def check_no_copy(store: Store) -> None:
+    """
+    Raises:
+        SpecError: what is changed in there would be changed nowhere else.
+    """
+    if (address := original_of(store.root)) is not None:
+        raise SpecError(f"{address}: this is a copy of it; in Python change what `sweeps.run.bucket.edited` gives")
 
 
 def load(*roots: str | Path, sweep: str | None = None, unreadable: bool = False) -> pd.DataFrame:

@@ -106,18 +106,36 @@ class TestAFolder:
         mirror.push()
         assert pulled(address, tmp_path / "b") == {"a.jsonl": b"new\n" * 9_999}
 
-    def test_one_who_only_reads_has_no_checkpoints_but_knows_of_them(self, address, tmp_path):
+    def test_one_who_only_reads_has_no_checkpoints_but_knows_of_them(self, s3, address, tmp_path):
         files = {"config.json": b"{}", "checkpoints/64/x": LONG, "checkpoints/128/y": LONG}
         mirror = Mirror(address, written(tmp_path / "a", files), generation=1)
         mirror.push()
+        s3.log.clear()
         reader = Mirror(address, tmp_path / "b", whole=False, remembers=True)
         reader.pull()
-        assert read(tmp_path / "b") == {"config.json": b"{}"}
-        assert sorted(path.name for path in (tmp_path / "b/checkpoints").iterdir()) == ["128", "64"]
+        stand_ins = {name: bytes(len(LONG)) for name in ("checkpoints/64/x", "checkpoints/128/y")}
+        assert read(tmp_path / "b") == {"config.json": b"{}"} | stand_ins
+        assert (tmp_path / "b/checkpoints/64/x").stat().st_blocks == 0
+        assert sum("/parts/" in key for method, key in s3.log if method == "GET") == 0
         shutil.rmtree(tmp_path / "a/checkpoints/64")
         mirror.push()
         Mirror(address, tmp_path / "b", whole=False, remembers=True).pull()
         assert [path.name for path in (tmp_path / "b/checkpoints").iterdir()] == ["128"]
+
+    def test_one_who_only_reads_may_delete_them_there(self, address, tmp_path):
+        files = {"config.json": b"{}", "checkpoints/64/x": LONG, "checkpoints/128/y": LONG}
+        Mirror(address, written(tmp_path / "a", files), generation=1).push()
+        reader = Mirror(address, tmp_path / "b", whole=False)
+        reader.pull()
+        assert not reader.differs
+        shutil.rmtree(tmp_path / "b/checkpoints/64")
+        written(tmp_path / "b", {"new": b"1"})
+        assert reader.differs
+        reader.take(2, lambda: None)
+        reader.push()
+        left = {name: content for name, content in files.items() if "64" not in name} | {"new": b"1"}
+        assert pulled(address, tmp_path / "c") == left
+        assert len(Bucket(address).list("parts/")) == 1
 
     def test_a_later_process_reads_what_is_new_alone(self, s3, address, tmp_path):
         mirror = Mirror(address, written(tmp_path / "a", FILES), generation=1)

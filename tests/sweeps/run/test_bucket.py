@@ -102,14 +102,13 @@ def test_one_that_dies_goes_on_elsewhere(spec, s3, tmp_path, monkeypatch):
 
 
 class TestWhatIsRefused:
-    def test_what_writes_anywhere_else(self, s3, called):
+    def test_what_changes_nothing_there(self, s3, called):
         address = f"{s3.bucket()}/x"
-        for arguments in (("rerun", address, "1234"), ("gc", address), ("verify", address)):
+        for arguments in (("rerun", address, "1234"), ("gc", address, "--yes"), ("verify", address)):
             code, _, said = called(*arguments)
-            assert (code, said) == (
-                2,
-                f"nextscale: {address}: `nextscale {arguments[0]}` does not work in a bucket; name a folder\n",
-            )
+            where = f"(there is no {address}/runs); name the --out of `nextscale run`"
+            assert (code, said) == (2, f"nextscale: {address}: holds no sweep {where}\n")
+        assert Bucket(address).list() == []
         with pytest.raises(SpecError, match="written to by `nextscale run` alone"):
             Store.at(address)
 
@@ -121,5 +120,5 @@ class TestWhatIsRefused:
 
     def test_the_ledger_of_a_copy(self, s3, tmp_path):
         address = f"{s3.bucket()}/x"
-        with pytest.raises(SpecError, match=f"{address}: the ledger of a sweep in a bucket"):
+        with pytest.raises(SpecError, match=f"{address}: this is a copy of its ledger"):
             Ledger(copy_of(address) / "ledger.jsonl").approve({"sweep": "x", "gate": "y", "value": 1})
