@@ -173,7 +173,7 @@ function sentence(told, amount, unit, cluster, costs) {
   const parts = told.params ? [`a ${counted(told.params.value, 3)} model on ${counted(told.tokens.value, 3)} tokens`] : [];
   if (costs.usd && unit !== "usd") parts.push(costs.usd.value < 0.01 ? "less than a cent" : money(costs.usd.value));
   if (costs.days && unit !== "days") parts.push(lasting(86400 * costs.days.value));
-  const level = `${Math.round(100 * page.calculator.level)}%`;
+  const level = `${Math.round(100 * page.calculator.level)}%${told.reach > 1 && !bandOf(told.reach) ? ", untested" : ""}`;
   return `With ${asked}: ${[...parts, `loss ${loss} (${level}: ${from} to ${to})`].join(", ")}.`;
 }
 
@@ -208,7 +208,7 @@ function trust(reach) {
   if (reach <= 1) return {grade: "inside the runs", sentence: "That lies inside the runs."};
   const band = bandOf(reach), far = `That is ${compute(reach)} times the largest run fitted`;
   if (!band) {
-    const test = reach >= 30 ? `; a run 10 times the largest, for 1/${compute(reach / 10)} of this compute, would` : "";
+    const test = reach >= 30 ? `; the next to train is a run 10 times the largest, for 1/${compute(reach / 10)} of this` : "";
     const {furthest, problem} = page.calculator.tested;
     const short = !problem && furthest > 1 && furthest < reach ? ` (${compute(furthest)} times)` : "";
     return {grade: "untested", sentence: `${far}, further than any backtest among these runs reached${short}: nothing tested the interval${test}.`};
@@ -284,13 +284,13 @@ function assumed(cluster) {
     cluster.price === null ? "No price is known." : `$${cluster.price} per chip-hour, ${cluster.priced}.`];
 }
 
-// Where a budget stands on the first figure, and the loss that it buys; at the edge where it lies beyond.
+// Where a budget stands on the first figure, and the loss that it buys; at the edge, without a line, that it lies beyond.
 function mark(flops, loss) {
   const drawing = document.querySelector("#figure-loss svg[data-frame]");
   if (!drawing) return;
   const {a: share, x, y, inside, bottom, top} = placeOn(drawing, flops, loss);
   const group = shape("g", {class: "budget", stroke: "var(--ink)", fill: "var(--ink)"});
-  group.append(shape("line", {x1: x, x2: x, y1: top, y2: bottom, "stroke-dasharray": "3 3"}));
+  if (share >= 0 && share <= 1) group.append(shape("line", {x1: x, x2: x, y1: top, y2: bottom, "stroke-dasharray": "3 3"}));
   if (inside) group.append(shape("circle", {cx: x, cy: y, r: 3.5}));
   // Losses fall with compute: the corners above the last and below the first are free.
   const [dx, y0, anchor] = share > 0.5 ? [-5, top + 9, "end"] : [5, bottom - 6, "start"];

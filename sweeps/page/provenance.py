@@ -35,7 +35,8 @@ def of_what(root: Path, data: Iterable[str]) -> str:
         name, _, digest = specs[-1].rpartition("-")
         told.append(f"Spec {name} (digest {digest})")
     if known:
-        told.append(f"trained on {' and '.join(map(_data_in_words, known))}")
+        of = [one if one.startswith("imported") else f"trained on {_data_in_words(one)}" for one in known]
+        told.append(" and ".join(of))
     return ", ".join(told)
 
 

@@ -59,18 +59,24 @@ def trust(target: Mapping[str, Any]) -> dict[str, Any] | None:
     if reach <= 1:
         return {"grade": grade, "sentence": "That lies inside the runs."}
     far = f"That is {power_of_ten(reach)} times the largest run fitted"
-    if band is None:
+    if _is_untested(target):
         tested = target["tested_reach"]
         short = f" ({power_of_ten(tested)} times)" if tested is not None and 1 < tested < reach else ""
         grade = "untested"
         why = f", further than any backtest among these runs reached{short}: nothing tested the interval"
         if reach >= _WORTH_A_TEST * _TEST:
-            why += f"; a run {_TEST} times the largest, for 1/{power_of_ten(reach / _TEST)} of this compute, would"
+            why += (
+                f"; the next to train is a run {_TEST} times the largest, for 1/{power_of_ten(reach / _TEST)} of this"
+            )
     else:
         grade = "tested" if band["cuts"] >= _OFTEN else "tested once"
         tests = "backtests" if band["cuts"] >= _OFTEN else "one backtest"
         why = f"; {tests} of such a reach missed the loss by {band['error']:.2%}"
     return {"grade": grade, "sentence": f"{far}{why}."}
+
+
+def _is_untested(target: Mapping[str, Any]) -> bool:
+    return bool((target.get("reach") or 0) > 1 and target["backtest"] is None)
 
 
 def cost_basis(target: Mapping[str, Any], forecast: Mapping[str, Any]) -> str | None:
@@ -116,7 +122,7 @@ def outcome(summary: Mapping[str, Any]) -> str | None:
     best = min(rows, key=lambda row: row["predicted"])
     told = {"loss": best["predicted"], "loss_interval": best["interval"]}
     loss = loss_with_interval(told, {"level": level, "loss_unit": "nats/token"})
-    beyond = f", {power_of_ten(best['reach'])} times the largest run fitted," if best.get("reach") else ""
+    beyond = f", {power_of_ten(best['reach'])} times the largest run that was fitted then," if best.get("reach") else ""
     late = bool(summary["forecast"]["started_before"])
     made = "was predicted when some of its runs had started" if late else "was forecast before any of them had started"
     text = f"The best of {len(rows)} runs at {power_of_ten(best['flops'])} FLOPs{beyond} {made}: loss {loss}"
@@ -130,11 +136,12 @@ def outcome(summary: Mapping[str, Any]) -> str | None:
 
 def loss_with_interval(target: Mapping[str, Any], forecast: Mapping[str, Any]) -> str:
     """Such as `2.66 (90%: 2.57 to 2.75)`: to the digits that its interval leaves, with a unit that is not nats per
-    token."""
+    token, and where no backtest reached as far, that it is untested."""
     places, ends = _places(target["loss_interval"]), target["loss_interval"]
     unit = "" if forecast["loss_unit"] == "nats/token" else f" {forecast['loss_unit']}"
     low, high = ("open" if end is None else f"{end:.{places}f}" for end in ends)
-    return f"{target['loss']:.{places}f}{unit} ({forecast['level']:.0%}: {low} to {high})"
+    level = f"{forecast['level']:.0%}{', untested' if _is_untested(target) else ''}"
+    return f"{target['loss']:.{places}f}{unit} ({level}: {low} to {high})"
 
 
 def _places(ends: Any) -> int:
