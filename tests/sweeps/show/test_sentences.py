@@ -79,8 +79,8 @@ def test_of_what_was_held_out_it_tells_what_came():
     forecast = {"level": 0.9, "started_before": []}
     assert outcome({"holdout": [], "forecast": None}) is None
     assert outcome({"holdout": [other, row], "forecast": forecast}) == (
-        "The best of 2 runs at 10²¹ FLOPs, 4 times the largest run that was fitted then, was forecast before any of them "
-        "had started: loss 2.33 (90%: 2.31 to 2.37); measured 2.32, and 1 of 2 inside their intervals."
+        "The best of 2 runs at 10²¹ FLOPs, 4 times the largest run that was fitted then, was forecast before any of "
+        "them had started: loss 2.33 (90%: 2.31 to 2.37); measured 2.32, and 1 of 2 inside their intervals."
     )
     waiting = outcome({"holdout": [row | {"measured": None}], "forecast": forecast | {"started_before": ["a"]}})
     assert waiting.endswith(
