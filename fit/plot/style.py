@@ -36,7 +36,7 @@ _APART = 3.0
 """Pixels between two labels of an axis, and between a legend and what is drawn."""
 _BENEATH = 3.6
 """How far below an axis a legend stands, where its numbers and its label have room, / the size of a letter."""
-_WIDER = 1.1
+_WIDER, _TALLER = 1.1, 0.4
 """A legend there may be so many times as wide as its axes, for the numbers beside these have room too."""
 
 _MARKS, _LINES = 2000, 400
@@ -114,7 +114,8 @@ def clear_legends(figure: Figure) -> None:
 
 
 def put_beneath(ax: Axes) -> None:
-    """Puts the legend of a panel below it, in as many columns as it is wide."""
+    """Puts the legend of a panel below it, in as many columns as it is wide; one that would take the panel's room stays
+    where it is."""
     old = ax.get_legend()
     assert old is not None
     handles, labels = ax.get_legend_handles_labels()
@@ -127,8 +128,10 @@ def put_beneath(ax: Axes) -> None:
     how |= {"fontsize": old.get_texts()[0].get_fontsize(), "title": old.get_title().get_text() or None}
     for columns in range(len(labels), 0, -1):
         made = ax.legend(handles, labels, ncols=columns, **how)
-        if made.get_window_extent().width <= _WIDER * ax.bbox.width:
-            break
+        taken = made.get_window_extent()
+        if taken.width <= _WIDER * ax.bbox.width and taken.height <= _TALLER * ax.bbox.height:
+            return
+    ax.legend_ = old
 
 
 def _covers(ax: Axes, legend: Legend) -> bool:

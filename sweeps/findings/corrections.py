@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _KAPLAN, _CHINCHILLA = 0.88, 0.50
 """What Porian et al. begin and end with."""
+_LETTERS = 44
+"""Of a line of the legend."""
 
 
 def find(runs: pd.DataFrame, spec: SweepSpec) -> Finding:
@@ -69,7 +72,7 @@ def _draw(ax: Axes, minima: list[tuple[str, Runs, Minima]]) -> None:
     for (label, _, optima), colour in zip(minima, plot.shades(len(minima)), strict=True):
         if optima.law is None:
             continue
-        legend = f"{label}: $C^{{{optima.law.exponent:.2f}}}$"
+        legend = textwrap.fill(f"{label}: $C^{{{optima.law.exponent:.2f}}}$", _LETTERS)
         ax.plot(optima.flops, optima.params, "*", color=colour, markersize=9)
         ax.plot(optima.flops, optima.law(optima.flops), color=colour, linewidth=1, label=legend)
     ax.set(xscale="log", yscale="log", xlabel="compute C (FLOPs)", ylabel="optimal parameters N*", title="optimal size")
