@@ -48,7 +48,8 @@ class RayBackend:
         priority: among these; see `shares.py`.
 
     Raises:
-        ConnectionError: there is no cluster.
+        ConnectionError: nothing answers at the address.
+        ClusterLost: there is a cluster, which this machine did not come to.
         InputError: Ray cannot share out a pool as it asks.
     """
 
@@ -241,7 +242,7 @@ class RayBackend:
                     raise ClusterLost(f"{name}: the head answered, and was gone while this connected to it") from None
                 if time.monotonic() > until:
                     text = f"{name}: the head answers, but Ray is not up on this host; start it here too"
-                    raise ConnectionError(text) from None
+                    raise ClusterLost(text) from None
             except Exception as error:
                 tries -= 1
                 self._ray.shutdown()
@@ -249,7 +250,7 @@ class RayBackend:
                     raise
                 if not tries:
                     text = f"Ray did not come up on this machine within 30 s, {_STARTS} times: it is too busy"
-                    raise ConnectionError(f"{text}; run this again when it is less so") from None
+                    raise ClusterLost(f"{text}; run this again when it is less so") from None
         if address is None or not address.startswith("ray://"):  # whose server stands between
             self._head = Head(self._ray.get_runtime_context().gcs_address)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from nextscale.cluster.controller.accounts import Accounts, open_accounts
 from nextscale.cluster.controller.attempt import settle_orphan
-from nextscale.cluster.controller.backend import Backend
+from nextscale.cluster.controller.backend import Backend, ClusterLost
 from nextscale.cluster.controller.controller import run_all
 from nextscale.cluster.controller.events import Event, Report
 from nextscale.cluster.controller.job import Job
@@ -75,7 +75,8 @@ class Session:
         Raises:
             KeyboardInterrupt: `stop` was asked for while it waited.
             SpecError, InputError: the pools cannot be used.
-            ConnectionError: there is no cluster.
+            ConnectionError: there is no cluster, at the first start of a sweep.
+            ClusterLost: there is none any more, or none yet.
         """
         site = load_site() if site is None else site
         accelerators = with_measured_cpu(site.catalogue())
@@ -92,7 +93,13 @@ class Session:
                 on_event(Event("notice", message=note))
             lanes: dict[str, Any] = {"sweep": f"{spec.name} ({out})", "priority": spec.priority}
             lanes |= {"uses_jax": False} if isinstance(spec, ExternalSpec) else {}
-            with contextlib.closing(RayBackend(address, "auto" if pools is None else pools, **lanes)) as backend:
+            try:
+                connected = RayBackend(address, "auto" if pools is None else pools, **lanes)
+            except ConnectionError as error:
+                if accounts.first_start is None:
+                    raise
+                raise ClusterLost(str(error)) from None  # it has answered before: this is no slip of the pen
+            with contextlib.closing(connected) as backend:
                 _check_prices(spec, backend.pools(), accelerators)
                 try:
                     yield cls(spec, out, backend, accounts, accelerators)

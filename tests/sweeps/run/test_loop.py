@@ -315,3 +315,13 @@ def test_the_fit_does_without_a_diverged_run(finished, tmp_path, nextscale):
     assert ended.returncode == 0, ended.stderr
     assert summary_of(out)["law"]["n"] == 11
     assert f"run {run_id} (width" in " ".join(ended.stdout.split())
+
+
+def test_a_cluster_that_does_not_answer_is_a_slip_at_first_and_lost_later(finished, nextscale, tmp_path):
+    spec, out, _ = finished
+    out = shutil.copytree(out, tmp_path / "out")
+    shutil.rmtree(out / "runs" / load(out)["run_id"].iloc[0])
+    for folder, code in ((tmp_path / "new", 2), (out, 75)):
+        ended = nextscale("run", spec, "--out", folder, "--address", "127.0.0.1:1")
+        assert ended.returncode == code, ended.stderr
+        assert ended.stderr.splitlines()[-1].endswith("answers there; start one, or leave it out to use this machine")
