@@ -316,9 +316,8 @@ def derivatives(
     gradient = np.einsum("spn,sn->sp", at.slope, pull)
     if exact:
         bent, stiffness = pull, weights * loss.stiffness(residual)
-        # Where fewer runs lie within delta than there are parameters, the loss has no curvature to go by, and that of
-        # the parabolas that touch it is taken.
-        flat = np.count_nonzero(stiffness, axis=1) < theta.shape[1]
+        # Where no run lies within delta the loss has no curvature, and that of the parabolas that touch it is taken.
+        flat = ~stiffness.any(axis=1)
         if flat.any():
             bent = np.where(flat[:, None], 0, bent)
             stiffness = np.where(flat[:, None], weights * loss.weight(residual), stiffness)
