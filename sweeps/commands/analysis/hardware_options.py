@@ -48,10 +48,6 @@ class Hardware:
         Args:
             rows: the runs, some perhaps trained on such chips; None where there are none.
         """
-        from nextscale.cluster.hardware.catalogue import with_measured_cpu
-        from nextscale.sweeps.budget.cluster import cluster_of, parse_hardware
-        from nextscale.sweeps.spec.site_file import load_site
-
         if self.on is None:
             for name in ("utilisation", "price", "pue"):
                 if getattr(self, name) is not None:
@@ -59,6 +55,10 @@ class Hardware:
             if self.spot:
                 raise SpecError("--spot: is of the hardware; name it with --on, such as --on tpu-v5ex256")
             return None
+        from nextscale.cluster.hardware.catalogue import with_measured_cpu
+        from nextscale.sweeps.budget.cluster import cluster_of, parse_hardware
+        from nextscale.sweeps.spec.site_file import load_site
+
         accelerators = load_site(self.site).catalogue("the site file" if self.site is None else str(self.site))
         if parse_hardware(self.on, accelerators)[0].platform == "cpu":
             accelerators = with_measured_cpu(accelerators)
