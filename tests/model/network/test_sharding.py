@@ -72,6 +72,11 @@ def test_the_attention_kernel_of_tpus_is_spread_by_sequences_and_heads(small, tm
         assert told["error"] < 1e-5
 
 
+def rarely(options):
+    """A case that CI tries in the time that is left."""
+    return pytest.param(options, marks=pytest.mark.soak)
+
+
 LAYOUTS = {
     "data=8": ([16, 16], [16, 64]),
     "fsdp=8": ([16, 2], [2, 64]),
@@ -83,7 +88,7 @@ LAYOUTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options", [{}, {"optimizer": "muon"}, {"parametrization": "completep", "kv_heads": 1}], ids=str
+    "options", [{}, rarely({"optimizer": "muon"}), rarely({"parametrization": "completep", "kv_heads": 1})], ids=str
 )
 def test_every_axis_gives_the_loss_of_one_device(small, tmp_path, run_directory, options):
     run = small(**options)
@@ -99,7 +104,11 @@ def test_every_axis_gives_the_loss_of_one_device(small, tmp_path, run_directory,
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [{}, {"tied": True, "logit_cap": 3.0, "z_loss": 0.1}, {"mlp": "swiglu", "kv_heads": 2, "heads": 4}],
+    [
+        {},
+        rarely({"tied": True, "logit_cap": 3.0, "z_loss": 0.1}),
+        rarely({"mlp": "swiglu", "kv_heads": 2, "heads": 4}),
+    ],
     ids=str,
 )
 def test_parts_of_logits_scans_and_what_is_computed_again_change_no_gradient_on_any_mesh(small, tmp_path, options):
@@ -136,7 +145,7 @@ MIXTURE = {"experts": 4, "shared_experts": 1, "balance_rate": 0.01, "router": "s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [MIXTURE, {"experts": 3, "mlp": "swiglu", "dense_layers": 1}], ids=str)
+@pytest.mark.parametrize("options", [MIXTURE, rarely({"experts": 3, "mlp": "swiglu", "dense_layers": 1})], ids=str)
 def test_experts_are_spread_over_tensor_where_it_divides_them_and_change_no_gradient(small, tmp_path, options):
     run = small(depth=2, **options)
     asked = [("data=2,fsdp=2,tensor=2", "none", 2), ("fsdp=2,tensor=4", "full", 1), ("data=3", "none", 1)]

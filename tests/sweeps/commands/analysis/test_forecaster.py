@@ -120,7 +120,7 @@ def test_experts_are_forecast_at_the_next_size(called, published_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", ["pile", "stack"])
+@pytest.mark.parametrize("group", ["pile", pytest.param("stack", marks=pytest.mark.soak)])
 def test_reach_is_counted_along_what_goes_beyond(called, published_folder, group):
     """Runs of 4 parallel streams, by those of fewer (Chen et al. 2025 measured them)."""
     rows = pd.read_csv(published_folder / "scalebench_parallel_train.csv").query(
