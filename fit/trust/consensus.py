@@ -120,7 +120,8 @@ class Consensus(Fit):
     ) -> np.ndarray:
         """Draws of the loss that a run at each point would measure, R x n; FLOPs are 6ND where none are given."""
         at = point(params, tokens, flops, others)
-        return np.exp(self.law_draws(lambda thetas: self.log_losses(thetas, at), self.reach(at)))
+        with np.errstate(over="ignore"):  # so far off that no number holds it
+            return np.exp(self.law_draws(lambda thetas: self.log_losses(thetas, at), self.reach(at)))
 
     def untested(self, reach: np.ndarray) -> np.ndarray:
         """Which share of so many e-folds of reach lies beyond what backtests came to."""
