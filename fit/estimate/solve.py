@@ -106,7 +106,7 @@ def minima_within(problem: Problem, weights: np.ndarray, losses: Sequence[Loss])
     theta = np.take_along_axis(pools, scores.argsort(axis=2)[..., :_QUICK_STARTS, None], axis=2).reshape(-1, P)
     each = Losses.of([loss for loss in losses for _ in range(len(theta) // L)])
     of = np.tile(np.repeat(weights, len(theta) // (L * W), axis=0), (L, 1))
-    # Where residuals dwarf delta the objective is all kinks, and is approached through smoother ones.
+    # See `descend`; here all go through wider losses, each by its own residuals.
     residual = np.abs(problem.values(theta) - problem.target)
     typical = np.nanmedian(np.where(of > 0, residual, np.nan), axis=1)
     widenings = np.rint(np.log10(np.maximum(np.nan_to_num(typical / each.delta[:, 0], posinf=1.0), 1)))
@@ -161,38 +161,20 @@ def scores_of(problem: Problem, theta: np.ndarray, weights: np.ndarray) -> np.nd
     return np.where(np.isfinite(scores), scores, np.inf)
 
 
-def _widenings(problem: Problem, theta: np.ndarray, loss: Loss, of: np.ndarray | slice = slice(None)) -> int:
-    """How many times ten deltas fit into the median residual, of some runs, at 1 x parameters."""
-    residual = np.median(np.abs(problem.values(theta)[0] - problem.target)[of])
-    return int(np.log10(max(residual / loss.delta, 1))) if np.isfinite(residual) else 0
-
-
 def descend(
-    problem: Problem,
-    theta: np.ndarray,
-    weights: np.ndarray,
-    tolerance: float = _TOLERANCE,
-    *,
-    loss: Loss | Losses | None = None,
-    widenings: int | None = None,
+    problem: Problem, theta: np.ndarray, weights: np.ndarray, tolerance: float = _TOLERANCE
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`polish`, from starts that may lie far off, best first: straight, and through wider losses, whichever ends lower.
-    Only the second crosses kinks, but it leads every start to the same of the many minima that they make.
-
-    Args:
-        loss: other than the problem's, or one for each start.
-        widenings: through how many, of deltas that fall tenfold to its own: where residuals dwarf delta the objective
-            is all kinks, and is approached through smoother ones. By the best start, unless given.
-    """
-    loss = problem.loss if loss is None else loss
-    straight = polish(problem, theta, weights, tolerance=tolerance, loss=loss)
-    if widenings is None:
-        widenings = _widenings(problem, theta[:1], problem.loss)
+    Only the second crosses kinks, but it leads every start to the same of the many minima that they make."""
+    straight = polish(problem, theta, weights, tolerance=tolerance)
+    # Where residuals dwarf delta the objective is all kinks, and is approached through smoother ones.
+    residual = np.median(np.abs(problem.values(theta[:1])[0] - problem.target))
+    widenings = int(np.log10(max(residual / problem.loss.delta, 1))) if np.isfinite(residual) else 0
     if not widenings:
         return straight
     for k in range(widenings, 0, -1):
-        theta, _, _ = polish(problem, theta, weights, tolerance=tolerance, loss=loss.wider(10.0**k))
-    through = polish(problem, theta, weights, tolerance=tolerance, loss=loss)
+        theta, _, _ = polish(problem, theta, weights, tolerance=tolerance, loss=problem.loss.wider(10.0**k))
+    through = polish(problem, theta, weights, tolerance=tolerance)
     lower = through[1] < straight[1]
     theta, gradient = (np.where(lower[:, None], through[i], straight[i]) for i in (0, 2))
     return theta, np.minimum(through[1], straight[1]), gradient

@@ -37,7 +37,7 @@ _APART = 3.0
 _BENEATH = 3.6
 """How far below an axis a legend stands, where its numbers and its label have room, / the size of a letter."""
 _WIDER, _TALLER = 1.1, 0.4
-"""A legend there may be so many times as wide as its axes, for the numbers beside these have room too."""
+"""A legend there may be so many times as wide as its axes, for the numbers beside these have room too; and as high."""
 
 _MARKS, _LINES = 2000, 400
 """Marks and lines of which a vector file is no longer small, nor drawn at once."""
