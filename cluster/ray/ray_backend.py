@@ -229,7 +229,7 @@ class RayBackend:
         until, tries = time.monotonic() + _COMING, _STARTS
         while True:
             try:
-                with _own_signals():
+                with _own_signals(), contextlib.nullcontext() if address is None else contextlib.closing(Head(address)):
                     self._ray.init(
                         address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options
                     )
