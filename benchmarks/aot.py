@@ -60,9 +60,10 @@ SLICES = {
     "2xv5e-8": Pool(accelerator="tpu-v5e", chips=8, lane="gang", slices=2, slices_per_run=2),
     "2xv5e-256": Pool(accelerator="tpu-v5e", hosts=64, chips=4, slices=2, slices_per_run=2),
 }
-CASES = ("125M@v5e-8", "1.4B@v5e-8", "1.4B@v5e-256", "1.4B@2xv5e-256", "7B@v5e-256", "7B@v5p-64", "70B@v5e-256")
-KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+CASES = ("125M@v5e-8", "125M@2xv5e-8", "1.4B@v5e-8", "1.4B@v5e-256", "7B@v5e-256", "7B@v5p-64", "70B@v5p-64")
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "send")
+"""As a program has them; what a slice sends to others is their all-reduce."""
+ARRAY = re.compile(r"([a-z]+\d+|pred)\[([\d,]*)\]")
 SIZES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s8": 1, "u8": 1, "pred": 1}
 
 
@@ -109,7 +110,7 @@ def compiled(case, given):
         "recompute": split.recompute,
         **told,
         "planned_bytes": bytes_needed(config, split, "tpu"),
-        "collectives": None if text is None else collectives(text, split.fsdp),
+        "collectives": None if text is None else collectives(text),
         "least_bytes": 3 * weights * split.micro_batches if split.fsdp > 1 else 2 * weights,
         "whole_logits": None
         if text is None
@@ -124,7 +125,7 @@ def whole_logits(text, tokens, width, vocab):
     return any(math.prod(dims) >= tokens * vocab for dims in wide)
 
 
-def collectives(text, fsdp):
+def collectives(text):
     """By kind, how often a step makes one, and the bytes of what each device has of its result, or puts into a
     reduce-scatter.
 
@@ -147,8 +148,9 @@ def collectives(text, fsdp):
                 number = re.search(r"channel_id=(\d+)", line)
                 arrays = ARRAY.findall(kind[1])
                 sizes = [SIZES[of] * math.prod(map(int, filter(None, dims.split(",")))) for of, dims in arrays]
-                size = max(sizes) if kind[3] else sum(sizes)  # of one that is begun, what goes in stands there too
-                size *= fsdp if kind[2] == "reduce-scatter" else 1
+                both = kind[3] or kind[2] == "send"  # of one that is begun, what goes in stands there too
+                size = max(sizes) if both else sum(sizes)
+                size *= members(line) if kind[2] == "reduce-scatter" else 1
                 key = kind[2], number[1] if number else line
                 made[key] = max(made.get(key, (0, 0)), (times, size))
             for callee in re.findall(r"(?:calls|to_apply)=%([\w.-]+)", line):
@@ -160,6 +162,12 @@ def collectives(text, fsdp):
         number, bytes_ = total.get(kind, (0, 0))
         total[kind] = number + times, bytes_ + times * size
     return total
+
+
+def members(line):
+    """How many devices take part in each of a collective's groups."""
+    listed = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
+    return len(listed[1].split(",")) if listed else int(re.search(r"replica_groups=\[\d+,(\d+)\]", line)[1])
 
 
 def rounds(around, first, condition, body):
@@ -197,7 +205,8 @@ def rounds(around, first, condition, body):
 def row(found):
     """Of the table."""
     moves = (found["collectives"] or {}).items()
-    moved = ", ".join(f"{kind} {number:,}: {size / 1e9:.2f}" for kind, (number, size) in moves)
+    names = {"send": "between slices"}
+    moved = ", ".join(f"{names.get(kind, kind)} {number:,}: {size / 1e9:.2f}" for kind, (number, size) in moves)
     total, needed = found["state_bytes"] + found["temporary_bytes"], found["planned_bytes"]
     return [
         f"{found['case']} ({count(found['parameters'])})",
