@@ -81,12 +81,13 @@ class ReachErrors:
 
 def beyond_warnings(fit: Fit, flops: Sequence[float], tested: ReachErrors | None = None) -> list[str]:
     """Warnings of the compute that lies furthest beyond the runs, on either side: how far a backtest got, where it got
-    less far."""
+    less far; none of what one tested."""
     largest = float(fit.runs.table["flops"].max())
     warnings = []
     for end in sorted({min(flops), max(flops)}) if len(flops) else ():
-        short = [] if tested is None else tested.warnings(end / largest)
-        warnings += [f"{end:.3g} FLOPs is {text}" for text in short] or reach_warnings(fit, {"flops": end})
+        if tested is None or tested.band_of(end / largest) is None:
+            short = [] if tested is None else tested.warnings(end / largest)
+            warnings += [f"{end:.3g} FLOPs is {text}" for text in short] or reach_warnings(fit, {"flops": end})
     return warnings
 
 

@@ -64,7 +64,5 @@ def test_a_small_model_on_two_slices_compiles_within_what_the_plan_says():
     assert found["layout"] == "data=16,fsdp=1,tensor=1"
     assert found["planned_bytes"] == pytest.approx(found["state_bytes"] + found["temporary_bytes"], rel=0.15)
     bytes_of = {kind: size for kind, (_, size) in found["collectives"].items()}
-    assert bytes_of["send"] == pytest.approx(
-        bytes_of["reduce-scatter"] / 8, rel=1e-3
-    )  # its share each, and the loss
+    assert bytes_of["send"] == pytest.approx(bytes_of["reduce-scatter"] / 8, rel=1e-3)  # its share each, and the loss
     assert bytes_of["all-gather"] == bytes_of["reduce-scatter"]
