@@ -72,7 +72,10 @@ class TestIsItWorthMore:
         assert told.growth.multiplier != pytest.approx(told.multiplier, rel=0.01), "the figure does not allow for it"
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("law, verb", [({"alpha": 0.37, "A": 480 * 1.4}, "grows"), ({"alpha": 0.33}, "shrinks")])
+    @pytest.mark.parametrize(
+        "law, verb",
+        [({"alpha": 0.37, "A": 480 * 1.4}, "grows"), pytest.param({"alpha": 0.33}, "shrinks", marks=pytest.mark.soak)],
+    )
     def test_the_rate_at_which_it_changes_is_that_of_the_laws(self, recipes, law, verb):
         told = compare(*recipes(noise=0.0005, law=LAW | law), shared="asymptote", resamples=200)
         assert f"It {verb} with compute: " in told.answer and "of its own" not in told.answer
