@@ -160,6 +160,7 @@ class TestData:
             )
 
     @pytest.mark.slow
+    @pytest.mark.soak
     def test_runs_that_repeat_their_data_say_what_that_is_worth(self, called, tmp_path):
         rows = []
         for N in (1e7, 3e7, 1e8, 3e8):

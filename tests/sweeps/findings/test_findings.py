@@ -125,6 +125,7 @@ def test_over_training_is_foretold():
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_experts_are_worth_what_the_law_that_made_the_losses_says():
     """Under L = E + A experts^-a N^-alpha + B D^-beta they multiply the compute of one MLP by experts^(a / alpha)."""
 
