@@ -46,7 +46,7 @@ _MACHINES = 0.03
 
 COMMANDS = typer.main.get_command(app)
 
-RARELY = {"beyond-training", "plan", "trained-models"}
+RARELY = {"beyond-training", "own-trainer", "plan", "trained-models"}
 """Pages whose commands take a minute and more, none on the quickstart: CI runs them in the time that is left."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

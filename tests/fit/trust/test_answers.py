@@ -86,6 +86,7 @@ class TestIsItWorthMore:
         low, high = told.growth.interval
         assert low <= np.exp(rate[0]) <= high
 
+    @pytest.mark.slow
     def test_what_b_has_at_once_has_no_number(self, isoflop_grid):
         a, b = isoflop_grid(noise=0.002), isoflop_grid(noise=0.002, seed=1, law=LAW | {"E": 0.5})
         told = compare(a, b, resamples=100)
@@ -162,6 +163,7 @@ class TestIsItFlattening:
             "Student's t of 15"
         )
 
+    @pytest.mark.slow
     def test_new_runs_are_told_first(self, isoflop_grid):
         found = fit(isoflop_grid(noise=0.002), resamples=100)
         new = isoflop_grid(noise=0.002, seed=10_000, budgets=1, first=3e21)

@@ -180,6 +180,7 @@ class TestCoordinates:
             assert 1 / 1.6 < one_over_d[1] < 1.6
 
     @pytest.mark.slow
+    @pytest.mark.soak
     def test_they_are_flat_over_eight_times_the_depth(self):
         assert np.all(spread(*(coordinates("completep", depth=depth) for depth in (1, 8))) < 1.5)
 

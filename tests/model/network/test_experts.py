@@ -202,6 +202,7 @@ class TestBalance:
         assert max(worst[-5:]) < 1.15
 
 
+@pytest.mark.slow
 def test_no_token_sees_the_future():
     options = {"router": "sigmoid", "balance_rate": 0.1, "dense_layers": 1}
     module = noisy(Transformer(network(depth=2, context=12, **options), rngs=nnx.Rngs(0)), 0.2)
@@ -211,6 +212,7 @@ def test_no_token_sees_the_future():
     assert np.abs(found[:, 7:] - changed[:, 7:]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_router_of_bfloat16_features_scores_in_float32():
     module = MixtureOfExperts(network(), dtype=jnp.dtype("bfloat16"), rngs=nnx.Rngs(0))
     weight_Nxk, _, routing = module.route(X.astype(jnp.bfloat16), T)

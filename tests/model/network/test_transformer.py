@@ -221,6 +221,7 @@ def test_an_untrained_model_is_uniform():
     assert np.all(np.asarray(logits) == 0)
 
 
+@pytest.mark.slow
 def test_bfloat16_products_keep_float32_weights_and_logits():
     config = model_config()
     half, full = (noisy_transformer(config, dtype) for dtype in ("bfloat16", "float32"))

@@ -102,8 +102,9 @@ def test_in_the_end_blocks_are_computed_twice(tiny_run, run_directory, monkeypat
     assert record["loss"] == pytest.approx(expected["loss"], rel=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.soak)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.slow
+@pytest.mark.soak
 def test_blocks_computed_twice_take_less_memory(tiny_run, dtype):
     run = tiny_run(family=ModelFamily(depth=8, heads=2, context=64), width=32, batch_tokens=1024, dtype=dtype)
     none, dots, full = (bytes_needed(run, ONE, MemorySaving(recompute=each)) for each in RECOMPUTE[:-1])

@@ -284,6 +284,7 @@ def test_modules_side_by_side_come_to_the_losses_that_they_have_alone(own_run, t
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_module_on_many_devices_is_that_of_one(own_run, tmp_path, run_directory):
     run = own_run(steps=20, batch_tokens=64)
     one = train(run, run_directory)["loss"]
@@ -301,6 +302,7 @@ def test_a_module_on_many_devices_is_that_of_one(own_run, tmp_path, run_director
     assert came[1]["shapes"]["params.inner"] == [4, 8]
 
 
+@pytest.mark.slow
 def test_scales_of_a_recipe_are_those_of_the_weights(tiny_run):
     family = ModelFamily(depth=8, heads=2, context=8)
     recipe = {"embedding": 0.02, "hidden": {"rule": "fan_in", "scale": 0.5}, "output": {"rule": "depth"}}

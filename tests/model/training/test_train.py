@@ -326,6 +326,7 @@ class TestSeveralRowsInOneCall:
         )
         assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in rows], rel=1e-3)
 
+    @pytest.mark.slow
     def test_a_pinned_position_ends_a_call_and_resumes_to_the_bit(self, tiny_run, run_directory):
         run, pins = tiny_run(steps=1100), (600 * 32, 640 * 32)
         policy = CheckpointPolicy(every_seconds=3600, pinned=pins)

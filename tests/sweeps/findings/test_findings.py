@@ -170,6 +170,7 @@ def test_power_laws_are_recovered_where_nothing_else_limits():
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_repeated_tokens_lose_their_worth():
     def repeated(row, R_D=8.0):
         U, D = row["unique_tokens"], row["tokens"]

@@ -242,6 +242,7 @@ def workers(pid):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_ten_kills_of_driver_worker_and_trainer_change_nothing(
     spec_of, tmp_path, command, monkeypatch, in_process_backend
 ):
