@@ -46,6 +46,9 @@ _MACHINES = 0.03
 
 COMMANDS = typer.main.get_command(app)
 
+RARELY = {"beyond-training", "own-trainer", "plan", "trained-models"}
+"""Pages whose commands take a minute and more, none on the quickstart: CI runs them in the time that is left."""
+
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
@@ -285,7 +288,10 @@ def prepared(made_once, nextscale):
 
 
 @pytest.mark.slow
-@each_page
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.soak] * (page.stem in RARELY), id=page.stem) for page in PAGES],
+)
 def test_what_a_page_shows_is_what_comes_out(page, tmp_path, prepared, nextscale):
     shown = [block for block in blocks(page) if block.is_tried]
     if not shown:

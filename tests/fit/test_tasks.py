@@ -103,6 +103,7 @@ class TestForecast:
         assert "\n" not in str(error.value)
 
     @pytest.mark.slow
+    @pytest.mark.soak
     def test_intervals_hold_as_claimed_on_a_curve_that_holds(self, isoflop_grid):
         held = []
         for seed in range(60):
@@ -151,6 +152,7 @@ class TestPublishedRuns:
         self.check(found, 0.65)
 
     @pytest.mark.slow
+    @pytest.mark.soak
     def test_they_do_on_every_task(self, published):
         found = published_tasks(published)
         assert len(found) > 100

@@ -112,7 +112,9 @@ def test_flops_agree_with_xla(family):
     assert 1 <= found / executed_forward_flops(config) < 1.02
 
 
-@pytest.mark.parametrize("family", [{"position": "alibi", "mlp": "relu2"}, OPTIONS[1]], ids=str)
+@pytest.mark.parametrize(
+    "family", [{"position": "alibi", "mlp": "relu2"}, pytest.param(OPTIONS[1], marks=pytest.mark.slow)], ids=str
+)
 def test_a_training_step_is_three_forward_passes_to_xla(family):
     config = model_config(**{"width": 128, "heads": 1, "context": 512} | family)
     graph, state = nnx.split(nnx.eval_shape(lambda: Transformer(config, rngs=nnx.Rngs(0))))

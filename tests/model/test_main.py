@@ -136,6 +136,7 @@ def test_two_processes_are_one_run(tiny_run, tmp_path, started):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_two_processes_stop_at_one_step_when_either_is_told_and_go_on(tiny_run, tmp_path, started):
     run = tiny_run(steps=1000)
     cut, whole = at(tmp_path, "cut"), at(tmp_path, "whole")

@@ -183,6 +183,7 @@ def test_whatever_happens_many_times(fake, tmp_path_factory, n, **schedule):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @given(**schedules)
 @settings(deadline=None, max_examples=15)
 def test_whatever_happens_to_a_thousand_runs(fake, tmp_path_factory, **schedule):

@@ -76,20 +76,25 @@ def test_the_estimate_is_within_15_per_cent_of_what_the_compiler_of_tpus_makes_o
         *(
             pytest.param(*case, marks=pytest.mark.slow)  # seconds each, to compile
             for case in (
-                ({"context": 512, "sequences": 2, "dtype": "bfloat16"}, MemorySaving()),
                 ({"depth": 8, "context": 256, "kv_heads": 1}, MemorySaving(1, recompute="full")),
                 ({}, MemorySaving()),
-                ({"width": 128, "sequences": 16}, MemorySaving(4)),
                 ({"mlp": "relu2", "position": "alibi", "context": 64}, MemorySaving(2)),
-                ({"mlp": "none", "depth": 3, "tied": True}, MemorySaving()),
                 ({"vocab": 8192, "sequences": 4, "optimizer": "muon"}, MemorySaving()),
+                ({"experts": 16, "experts_per_token": 4, "shared_experts": 1, "mlp": "swiglu"}, MemorySaving(2)),
+            )
+        ),
+        *(
+            pytest.param(*case, marks=[pytest.mark.slow, pytest.mark.soak])
+            for case in (
+                ({"context": 512, "sequences": 2, "dtype": "bfloat16"}, MemorySaving()),
+                ({"width": 128, "sequences": 16}, MemorySaving(4)),
+                ({"mlp": "none", "depth": 3, "tied": True}, MemorySaving()),
                 ({"width": 512, "heads": 8, "sequences": 1, "context": 64, "optimizer": "sgd"}, MemorySaving()),
                 ({"width": 384, "heads": 6, "kv_heads": 2, "sequences": 2, "context": 256}, MemorySaving()),
                 ({"depth": 6, "dtype": "bfloat16", "mlp": "swiglu"}, MemorySaving(2, recompute="full")),
                 ({"mlp_ratio": 2.0, "head_width": 32, "width": 96, "optimizer": "muon"}, MemorySaving()),
                 ({"width": 256, "context": 1024, "sequences": 2, "dtype": "bfloat16"}, MemorySaving(2)),
                 ({"width": 128, "experts": 8, "balance_rate": 0.001}, MemorySaving()),
-                ({"experts": 16, "experts_per_token": 4, "shared_experts": 1, "mlp": "swiglu"}, MemorySaving(2)),
             )
         ),
     ],
@@ -117,6 +122,7 @@ print(json.dumps([bytes_needed(config, Layout.parse(layout), MemorySaving()) for
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_so_it_is_on_many_devices(run):
     config = run(width=256, sequences=4, context=256, vocab=1024, depth=3)
     shapes = [Split(data=4), Split(fsdp=4), Split(tensor=2), Split(fsdp=2, tensor=2)]
@@ -169,7 +175,7 @@ def test_a_run_whose_state_alone_is_larger_than_the_slice_is_refused_with_the_la
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("saving", [MemorySaving(), MemorySaving(4)], ids=str)
+@pytest.mark.parametrize("saving", [MemorySaving(), pytest.param(MemorySaving(4), marks=pytest.mark.soak)], ids=str)
 def test_of_a_module_a_little_more_is_planned_than_xla_takes(saving):
     """What its gradient keeps is stated by JAX, before XLA makes less of it."""
     folder = Path(__file__).parents[3] / "examples" / "own_model"

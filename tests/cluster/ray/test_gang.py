@@ -100,6 +100,7 @@ def two_slices():
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_whose_host_is_killed_finishes_on_another_slice_to_the_bit_and_the_other_run_is_not_disturbed(
     two_slices, job
 ):

@@ -78,7 +78,7 @@ class TestKnownLaw:
         st.floats(0.5, 3),
         st.floats(0.5, 3),
     )
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=10, deadline=None)
     def test_a_noise_free_law_is_recovered(self, E, alpha, beta, at_n, at_d):
         """Coefficients are drawn by what they add to the loss at the middle of the runs."""
         params, tokens = np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e12, 6))

@@ -146,6 +146,7 @@ class TestEveryIntervalHoldsItsValue:
         of_what_rests_on_fits(isoflop_grid, seed, noise)
 
     @pytest.mark.slow
+    @pytest.mark.soak
     @given(SEEDS, st.sampled_from([0.001, 0.01, 0.05]))
     @settings(max_examples=15, deadline=None, phases=[Phase.generate])
     def test_of_what_rests_on_many_fits(self, isoflop_grid, seed, noise):

@@ -87,7 +87,9 @@ KNOWN = {
     },
 }
 
-COMPILED_LONG = {"data-constrained", "distillation", "farseer", "lr-batch", "m4", "moe-joint"}
+SLOW = {"broken", "chinchilla-coupled", "data-constrained", "farseer", "kaplan-coupled", "moe-joint", "precision"}
+SOAK = {"distillation", "lr-batch", "m4"}
+"""Laws that take seconds to find again."""
 
 RUNS = {
     "N": np.geomspace(1e7, 1e10, 6),
@@ -134,7 +136,11 @@ def test_no_law_is_without_them():
 
 class TestKnownParameters:
     @pytest.mark.parametrize(
-        "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in COMPILED_LONG)) for name in KNOWN]
+        "name",
+        [
+            pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW | SOAK) + [pytest.mark.soak] * (name in SOAK))
+            for name in KNOWN
+        ],
     )
     def test_are_found_again(self, name):
         found = fit(runs_of(LAWS[name]), name, resamples=0)

@@ -83,6 +83,7 @@ class TestLifetime:
             assert row["params"] == pytest.approx(best["params"], rel=2e-3)
             assert row["loss"] == pytest.approx(best["loss"], rel=1e-6)
 
+    @pytest.mark.slow
     def test_the_more_is_served_the_smaller_and_longer(self, laws):
         for one in laws:
             rows = [lifetime(one, Served.of(tokens), losses=[2.3]).iloc[0] for tokens in (0, 1e11, 1e13)]

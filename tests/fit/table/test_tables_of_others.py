@@ -376,7 +376,7 @@ changes = st.sampled_from(
 
 
 @given(units, st.lists(changes, max_size=2), st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_never_another_law(unit, others, seed):
     rng = np.random.default_rng(seed)
     table = unit(reference(), rng)

@@ -72,7 +72,10 @@ class TestIsItWorthMore:
         assert told.growth.multiplier != pytest.approx(told.multiplier, rel=0.01), "the figure does not allow for it"
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("law, verb", [({"alpha": 0.37, "A": 480 * 1.4}, "grows"), ({"alpha": 0.33}, "shrinks")])
+    @pytest.mark.parametrize(
+        "law, verb",
+        [({"alpha": 0.37, "A": 480 * 1.4}, "grows"), pytest.param({"alpha": 0.33}, "shrinks", marks=pytest.mark.soak)],
+    )
     def test_the_rate_at_which_it_changes_is_that_of_the_laws(self, recipes, law, verb):
         told = compare(*recipes(noise=0.0005, law=LAW | law), shared="asymptote", resamples=200)
         assert f"It {verb} with compute: " in told.answer and "of its own" not in told.answer
@@ -83,6 +86,7 @@ class TestIsItWorthMore:
         low, high = told.growth.interval
         assert low <= np.exp(rate[0]) <= high
 
+    @pytest.mark.slow
     def test_what_b_has_at_once_has_no_number(self, isoflop_grid):
         a, b = isoflop_grid(noise=0.002), isoflop_grid(noise=0.002, seed=1, law=LAW | {"E": 0.5})
         told = compare(a, b, resamples=100)
@@ -159,6 +163,7 @@ class TestIsItFlattening:
             "Student's t of 15"
         )
 
+    @pytest.mark.slow
     def test_new_runs_are_told_first(self, isoflop_grid):
         found = fit(isoflop_grid(noise=0.002), resamples=100)
         new = isoflop_grid(noise=0.002, seed=10_000, budgets=1, first=3e21)

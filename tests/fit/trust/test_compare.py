@@ -44,6 +44,7 @@ def test_exactly_without_noise_in_either_variable_of_scale(recipes):
     assert by_compute.multiplier == pytest.approx(1.5, rel=0.01)
 
 
+@pytest.mark.slow
 def test_swapped_recipes_give_the_inverse(recipes):
     tables = recipes()
     for a, b in (tables, [envelope(table) for table in tables]):

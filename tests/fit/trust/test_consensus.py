@@ -155,7 +155,7 @@ def _coupled(rng):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("budgets", [2, 3, 4])
+@pytest.mark.parametrize("budgets", [2, 3, pytest.param(4, marks=pytest.mark.soak)])
 def test_few_budgets_make_it_wide_enough(published, budgets):
     """Public sweeps (Open Athena's, and Porian et al. 2024) cut down to their smallest budgets, and the three next."""
     table = published("isoflop_porian_refinedweb.csv").assign(params=lambda rows: rows["n"])
@@ -194,6 +194,7 @@ class TestAsAFit:
         assert low < told["parameters"]["E"] < high
         assert {*told["members"][0]} == {"law", "first", "runs", "weight", "rate", "parameters"}
 
+    @pytest.mark.slow
     def test_its_irreducible_loss_is_no_surer_than_the_laws_agree(self):
         """Of losses that add up as no law of it has them (Busbridge et al. 2025)."""
         for seed in range(4):

@@ -53,7 +53,14 @@ def test_a_floor_is_found(isoflop_grid):
     assert (told.runs, told.older) == (5, 20)
 
 
-@pytest.mark.parametrize("shift, verdict", [(0.02, "flattening"), (0.0, "continues"), (-0.02, "steepening")])
+@pytest.mark.parametrize(
+    "shift, verdict",
+    [
+        (0.02, "flattening"),
+        pytest.param(0.0, "continues", marks=pytest.mark.slow),
+        pytest.param(-0.02, "steepening", marks=pytest.mark.slow),
+    ],
+)
 def test_what_a_backtest_missed_does_not_excuse_itself(isoflop_grid, shift, verdict):
     """Newest runs off the law are what the backtest of a fit trips over."""
     table = isoflop_grid(noise=0.003)

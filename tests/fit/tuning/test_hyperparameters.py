@@ -36,6 +36,7 @@ def test_a_known_rule_is_recovered():
     assert batch(tokens=1e12) == pytest.approx(0.58 * 1e12**0.57)
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_under_noise():
     held = 0
     for seed in range(20):

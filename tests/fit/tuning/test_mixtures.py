@@ -65,6 +65,7 @@ class TestMixture:
         assert found.parameters == pytest.approx(known | {"gamma[web]": 0.5, "gamma[code]": 0.5}, rel=1e-4)
 
     @pytest.mark.slow
+    @pytest.mark.soak
     def test_the_best_is_where_calculus_puts_it(self):
         """a sqrt(h) + b sqrt(1 - h) is largest at h = a^2 / (a^2 + b^2); for two losses that mirror each other a half
         is best; and one that weighs more pulls it over."""

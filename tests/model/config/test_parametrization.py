@@ -140,7 +140,7 @@ def spread(*found):
 class TestCoordinates:
     """What a model computes after a few steps is as large at every size, or what is tuned at one does not hold."""
 
-    @pytest.mark.parametrize("parametrization", ["mup", "completep"])
+    @pytest.mark.parametrize("parametrization", [pytest.param("mup", marks=pytest.mark.soak), "completep"])
     @pytest.mark.slow
     def test_they_are_flat_over_sixteen_times_the_width(self, parametrization):
         assert np.all(spread(*(coordinates(parametrization, width=width) for width in (16, 256))) < 1.5)
@@ -150,7 +150,10 @@ class TestCoordinates:
         _, first, all_blocks = spread(*(coordinates("standard", width=width) for width in (16, 256)))
         assert min(first, all_blocks) > 10
 
-    @pytest.mark.parametrize("parametrization", ["mup", "mup-1/d", "completep"])
+    @pytest.mark.parametrize(
+        "parametrization",
+        ["mup-1/d", *(pytest.param(name, marks=pytest.mark.soak) for name in ("mup", "completep"))],
+    )
     @pytest.mark.slow
     def test_they_are_flat_over_sixteen_times_the_width_also_with_heads_of_one_width(self, parametrization):
         found = (coordinates(parametrization, width=width, head_width=16) for width in (16, 256))
@@ -177,6 +180,7 @@ class TestCoordinates:
             assert 1 / 1.6 < one_over_d[1] < 1.6
 
     @pytest.mark.slow
+    @pytest.mark.soak
     def test_they_are_flat_over_eight_times_the_depth(self):
         assert np.all(spread(*(coordinates("completep", depth=depth) for depth in (1, 8))) < 1.5)
 

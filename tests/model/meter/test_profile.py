@@ -24,6 +24,7 @@ def traced(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_a_trace_is_of_the_steps_that_were_named_and_changes_no_bit(tiny_run, run_directory, monkeypatch):
     plain, seen = tiny_run(steps=200), traced(monkeypatch)
     run = tiny_run(steps=200, profile={"steps": [10, 13]})

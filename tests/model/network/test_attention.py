@@ -35,12 +35,17 @@ def plain(q, k, v, scale):
 
 def with_gradient(function, *x):
     """What it gives, and the gradient of something that depends on all of it."""
-    out, back = jax.vjp(function, *x)
-    return out, *back(jnp.sin(out))
+
+    @jax.jit
+    def found(*x):
+        out, back = jax.vjp(function, *x)
+        return out, *back(jnp.sin(out))
+
+    return found(*x)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("H", "G"), [(2, 2), (4, 2)])
+@pytest.mark.parametrize(("H", "G"), [pytest.param(2, 2, marks=pytest.mark.soak), (4, 2)])
 def test_the_kernel_of_tpus_is_plain_attention(H, G):
     """Interpreted on the CPU."""
     x = drawn(256, H, G, 64)
@@ -49,7 +54,7 @@ def test_the_kernel_of_tpus_is_plain_attention(H, G):
         np.testing.assert_allclose(each, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("H", "G"), [pytest.param(2, 2, marks=pytest.mark.slow), (4, 2)])
+@pytest.mark.parametrize(("H", "G"), [pytest.param(2, 2, marks=[pytest.mark.slow, pytest.mark.soak]), (4, 2)])
 @pytest.mark.parametrize("kernel", [pytest.param("cudnn", marks=pytest.mark.slow), "blocks"])
 def test_the_other_kernels_are_plain_attention(monkeypatch, kernel, H, G):
     """What asks for cuDNN is given what JAX computes without it: only the asking is tested."""
@@ -97,9 +102,13 @@ def test_blocked_attention_is_plain_softmax_attention(T):
     config = model(position="alibi", heads=2, width=16, context=max(T, 2))
     q, k, v = (jax.random.normal(jax.random.key(i), (2, T, 2, 8)) for i in range(3))
     slopes = alibi_slopes(config)
-    weights = jax.nn.softmax(jnp.einsum("bthk,bshk->bhts", q, k) / np.sqrt(8) + attention_bias(slopes, 0, T))
-    plain = jnp.einsum("bhts,bshk->bthk", weights, v)
-    np.testing.assert_allclose(causal_attention(q, k, v, slopes), plain, atol=2e-6)
+
+    @jax.jit
+    def both(q, k, v):
+        weights = jax.nn.softmax(jnp.einsum("bthk,bshk->bhts", q, k) / np.sqrt(8) + attention_bias(slopes, 0, T))
+        return causal_attention(q, k, v, slopes), jnp.einsum("bhts,bshk->bthk", weights, v)
+
+    np.testing.assert_allclose(*both(q, k, v), atol=2e-6)
 
 
 @pytest.mark.parametrize("position", ("rope", "alibi", "none"))

@@ -57,7 +57,7 @@ def test_what_came_before_a_document_changes_not_a_bit_of_it(position):
 
 
 @SLOW
-@pytest.mark.parametrize("parts", [1, 5])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.soak), 5])
 def test_the_loss_is_that_of_documents_alone_and_so_is_its_gradient(parts, monkeypatch):
     """Both documents as sequences of their own, in a model that knows of none, to rounding."""
     config, batch = model(z_loss=0.1, position="rope"), tokens(0, ends=(5, T))

@@ -72,11 +72,6 @@ def test_the_attention_kernel_of_tpus_is_spread_by_sequences_and_heads(small, tm
         assert told["error"] < 1e-5
 
 
-def rarely(options):
-    """A case that CI tries in the time that is left."""
-    return pytest.param(options, marks=pytest.mark.soak)
-
-
 LAYOUTS = {
     "data=8": ([16, 16], [16, 64]),
     "fsdp=8": ([16, 2], [2, 64]),
@@ -87,8 +82,9 @@ LAYOUTS = {
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
-    "options", [{}, rarely({"optimizer": "muon"}), rarely({"parametrization": "completep", "kv_heads": 1})], ids=str
+    "options", [{}, {"optimizer": "muon"}, {"parametrization": "completep", "kv_heads": 1}], ids=str
 )
 def test_every_axis_gives_the_loss_of_one_device(small, tmp_path, run_directory, options):
     run = small(**options)
@@ -102,12 +98,13 @@ def test_every_axis_gives_the_loss_of_one_device(small, tmp_path, run_directory,
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "options",
     [
         {},
-        rarely({"tied": True, "logit_cap": 3.0, "z_loss": 0.1}),
-        rarely({"mlp": "swiglu", "kv_heads": 2, "heads": 4}),
+        {"tied": True, "logit_cap": 3.0, "z_loss": 0.1},
+        {"mlp": "swiglu", "kv_heads": 2, "heads": 4},
     ],
     ids=str,
 )
@@ -142,14 +139,22 @@ def test_documents_are_kept_apart_on_any_mesh(small, tmp_path):
 
 
 MIXTURE = {"experts": 4, "shared_experts": 1, "balance_rate": 0.01, "router": "sigmoid", "router_z_loss": 0.01}
+MESHES = [("data=2,fsdp=2,tensor=2", "none", 2), ("fsdp=2,tensor=4", "full", 1), ("data=3", "none", 1)]
+MESHES += [("tensor=2", "dots", 1)]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [MIXTURE, rarely({"experts": 3, "mlp": "swiglu", "dense_layers": 1})], ids=str)
-def test_experts_are_spread_over_tensor_where_it_divides_them_and_change_no_gradient(small, tmp_path, options):
+@pytest.mark.parametrize(
+    "options, asked",
+    [
+        (MIXTURE, MESHES[:1]),
+        pytest.param(MIXTURE, MESHES[1:], marks=pytest.mark.soak),
+        pytest.param({"experts": 3, "mlp": "swiglu", "dense_layers": 1}, MESHES, marks=pytest.mark.soak),
+    ],
+    ids=str,
+)
+def test_experts_are_spread_over_tensor_where_it_divides_them_and_change_no_gradient(small, tmp_path, options, asked):
     run = small(depth=2, **options)
-    asked = [("data=2,fsdp=2,tensor=2", "none", 2), ("fsdp=2,tensor=4", "full", 1), ("data=3", "none", 1)]
-    asked += [("tensor=2", "dots", 1)]
     jobs = [(run, layout, {"recompute": recompute, "micro_batches": n}) for layout, recompute, n in asked]
     jobs += [(run, "fsdp=2,tensor=2", {})]
     *came, trained_there = trained(tmp_path, *jobs)

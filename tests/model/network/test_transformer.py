@@ -142,6 +142,7 @@ class TestZLoss:
         np.testing.assert_allclose(gradient.sum(axis=-1), 2 * 0.1 * partition / 2, rtol=1e-4)
         np.testing.assert_allclose(jax.grad(extra)(self.logits - partition[..., None]), 0, atol=1e-6)
 
+    @pytest.mark.slow
     def test_it_changes_what_is_learnt_and_not_what_is_reported(self, tiny_run, tmp_path):
         plain, pulled = (
             train(tiny_run(family=ModelFamily(depth=1, heads=2, context=8, z_loss=z)), RunDirectory(tmp_path / str(z)))
@@ -150,16 +151,23 @@ class TestZLoss:
         assert plain["loss"] < pulled["loss"] < np.log(16) + 0.1
 
 
-@pytest.mark.parametrize("recompute", RECOMPUTE[:-1])
 @pytest.mark.parametrize(
-    "options",
+    "options, recompute",
     [
-        {},
-        pytest.param({"mlp": "swiglu", "qk_norm": True, "norm_scale": True, "kv_heads": 1}, marks=pytest.mark.slow),
+        ({}, "full"),
+        *(pytest.param({}, recompute, marks=pytest.mark.slow) for recompute in ("none", "dots")),
+        *(
+            pytest.param(
+                {"mlp": "swiglu", "qk_norm": True, "norm_scale": True, "kv_heads": 1},
+                recompute,
+                marks=[pytest.mark.slow, pytest.mark.soak],
+            )
+            for recompute in RECOMPUTE[:-1]
+        ),
     ],
     ids=str,
 )
-def test_scanned_blocks_give_the_loss_and_the_gradient_of_unrolled_ones(monkeypatch, recompute, options):
+def test_scanned_blocks_give_the_loss_and_the_gradient_of_unrolled_ones(monkeypatch, options, recompute):
     graph, state = nnx.split(noisy_transformer(model_config(depth=3, **options)))
     tokens = jnp.arange(12)[None]
 
@@ -213,6 +221,7 @@ def test_an_untrained_model_is_uniform():
     assert np.all(np.asarray(logits) == 0)
 
 
+@pytest.mark.slow
 def test_bfloat16_products_keep_float32_weights_and_logits():
     config = model_config()
     half, full = (noisy_transformer(config, dtype) for dtype in ("bfloat16", "float32"))

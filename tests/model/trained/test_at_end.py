@@ -51,6 +51,7 @@ def test_a_task_of_ones_own_is_found_before_anything_is_trained(of_text, tmp_pat
         of_text("no.yaml")
 
 
+@pytest.mark.slow
 def test_without_the_harness_the_loss_is_there_and_a_note_says_what_is_not(
     of_text, trained_to_the_end, run_directory, monkeypatch
 ):
@@ -66,6 +67,7 @@ def test_without_the_harness_the_loss_is_there_and_a_note_says_what_is_not(
     assert plain["loss"] == record["loss"]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_while_it_is_asked_goes_on_with_that(of_text, trained_to_the_end, run_directory):
     reached = []
     with pytest.raises(Stopped, match="before all was asked of its model"):

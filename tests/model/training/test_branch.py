@@ -65,7 +65,7 @@ def _progress_at_once(monkeypatch):
     monkeypatch.setattr(attempt, "_PROGRESS_SECONDS", 0)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.soak)])
 @pytest.mark.slow
 def test_a_branch_is_the_straight_run_to_the_bit(tiny_run, folder, optimizer):
     trunk, straight = (tiny_run(steps=steps, optimizer=optimizer, **WSD) for steps in (600, 300))
@@ -204,6 +204,7 @@ class TestParent:
         parent = Parent(run_id=trunk.run_id, tokens=BRANCH)
         return tiny_run(**training).model_copy(update={"parent": parent})
 
+    @pytest.mark.slow
     def test_it_goes_on_from_the_token_position_and_the_state_of_its_parent(self, branch, trunk, folder, monkeypatch):
         train(trunk, folder(trunk), checkpoint=pinning(BRANCH))
         source, read_at, starts = trainer.open_source(branch), [], []

@@ -110,6 +110,7 @@ class TestCurve:
         train(run, folder("run"))
         assert folder("run").evaluations_file.read_bytes() == whole
 
+    @pytest.mark.slow
     def test_a_branch_takes_over_that_of_its_trunk(self, tiny_run, folder):
         wsd = {"schedule": "wsd", "warmup_tokens": 640, "cooldown": 0.25}
         trunk, branch = (measured(tiny_run(steps=steps, **wsd), points=4) for steps in (600, 300))

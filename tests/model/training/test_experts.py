@@ -83,6 +83,7 @@ def test_micro_batches_and_what_is_computed_again_change_no_loss_and_no_bias(mix
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_scanned_blocks_are_those_one_by_one(mixture, at, monkeypatch):
     run = mixture(depth=3, steps=12, **BIAS)
     one_by_one = train(run, at("unrolled"))["loss"]
@@ -112,7 +113,7 @@ def test_a_call_of_two_runs_is_two_calls(mixture):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["muon", "sgd"])
+@pytest.mark.parametrize("optimizer", [pytest.param("muon", marks=pytest.mark.soak), "sgd"])
 def test_every_optimiser_trains_experts(tiny_run, at, optimizer):
     family = ModelFamily(depth=1, heads=2, context=8, experts=4, **BIAS | {"dense_layers": 0})
     more = {"parametrization": "standard"} if optimizer == "sgd" else {}

@@ -40,7 +40,7 @@ def runs_out(monkeypatch, *, micro_batches, recompute="none", message=EXHAUSTED,
     return failures
 
 
-@pytest.mark.parametrize("micro_batches", [2, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("micro_batches", [pytest.param(2, marks=pytest.mark.soak), 8])
 @pytest.mark.slow
 def test_micro_batches_give_the_numbers_of_the_whole_batch(tiny_run, run_directory, micro_batches):
     run = tiny_run(steps=20, batch_tokens=64)
@@ -104,6 +104,7 @@ def test_in_the_end_blocks_are_computed_twice(tiny_run, run_directory, monkeypat
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.slow
+@pytest.mark.soak
 def test_blocks_computed_twice_take_less_memory(tiny_run, dtype):
     run = tiny_run(family=ModelFamily(depth=8, heads=2, context=64), width=32, batch_tokens=1024, dtype=dtype)
     none, dots, full = (bytes_needed(run, ONE, MemorySaving(recompute=each)) for each in RECOMPUTE[:-1])

@@ -108,6 +108,7 @@ def test_as_many_are_put_together_as_is_fastest(tiny_run, together, speed, faste
     assert sum(sizes) == 4 * 10
 
 
+@pytest.mark.slow
 def test_it_is_compiled_once_for_each_number_of_runs(runs, together):
     step.train_packed.cache_clear()
     together(runs, max_together=4)

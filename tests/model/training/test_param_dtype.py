@@ -15,6 +15,7 @@ def stepped(run, state):
     return train_steps(program_of(run))(state, batch_1xBxT1, np.ones(1, np.float32), 1, numbers_of(run))
 
 
+@pytest.mark.slow
 def test_a_step_is_that_of_float32_from_the_same_weights_with_matrices_rounded_after_it(tiny_run):
     whole, kept = tiny_run(), tiny_run(param_dtype="bfloat16")
     start = initial_state(program_of(kept))(jax.random.key(0), numbers_of(kept))

@@ -116,6 +116,7 @@ class TestRun:
         with_, without = (train(tiny_run(steps=300, skip_spikes=f), folder(str(f))) for f in (1e6, None))
         assert with_["loss"] == pytest.approx(without["loss"], abs=1e-5)
 
+    @pytest.mark.slow
     def test_a_run_that_takes_no_step_any_more_has_diverged(self, tiny_run, folder, poison):
         poison(POISONED, 10_000, 16)
         record = train(tiny_run(steps=600, skip_spikes=5.0), folder("run"))

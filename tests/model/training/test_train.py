@@ -166,7 +166,8 @@ def test_equal_shapes_compile_once(tiny_run, tmp_path, run_directory):
     assert train_steps(program_of(runs[0]))._cache_size() == 1
 
 
-@pytest.mark.parametrize("optimizer, lr", [("muon", 0.02), pytest.param("sgd", 0.1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer, lr", [("muon", 0.02), pytest.param("sgd", 0.1, marks=pytest.mark.soak)])
 def test_every_optimizer_learns_and_a_grid_of_its_rates_compiles_once(tiny_run, tmp_path, run_directory, optimizer, lr):
     train_steps.cache_clear()
     options = {"optimizer": optimizer, "parametrization": "standard"}
@@ -312,7 +313,8 @@ class TestSeveralRowsInOneCall:
 
         return run_all
 
-    @pytest.mark.parametrize("skip_spikes", [None, pytest.param(5.0, marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("skip_spikes", [None, pytest.param(5.0, marks=pytest.mark.soak)])
     def test_they_are_the_same_rows(self, tiny_run, run_directory, one_by_one, skip_spikes):
         run = tiny_run(steps=1100, lr=0.004, skip_spikes=skip_spikes)
         expected, directory = one_by_one(run)
@@ -324,6 +326,7 @@ class TestSeveralRowsInOneCall:
         )
         assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in rows], rel=1e-3)
 
+    @pytest.mark.slow
     def test_a_pinned_position_ends_a_call_and_resumes_to_the_bit(self, tiny_run, run_directory):
         run, pins = tiny_run(steps=1100), (600 * 32, 640 * 32)
         policy = CheckpointPolicy(every_seconds=3600, pinned=pins)

@@ -160,6 +160,7 @@ class TestData:
             )
 
     @pytest.mark.slow
+    @pytest.mark.soak
     def test_runs_that_repeat_their_data_say_what_that_is_worth(self, called, tmp_path):
         rows = []
         for N in (1e7, 3e7, 1e8, 3e8):
@@ -240,6 +241,7 @@ class TestNarrowIntervals:
         told = forecast_targets(found, [{"flops": 2e22}, {"flops": 3e22}], backtests=self.missed(0.3))
         assert told["warnings"][0].startswith("2.00e+22 FLOPs, 3.00e+22 FLOPs: the interval may be too narrow")
 
+    @pytest.mark.slow
     def test_the_command_says_it(self, called, csv, simulated):
         """Of a curve that bends: the law of the smallest runs misses what lies beyond by more than that of all says."""
         table = simulated(noise=1e-4)

@@ -22,6 +22,7 @@ def csv(tmp_path):
 
 
 NAMED = ("--params-column", "N", "--flops-column", "C", "--loss-column", "final loss")
+QUICK = ("--resamples", "100")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["plan", "{spec}"], ["schema"]])
@@ -141,8 +142,8 @@ class TestChoices:
 
 class TestFit:
     def test_columns_of_usual_names_need_no_options(self, called, csv):
-        code, out, _ = called("fit", csv, "--json")
-        named = json.loads(called("fit", csv, *NAMED, "--json")[1])
+        code, out, _ = called("fit", csv, *QUICK, "--json")
+        named = json.loads(called("fit", csv, *NAMED, *QUICK, "--json")[1])
         found = json.loads(out)
         assert code == 0
         assert found["parameters"] == named["parameters"]
@@ -162,20 +163,20 @@ class TestFit:
             assert card["parameters"][name] == pytest.approx(value, rel=0.15)
 
     def test_two_columns_are_enough_and_the_third_is_said(self, called, csv):
-        code, out, _ = called("fit", csv, *NAMED)
+        code, out, _ = called("fit", csv, *NAMED, *QUICK)
         assert code == 0
         assert "tokens follow from C = 6ND" in out
         assert "90% interval" in out
 
     def test_a_figure(self, called, csv, tmp_path):
-        code, _, _ = called("fit", csv, *NAMED, "--plot", tmp_path / "fit.svg")
+        code, _, _ = called("fit", csv, *NAMED, *QUICK, "--plot", tmp_path / "fit.svg")
         assert code == 0
         assert (tmp_path / "fit.svg").read_text().lstrip().startswith("<?xml")
 
     def test_the_published_optimum_from_the_command_line(self, called, published_folder):
         code, out, _ = called(
             *("fit", published_folder / "chinchilla_epoch.csv", "--params-column", "Model Size"),
-            *("--flops-column", "Training FLOP", "--drop-largest-losses", 5, "--json"),
+            *("--flops-column", "Training FLOP", "--drop-largest-losses", 5, *QUICK, "--json"),
         )
         card = json.loads(out)
         assert code == 0
@@ -183,7 +184,7 @@ class TestFit:
         assert card["objective"] <= 0.0010182741
 
     def test_the_card_is_written_for_machines(self, called, csv, tmp_path):
-        code, _, _ = called("fit", csv, *NAMED, "--card", tmp_path / "fit_card.json")
+        code, _, _ = called("fit", csv, *NAMED, *QUICK, "--card", tmp_path / "fit_card.json")
         card = json.loads((tmp_path / "fit_card.json").read_text())
         assert code == 0
         assert {"objective", "optimiser", "residuals", "profiles", "dropped"} <= card.keys()
@@ -200,7 +201,7 @@ class TestFit:
 
 class TestForecast:
     def test_json_has_the_promised_keys(self, called, csv):
-        code, out, _ = called("forecast", csv, *NAMED, "--flops", "1e22", "--flops", "1e23", "--json")
+        code, out, _ = called("forecast", csv, *NAMED, *QUICK, "--flops", "1e22", "--flops", "1e23", "--json")
         told = json.loads(out)
         assert code == 0
         keys = {"flops", "loss", "loss_interval", "params", "params_interval", "tokens", "tokens_interval"}
@@ -209,7 +210,7 @@ class TestForecast:
         assert any("times the largest run" in warning for warning in told["warnings"])
 
     def test_no_number_without_its_interval(self, called, csv):
-        code, out, _ = called("forecast", csv, *NAMED, "--flops", "1e22")
+        code, out, _ = called("forecast", csv, *NAMED, *QUICK, "--flops", "1e22")
         assert code == 0
         row = next(line for line in out.splitlines() if "│ 1e22 " in line)
         assert row.count("[") == 4
@@ -218,7 +219,7 @@ class TestForecast:
         "law, loss", [("chinchilla", 1.99), pytest.param("consensus", 2.08, marks=pytest.mark.slow)]
     )
     def test_the_compute_that_a_loss_takes(self, called, csv, law, loss):
-        words = ("forecast", csv, *NAMED, "--law", law, "--json")
+        words = ("forecast", csv, *NAMED, *QUICK, "--law", law, "--json")
         code, out, _ = called(*words, "--loss", str(loss), "--loss", "1.2")
         near, never = json.loads(out)["compute_for"]
         assert code == 0
@@ -229,13 +230,15 @@ class TestForecast:
         assert "irreducible loss" in never["reason"]
 
     def test_a_law_in_compute_alone_tells_no_sizes(self, called, csv):
-        code, out, _ = called("forecast", csv, *NAMED, "--law", "saturating", "--flops", "1e22", "--loss", "2.05")
+        code, out, _ = called(
+            "forecast", csv, *NAMED, *QUICK, "--law", "saturating", "--flops", "1e22", "--loss", "2.05"
+        )
         assert code == 0
         assert "The loss at each budget" in out
         assert "tokens/param" not in out
 
     def test_a_far_loss_warns_and_an_easy_one_is_no_number(self, called, csv):
-        _, out, _ = called("forecast", csv, *NAMED, "--loss", "1.9", "--loss", "30", "--json")
+        _, out, _ = called("forecast", csv, *NAMED, *QUICK, "--loss", "1.9", "--loss", "30", "--json")
         far, easy = json.loads(out)["compute_for"]
         assert any("times the largest run" in warning for warning in far["warnings"])
         assert (easy["flops"], easy["verdict"]) == (None, "reached")
@@ -243,7 +246,7 @@ class TestForecast:
     def test_headings_are_text(self, called, csv):
         table = pd.read_csv(csv).rename(columns={"N": "N [/b]"})
         table.to_csv(csv, index=False)
-        code, out, _ = called("forecast", csv, "--params-column", "N [/b]", *NAMED[2:], "--flops", "1e22")
+        code, out, _ = called("forecast", csv, "--params-column", "N [/b]", *NAMED[2:], *QUICK, "--flops", "1e22")
         assert code == 0
         assert "parameters (N [/b])" in out
 
@@ -257,9 +260,9 @@ class TestAnalyses:
     """Every one prints a table, one JSON object, and a figure; of a file of any kind."""
 
     COMMANDS = (
-        ("frontier", "{runs}", "--flops", "1e21"),
+        ("frontier", "{runs}", "--flops", "1e21", *QUICK),
         ("backtest", "{runs}", "--law", "chinchilla", "--law", "saturating", "--objective", "huber"),
-        ("compare", "{runs}", "{runs}", "--resamples", "100"),
+        ("compare", "{runs}", "{runs}", *QUICK),
         pytest.param(("trend", "{runs}", "--new", "{newer}"), marks=pytest.mark.slow, id="trend"),
         ("next", "{runs}", "--target", "1e22", "--runs", "1"),
     )
@@ -279,7 +282,7 @@ class TestAnalyses:
         assert figure.read_text().lstrip().startswith("<?xml")
 
     def test_recipes_that_are_the_same_are_not_told_apart(self, called, csv):
-        _, out, _ = called("compare", csv, csv, *NAMED, "--resamples", "100", "--json")
+        _, out, _ = called("compare", csv, csv, *NAMED, *QUICK, "--json")
         assert json.loads(out)["verdict"] == "not distinguishable"
 
     @pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
@@ -291,7 +294,7 @@ class TestAnalyses:
             "parquet": lambda: table.to_parquet(path),
         }
         write[kind]()
-        objectives = [json.loads(called("fit", p, *NAMED, "--json")[1])["objective"] for p in (csv, path)]
+        objectives = [json.loads(called("fit", p, *NAMED, *QUICK, "--json")[1])["objective"] for p in (csv, path)]
         assert objectives[0] == pytest.approx(objectives[1], rel=1e-6)
 
 

@@ -49,20 +49,21 @@ def test_answers_that_make_no_spec(answers, says):
         spec_text("x.yaml", **ANSWERS | answers)
 
 
-def test_the_command_asks_and_never_writes_over(nextscale, tmp_path):
+def test_the_command_asks_and_never_writes_over(nextscale, called, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     done = nextscale("init", "sweep.yaml", input="mine\n\n\n6\n\n\n", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     spec = load_spec(tmp_path / "sweep.yaml")
     assert (spec.name, spec.design.flops.count, spec.design.sizes) == ("mine", 6, 5)
     assert (tmp_path / "nextscale.schema.json").exists()
     text = (tmp_path / "sweep.yaml").read_text()
-    refused = nextscale("init", "sweep.yaml", "--yes", "--name", "other", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "sweep.yaml: is there already; name another file, or say --force" in refused.stderr
+    code, _, refused = called("init", "sweep.yaml", "--yes", "--name", "other")
+    assert code == 2
+    assert "sweep.yaml: is there already; name another file, or say --force" in refused
     assert (tmp_path / "sweep.yaml").read_text() == text
-    forced = nextscale("init", "sweep.yaml", "--yes", "--name", "other", "--force", cwd=tmp_path)
-    assert forced.returncode == 0, forced.stderr
-    assert nextscale("plan", "sweep.yaml", cwd=tmp_path).returncode == 0
+    code, _, error = called("init", "sweep.yaml", "--yes", "--name", "other", "--force")
+    assert code == 0, error
+    assert called("plan", "sweep.yaml")[0] == 0
     wrong = nextscale("init", "new.yaml", input="\n\n\n0\n", cwd=tmp_path)
     assert wrong.returncode == 2 and "is from 2 to 20, not 0" in wrong.stderr
     assert not (tmp_path / "new.yaml").exists()

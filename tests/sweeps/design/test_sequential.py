@@ -297,7 +297,9 @@ def shell(tmp_path, monkeypatch, in_process_backend):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lives_for", [None, 9], ids=["done", "killed"])
+@pytest.mark.parametrize(
+    "lives_for", [pytest.param(None, marks=pytest.mark.soak, id="done"), pytest.param(9, id="killed")]
+)
 def test_a_shell_that_waited_for_another_goes_on_from_what_that_one_chose(tmp_path, shell, lives_for):
     def first_another(role, done, todo):
         if not read_rows(tmp_path / "out" / "sequence.jsonl"):

@@ -125,6 +125,7 @@ def test_over_training_is_foretold():
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_experts_are_worth_what_the_law_that_made_the_losses_says():
     """Under L = E + A experts^-a N^-alpha + B D^-beta they multiply the compute of one MLP by experts^(a / alpha)."""
 
@@ -169,6 +170,7 @@ def test_power_laws_are_recovered_where_nothing_else_limits():
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_repeated_tokens_lose_their_worth():
     def repeated(row, R_D=8.0):
         U, D = row["unique_tokens"], row["tokens"]

@@ -98,6 +98,7 @@ def test_a_file_cut_anywhere_goes_on_with_each_step_once(run, state):
         assert run.exported_events().ended
 
 
+@pytest.mark.slow
 def test_kill_9_in_the_middle_leaves_no_gap_and_no_step_twice(run):
     def seen():
         return sum(file.stat().st_size for file in run.store.root.glob("tensorboard/tiny/*/*"))

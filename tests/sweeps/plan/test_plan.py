@@ -139,7 +139,14 @@ class TestStore:
         assert after["total_flops"] == before["total_flops"] == after["left_flops"] + run.flops
         assert after["pools"][0]["runs"] == before["pools"][0]["runs"] - 1
 
-    @pytest.mark.parametrize("changes", [{}, LADDER, GRID], ids=["isoflop", "ladder", "grid"])
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            pytest.param({}, id="isoflop"),
+            pytest.param(LADDER, id="ladder", marks=pytest.mark.slow),
+            pytest.param(GRID, id="grid"),
+        ],
+    )
     def test_planned_flops_are_recorded_flops(self, spec_file, tmp_path, changes):
         run = min(planned_runs(load_spec(spec_file(changes))), key=lambda run: run.flops)
         directory = RunDirectory(epath.Path(tmp_path / "run"))

@@ -57,7 +57,7 @@ def said_in(page, section):
     return [html.unescape(text) for text in re.findall(r"<p[^>]*>(.*?)</p>", found[0])] if found else []
 
 
-@pytest.mark.parametrize("beaten", [True, False])
+@pytest.mark.parametrize("beaten", [True, pytest.param(False, marks=pytest.mark.soak)])
 @pytest.mark.slow
 def test_a_verdict_against_the_law_is_the_first_warning(called, tmp_path, beaten):
     """Runs whose loss stays where it has come to, which its last value forecasts best, and runs of the law itself."""

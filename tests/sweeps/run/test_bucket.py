@@ -74,6 +74,7 @@ class Killed(BaseException):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.slow
+@pytest.mark.soak
 def test_one_that_dies_goes_on_elsewhere(spec, s3, tmp_path, monkeypatch):
     """Again and again, at whatever request, on machines where nothing is known: what the bucket was told is all that
     the next one has."""

@@ -29,6 +29,7 @@ def until(condition, seconds=120):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_cap_stops_a_sweep_and_another_lets_it_go_on(spec_file, tmp_path, nextscale):
     out, spec = tmp_path / "out", spec_file({"holdout: {flops: 1.2e10, widths: [12, 16, 24]}": ""})
     ended = nextscale("run", spec, "--out", out, "--set", "caps.max_flops=1.5e10", "--json")

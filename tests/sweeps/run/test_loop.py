@@ -154,6 +154,7 @@ def test_kill_9_of_the_driver_loses_nothing_and_does_nothing_twice(finished, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_two_shells_at_once_train_each_run_once(finished, tmp_path, command):
     spec, undisturbed, _ = finished
     out = tmp_path / "out"

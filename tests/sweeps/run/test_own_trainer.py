@@ -88,6 +88,7 @@ def rounds_of(study):
     return TrainingRounds(study, Site(), on_round=lambda *round: None, on_event=lambda event: None, **quiet)
 
 
+@pytest.mark.slow
 def test_the_example_goes_from_plan_to_a_scored_forecast(tmp_path, monkeypatch, in_process_backend):
     monkeypatch.setattr(session, "RayBackend", in_process_backend)
     shorter = ["design.flops=[1e8, 1.4e8, 2e8]", "holdout={flops: 5e8, sizes: [4608, 7168]}", "forecast.resamples=100"]
@@ -241,6 +242,7 @@ def workers(pid):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_ten_kills_of_driver_worker_and_trainer_change_nothing(
     spec_of, tmp_path, command, monkeypatch, in_process_backend
 ):

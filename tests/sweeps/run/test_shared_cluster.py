@@ -19,6 +19,7 @@ SHORT = {
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_the_second_is_trained_beside_the_first(spec_file, command, tmp_path):
     specs = {
         "long": spec_file(LONGER | {"name: tiny": "name: long"}, "long.yaml"),

@@ -112,9 +112,8 @@ def test_a_trunk_that_fails_takes_its_branches_with_it_and_no_others(spec, tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "ratio, count, most", [pytest.param(math.sqrt(2), 7, 0.50, marks=pytest.mark.soak), (2.0, 5, 0.62)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("ratio, count, most", [(math.sqrt(2), 7, 0.50), (2.0, 5, 0.62)])
 def test_branches_give_the_law_of_separate_runs_within_seed_noise(tmp_path, nextscale, ratio, count, most):
     """Branches of a width share their trunk's luck; runs of seeds of their own do not. The law must not care: its
     forecast at four times the tokens is judged by how far those of runs drawn from three seeds lie apart. What the

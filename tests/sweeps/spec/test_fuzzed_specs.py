@@ -115,7 +115,7 @@ def check(path):
         message.encode()
 
 
-fuzz = settings(deadline=None, max_examples=300, suppress_health_check=list(HealthCheck))
+fuzz = settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
 
 
 @given(st.data())

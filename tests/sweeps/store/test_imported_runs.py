@@ -51,7 +51,9 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "parquet")) for kind in WRITERS]
+)
 def test_a_table_is_fitted_as_it_would_be_alone(imported, called, tmp_path, kind):
     path = tmp_path / f"theirs.{kind}"
     WRITERS[kind](table(), path)

@@ -63,6 +63,7 @@ def test_an_option_that_is_added_with_a_default_makes_no_other_forecast(out, swe
     assert told == [Ledger(out / "ledger.jsonl").entries()[0]["inputs"]] * 2
 
 
+@pytest.mark.slow
 def test_a_forecast_of_before_a_consensus_was_the_default_is_known_again_and_a_consensus_is_another(out, swept):
     """Its law and bootstrap were left out of its digest, as they were the default."""
     told = {}

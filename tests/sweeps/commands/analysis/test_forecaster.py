@@ -57,7 +57,7 @@ def test_what_backtest_trusts_of_other_variables_is_run_as_it_is_printed(called,
 
 @pytest.mark.parametrize("command", ["fit", "forecast", "frontier", "next"])
 def test_the_law_may_be_left_to_a_backtest(called, known, command):
-    asked = {"fit": [], "next": ["--target", "1e21"]}.get(command, ["--flops", "1e21"])
+    asked = {"fit": [], "next": ["--target", "1e21"]}.get(command, ["--flops", "1e21", "--resamples", "100"])
     code, out, err = called(command, known, "--law", "auto", "--json", *asked)
     assert code == 0, err
     assert "consensus" not in out
@@ -120,7 +120,8 @@ def test_experts_are_forecast_at_the_next_size(called, published_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("group", ["pile", pytest.param("stack", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("group", ["pile", "stack"])
 def test_reach_is_counted_along_what_goes_beyond(called, published_folder, group):
     """Runs of 4 parallel streams, by those of fewer (Chen et al. 2025 measured them)."""
     rows = pd.read_csv(published_folder / "scalebench_parallel_train.csv").query(
@@ -191,7 +192,7 @@ class TestTasks:
 
 
 def test_a_frontier_far_beyond_the_runs_says_how_far(called, known):
-    code, out, _ = called("frontier", known, "--flops", "1e30", "--json")
+    code, out, _ = called("frontier", known, "--flops", "1e30", "--resamples", "100", "--json")
     assert code == 0
     (warning,) = [text for text in json.loads(out)["warnings"] if "1e+30 FLOPs" in text]
     assert re.search(

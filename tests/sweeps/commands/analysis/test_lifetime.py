@@ -130,6 +130,7 @@ class TestOvertrain:
         assert model["usd"] == pytest.approx(3.15e23 / (312e12 * 0.3 * 3600) * 2)
         assert model["usd"] / model["optimal_usd"] == pytest.approx(1 + model["overhead"])
 
+    @pytest.mark.slow
     def test_dollars_of_what_is_not_given_have_their_interval(self, called, runs):
         hardware = ("--on", "h100x8", "--utilisation", "0.4", "--price", "2", *QUICK)
         answer = told(called, "overtrain", runs, "--params", "3e8", "--loss", "2.5", *hardware)

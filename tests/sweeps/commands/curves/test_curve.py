@@ -202,6 +202,7 @@ class TestCollapse:
 
 
 class TestRewards:
+    @pytest.mark.slow
     def test_is_what_the_function_says(self, called, tmp_path):
         hours = np.arange(0, 16_001, 200)
         rewards = 0.25 + 0.36 / (1 + (3500 / np.maximum(hours, 1)) ** 1.92)
