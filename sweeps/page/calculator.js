@@ -297,7 +297,8 @@ function byMinima(told, apart = APART) {
   const {minima} = page.calculator, other = minima && told.params && minima[0] * told.flops ** minima[1];
   if (!other || Math.abs(Math.log(other / told.params.value)) < Math.log(apart)) return [];
   const sure = apart === APART ? "; where they differ so much neither is sure" : "";
-  return [`The isoFLOP minima alone say ${counted(other, 3)} parameters, the law ${counted(told.params.value, 3)}${sure}.`];
+  return [`The best sizes at the runs' own budgets (isoFLOP minima), carried on to this one, say ${counted(other, 3)} parameters, ` +
+    `the law ${counted(told.params.value, 3)}${sure}.`];
 }
 
 // What is to be known of an answer, in the words of the command.

@@ -206,8 +206,8 @@ def backtest_table(choice: Any, whom: str, together: Sequence[Mapping[str, Any]]
     columns = (
         ("law", "law", text),
         ("beyond the fitted runs", "beyond", text),
-        ("mean |error|", "within", text),
-        ("measured above it by", "bias", percent),
+        ("missed by, on average", "within", text),
+        ("measured minus forecast", "bias", percent),
         ("backtests", "cuts", text),
     )
     return table_of(f"What laws fitted to the smaller {whom} missed the larger by", rows, *columns)

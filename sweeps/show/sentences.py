@@ -100,11 +100,13 @@ def _rests_on(members: Sequence[Member]) -> str:
 def contradicted(target: Mapping[str, Any], members: Sequence[Member]) -> list[str]:
     """Laws of a mean under which no model comes to the loss that is forecast, in words: the terms of a law beside its
     irreducible loss are positive, so by it no loss lies below that."""
-    if target["loss"] is None or len(members) < 2:
+    if target["loss"] is None:
         return []
     above = [member for member in members if member.parameters.get("E", 0.0) > target["loss"]]
-    weight, limit = sum(member.weight for member in above), min((m.parameters["E"] for m in above), default=0.0)
-    return above and [
+    if not above or len(members) < 2:
+        return []
+    weight, limit = sum(member.weight for member in above), min(member.parameters["E"] for member in above)
+    return [
         f"{len(above)} of the {len(members)} fits that the forecast is a mean of (weight {weight:.0%}) "
         f"{'says' if len(above) == 1 else 'say'} that no model comes below a loss of {limit:.2f}, and contradict"
         f"{'s' * (len(above) == 1)} the {target['loss']:.2f} that is forecast"
