@@ -21,7 +21,7 @@ from nextscale.fit.laws.loss import Loss
 from nextscale.fit.laws.mixture import Mixture
 from nextscale.fit.table.runs import Runs
 from nextscale.fit.trust.candidates import weigh_repeats_as_one
-from nextscale.fit.trust.rolling import CUTS, NEAREST, REACH_POWER, Contender, Rolling, growth, roll
+from nextscale.fit.trust.rolling import CUTS, NEAREST, Contender, Rolling, growth, roll
 
 CONSENSUS = "consensus"
 _IN_SIZE_AND_DATA, _IN_COMPUTE = (CHINCHILLA, SIZE_DATA, DATA_SIZE, CHINCHILLA_TIED), (SATURATING,)
@@ -56,7 +56,7 @@ class Member:
         runs: of how many.
         weight: its share, all of a consensus sum to 1.
         rate: root mean square of what it missed in backtests, relative, at e-folds of reach to the power of
-            `REACH_POWER`; None where there was none.
+            `nextscale.fit.trust.rolling.REACH_POWER`; None where there was none.
         parameters: by name.
     """
 
@@ -290,7 +290,8 @@ def _warnings(rolling: Rolling) -> list[str]:
         return []
     if rolling.cuts:
         return ["few budgets: one backtest alone says how far the forecast may be off, and is no sure measure"]
+    beyond = _UNTESTED_RATE * float(growth(np.array(1.0), rolling.furthest))
     return [
         "too few budgets to backtest any law: the interval is as wide as laws usually miss by on public runs "
-        f"({_UNTESTED_RATE:.1%} per e-fold of scale to the power {REACH_POWER:g}), and nothing here tested it"
+        f"({beyond:.1%} at {np.e:.2g} times the largest run, more further on), and nothing here tested it"
     ]

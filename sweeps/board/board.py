@@ -38,6 +38,7 @@ _SWEEPS = (
     ("done", "done", plain),
     ("failed", "failed", plain),
     ("left", "left", plain),
+    ("imported", "imported", plain),
     ("$", "usd", lambda value: "-" if value is None else f"{value:,.2f}"),
     ("device-hours", "device_hours", three_digits),
 )
@@ -76,11 +77,12 @@ class Board:
     def _sweeps(self, sweeps: Sequence[Standing], tables: dict[str, Any]) -> Section:
         rows = [
             {"name": one.name, "state": one.state, "told": _told(one), "error": one.error, "inside": one.inside}
-            | {name: one.runs.get(name) for name in ("done", "failed", "left")}
+            | {name: one.runs.get(name) for name in ("done", "failed", "left", "imported")}
             | {name: (one.spent or {}).get(name) for name in ("usd", "device_hours")}
             for one in sweeps
         ]
-        shown, keys = table_of("One row each", rows, *_SWEEPS), [key for _, key, _ in _SWEEPS]
+        columns = [column for column in _SWEEPS if column[1] != "imported" or any(row["imported"] for row in rows)]
+        shown, keys = table_of("One row each", rows, *columns), [key for _, key, _ in columns]
         tables["sweeps"] = raw(keys, [[row[key] for key in keys] for row in rows])
         links = [self._page_of(one) for one in sweeps]
         shown = dataclasses.replace(shown, left=3, wraps=True)

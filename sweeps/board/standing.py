@@ -35,7 +35,7 @@ class Standing:
         name: on the board.
         state: in words.
         specs: name and digest of each, the one that was run last the last.
-        runs: how many are `done` (or diverged, or imported), `failed` (or unreadable) and `left`.
+        runs: how many are `done` (or diverged), `failed` (or unreadable), `left` and `imported`.
         spent: dollars and device-hours so far; None where the accounts cannot be read.
         forecast: of its held-out runs and what came of it, as a sentence.
         error, inside: of its scored runs the mean of |error|, and `k of n` inside their intervals.
@@ -118,9 +118,10 @@ def _read_runs(one: Standing, watcher: Watcher) -> None:
 def _counted(status: Status, table: pd.DataFrame) -> dict[str, int]:
     runs, imported = status.runs, int((table["status"] == IMPORTED).sum())
     return {
-        "done": runs["done"] + runs["diverged"] + imported,
+        "done": runs["done"] + runs["diverged"],
         "failed": runs["failed"] + runs[UNREADABLE],
         "left": runs["running"] + runs["unfinished"] + runs["not started"],
+        "imported": imported,
     }
 
 

@@ -17,11 +17,12 @@ from nextscale.fit.optimum.frontier import TokenCost
 from nextscale.fit.optimum.inverse import ComputeFor, Frontiers
 from nextscale.fit.optimum.isoflop import isoflops, optimum_law
 from nextscale.fit.optimum.repetition import Worth, best_on_limited_data, price_of_repeats
+from nextscale.fit.trust.consensus import Consensus
 from nextscale.fit.trust.reach import ReachErrors, beyond_warnings, narrow_interval_warnings
 from nextscale.sweeps.budget.cluster import BUYS, MEASURES, Cluster
 from nextscale.sweeps.budget.queries import Query, check_queries
 from nextscale.sweeps.show.forecast_tables import request_text
-from nextscale.sweeps.show.sentences import cost_basis, sentence, trust
+from nextscale.sweeps.show.sentences import contradicted, cost_basis, sentence, trust
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,6 +81,7 @@ def forecast_targets(
     law = _Law(fit)
     result = forecast(fit, [], law.cost)
     base = result["warnings"]
+    members = fit.members if isinstance(fit, Consensus) else ()
     targets, needed, warnings = [], [], []
     for one in queries:
         target, caveats = law.answer(one, cluster)
@@ -94,6 +96,7 @@ def forecast_targets(
         warnings += [text for text in caveats if text not in _reached(fit, [target])]
         warnings += [] if cluster is None or target["params"] is None else cluster.warnings(target["params"])
         warnings += _unknown(target)
+        warnings += [f"{request_text(target)}: {text}" for text in contradicted(target, members)]
         targets.append(target)
     notes = [*result["notes"], *([] if cluster is None else cluster.assumptions())]
     notes += [] if data is None else [f"repeated data: {data.worth.basis}"]
@@ -104,7 +107,7 @@ def forecast_targets(
     for target in targets:
         target |= {
             "sentence": sentence(target, result),
-            "trust": trust(target),
+            "trust": trust(target, members),
             "cost_basis": cost_basis(target, result),
         }
     return result | {

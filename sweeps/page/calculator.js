@@ -1,5 +1,5 @@
 // The arithmetic of `nextscale forecast`, number by number: see frontier.py, estimate.py and forecast.py of nextscale.fit.
-const GRID = 400, RANGE = 100, NEAR = 0.001, FAR = 10, STEPS = 12, HALF = 0.01, WITHIN = 0.2, APART = 1.1, YEAR = 365.25 * 86400;
+const GRID = 400, RANGE = 100, NEAR = 0.001, FAR = 10, STEPS = 12, HALF = 0.01, WITHIN = 0.2, ALIKE = 1.1, APART = 1.5, YEAR = 365.25 * 86400;
 
 function unpacked(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -153,14 +153,18 @@ function raised(value, digits = 3) {
   return Number(front) === 1 ? `10${power}` : `${Number(front)}×10${power}`;
 }
 
-const decimals = (value) => value.toFixed(4);
 const compute = (value, digits = 3) => (value >= 1e-3 && value < 1e5 ? String(Number(value.toPrecision(digits))) : raised(value, digits));
-const FORMS = {flops: compute, loss: decimals, bits_per_byte: decimals, usd: (value) => `$${counted(value)}`};
+const FORMS = {flops: compute, usd: (value) => `$${counted(value)}`};
 
 // The decimals of a loss, by the width of its interval.
 function placesOf([low, high]) {
   const half = (high - low) / 2;
   return half > 0 ? Math.min(Math.max(Math.ceil(-Math.log10(half)), 2), 4) : 4;
+}
+
+function formOf(name, found) {
+  if (name !== "loss" && name !== "bits_per_byte") return FORMS[name] ?? counted;
+  return (value) => value.toFixed(placesOf(found.interval));
 }
 
 // The answer as one sentence, and how well such a forecast was tested: in the words of sentences.py.
@@ -204,17 +208,44 @@ function costBasis(told, unit, cluster, costs, forecast) {
   return `${there}this takes ${of("device_hours", (hours) => counted(hours))} device-hours, ${of("days", (days) => compute(days))} days${money}.`;
 }
 
-function trust(reach) {
+function trust(told) {
+  const {reach} = told, rest = restsOn(page.calculator.members);
   if (reach <= 1) return {grade: "inside the runs", sentence: "That lies inside the runs."};
   const band = bandOf(reach), far = `That is ${compute(reach)} times the largest run fitted`;
   if (!band) {
     const test = reach >= 30 ? `; the next to train is a run 10 times the largest, for 1/${compute(reach / 10)} of this` : "";
     const {furthest, problem} = page.calculator.tested;
     const short = !problem && furthest > 1 && furthest < reach ? ` (${compute(furthest)} times)` : "";
-    return {grade: "untested", sentence: `${far}, further than any backtest among these runs reached${short}: nothing tested the interval${test}.`};
+    return {grade: "untested", sentence: `${far}, further than any backtest among these runs reached${short}: nothing tested the interval${test}.${rest}`};
   }
-  const often = band.cuts >= 2, missed = `missed the loss by ${(100 * band.error).toFixed(2)}%.`;
-  return {grade: often ? "tested" : "tested once", sentence: `${far}; ${often ? "backtests" : "one backtest"} of such a reach ${missed}`};
+  const often = band.cuts >= 2, half = halfOf(told.loss), narrow = band.error > half;
+  const more = narrow ? `, more than the interval's ±${(100 * half).toFixed(2)}%: it may be too narrow` : "";
+  const missed = `missed the loss by ${(100 * band.error).toFixed(2)}%${more}.${rest}`;
+  return {
+    grade: narrow ? "too narrow" : often ? "tested" : "tested once",
+    sentence: `${far}; ${often ? "backtests" : "one backtest"} of such a reach ${missed}`,
+  };
+}
+
+const halfOf = ({value, interval: [low, high]}) => (high - low) / 2 / value;
+
+// Which law has most of the weight of a forecast by several, where one has.
+function restsOn(members) {
+  const weights = new Map();
+  for (const [law, weight] of members) weights.set(law, (weights.get(law) ?? 0) + weight);
+  const [law, most] = [...weights].reduce((one, other) => (other[1] > one[1] ? other : one), ["", 0]);
+  return most > 0.5 ? ` It rests on one law, ${law} (${Math.round(100 * most)}% of the weight).` : "";
+}
+
+// Laws under which no model comes to the loss that is forecast.
+function contradicted({loss: {value}}) {
+  const {members} = page.calculator;
+  const above = members.filter(([, , limit]) => limit > value), n = above.length;
+  if (members.length < 2 || !n) return [];
+  const weight = above.reduce((sum, one) => sum + one[1], 0), limit = Math.min(...above.map((one) => one[2]));
+  return [`${n} of the ${members.length} fits that the forecast is a mean of (weight ${Math.round(100 * weight)}%) ` +
+    `${n === 1 ? "says" : "say"} that no model comes below a loss of ${limit.toFixed(2)}, and ${n === 1 ? "contradicts" : "contradict"} ` +
+    `the ${value.toFixed(2)} that is forecast.`];
 }
 
 function exact(value, form) {
@@ -226,7 +257,7 @@ function exact(value, form) {
 
 function answer(told) {
   for (const row of document.querySelectorAll("#forecast-answer tbody tr")) {
-    const found = told && told[row.dataset.row], form = FORMS[row.dataset.row] ?? counted;
+    const found = told && told[row.dataset.row], form = formOf(row.dataset.row, found);
     const [value, bounds] = row.querySelectorAll("td");
     value.replaceChildren(!found ? "–" : found.value === undefined ? "" : exact(found.value, form));
     const ends = found && found.interval;
@@ -251,7 +282,7 @@ function bandOf(reach) {
 // An interval that is narrower than what backtests of such a reach missed by, in the words of the command.
 function warned(told) {
   const found = bandOf(told.reach), {bands} = page.calculator.tested, band = found ?? bands[bands.length - 1];
-  const [low, high] = told.loss.interval, half = (high - low) / 2 / told.loss.value;
+  const half = halfOf(told.loss);
   if (!(told.reach > 1) || !band || !(band.error > half)) return [];
   const reach = found ? "such a reach" : `${endsOf(band).map(three).join(" to ")} times, a shorter reach,`;
   const widened = page.calculator.errors.grows ? "is made of what each law missed in backtests, and that is too little"
@@ -261,18 +292,25 @@ function warned(told) {
   return [`The interval may be too narrow: backtests of ${reach} missed the loss by ${missed}% on average, more than the interval's ±${room}%; it ${widened}.`];
 }
 
+// Whether the lowest points of the runs' own budgets lead to another best size than the law does.
+function byMinima(told, apart = APART) {
+  const {minima} = page.calculator, other = minima && told.params && minima[0] * told.flops ** minima[1];
+  if (!other || Math.abs(Math.log(other / told.params.value)) < Math.log(apart)) return [];
+  const sure = apart === APART ? "; where they differ so much neither is sure" : "";
+  return [`The best sizes at the runs' own budgets (isoFLOP minima), carried on to this one, say ${counted(other, 3)} parameters, ` +
+    `the law ${counted(told.params.value, 3)}${sure}.`];
+}
+
 // What is to be known of an answer, in the words of the command.
 function said(told) {
   const lines = [], {furthest, problem} = page.calculator.tested, band = bandOf(told.reach);
   if (told.params === null) lines.push("The loss falls to the end of the sizes searched: there is no optimum.");
-  const {minima} = page.calculator, other = minima && minima[0] * told.flops ** minima[1];
-  if (other && told.params && Math.abs(Math.log(other / told.params.value)) > Math.log(APART))
-    lines.push(`The isoFLOP minima alone say ${counted(other, 3)} parameters.`);
+  if (byMinima(told, ALIKE).length && !byMinima(told).length) lines.push(...byMinima(told, ALIKE));
   if (told.below < 1 / FAR)
     lines.push(`This is ${three(told.below)} times the smallest run fitted: nothing here tested the law so far down.`);
   if (band) {
     const error = (100 * band.error).toFixed(2), spread = band.se === null ? "" : ` ± ${(100 * band.se).toFixed(2)}`;
-    lines.push(`Backtests of such a reach missed by ${error}${spread} % (${band.reach} times; cuts: ${band.cuts}).`);
+    lines.push(`Backtests of such a reach missed by ${error}${spread} % (${band.reach.replace("-", " to ")} times the runs they were fitted to; backtests: ${band.cuts}).`);
   } else if (told.reach > 1 && !problem)
     lines.push(`A backtest of this forecast among these runs tests no more than ${three(furthest)} times the largest run.`);
   return lines;
@@ -280,7 +318,7 @@ function said(told) {
 
 function assumed(cluster) {
   if (!cluster) return [];
-  return [`A utilisation of ${three(cluster.utilisation)} of ${raised(cluster.peak_flops, 4)} FLOP/s a chip, ${cluster.basis}.`,
+  return [`The peak of a chip is ${raised(cluster.peak_flops, 4)} FLOP/s.`,
     cluster.price === null ? "No price is known." : `$${cluster.price} per chip-hour, ${cluster.priced}.`];
 }
 
@@ -430,9 +468,10 @@ function startCalculator(told, form) {
     const cost = costs(flops, one);
     answer({...found, near: found.near && {interval: found.near}, flops: {value: flops, interval: null}, bits_per_byte: bits, ...cost});
     document.getElementById("forecast-basis").textContent = costBasis(found, unit, one, cost, forecast);
-    tell(sentence(found, amount, unit, one, cost), trust(found.reach));
-    warn([...problems, ...warned(found)]);
-    note.replaceChildren(...said(found).map(line));
+    tell(sentence(found, amount, unit, one, cost), trust(found));
+    const narrow = warned(found), graded = bandOf(found.reach);
+    warn([...problems, ...(graded ? [] : narrow), ...contradicted(found), ...byMinima(found)]);
+    note.replaceChildren(...[...(graded ? narrow : []), ...said(found)].map(line));
     document.getElementById("forecast-assumed").replaceChildren(...assumed(one).map(line));
     mark(flops, found.loss.value);
   }

@@ -73,6 +73,7 @@ def calculator_data(
         "bitsPerNat": bits_per_nat,
         "tested": {"bands": tested.bands, "furthest": tested.furthest, "problem": tested.problem},
         "laws": [_law(law, theta, float(weight)) for weight, theta, law in _parts(fit.law, fit.theta)],
+        "members": _members(fit),
         "draws": _draws(fit),
         "errors": _errors(fit),
         "widened": fit.extrapolation_error > 0,
@@ -93,6 +94,12 @@ def _law(law: Law, theta: np.ndarray, weight: float) -> dict[str, Any]:
         for k, term in enumerate(law.terms)
     ]
     return {"weight": weight, "terms": terms, "theta": _packed(theta)}
+
+
+def _members(fit: Fit) -> list[tuple[str, float, float | None]]:
+    """Of each law of a mean its name, weight and irreducible loss."""
+    members = fit.members if isinstance(fit, Consensus) else ()
+    return [(one.law, one.weight, one.parameters.get("E")) for one in members]
 
 
 def _draws(fit: Fit) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nextscale.sweeps.page.document import Section, readable, table
 from nextscale.sweeps.show.formats import (
+    Format,
     count,
     loss,
     number,
@@ -18,8 +19,9 @@ from nextscale.sweeps.show.formats import (
     three_digits,
 )
 from nextscale.sweeps.show.formats import interval as bounds
-from nextscale.sweeps.show.sentences import outcome
+from nextscale.sweeps.show.sentences import outcome, places_of
 from nextscale.sweeps.show.tables import Table, table_of
+from nextscale.sweeps.store.imported_runs import STATUS as IMPORTED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,6 +70,14 @@ def paragraph(sentence: str, kind: str = "") -> str:
     return f'<p class="{kind}">{readable(sentence)}</p>\n' if sentence else ""
 
 
+def runs_in_words(status: pd.Series) -> str:
+    """How many of the runs are done, and how many come from elsewhere, of which nothing here did any."""
+    imported, done = int((status == IMPORTED).sum()), int((status == "done").sum())
+    own = len(status) - imported
+    told = [f"{done} of {own} runs done"] if own or not imported else []
+    return ", ".join([*told, f"{imported} {'more' if own else 'runs'}, imported"] if imported else told)
+
+
 def law_in_words(law: Mapping[str, Any] | None) -> str:
     """What a forecast rests on, after a semicolon; nothing where there is no law."""
     if law is None:
@@ -104,9 +114,12 @@ def headline(summary: Mapping[str, Any]) -> str:
     scored = [row for row in rows if row["measured"] is not None]
     inside = sum(row["interval"][0] <= row["measured"] <= row["interval"][1] for row in scored)
     level = f"{forecast['level']:.0%}"
-    figures = [("loss of the best of them", loss(best["predicted"]), f"{level} interval {bounds(best['interval'])}")]
+    form = _loss_within(best["interval"])
+    figures = [
+        ("loss of the best of them", form(best["predicted"]), f"{level} interval {bounds(best['interval'], form)}")
+    ]
     if best["measured"] is not None:
-        figures.append(("as measured after", loss(best["measured"]), f"error {percent(best['error'])}"))
+        figures.append(("as measured after", form(best["measured"]), f"error {percent(best['error'])}"))
     if scored:
         mean = sum(abs(row["error"]) for row in scored) / len(scored)
         figures.append((f"inside their {level} intervals", f"{inside} of {len(scored)}", f"mean |error| {mean:.2%}"))
@@ -116,6 +129,12 @@ def headline(summary: Mapping[str, Any]) -> str:
         other = _other_size("the law", optimal["by_law"], optimal["predicted"])
         figures.append((what, count(optimal["predicted"]), f"{bounds(optimal['interval'], count)}{measured}{other}"))
     return paragraph(outcome(summary) or "", "sentence") + paragraph(made_when(forecast), "quiet") + facts(figures)
+
+
+def _loss_within(ends: Any) -> Format:
+    """A loss with the decimals of the sentence above it, which are those that its interval leaves."""
+    places = places_of(ends)
+    return lambda value: f"{value:.{places}f}"
 
 
 def made_when(forecast: Mapping[str, Any]) -> str:
@@ -138,7 +157,8 @@ def outlook(result: Mapping[str, Any], minima: float | None = None) -> str:
     """
     (target,) = result["targets"]
     level = f"{result['level']:.0%} interval"
-    shown = [("loss of the best model", loss(target["loss"]), f"{level} {bounds(target['loss_interval'])}")]
+    form = _loss_within(target["loss_interval"])
+    shown = [("loss of the best model", form(target["loss"]), f"{level} {bounds(target['loss_interval'], form)}")]
     if target["params"] is not None:
         for key, what, form in (
             ("params", params_label(result["params_convention"]), count),
@@ -186,9 +206,9 @@ def backtest_table(choice: Any, whom: str, together: Sequence[Mapping[str, Any]]
     columns = (
         ("law", "law", text),
         ("beyond the fitted runs", "beyond", text),
-        ("mean |error|", "within", text),
-        ("bias", "bias", percent),
-        ("cuts", "cuts", text),
+        ("missed by, on average", "within", text),
+        ("measured minus forecast", "bias", percent),
+        ("backtests", "cuts", text),
     )
     return table_of(f"What laws fitted to the smaller {whom} missed the larger by", rows, *columns)
 

@@ -124,6 +124,8 @@ def _loss_plot(
         caption += (
             f": by a fit to all {len(now.runs)} runs. The star is the forecast before, by {len(fit.runs)} of them"
         )
+    elif asked:
+        caption += ". The star is no run: it is what is forecast there"
     return Plot(
         "loss",
         "Loss against compute",

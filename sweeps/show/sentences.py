@@ -7,19 +7,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from nextscale.sweeps.show.formats import count, dollars, duration, power_of_ten
 
-Grade = Literal["inside the runs", "tested", "tested once", "untested"]
+if TYPE_CHECKING:
+    from nextscale.fit.trust.consensus import Member
+
+Grade = Literal["inside the runs", "tested", "tested once", "too narrow", "untested"]
 _FEW, _MANY = 2, 4
-"""Decimals of a loss, by the width of its interval."""
+"""Decimals of a loss, at least and at most."""
 _CENT, _SMALL, _LARGE = 0.01, 1e-3, 1e16
 _TEST, _WORTH_A_TEST = 10, 3
 """A run so many times the largest is advised where what is asked takes so many times more."""
 _OFTEN = 2
 """Cuts with runs at such a reach from which on it counts as tested."""
+_MOST = 0.5
+"""The weight of one law above which a forecast of several is said to rest on it."""
 
 
 def sentence(target: Mapping[str, Any], forecast: Mapping[str, Any]) -> str:
@@ -49,9 +54,13 @@ def sentence(target: Mapping[str, Any], forecast: Mapping[str, Any]) -> str:
     return f"{_request(asked, forecast)}: {', '.join(filter(None, (model, *_costs(target), loss)))}."
 
 
-def trust(target: Mapping[str, Any]) -> dict[str, Any] | None:
+def trust(target: Mapping[str, Any], members: Sequence[Member] = ()) -> dict[str, Any] | None:
     """How well a forecast so far beyond the runs was tested: a `grade`, and a `sentence` that says why; None of what
-    has no answer."""
+    has no answer.
+
+    Args:
+        members: the laws that it is a mean of.
+    """
     reach, band = target["reach"], target["backtest"]
     if reach is None:
         return None
@@ -72,7 +81,44 @@ def trust(target: Mapping[str, Any]) -> dict[str, Any] | None:
         grade = "tested" if band["cuts"] >= _OFTEN else "tested once"
         tests = "backtests" if band["cuts"] >= _OFTEN else "one backtest"
         why = f"; {tests} of such a reach missed the loss by {band['error']:.2%}"
-    return {"grade": grade, "sentence": f"{far}{why}."}
+        half = _half_width(target)
+        if half is not None and band["error"] > half:
+            grade = "too narrow"
+            why += f", more than the interval's ±{half:.2%}: it may be too narrow"
+    return {"grade": grade, "sentence": f"{far}{why}.{_rests_on(members)}"}
+
+
+def _rests_on(members: Sequence[Member]) -> str:
+    """Which law has most of the weight, where one has: its fits to all runs and to some of them together."""
+    weights: dict[str, float] = {}
+    for member in members:
+        weights[member.law] = weights.get(member.law, 0.0) + member.weight
+    law = max(weights, key=weights.__getitem__, default="")
+    return f" It rests on one law, {law} ({weights[law]:.0%} of the weight)." if weights.get(law, 0.0) > _MOST else ""
+
+
+def contradicted(target: Mapping[str, Any], members: Sequence[Member]) -> list[str]:
+    """Laws of a mean under which no model comes to the loss that is forecast, in words: the terms of a law beside its
+    irreducible loss are positive, so by it no loss lies below that."""
+    if target["loss"] is None:
+        return []
+    above = [member for member in members if member.parameters.get("E", 0.0) > target["loss"]]
+    if not above or len(members) < 2:
+        return []
+    weight, limit = sum(member.weight for member in above), min(member.parameters["E"] for member in above)
+    return [
+        f"{len(above)} of the {len(members)} fits that the forecast is a mean of (weight {weight:.0%}) "
+        f"{'says' if len(above) == 1 else 'say'} that no model comes below a loss of {limit:.2f}, and contradict"
+        f"{'s' * (len(above) == 1)} the {target['loss']:.2f} that is forecast"
+    ]
+
+
+def _half_width(target: Mapping[str, Any]) -> float | None:
+    """Half of the interval of a forecast's loss, relative to the loss; None where it has none, or an end is open."""
+    if target["loss"] is None or None in target["loss_interval"]:
+        return None
+    low, high = target["loss_interval"]
+    return float((high - low) / 2 / target["loss"])
 
 
 def _is_untested(target: Mapping[str, Any]) -> bool:
@@ -95,7 +141,7 @@ def cost_basis(target: Mapping[str, Any], forecast: Mapping[str, Any]) -> str | 
         return f"{at}."  # next to nothing at either
     at += ", at which "
     if "flops" in found:
-        places = _places(target["loss_interval"])
+        places = places_of(target["loss_interval"])
         losses = " to ".join(f"{loss:.{places}f}" for loss in found["loss"])
         return f"{at}this buys {' to '.join(map(power_of_ten, found['flops']))} FLOPs and a loss of {losses}."
     hours, days = (
@@ -130,21 +176,22 @@ def outcome(summary: Mapping[str, Any]) -> str | None:
     if best["measured"] is None:
         return f"{text}; not measured yet."
     inside = sum(row["interval"][0] <= row["measured"] <= row["interval"][1] for row in scored)
-    places = _places(best["interval"])
+    places = places_of(best["interval"])
     return f"{text}; measured {best['measured']:.{places}f}, and {inside} of {len(scored)} inside their intervals."
 
 
 def loss_with_interval(target: Mapping[str, Any], forecast: Mapping[str, Any]) -> str:
     """Such as `2.66 (90%: 2.57 to 2.75)`: to the digits that its interval leaves, with a unit that is not nats per
     token, and where no backtest reached as far, that it is untested."""
-    places, ends = _places(target["loss_interval"]), target["loss_interval"]
+    places, ends = places_of(target["loss_interval"]), target["loss_interval"]
     unit = "" if forecast["loss_unit"] == "nats/token" else f" {forecast['loss_unit']}"
     low, high = ("open" if end is None else f"{end:.{places}f}" for end in ends)
     level = f"{forecast['level']:.0%}{', untested' if _is_untested(target) else ''}"
     return f"{target['loss']:.{places}f}{unit} ({level}: {low} to {high})"
 
 
-def _places(ends: Any) -> int:
+def places_of(ends: Any) -> int:
+    """Decimals of a loss, by the width of its interval."""
     if None in ends or not ends[1] > ends[0]:
         return _MANY
     return min(max(math.ceil(-math.log10((ends[1] - ends[0]) / 2)), _FEW), _MANY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from nextscale.sweeps.show.formats import count, interval, loss, number, params_label, percent
@@ -99,10 +100,17 @@ def law_table(law: dict[str, Any]) -> Table:
 
 
 def _members_table(law: dict[str, Any]) -> Table:
-    missed = ["-" if one["rate"] is None else f"{one['rate']:.2%}" for one in law["members"]]
     rows = [
-        [one["law"], f"{one['weight']:.0%}", str(one["runs"]), number(one["first"], 3), rate]
-        for one, rate in zip(law["members"], missed, strict=True)
+        [
+            one["law"],
+            f"{one['weight']:.0%}",
+            str(one["runs"]),
+            number(one["first"], 3),
+            "-" if one["rate"] is None else f"{one['rate']:.2%}",
+            number(one["parameters"].get("E"), 3),
+        ]
+        for one in law["members"]
     ]
     title = f"The forecast is a consensus of laws, weighed by what each missed in backtests among {law['n']} runs"
-    return Table(title, ["law", "weight", "fitted to", "from FLOPs", "missed, one e-fold beyond its runs"], rows)
+    columns = ["law", "weight", "fitted to", "from FLOPs", f"missed at {math.e:.2g} times its runs", "no loss below"]
+    return Table(title, columns, rows)

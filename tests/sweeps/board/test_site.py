@@ -164,7 +164,11 @@ def test_whatever_is_broken_in_one_is_told_there_and_nowhere_else(staged, tmp_pa
         sweep.close()
     damage(tmp_path / "all" / "hurt")
     hurt, whole = standings(find_sweeps(tmp_path / "all"))
-    assert (whole.state, whole.runs, whole.problems) == ("stopped", {"done": 1, "failed": 0, "left": 5}, [])
+    assert (whole.state, whole.runs, whole.problems) == (
+        "stopped",
+        {"done": 1, "failed": 0, "left": 5, "imported": 0},
+        [],
+    )
     assert hurt.state == state
     assert hurt.problems
     assert all(len(line.splitlines()) == 1 for line in hurt.problems)

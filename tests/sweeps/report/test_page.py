@@ -11,12 +11,14 @@ from axe_playwright_python.sync_playwright import Axe
 
 from nextscale.fit.optimum.forecast import forecast
 from nextscale.fit.trust.backtest import fit_backtested
+from nextscale.fit.trust.consensus import Member
 from nextscale.fit.trust.forecaster import fit_forecaster
 from nextscale.fit.trust.reach import ReachErrors, reach_errors
 from nextscale.sweeps.budget.targets import forecast_targets
 from nextscale.sweeps.commands.app import main
 from nextscale.sweeps.report.answer import Answer
 from nextscale.sweeps.report.calculator import calculator_data
+from nextscale.sweeps.show import sentences
 
 NARROW = {"width": 360, "height": 740}
 SOME = {
@@ -84,6 +86,8 @@ def test_the_calculator_agrees_with_the_command(page, reported, capsys, budgets,
         assert page.inner_text("#forecast-basis") == target["cost_basis"]
         assert page.inner_text("#forecast-trust") == target["trust"]["sentence"]
         assert page.inner_text("#forecast-grade") == target["trust"]["grade"]
+        shown = page.eval_on_selector_all("[data-row=loss] data", "all => all.map(one => one.textContent)")
+        assert all(one in target["sentence"] for one in shown), "the digits of the sentence"
         for name in ("flops", "loss", "params", "tokens", "tokens_per_param", "device_hours", "days", "usd", "kwh"):
             expected = [target[name], *(target.get(f"{name}_interval") or ())]
             assert told[name] == pytest.approx([one for one in expected if one is not None], rel=1e-5), (name, value)
@@ -286,16 +290,35 @@ def test_an_interval_narrower_than_its_backtest_is_told_first_as_the_command_doe
     table["loss"] *= np.exp(1e-4 * rng.standard_normal(25))
     found, _ = fit_backtested(table, ("chinchilla",), bootstrap="case")
     tested = reach_errors(found)
-    far, near = page.evaluate(
+    (far, graded), (near, also) = page.evaluate(
         """([told, asked]) => {
           page.calculator = told;
-          return asked.map((flops) => warned(forecaster(told)(flops)));
+          return asked.map((flops) => forecaster(told)(flops)).map((one) => [warned(one), trust(one)]);
         }""",
         [calculator_data(Answer(found, tested, None, None, None), ""), [3.2e21, 5e20]],
     )
-    first = forecast_targets(found, [{"flops": 3.2e21}], backtests=tested)["warnings"][0]
-    assert [f"3.20e+21 FLOPs: {text[0].lower()}{text[1:-1]}" for text in far] == [first]
+    told = forecast_targets(found, [{"flops": 3.2e21}, {"flops": 5e20}], backtests=tested)
+    assert [f"3.20e+21 FLOPs: {text[0].lower()}{text[1:-1]}" for text in far] == told["warnings"][:1]
     assert near == []
+    assert [graded, also] == [target["trust"] for target in told["targets"]]
+    assert graded["grade"] == "too narrow"
+
+
+@pytest.mark.parametrize("weights", [(0.5, 0.32, 0.18), (0.3, 0.2, 0.5)])
+@pytest.mark.parametrize("loss", [2.5, 2.2, 1.5])
+def test_laws_that_it_rests_on_or_that_contradict_it_are_told_as_the_command_does(page, weights, loss):
+    limits, laws = (1.9, 2.4, 2.1), ("one", "one", "other")
+    members = [Member(law, 1.0, 9, w, 0.0, {"E": e}) for law, w, e in zip(laws, weights, limits, strict=True)]
+    target = {"reach": 5.0, "backtest": None, "tested_reach": 3.0, "loss": loss, "loss_interval": [loss, loss]}
+    shown = page.evaluate(
+        """([members, loss]) => {
+          page.calculator = {members, tested: {bands: [], furthest: 3, problem: null}};
+          const told = {reach: 5, loss: {value: loss, interval: [loss, loss]}};
+          return [trust(told), contradicted(told)];
+        }""",
+        [[[one.law, one.weight, one.parameters["E"]] for one in members], loss],
+    )
+    assert shown == [sentences.trust(target, members), [f"{text}." for text in sentences.contradicted(target, members)]]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -344,6 +367,8 @@ def test_it_prints(page):
     page.emulate_media(media="print")
     assert page.is_visible("[data-name=runs] th button"), "what the columns are"
     assert not page.is_visible("[data-csv=runs]")
+    hidden = "all => all.filter(one => getComputedStyle(one).overflow !== 'visible').length"
+    assert page.eval_on_selector_all(".scroll", hidden) == 0, "all rows"
     printed = page.pdf()
     assert printed.startswith(b"%PDF")
     assert printed.count(b"/Type /Page\n") > 1

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from nextscale.fit.trust import reach
 from nextscale.sweeps.page.document import readable
 from nextscale.sweeps.report import figures as plots
+from nextscale.sweeps.report.content import runs_in_words
 from nextscale.sweeps.report.drawing import Plot, figure, palette, save
 from nextscale.sweeps.store.store import Store
 from nextscale.sweeps.study import summary
@@ -132,6 +133,18 @@ def test_what_cannot_be_written_is_one_line(swept, called, arguments, said):
     code, _, error = called("report", *(text.replace("{out}", str(swept[1])) for text in arguments))
     assert code == 2
     assert re.fullmatch(rf"nextscale: {said}.*\n", error)
+
+
+@pytest.mark.parametrize(
+    "status, said",
+    [
+        (["imported"] * 85, "85 runs, imported"),
+        (["done", "failed", "imported"], "1 of 2 runs done, 1 more, imported"),
+        (["done", "done"], "2 of 2 runs done"),
+    ],
+)
+def test_what_was_run_elsewhere_is_not_called_done(status, said):
+    assert runs_in_words(pd.Series(status)) == said
 
 
 def test_thinned_curves_keep_their_ends_and_their_order():

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 
 from nextscale.cluster.hardware.catalogue import CATALOGUE
+from nextscale.fit.trust.consensus import Member
 from nextscale.fit.trust.forecaster import fit_forecaster
 from nextscale.fit.trust.reach import reach_errors
 from nextscale.sweeps.budget.cluster import cluster_of
 from nextscale.sweeps.budget.targets import forecast_targets
-from nextscale.sweeps.show.sentences import loss_with_interval, outcome
+from nextscale.sweeps.show.sentences import contradicted, loss_with_interval, outcome, trust
 
 _SIZES = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
@@ -71,6 +72,41 @@ def test_a_loss_is_told_by_what_it_takes_or_why_it_is_out_of_reach(fitted):
 def test_a_loss_has_the_digits_that_its_interval_leaves(interval, shown):
     told = {"level": 0.9, "loss_unit": "nats/token"}
     assert loss_with_interval({"loss": 2.6576, "loss_interval": interval}, told) == shown
+
+
+def reached(error, half=0.02, cuts=3):
+    band = {"reach": "3-10", "error": error, "se": 0.0, "bias": 0.0, "cuts": cuts}
+    return {"reach": 5.0, "backtest": band, "loss": 2.0, "loss_interval": [2 - 2 * half, 2 + 2 * half]}
+
+
+@pytest.mark.parametrize("cuts", [1, 3])
+def test_an_interval_that_backtests_missed_by_more_than_is_not_called_tested(cuts):
+    told, within = trust(reached(0.021, cuts=cuts)), trust(reached(0.019, cuts=cuts))
+    assert told["grade"] == "too narrow"
+    assert "missed the loss by 2.10%, more than the interval's ±2.00%" in told["sentence"]
+    assert within["grade"] == ("tested" if cuts > 1 else "tested once")
+    assert "narrow" not in within["sentence"]
+
+
+@pytest.mark.parametrize("weights, said", [((0.5, 0.32, 0.18), " (82% of the weight)."), ((0.3, 0.19, 0.51), " (51%")])
+def test_one_law_that_has_most_of_the_weight_is_named(weights, said):
+    members = [Member(law, 1.0, 9, w, 0.0, {}) for law, w in zip(("one", "one", "other"), weights, strict=True)]
+    sentence = trust(reached(0.01), members)["sentence"]
+    assert f"It rests on one law, {'one' if weights[2] < 0.5 else 'other'}{said}" in sentence
+    assert "one law" not in trust(reached(0.01), [Member(law, 1.0, 9, 0.5, 0.0, {}) for law in "ab"])["sentence"]
+
+
+@pytest.mark.parametrize(
+    "limits, said", [((1.9, 1.0, 1.99), None), ((2.3, 1.0, 2.1), (2, 0.5, 2.1)), ((0, 0, 2.2), (1, 0.2, 2.2))]
+)
+def test_laws_whose_limit_lies_above_the_loss_are_told(limits, said):
+    members = [Member("a", 1.0, 9, w, 0.0, {"E": float(e)}) for w, e in zip((0.3, 0.5, 0.2), limits, strict=True)]
+    lines = contradicted(reached(0.01), members)
+    assert len(lines) == (said is not None)
+    if said is not None:
+        count, weight, limit = said
+        assert lines[0].startswith(f"{count} of the 3 fits that the forecast is a mean of (weight {weight:.0%})")
+        assert f"below a loss of {limit:.2f}" in lines[0]
 
 
 def test_of_what_was_held_out_it_tells_what_came():
