@@ -34,15 +34,16 @@ def card(fit: Fit, *, profiles: Sequence[str] | None = None) -> dict[str, Any]:
         strings, numbers, lists and dicts alone: what is unknown, infinite or not a number is None.
     """
     names = [name for name in fit.law.shapes if name not in fit.fixed] if profiles is None else profiles
+    members = fit.members if isinstance(fit, Consensus) else ()
     record = {
         "law": {
             "name": fit.law.name,
             "formula": fit.law.formula,
             "source": fit.law.source,
             "variables": fit.law.variables,
-            "parameters": len(fit.law.parameters),
+            "parameters": sum(len(one.parameters) for one in members) if members else len(fit.law.parameters),
             "fixed": fit.fixed,
-            **({"members": [*map(dataclasses.asdict, fit.members)]} if isinstance(fit, Consensus) else {}),
+            **({"members": [*map(dataclasses.asdict, members)]} if isinstance(fit, Consensus) else {}),
         },
         "data": _data(fit),
         "objective": {

@@ -213,7 +213,7 @@ function trust(told) {
   if (reach <= 1) return {grade: "inside the runs", sentence: "That lies inside the runs."};
   const band = bandOf(reach), far = `That is ${compute(reach)} times the largest run fitted`;
   if (!band) {
-    const test = reach >= 30 ? `; the next to train is a run 10 times the largest, for 1/${compute(reach / 10)} of this` : "";
+    const test = reach >= 30 ? `. First train a run 10 times the largest, for 1/${compute(reach / 10)} of this: it tests the forecast` : "";
     const {furthest, problem} = page.calculator.tested;
     const short = !problem && furthest > 1 && furthest < reach ? ` (${compute(furthest)} times)` : "";
     return {grade: "untested", sentence: `${far}, further than any backtest among these runs reached${short}: nothing tested the interval${test}.${rest}`};

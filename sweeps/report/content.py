@@ -83,7 +83,11 @@ def law_in_words(law: Mapping[str, Any] | None) -> str:
     if law is None:
         return ""
     members = law.get("members", ())
-    return f"; {law['formula']}" if len(members) < 2 else f"; a consensus of {len(members)} fits, weighed by backtests"
+    names = {member["law"] for member in members}
+    if len(members) < 2:
+        return f"; {law['formula']}"
+    of = f"one law, {names.pop()}, to some or all of them" if len(names) == 1 else f"{len(names)} laws"
+    return f"; a consensus of {len(members)} fits of {of}, weighed by backtests"
 
 
 def facts(figures: Sequence[tuple[str, str, str]]) -> str:

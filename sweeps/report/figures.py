@@ -125,7 +125,8 @@ def _loss_plot(
             f": by a fit to all {len(now.runs)} runs. The star is the forecast before, by {len(fit.runs)} of them"
         )
     elif asked:
-        caption += ". The star is no run: it is what is forecast there"
+        times = asked[0]["flops"] / now.runs.table["flops"].max()
+        caption += f". The star is no run and no budget: it is the forecast at {times:.3g} times the largest run"
     return Plot(
         "loss",
         "Loss against compute",

@@ -74,9 +74,8 @@ def trust(target: Mapping[str, Any], members: Sequence[Member] = ()) -> dict[str
         grade = "untested"
         why = f", further than any backtest among these runs reached{short}: nothing tested the interval"
         if reach >= _WORTH_A_TEST * _TEST:
-            why += (
-                f"; the next to train is a run {_TEST} times the largest, for 1/{power_of_ten(reach / _TEST)} of this"
-            )
+            share = f"1/{power_of_ten(reach / _TEST)}"
+            why += f". First train a run {_TEST} times the largest, for {share} of this: it tests the forecast"
     else:
         grade = "tested" if band["cuts"] >= _OFTEN else "tested once"
         tests = "backtests" if band["cuts"] >= _OFTEN else "one backtest"

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from nextscale.fit import Columns, as_runs, fit
+from nextscale.fit.laws.catalogue import CHINCHILLA, CHINCHILLA_TIED
 from nextscale.fit.trust.card import at_a_bound, card, residuals_by
+from nextscale.fit.trust.consensus import consensus
 
 
 @pytest.fixture
@@ -37,6 +39,11 @@ class TestCard:
         assert set(record["profiles"]) == {"alpha", "beta"}
         assert record["irreducible_loss"]["share"] < 1
         assert record["version"]["nextscale"]
+
+    def test_a_consensus_has_the_parameters_of_all_its_laws(self, runs):
+        record = card(consensus(runs, [CHINCHILLA, CHINCHILLA_TIED], resamples=0), profiles=())["law"]
+        each = {"chinchilla": 5, "chinchilla-tied": 4}  # E, A, B, alpha, beta; tied, alpha is beta
+        assert record["parameters"] == sum(each[one["law"]] for one in record["members"]) > 5
 
     def test_what_was_dropped_is_put_back_in(self, published):
         columns = Columns(params="Model Size", flops="Training FLOP")
