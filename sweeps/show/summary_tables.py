@@ -83,7 +83,10 @@ def _found(summary: dict[str, Any]) -> list[Table]:
         )
     if interior := summary["interior_minima"]:
         rows.append(["budgets with an interior minimum", f"{sum(interior)} of {len(interior)}", "", ""])
-    return [Table("What the sweep found", ["", "predicted", "interval", "true or measured"], rows)]
+    columns = ["", "predicted", "interval", "true or measured"]
+    if not any(cell for row in rows for cell in row[2:]):  # nothing was held out: there is a count alone
+        columns, rows = ["", "found"], [row[:2] for row in rows]
+    return [Table("What the sweep found", columns, rows)]
 
 
 def law_table(law: dict[str, Any]) -> Table:
