@@ -25,8 +25,8 @@ _CLEAR = 3.0, 0.35
 
 
 def isoflop_curves(ax: Axes, curves: Sequence[IsoFlop], held_out: Sequence[IsoFlop] = ()) -> Axes:
-    """Loss against size at each budget, the parabolas through them, and the lowest points (stars); runs of budgets of
-    fewer than three sizes are grey."""
+    """Loss against size at each budget, the parabolas through them, and the lowest points (stars), without which a
+    parabola is dotted; runs of budgets of fewer than three sizes are grey."""
     budgets = [curve for curve in curves if curve.is_budget]
     styles: list[tuple[IsoFlop, Any, str, str]] = [
         (curve, shade, "o", "-") for curve, shade in zip(budgets, shades(len(budgets)), strict=True)
@@ -38,7 +38,8 @@ def isoflop_curves(ax: Axes, curves: Sequence[IsoFlop], held_out: Sequence[IsoFl
         dots = ax.plot(curve.params, curve.loss, marker, color=colour, markersize=4, label=label, rasterized=many)
         if curve.coefficients is not None:
             sizes = np.geomspace(curve.params.min() / 1.1, curve.params.max() * 1.1, 100)
-            dots += ax.plot(sizes, np.polyval(curve.coefficients, np.log(sizes)), line, color=colour, linewidth=1)
+            style = ":" if curve.optimum is None else line
+            dots += ax.plot(sizes, np.polyval(curve.coefficients, np.log(sizes)), style, color=colour, linewidth=1)
         if curve.optimum is not None:
             dots += ax.plot(*curve.optimum[::2], "*", color=colour, markersize=11, markeredgecolor="white")
         for what, drawn in zip(("runs", "curve", "minimum"), dots, strict=False):
