@@ -64,9 +64,10 @@ def checked_variables(law: Law, runs: Runs, fixed: Mapping[str, float]) -> dict[
     """
     free = len(law.parameters) - len(fixed)
     if len(runs) <= free:
+        left_out = "; ".join(note for note in runs.notes if "left out" in note)
         raise InputError(
-            f"{runs.source}: {law.name} has {free} parameters and needs {free + 1} runs or more; got {len(runs)}; "
-            f"add runs{_suggestion(law, len(runs))}"
+            f"{runs.source}: {law.name} has {free} parameters and needs {free + 1} runs or more; got {len(runs)}"
+            f"{f' ({left_out})' if left_out else ''}; add runs{_suggestion(law, len(runs))}"
         )
     if missing := [name for name in law.variables if column_of(name) not in runs.table]:
         names = ", ".join(map(column_of, missing))

@@ -220,7 +220,11 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "change, says",
         [
-            (lambda t: t.iloc[:5], "needs 6 runs or more; got 5"),
+            (lambda t: t.iloc[:5], "needs 6 runs or more; got 5; add"),
+            (
+                lambda t: t.iloc[:8].assign(loss=[3.0, 2.9, 2.8, 2.7, *[np.nan] * 4]),
+                r"got 4 \(4 of 8 rows left out: .* loss",
+            ),
             (lambda t: t.assign(params=1e9), "params is the same in every run"),
             (lambda t: t.drop(columns="loss"), "no column 'loss'"),
             (lambda t: t[["params", "loss"]], "needs two of params, tokens and flops"),
