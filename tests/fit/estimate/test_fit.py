@@ -223,7 +223,7 @@ class TestRefusals:
             (lambda t: t.iloc[:5], "needs 6 runs or more; got 5; add"),
             (
                 lambda t: t.iloc[:8].assign(loss=[3.0, 2.9, 2.8, 2.7, *[np.nan] * 4]),
-                r"got 4 \(4 of 8 rows left out: .* loss",
+                r"got 4 \(4 of 8 rows left out: .*\(loss in 4\)\); add runs",
             ),
             (lambda t: t.assign(params=1e9), "params is the same in every run"),
             (lambda t: t.drop(columns="loss"), "no column 'loss'"),
