@@ -109,6 +109,7 @@ def ends(backend, n=1, seconds=60):
 def test_an_automatic_pool_is_every_core(backend):
     (pool,) = backend.pools().values()
     assert (pool.accelerator, pool.hosts, pool.slots) == ("cpu", 1, len(backend._slots))
+    assert len(everyone(backend)) == pool.slots  # they come up one after the other
     assert {slot.pool for slot in backend.slots()} == {"cpu"}
 
 
