@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -30,3 +31,9 @@ def ends_around(
     """`interval_around` of one value, as numbers."""
     low, high = interval_around(best, draws, level, method=method)
     return float(low), float(high)
+
+
+def relative_half_width(value: float | None, ends: Sequence[float | None]) -> float | None:
+    """Half of an interval, relative to its value; None without a value, and where an end is open."""
+    low, high = ends
+    return None if value is None or low is None or high is None else float((high - low) / 2 / value)

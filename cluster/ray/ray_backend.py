@@ -229,6 +229,7 @@ class RayBackend:
         until, tries = time.monotonic() + _COMING, _STARTS
         while True:
             try:
+                # Where the head goes meanwhile, Ray ends this process with a code that says nothing, or waits.
                 with _own_signals(), contextlib.nullcontext() if address is None else contextlib.closing(Head(address)):
                     self._ray.init(
                         address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options

@@ -43,7 +43,7 @@ def card(fit: Fit, *, profiles: Sequence[str] | None = None) -> dict[str, Any]:
             "variables": fit.law.variables,
             "parameters": sum(len(one.parameters) for one in members) if members else len(fit.law.parameters),
             "fixed": fit.fixed,
-            **({"members": [*map(dataclasses.asdict, members)]} if isinstance(fit, Consensus) else {}),
+            **({"members": [*map(dataclasses.asdict, members)]} if members else {}),
         },
         "data": _data(fit),
         "objective": {

@@ -12,6 +12,7 @@ import pandas as pd
 
 from nextscale.fit.errors import InputError
 from nextscale.fit.estimate.fit import Fit
+from nextscale.fit.intervals import relative_half_width
 from nextscale.fit.optimum.forecast import reach_warnings
 from nextscale.fit.trust.candidates import Candidate
 from nextscale.fit.trust.choice import REACH_BANDS, Choice, choose
@@ -102,10 +103,9 @@ def narrow_interval_warnings(tested: ReachErrors, fit: Fit, targets: Mapping[str
     """
     narrow: dict[tuple[str, float], list[tuple[str, float]]] = {}
     for name, target in targets.items():
-        if target["reach"] is None or target["loss"] is None or None in target["loss_interval"]:
+        half = relative_half_width(target["loss"], target["loss_interval"])
+        if target["reach"] is None or half is None:
             continue
-        low, high = target["loss_interval"]
-        half = (high - low) / 2 / target["loss"]
         if band := tested.band_exceeding(target["reach"], half):
             tried = band is tested.band_of(target["reach"])
             shorter = "{:g} to {:.3g} times, a shorter reach,".format(*tested.limits_of(band))

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from nextscale.fit.intervals import relative_half_width
 from nextscale.sweeps.show.formats import count, dollars, duration, power_of_ten
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def trust(target: Mapping[str, Any], members: Sequence[Member] = ()) -> dict[str
         grade = "tested" if band["cuts"] >= _OFTEN else "tested once"
         tests = "backtests" if band["cuts"] >= _OFTEN else "one backtest"
         why = f"; {tests} of such a reach missed the loss by {band['error']:.2%}"
-        half = _half_width(target)
+        half = relative_half_width(target["loss"], target["loss_interval"])
         if half is not None and band["error"] > half:
             grade = "too narrow"
             why += f", more than the interval's ±{half:.2%}: it may be too narrow"
@@ -110,14 +111,6 @@ def contradicted(target: Mapping[str, Any], members: Sequence[Member]) -> list[s
         f"{'says' if len(above) == 1 else 'say'} that no model comes below a loss of {limit:.2f}, and contradict"
         f"{'s' * (len(above) == 1)} the {target['loss']:.2f} that is forecast"
     ]
-
-
-def _half_width(target: Mapping[str, Any]) -> float | None:
-    """Half of the interval of a forecast's loss, relative to the loss; None where it has none, or an end is open."""
-    if target["loss"] is None or None in target["loss_interval"]:
-        return None
-    low, high = target["loss_interval"]
-    return float((high - low) / 2 / target["loss"])
 
 
 def _is_untested(target: Mapping[str, Any]) -> bool:
