@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from nextscale.sweeps.design.sequential import relative_half_width
+from nextscale.sweeps.design.sequential import forecast_half_width
 from nextscale.sweeps.plan.spec_files import load_spec
 from nextscale.sweeps.run.loop import run_study
 from nextscale.sweeps.show.tables import Table
@@ -37,7 +37,7 @@ def forecast(spec, out):
     measured = held["loss"].to_numpy(float)
     return {
         "flops": sum(run.flops for run in study.runs("fit")),
-        "half": relative_half_width(found.fit, spec.holdout.flops, found.cost),
+        "half": forecast_half_width(found.fit, spec.holdout.flops, found.cost),
         "inside": (low <= measured) & (measured <= high),
         "error": measured / found.fit.predict(how["params"], how["tokens"]) - 1,
     }

@@ -33,7 +33,7 @@ def ends_around(
     return float(low), float(high)
 
 
-def relative_half_width(value: float | None, ends: Sequence[float | None]) -> float | None:
-    """Half of an interval, relative to its value; None without a value, and where an end is open."""
-    low, high = ends
+def relative_half_width(value: float | None, ends: Sequence[float | None] | None) -> float | None:
+    """Half of an interval, relative to its value; None without a value or an interval, and where an end is open."""
+    low, high = ends or (None, None)
     return None if value is None or low is None or high is None else float((high - low) / 2 / value)

@@ -49,7 +49,7 @@ def choose_next(
         runs: all so far.
     """
     design = _design(spec)
-    half_width = relative_half_width(fit, target_of(spec), cost)
+    half_width = forecast_half_width(fit, target_of(spec), cost)
     progress = Progress(half_width, float(sum(run.own_flops for run in runs)), None)
     if half_width <= design.until and (fit.backtested or spec.forecast.drift):
         reason = f"the interval at the target, ±{half_width:.2%}, is as narrow as design.until asks"
@@ -64,7 +64,7 @@ def choose_next(
     return progress, chosen
 
 
-def relative_half_width(fit: Fit, flops: float, cost: TokenCost) -> float:
+def forecast_half_width(fit: Fit, flops: float, cost: TokenCost) -> float:
     """Half the interval of the best loss at a budget / that loss."""
     row = frontier(fit, [flops], cost).iloc[0]
     return float((row["loss_high"] - row["loss_low"]) / 2 / row["loss"])
