@@ -17,11 +17,12 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 os.environ |= {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-8"}
 
-import jax
 from rich.console import Console
 
 from nextscale.cluster.hardware.catalogue import CATALOGUE
@@ -95,11 +96,9 @@ def compiled(case, given):
     target = target_of(pool.accelerator, "tpu", pool.hosts * pool.chips, slices=pool.slices_per_run)
     layout = Layout(split.data, split.fsdp, split.tensor)
     mesh = mesh_for(layout, target.topology, target.slices)
-    program, told = compiled_steps(config, mesh, MemorySaving(split.micro_batches, split.recompute))
-    try:
-        text = program.as_text()
-    except jax.errors.JaxRuntimeError:  # of copies that XLA makes meanwhile, it cannot always read its own program
-        text = None
+    _, told = compiled_steps(config, mesh, MemorySaving(split.micro_batches, split.recompute))
+    (written,) = Path(given.measure).glob("*_train_steps*.after_optimizations.txt")
+    text = written.read_text()
     weights = 2 * parameters(config.model) / split.tensor
     tokens = config.training.batch_tokens // (split.data * split.fsdp) // split.micro_batches
     return {
@@ -110,11 +109,9 @@ def compiled(case, given):
         "recompute": split.recompute,
         **told,
         "planned_bytes": bytes_needed(config, split, "tpu"),
-        "collectives": None if text is None else collectives(text),
+        "collectives": collectives(text),
         "least_bytes": 3 * weights * split.micro_batches if split.fsdp > 1 else 2 * weights,
-        "whole_logits": None
-        if text is None
-        else whole_logits(text, tokens, config.model.width, config.model.vocab // split.tensor),
+        "whole_logits": whole_logits(text, tokens, config.model.width, config.model.vocab // split.tensor),
     }
 
 
@@ -204,7 +201,7 @@ def rounds(around, first, condition, body):
 
 def row(found):
     """Of the table."""
-    moves = (found["collectives"] or {}).items()
+    moves = found["collectives"].items()
     names = {"send": "between slices"}
     moved = ", ".join(f"{names.get(kind, kind)} {number:,}: {size / 1e9:.2f}" for kind, (number, size) in moves)
     total, needed = found["state_bytes"] + found["temporary_bytes"], found["planned_bytes"]
@@ -217,13 +214,24 @@ def row(found):
         f"{needed / 1e9:.2f} ({needed / total - 1:+.0%})",
         moved or "-",
         f"{found['least_bytes'] / 1e9:.2f}",
-        {True: "yes", False: "no", None: "-"}[found["whole_logits"]],
+        "yes" if found["whole_logits"] else "no",
     ]
 
 
 def child(case, arguments):
-    """A case in a process of its own, for what it takes of memory to be given back."""
-    ran = subprocess.run([sys.executable, __file__, case, "--measure", *arguments], capture_output=True, text=True)
+    """A case in a process of its own, for what it takes of memory to be given back.
+
+    The program is read as the compiler itself writes it down: of copies that it makes meanwhile, jaxlib cannot always
+    read what it gets back.
+    """
+    with tempfile.TemporaryDirectory() as written:
+        flags = f"--xla_dump_to={written} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*_train_steps.*"
+        ran = subprocess.run(
+            [sys.executable, __file__, case, "--measure", written, *arguments],
+            env=os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}"},
+            capture_output=True,
+            text=True,
+        )
     if ran.returncode:
         return {"case": case, "error": (ran.stderr.strip().splitlines() or ["it was killed"])[-1]}
     return json.loads(ran.stdout.splitlines()[-1])
@@ -239,7 +247,7 @@ def main():
     parser.add_argument("--recompute", choices=RECOMPUTE, default="none", help="with --layout")
     parser.add_argument("--batch-tokens", type=int, help="instead of the model's")
     parser.add_argument("--json", action="store_true", help="prints a line of JSON a case")
-    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", metavar="FOLDER", help=argparse.SUPPRESS)
     given = parser.parse_args()
     for case in given.cases:
         model, _, slice_ = case.partition("@")

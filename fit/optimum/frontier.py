@@ -75,6 +75,12 @@ class TokenCost:
         return (1.0, 1.0) if len(x) < 2 else (_end_slope(x, y, 0), _end_slope(x, y, -1))
 
     @property
+    def per_param(self) -> tuple[float, float]:
+        """FLOPs per token and parameter: the least and the most of the sizes known."""
+        each = np.exp(self.log_flops_per_token - self.log_params)
+        return float(each.min()), float(each.max())
+
+    @property
     def cubics(self) -> np.ndarray:
         """What lies between neighbouring sizes: coefficients in log N less that of the smaller, highest power first,
         4 x (sizes - 1)."""

@@ -42,14 +42,7 @@ def surface(ax: Axes, fit: Fit, optima: pd.DataFrame | None = None, held_out: pd
     floor = min(fit.parameters.get("E", 0.0), 0.999 * losses.min())
     # Evenly spaced in the logarithm of what can still be gained: evenly in the loss they would crowd in one corner.
     levels = floor + np.geomspace(losses.min() - floor, losses.max() - floor, 14)[1:-1]
-    lines = ax.contour(sizes, tokens, losses, levels=levels, colors=_COLOURS[::-1], linewidths=1)
-    ax.clabel(lines, fmt="%.3g", fontsize="x-small")
-    many = dense(len(table))
-    ax.plot(table["params"], table["tokens"], "o", color=GREY, markersize=4, label="runs", rasterized=many)
-    if held_out is not None and len(held_out):
-        ax.plot(held_out["params"], held_out["tokens"], "s", color=ORANGE, markersize=5, label="held out")
-    if optima is not None:
-        ax.plot(optima["params"], optima["tokens"], color=BLUE, linewidth=2, label="compute-optimal")
+    # Before the contours: their labels are put where there is room on the axes as they are then.
     ax.set(
         xscale="log",
         yscale="log",
@@ -59,6 +52,14 @@ def surface(ax: Axes, fit: Fit, optima: pd.DataFrame | None = None, held_out: pd
         ylabel="training tokens D",
         title="loss (nats/token) by the law",
     )
+    lines = ax.contour(sizes, tokens, losses, levels=levels, colors=_COLOURS[::-1], linewidths=1)
+    ax.clabel(lines, fmt="%.3g", fontsize="x-small")
+    many = dense(len(table))
+    ax.plot(table["params"], table["tokens"], "o", color=GREY, markersize=4, label="runs", rasterized=many)
+    if held_out is not None and len(held_out):
+        ax.plot(held_out["params"], held_out["tokens"], "s", color=ORANGE, markersize=5, label="held out")
+    if optima is not None:
+        ax.plot(optima["params"], optima["tokens"], color=BLUE, linewidth=2, label="compute-optimal")
     ax.legend(fontsize="small", loc="upper left", frameon=True, framealpha=0.9, edgecolor="none")
     return ax
 

@@ -310,7 +310,7 @@ function said(told) {
     lines.push(`This is ${three(told.below)} times the smallest run fitted: nothing here tested the law so far down.`);
   if (band) {
     const error = (100 * band.error).toFixed(2), spread = band.se === null ? "" : ` ± ${(100 * band.se).toFixed(2)}`;
-    lines.push(`Backtests of such a reach missed by ${error}${spread} % (${band.reach.replace("-", " to ")} times the runs they were fitted to; backtests: ${band.cuts}).`);
+    lines.push(`Backtests of such a reach missed by ${error}${spread} % (${endsOf(band).map(three).join(" to ")} times the runs they were fitted to; backtests: ${band.cuts}).`);
   } else if (told.reach > 1 && !problem)
     lines.push(`A backtest of this forecast among these runs tests no more than ${three(furthest)} times the largest run.`);
   return lines;
@@ -323,10 +323,13 @@ function assumed(cluster) {
 }
 
 // Where a budget stands on the first figure, and the loss that it buys; at the edge, without a line, that it lies beyond.
-function mark(flops, loss) {
+// A budget that is new is sought on the view that goes further, where there is one.
+function mark(flops, loss, isNew) {
   const drawing = document.querySelector("#figure-loss svg[data-frame]");
   if (!drawing) return;
+  const further = document.querySelector("#figure-loss [data-switch=further]");
   const {a: share, x, y, inside, bottom, top} = placeOn(drawing, flops, loss);
+  if (isNew && share > 1 && further?.ariaPressed === "false") further.click();
   const group = shape("g", {class: "budget", stroke: "var(--ink)", fill: "var(--ink)"});
   if (share >= 0 && share <= 1) group.append(shape("line", {x1: x, x2: x, y1: top, y2: bottom, "stroke-dasharray": "3 3"}));
   if (inside) group.append(shape("circle", {cx: x, cy: y, r: 3.5}));
@@ -444,7 +447,7 @@ function startCalculator(told, form) {
     document.getElementById("forecast-warned").replaceChildren(...texts.map((text) => element("p", text, "warning")));
   }
 
-  function show() {
+  function show(isNew = true) {
     const unit = fields.unit.value, typed = fields.budget.value.trim(), problems = [], one = cluster(problems);
     const dollars = typed.startsWith("$") && unit !== "usd";
     if (dollars) problems.push(`budget: ${typed} is in dollars; choose dollars, or type a number without $.`);
@@ -473,7 +476,7 @@ function startCalculator(told, form) {
     warn([...problems, ...(graded ? [] : narrow), ...contradicted(found), ...byMinima(found)]);
     note.replaceChildren(...[...(graded ? narrow : []), ...said(found)].map(line));
     document.getElementById("forecast-assumed").replaceChildren(...assumed(one).map(line));
-    mark(flops, found.loss.value);
+    mark(flops, found.loss.value, isNew);
   }
 
   function element(kind, text, name = "") {
@@ -502,9 +505,9 @@ function startCalculator(told, form) {
     show();
     keep();
   });
-  document.addEventListener("redrawn", show);
+  document.addEventListener("redrawn", () => show(false));
   form.addEventListener("submit", (event) => event.preventDefault());
-  show();
+  show(!linked.has("figure-loss"));  // an address says itself which view it is of
 }
 
 if (page.calculator) startCalculator(page.calculator, document.querySelector("form.calculator"));

@@ -21,6 +21,7 @@ from nextscale.fit.trust.consensus import Consensus
 from nextscale.fit.trust.rolling import NEAREST, REACH_POWER
 from nextscale.sweeps.budget.cluster import Cluster, cluster_of
 from nextscale.sweeps.errors import USER_ERRORS
+from nextscale.sweeps.report.content import token_cost_in_words
 from nextscale.sweeps.show.formats import params_label, typed
 from nextscale.sweeps.spec.site_file import load_site
 
@@ -154,21 +155,24 @@ def calculator(
         for name, what in rows.items()
     )
     sentence, flops, trust = html.escape(target["sentence"]), target["flops"], target["trust"]
+    fitted = "; ".join((f"{len(fit.runs)} runs{also}", *fit.runs.notes))
+    token_cost = token_cost_in_words(TokenCost.of_runs(fit.runs))
     return (
-        f'<div class="first">\n<div>\n<form class="calculator">\n{_budget(flops, bool(hardware))}{_hardware(hardware)}'
-        f'</form>\n<div class="answer">\n<p id="forecast-sentence" class="sentence" aria-live="polite">{sentence}</p>\n'
+        '<div class="first">\n<div>\n'
+        f'<p id="forecast-sentence" class="sentence" aria-live="polite">{sentence}</p>\n'
         '<details class="trust"><summary><span id="forecast-grade" class="grade" '
         f'data-grade="{trust["grade"]}">{trust["grade"]}</span> <span id="forecast-trust">'
         f'{html.escape(trust["sentence"])}</span></summary><ul id="forecast-said"></ul></details>\n'
+        f'<form class="calculator">\n{_budget(flops, bool(hardware))}{_hardware(hardware)}</form>\n'
+        '<div class="answer">\n'
         '<div id="forecast-warned" aria-live="polite"></div>\n<p id="forecast-basis" class="quiet"></p>\n'
         '<div class="scroll" tabindex="0"><table id="forecast-answer"><thead><tr>'
         '<th scope="col" class="left">the best model</th><th scope="col">forecast</th>'
         f'<th scope="col">{fit.level:.0%} interval</th></tr></thead>\n<tbody aria-live="polite">{body}</tbody></table>'
         f'</div>\n</div>\n</div>\n<div>\n{figure}<div class="quiet">'
         '<ul id="forecast-assumed"></ul>'
-        f"<p>Fitted to {html.escape('; '.join((f'{len(fit.runs)} runs{also}', *fit.runs.notes)))}. The same from the "
-        "command:</p>"
-        f'<p><code id="forecast-command">{html.escape(command)} --flops {typed(f"{flops:.3g}")}</code></p></div>\n'
+        f"<p>Fitted to {html.escape(fitted)}. {token_cost}</p>\n<p>The same from the command: "
+        f'<code id="forecast-command">{html.escape(command)} --flops {typed(f"{flops:.3g}")}</code></p></div>\n'
         "</div>\n</div>\n"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nextscale.sweeps.page.document import Section, readable, table
@@ -15,6 +16,7 @@ from nextscale.sweeps.show.formats import (
     params_label,
     percent,
     percent_with_error,
+    reach_band,
     text,
     three_digits,
 )
@@ -25,6 +27,8 @@ from nextscale.sweeps.store.imported_runs import STATUS as IMPORTED
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from nextscale.fit.optimum.frontier import TokenCost
 
 _RUN_COLUMNS = (
     ("run", "run_id", text),
@@ -49,6 +53,10 @@ _RUN_COLUMNS = (
 
 _SEEN = 3
 """Warnings that are not folded."""
+_FILES = 2
+"""Of imported runs, by name; of more their number."""
+_PLAIN = {"first": "smallest run", "rate": "missed per e-fold of reach", "n": "runs", "rms": "root mean square"}
+"""What a fit card calls otherwise."""
 _APART = 1.1
 """Sizes of two approaches so many times apart are both shown."""
 
@@ -70,12 +78,17 @@ def paragraph(sentence: str, kind: str = "") -> str:
     return f'<p class="{kind}">{readable(sentence)}</p>\n' if sentence else ""
 
 
-def runs_in_words(status: pd.Series) -> str:
+def runs_in_words(runs: pd.DataFrame) -> str:
     """How many of the runs are done, and how many come from elsewhere, of which nothing here did any."""
+    status = runs["status"]
     imported, done = int((status == IMPORTED).sum()), int((status == "done").sum())
     own = len(status) - imported
     told = [f"{done} of {own} runs done"] if own or not imported else []
-    return ", ".join([*told, f"{imported} {'more' if own else 'runs'}, imported"] if imported else told)
+    if imported:
+        files = sorted({Path(file).name for file in runs["imported_from"].dropna()})
+        source = " and ".join(files) if len(files) <= _FILES else f"{len(files)} files"
+        told.append(f"{imported} {'more' if own else 'runs'}, imported from {source}")
+    return ", ".join(told)
 
 
 def law_in_words(law: Mapping[str, Any] | None) -> str:
@@ -88,6 +101,14 @@ def law_in_words(law: Mapping[str, Any] | None) -> str:
         return f"; {law['formula']}"
     of = f"one law, {names.pop()}, to some or all of them" if len(names) == 1 else f"{len(names)} laws"
     return f"; a consensus of {len(members)} fits of {of}, weighed by backtests"
+
+
+def token_cost_in_words(cost: TokenCost) -> str:
+    """What a token costs in FLOPs per parameter, where that is not the usual 6; nothing where it is."""
+    low, high = map(three_digits, cost.per_param)
+    if low == high == "6":
+        return ""
+    return f"A token takes {low if low == high else f'{low} to {high}'} FLOPs per parameter in these runs; 6 is usual."
 
 
 def facts(figures: Sequence[tuple[str, str, str]]) -> str:
@@ -202,10 +223,11 @@ def backtest_table(choice: Any, whom: str, together: Sequence[Mapping[str, Any]]
         together: where the forecast is of several laws, what these missed together at each step of reach, as
             `nextscale.fit.trust.reach.ReachErrors.bands`.
     """
+    furthest = float(choice.table["furthest"].max())
     forecast = [{"law": "the forecast", **band} for band in together]
     rows = [*forecast, *choice.summary.to_dict("records"), *choice.baselines.to_dict("records")]
     for row in rows:
-        row["beyond"] = "any" if row["reach"] == "all" else f"{row['reach']} times"
+        row["beyond"] = "any" if row["reach"] == "all" else f"{reach_band(row['reach'], furthest)} times"
         row["within"] = percent_with_error(row["error"], row["se"])
     columns = (
         ("law", "law", text),
@@ -286,7 +308,7 @@ def _cell(value: Any) -> str:
 
 
 def _words(key: object) -> str:
-    return html.escape(str(key).replace("_", " "))
+    return html.escape(_PLAIN.get(str(key), str(key).replace("_", " ")))
 
 
 def _whole(value: Any) -> Any:

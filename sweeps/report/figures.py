@@ -20,6 +20,7 @@ from nextscale.sweeps.report.drawing import Panel, Plot
 
 if TYPE_CHECKING:
     from nextscale.fit.estimate.fit import Fit
+    from nextscale.fit.optimum.frontier import TokenCost
     from nextscale.fit.table.runs import Runs
     from nextscale.fit.trust.choice import Choice
     from nextscale.sweeps.findings import Finding
@@ -29,6 +30,8 @@ _POINTS, _FEWEST, _MOST = 12_000, 12, 60
 """Of all training curves together, and of one."""
 _FAR = 15.0
 """How far beyond the largest run the figures go: the calculator begins with ten times that."""
+_FURTHER = 1e4
+"""How far the loss goes where that is chosen, or a budget is typed that lies beyond: pods are that far from laptops."""
 _BUDGETS = 24
 """At which a frontier is drawn."""
 
@@ -57,6 +60,11 @@ def law_plots(
     optima = frontier(fit, np.geomspace(min(ends), last, _BUDGETS).tolist(), analysis.cost)
     level = f"{fit.level:.0%}"
     scales = {"log": "log scale"} | ({"bits": "bits per byte"} if bits_per_nat else {})
+    frontier_caption = (
+        f"The best size at each budget by the law, with its {level} band, and what the isoFLOP minima say."
+    )
+    if len(analysis.cost.log_params) > 1:
+        frontier_caption += " It bends where FLOPs per token do, which do not rise evenly from size to size here."
     plots = []
     isoflop = functools.partial(plot.isoflop_curves, curves=curves, held_out=over)
     if any(curve.is_budget for curve in (*curves, *over)):
@@ -76,14 +84,14 @@ def law_plots(
         Plot(
             "frontier",
             "Compute-optimal frontier",
-            f"The best size at each budget by the law, with its {level} band, and what the isoFLOP minima say.",
+            frontier_caption,
             (functools.partial(_frontier, optima=optima, analysis=analysis, held_out=over),),
             optima,
             ("flops", "params"),
             {"tokens": "tokens", "known": "known models"},
             functools.partial(_frontier_view, optima=optima, analysis=analysis, held_out=over),
         ),
-        _loss_plot(fit, latest, optima, over, asked, scales, bits_per_nat),
+        _loss_plot(fit, latest, optima, over, asked, scales, bits_per_nat, analysis.cost),
         Plot(
             "surface",
             "The law over size and tokens",
@@ -112,12 +120,15 @@ def _loss_plot(
     asked: Sequence[Mapping[str, Any]],
     scales: Mapping[str, str],
     bits_per_nat: float | None,
+    cost: TokenCost,
 ) -> Plot:
     """By the fit to all runs where there is one, so that a budget typed beside it lies on the curve."""
     now = fit if latest is None else latest
     lowest = optima if latest is None else frontier(latest, optima["flops"].tolist())
     told: dict[str, Any] = {"title": ""} if latest is None else {"title": "", "held_out_as": "measured after"}
-    loss = functools.partial(_loss, fit=now, optima=lowest, held_out=over, asked=asked, **told)
+    far = np.geomspace(optima["flops"].min(), _FURTHER * max(now.runs.table["flops"]), _BUDGETS).tolist()
+    further = frontier(now, far, None if latest is not None else cost)
+    draw = functools.partial(_loss, fit=now, held_out=over, asked=asked, **told)
     caption = f"Every run, and the lowest loss that each budget buys, with its {fit.level:.0%} band of what a run would"
     caption += " measure"
     if over and asked:
@@ -131,11 +142,16 @@ def _loss_plot(
         "loss",
         "Loss against compute",
         f"{caption}.",
-        (loss,),
+        (functools.partial(draw, optima=lowest),),
         now.runs.table,
         ("flops", "loss"),
-        scales,
-        lambda on: functools.partial(_scaled, panel=loss, on=on, bits_per_nat=bits_per_nat),
+        {**scales, "further": "further"},
+        lambda on: functools.partial(
+            _scaled,
+            panel=functools.partial(draw, optima=further if "further" in on else lowest),
+            on=on,
+            bits_per_nat=bits_per_nat,
+        ),
     )
 
 

@@ -17,6 +17,7 @@ _WORDS = {
     "size-data, data-size": "the same, but what size is worth may change with the data, or the other way round",
     "isoFLOP minima": "the lowest points of isoFLOP curves alone (approach 2)",
     "consensus": "a mean of several laws, each weighed by how well it foretold larger runs from smaller ones",
+    "huber, squared": "how a fit weighs misses: by their squares, or less of runs that lie far off",
     "interval": "at 90 %, a range that is to hold what is measured nine times of ten",
     "held out": "runs that the forecast was made without, to be measured after",
     "reach": "the compute of what is forecast over that of the largest run fitted",

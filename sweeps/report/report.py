@@ -176,7 +176,7 @@ class _Writer:
         self.runs = load(report.root)
         self.sections = [*self._sections(self.runs)]
         self.title = f"{report.summary['sweep']}: a scaling study"
-        self.subtitle = content.runs_in_words(self.runs["status"]) + content.law_in_words(report.summary["law"])
+        self.subtitle = content.runs_in_words(self.runs) + content.law_in_words(report.summary["law"])
         what = of_what(report.root, self.runs["data"].dropna())
         self.footer = f"{what}; written by {written_by()}" if what else f"Written by {written_by()}"
 

@@ -6,7 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nextscale.sweeps.show.formats import Format, count, dollars, interval, loss, params_label, percent, three_digits
+from nextscale.sweeps.show.formats import (
+    Format,
+    count,
+    dollars,
+    interval,
+    loss,
+    params_label,
+    percent,
+    reach_band,
+    three_digits,
+)
 from nextscale.sweeps.show.tables import Column, Table
 
 if TYPE_CHECKING:
@@ -101,7 +111,8 @@ def _reach(targets: list[dict[str, Any]], sized: bool) -> Table:
         missed = "inside the runs" if inside else "not tested"
         if band is not None:
             spread = f" ± {band['se']:.2%}" if math.isfinite(band["se"]) else ""
-            missed = f"{band['error']:.2%}{spread} ({band['reach']} times; cuts: {band['cuts']})"
+            beyond = reach_band(band["reach"], target["tested_reach"])
+            missed = f"{band['error']:.2%}{spread} ({band['cuts']} of {beyond} times)"
         row = [request_text(target), "-" if reach is None else f"{three_digits(reach)} times", missed]
         if sized:
             row.append(interval(target["near_optimal_params"], count))

@@ -54,6 +54,12 @@ def spelled(text: str) -> str:
     return typed(text).translate(_SPELLED)
 
 
+def reach_band(band: str, furthest: float) -> str:
+    """A step of reach, such as `10-100`, no further than anything was tested: 10-16.7."""
+    low, high = band.split("-")
+    return f"{low}-{three_digits(min(float(high), furthest))}"
+
+
 def count(value: float | None) -> str:
     """Parameters or tokens, to three digits: 28.7k, 3.53M, 70B, 1.4T, 1.2e+17; a dash for none."""
     if value is None:

@@ -55,7 +55,7 @@ def backtest(
     from nextscale.fit.table.columns import column_of
     from nextscale.fit.trust.candidates import LOSSES, candidates_for
     from nextscale.fit.trust.choice import choose
-    from nextscale.sweeps.show.formats import percent, text
+    from nextscale.sweeps.show.formats import percent, reach_band, text
     from nextscale.sweeps.show.tables import table_of
 
     if delta is not None and objectives is None:
@@ -75,9 +75,14 @@ def backtest(
         print_json(choice.to_dict() | {"command": command})
         return
     rows = _rows(choice)
+    furthest = float(choice.table["furthest"].max())
     differ = any(row["compared"] not in ("", row["within"]) for row in rows)
     columns = (
-        ("beyond the fitted runs", "reach", lambda reach: "any" if reach == "all" else f"{reach} times"),
+        (
+            "beyond the fitted runs",
+            "reach",
+            lambda reach: "any" if reach == "all" else f"{reach_band(reach, furthest)} times",
+        ),
         ("law", "law", text),
         ("objective", "loss", text),
         ("mean |error|", "within", text),

@@ -85,6 +85,20 @@ def test_another_view_has_an_address_that_opens_the_same(page, opened, swept):
     assert again.seen.errors == again.seen.requests == []
 
 
+def test_a_budget_beyond_the_figure_is_shown_on_a_view_that_goes_further(page):
+    further, budget = "#figure-loss [data-switch=further]", page.locator("#figure-loss .budget")
+    largest = max(run["flops"] for run in page.evaluate(POINTS))
+    page.fill("[name=budget]", f"{5e3 * largest:.3g}")
+    page.wait_for_selector("#figure-loss .budget circle", state="attached")
+    assert page.get_attribute(further, "aria-pressed") == "true"
+    assert "figure-loss=further" in page.evaluate("location.hash")
+    assert "beyond" not in budget.text_content()
+    page.click(further)
+    page.wait_for_function("document.querySelector('#figure-loss .budget').textContent.includes('far beyond')")
+    assert page.get_attribute(further, "aria-pressed") == "false", "it is not pressed again until a budget is typed"
+    assert budget.locator("circle").count() == 0
+
+
 @pytest.mark.slow
 def test_known_models_are_off_until_they_are_asked_for(page):
     model = known_models().iloc[-3]

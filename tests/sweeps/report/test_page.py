@@ -185,8 +185,9 @@ def test_an_address_opens_what_it_was_copied_from(page, opened, reported):
     page.select_option("[name=unit]", "usd")
     for name, text in (("chips", "64"), ("price", "1.5"), ("budget", "2e3")):
         page.fill(f"[name={name}]", text)
+    page.wait_for_function("location.hash.includes('figure-loss')")
     said, address = page.inner_text("#forecast-sentence"), page.evaluate("location.hash")
-    assert address == "#usd=2e3&on=a100x64&price=1.5"
+    assert address == "#usd=2e3&on=a100x64&price=1.5&figure-loss=further"
     again = opened(reported / "report.html")
     again.evaluate(f"location.hash = '{address}'")
     again.reload()

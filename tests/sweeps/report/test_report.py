@@ -138,13 +138,14 @@ def test_what_cannot_be_written_is_one_line(swept, called, arguments, said):
 @pytest.mark.parametrize(
     "status, said",
     [
-        (["imported"] * 85, "85 runs, imported"),
-        (["done", "failed", "imported"], "1 of 2 runs done, 1 more, imported"),
+        (["imported"] * 85, "85 runs, imported from a.csv"),
+        (["done", "failed", "imported"], "1 of 2 runs done, 1 more, imported from a.csv"),
         (["done", "done"], "2 of 2 runs done"),
     ],
 )
 def test_what_was_run_elsewhere_is_not_called_done(status, said):
-    assert runs_in_words(pd.Series(status)) == said
+    files = ["/there/a.csv" if one == "imported" else None for one in status]
+    assert runs_in_words(pd.DataFrame({"status": status, "imported_from": files})) == said
 
 
 def test_thinned_curves_keep_their_ends_and_their_order():
