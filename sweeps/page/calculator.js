@@ -111,12 +111,15 @@ function forecaster(told) {
     const reach = Math.max(Math.log(flops / told.flops[1]), 0);
     const measured = measurable(Math.log(sizes[0]), Math.log(tokens[0]), reach);
     const ratios = tokens.map((value, draw) => value / sizes[draw]);
+    const other = told.minima && told.minima[0] * flops ** told.minima[1];
+    const lossAt = (size) => central(Math.log(size), Math.log(flops) - logCost(Math.log(size)));
     const known = (values) => (interior ? {value: values[0], interval: interval(values[0], values.subarray(1))} : null);
     return {
       flops,
       reach: flops / told.flops[1],
       below: flops / told.flops[0],
       near: interior ? near : null,
+      minima: other && interior ? {params: other, loss: lossAt(other)} : null,
       loss: {value: best, interval: interval(best, measured)},
       params: known(sizes),
       tokens: known(tokens),
@@ -216,7 +219,7 @@ function trust(told) {
     const test = reach >= 30 ? `. First train a run 10 times the largest, for 1/${compute(reach / 10)} of this: it tests the forecast` : "";
     const {furthest, problem} = page.calculator.tested;
     const short = !problem && furthest > 1 && furthest < reach ? ` (${compute(furthest)} times)` : "";
-    return {grade: "untested", sentence: `${far}, further than any backtest among these runs reached${short}: nothing tested the interval${test}.${rest}`};
+    return {grade: "untested", sentence: `${far}, further than backtests of this forecast reached${short}: nothing tested the interval${test}.${rest}`};
   }
   const often = band.cuts >= 2, half = halfOf(told.loss), narrow = band.error > half;
   const more = narrow ? `, more than the interval's ±${(100 * half).toFixed(2)}%: it may be too narrow` : "";
@@ -234,7 +237,8 @@ function restsOn(members) {
   const weights = new Map();
   for (const [law, weight] of members) weights.set(law, (weights.get(law) ?? 0) + weight);
   const [law, most] = [...weights].reduce((one, other) => (other[1] > one[1] ? other : one), ["", 0]);
-  return most > 0.5 ? ` It rests on one law, ${law} (${Math.round(100 * most)}% of the weight).` : "";
+  const share = Math.round(100 * most);
+  return most > 0.5 ? ` It rests on one law, ${law}${share < 100 ? ` (${share}% of the weight)` : ""}.` : "";
 }
 
 // Laws under which no model comes to the loss that is forecast.
@@ -294,11 +298,11 @@ function warned(told) {
 
 // Whether the lowest points of the runs' own budgets lead to another best size than the law does.
 function byMinima(told, apart = APART) {
-  const {minima} = page.calculator, other = minima && told.params && minima[0] * told.flops ** minima[1];
-  if (!other || Math.abs(Math.log(other / told.params.value)) < Math.log(apart)) return [];
+  const {minima} = told, places = placesOf(told.loss.interval);
+  if (!minima || Math.abs(Math.log(minima.params / told.params.value)) < Math.log(apart)) return [];
   const sure = apart === APART ? "; where they differ so much neither is sure" : "";
-  return [`The best sizes at the runs' own budgets (isoFLOP minima), carried on to this one, say ${counted(other, 3)} parameters, ` +
-    `the law ${counted(told.params.value, 3)}${sure}.`];
+  return [`The best sizes at the runs' own budgets (isoFLOP minima), carried on to this one, say ${counted(minima.params, 3)} parameters, ` +
+    `the law ${counted(told.params.value, 3)}; by the law the former come to a loss of ${minima.loss.toFixed(places)}${sure}.`];
 }
 
 // What is to be known of an answer, in the words of the command.
@@ -312,7 +316,7 @@ function said(told) {
     const error = (100 * band.error).toFixed(2), spread = band.se === null ? "" : ` ± ${(100 * band.se).toFixed(2)}`;
     lines.push(`Backtests of such a reach missed by ${error}${spread} % (${endsOf(band).map(three).join(" to ")} times the runs they were fitted to; backtests: ${band.cuts}).`);
   } else if (told.reach > 1 && !problem)
-    lines.push(`A backtest of this forecast among these runs tests no more than ${three(furthest)} times the largest run.`);
+    lines.push(`Backtests of this forecast reached ${three(furthest)} times beyond the runs that they were fitted to, and say nothing of more.`);
   return lines;
 }
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from nextscale.fit.optimum.frontier import TokenCost
+    from nextscale.fit.trust.choice import Choice
+    from nextscale.fit.trust.reach import ReachErrors
 
 _RUN_COLUMNS = (
     ("run", "run_id", text),
@@ -55,7 +57,7 @@ _SEEN = 3
 """Warnings that are not folded."""
 _FILES = 2
 """Of imported runs, by name; of more their number."""
-_PLAIN = {"first": "smallest run", "rate": "missed per e-fold of reach", "n": "runs", "rms": "root mean square"}
+_PLAIN = {"first": "smallest run", "rate": "missed at 2.7 times its runs", "n": "runs", "rms": "root mean square"}
 """What a fit card calls otherwise."""
 _APART = 1.1
 """Sizes of two approaches so many times apart are both shown."""
@@ -69,7 +71,7 @@ def section(name: str, title: str, *parts: str) -> Iterable[Section]:
 
 def warnings(texts: Iterable[str]) -> str:
     """The first of them to be seen, all others when they are unfolded."""
-    shown = [f'<p class="warning">{readable(one)}</p>\n' for one in dict.fromkeys(texts)]
+    shown = [f'<p class="warning">{readable(one.rstrip("."))}.</p>\n' for one in dict.fromkeys(texts)]
     rest = f"<details><summary>{len(shown) - _SEEN} more to know</summary>\n{''.join(shown[_SEEN:])}</details>\n"
     return "".join(shown) if len(shown) <= _SEEN + 1 else "".join(shown[:_SEEN]) + rest
 
@@ -192,7 +194,7 @@ def outlook(result: Mapping[str, Any], minima: float | None = None) -> str:
         ):
             other = _other_size("isoFLOP minima", minima, target["params"]) if key == "params" else ""
             shown.append((what, form(target[key]), f"{level} {bounds(target[f'{key}_interval'], form)}{other}"))
-    why = f"No scale was held out, so this is a forecast that no run has scored. {target['trust']['sentence']}"
+    why = f"No runs were held out, so this forecast has been held against none. {target['trust']['sentence']}"
     return paragraph(target["sentence"], "sentence") + paragraph(why, "quiet") + facts(shown)
 
 
@@ -215,19 +217,20 @@ def runs_table(runs: pd.DataFrame) -> tuple[Table, list[str]]:
     return Table(found.title, found.columns, found.rows, left=left), [key for _, key, _ in shown]
 
 
-def backtest_table(choice: Any, whom: str, together: Sequence[Mapping[str, Any]] = ()) -> Table:
+def backtest_table(choice: Choice, whom: str, together: ReachErrors) -> Table:
     """What `nextscale.fit.trust.choice.choose` says of each law, by how far it reached, beside what takes no law.
 
     Args:
         whom: of which runs.
-        together: where the forecast is of several laws, what these missed together at each step of reach, as
-            `nextscale.fit.trust.reach.ReachErrors.bands`.
+        together: where the forecast is of several laws, what these missed together at each step of reach.
     """
     furthest = float(choice.table["furthest"].max())
-    forecast = [{"law": "the forecast", **band} for band in together]
+    forecast = [{"law": "the forecast", **band, "furthest": together.furthest} for band in together.bands]
     rows = [*forecast, *choice.summary.to_dict("records"), *choice.baselines.to_dict("records")]
     for row in rows:
-        row["beyond"] = "any" if row["reach"] == "all" else f"{reach_band(row['reach'], furthest)} times"
+        row["beyond"] = (
+            "any" if row["reach"] == "all" else f"{reach_band(row['reach'], row.get('furthest', furthest))} times"
+        )
         row["within"] = percent_with_error(row["error"], row["se"])
     columns = (
         ("law", "law", text),

@@ -17,6 +17,7 @@ from nextscale.fit.optimum.known_models import known_models
 from nextscale.fit.plot import runs as plot_runs
 from nextscale.fit.plot.style import put_beneath
 from nextscale.sweeps.report.drawing import Panel, Plot
+from nextscale.sweeps.show.sentences import loss_with_interval
 
 if TYPE_CHECKING:
     from nextscale.fit.estimate.fit import Fit
@@ -72,7 +73,8 @@ def law_plots(
             Plot(
                 "isoflop",
                 "IsoFLOP curves",
-                "Loss against size at each compute budget, parabolas through the runs, and their lowest points.",
+                "Loss against size at each compute budget, parabolas through the runs, and their lowest points "
+                "(stars); a dotted one has none.",
                 (isoflop,),
                 _curve_table([*curves, *over]),
                 ("params", "loss"),
@@ -102,7 +104,8 @@ def law_plots(
         Plot(
             "residuals",
             "Residuals",
-            "How far each run lies above the law, coloured by size. A slope or a bow here is a law that misfits.",
+            "How far each run lies above the law, coloured by size; the band is one standard deviation. A slope or a "
+            "bow is a law that misfits.",
             (functools.partial(plot_runs.residuals, fit=fit, held_out=beyond),),
             fit.runs.table.assign(residual=fit.residuals),
         ),
@@ -137,7 +140,9 @@ def _loss_plot(
         )
     elif asked:
         times = asked[0]["flops"] / now.runs.table["flops"].max()
-        caption += f". The star is no run and no budget: it is the forecast at {times:.3g} times the largest run"
+        star = {name: asked[0][name] for name in ("loss", "loss_interval")}
+        value = loss_with_interval(star, {"level": fit.level, "loss_unit": "nats/token"})
+        caption += f". The star is no run: it is the forecast at {times:.3g} times the largest run, {value}"
     return Plot(
         "loss",
         "Loss against compute",
@@ -173,7 +178,7 @@ def backtest_plot(choice: Choice) -> Plot:
     return Plot(
         "backtest",
         "Backtest",
-        "Each law alone, fitted up to a budget, forecasts the runs above: its error, beside what takes no law.",
+        "Each law, fitted up to a budget, forecasts the runs above: its error, beside rules without one (dashed).",
         (functools.partial(plot.backtest, choice=choice),),
         choice.table,
     )

@@ -23,6 +23,7 @@ _WORDS = {
     "reach": "the compute of what is forecast over that of the largest run fitted",
     "backtest": "laws fitted to the smaller runs forecast the larger ones, which are known: how far they miss; one for "
     "each budget below which laws are fitted",
+    "±": "one standard error",
     "measured minus forecast": "above 0 where laws forecast too low a loss, below 0 where too high: with its sign, "
     "misses to either side cancel",
     "tested, tested once": "two backtests or more, or one, of such a reach missed by less than half of the interval",

@@ -22,6 +22,7 @@ from nextscale.fit.optimum.known_models import known_models
 from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.fit.trust.card import card as fit_card
 from nextscale.fit.trust.consensus import Consensus
+from nextscale.fit.trust.reach import ReachErrors
 from nextscale.model.record import write_atomically
 from nextscale.sweeps.budget.targets import bits_per_nat_of
 from nextscale.sweeps.errors import USER_ERRORS, SpecError
@@ -50,7 +51,7 @@ from nextscale.sweeps.study.summary import summarise
 
 _FIRST = "loss"
 """The figure that stands beside the forecast."""
-_NEVER_SCORED = "No scale was held out, so no run has scored a forecast of these."
+_NEVER_SCORED = "No runs were held out of this fit, so no forecast of it has been held against a run."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,7 +251,7 @@ class _Writer:
         if answer is not None and answer.choice is not None:
             whom = "of all runs, held-out ones too," if self.report.held_out else "of the runs"
             drawn = _drawings([self._draw(plots.backtest_plot(answer.choice))])
-            together = answer.tested.bands if isinstance(answer.fit, Consensus) else ()
+            together = answer.tested if isinstance(answer.fit, Consensus) else ReachErrors()
             shown = content.backtest_table(answer.choice, whom, together)
             backtest = content.side_by_side(drawn, table(shown, "tested"), "beside")
         known = content.warnings(known_of(answer, self.report.summary))

@@ -73,7 +73,7 @@ def trust(target: Mapping[str, Any], members: Sequence[Member] = ()) -> dict[str
         tested = target["tested_reach"]
         short = f" ({power_of_ten(tested)} times)" if tested is not None and 1 < tested < reach else ""
         grade = "untested"
-        why = f", further than any backtest among these runs reached{short}: nothing tested the interval"
+        why = f", further than backtests of this forecast reached{short}: nothing tested the interval"
         if reach >= _WORTH_A_TEST * _TEST:
             share = f"1/{power_of_ten(reach / _TEST)}"
             why += f". First train a run {_TEST} times the largest, for {share} of this: it tests the forecast"
@@ -94,7 +94,10 @@ def _rests_on(members: Sequence[Member]) -> str:
     for member in members:
         weights[member.law] = weights.get(member.law, 0.0) + member.weight
     law = max(weights, key=weights.__getitem__, default="")
-    return f" It rests on one law, {law} ({weights[law]:.0%} of the weight)." if weights.get(law, 0.0) > _MOST else ""
+    if not weights.get(law, 0.0) > _MOST:
+        return ""
+    share = f"{weights[law]:.0%}"
+    return f" It rests on one law, {law}{'' if share == '100%' else f' ({share} of the weight)'}."
 
 
 def contradicted(target: Mapping[str, Any], members: Sequence[Member]) -> list[str]:

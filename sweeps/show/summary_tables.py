@@ -114,6 +114,6 @@ def _members_table(law: dict[str, Any]) -> Table:
         ]
         for one in law["members"]
     ]
-    title = f"The forecast is a consensus of laws, weighed by what each missed in backtests among {law['n']} runs"
+    title = f"The forecast is a consensus of fits, weighed by what each missed in backtests among {law['n']} runs"
     columns = ["law", "weight", "fitted to", "from FLOPs", f"missed at {math.e:.2g} times its runs", "no loss below"]
     return Table(title, columns, rows)

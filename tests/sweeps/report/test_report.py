@@ -101,7 +101,7 @@ def test_an_interval_narrower_than_backtests_missed_by_is_told_beside_the_foreca
     study = Study(Store.existing(swept[1]).newest_spec, swept[1], as_left=True)
     analysis = study.analyse()
     found = summary.summarise(study, analysis, study.standing_forecast(analysis), failed={}, reused=0)
-    assert [html.unescape(readable(text)) for text in found["forecast"]["warnings"]] == told
+    assert [f"{html.unescape(readable(text))}." for text in found["forecast"]["warnings"]] == told
 
 
 @pytest.mark.slow
