@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
@@ -28,6 +29,7 @@ class Fault:
         kind: `busy`: 503, nothing is done; `lost`: it is done, and the connection breaks before the answer; `cut`: half
             of the answer comes, and the connection breaks; `slow`: the answer comes half a second late.
         times, every: that it does, and of how many such requests to one.
+        then: what is done as soon as half of the answer has come.
     """
 
     method: str
@@ -35,6 +37,7 @@ class Fault:
     kind: str
     times: int
     every: int
+    then: Callable[[], object] = lambda: None
     seen: int = 0
 
     def strikes(self, method, key):
@@ -65,8 +68,8 @@ class Server:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked):
             return f"s3://{name}"
 
-    def fail(self, method, key, kind, times=1, every=1):
-        self.faults.append(Fault(method, key, kind, times, every))
+    def fail(self, method, key, kind, times=1, every=1, **more):
+        self.faults.append(Fault(method, key, kind, times, every, **more))
 
     def close(self):
         self._server.shutdown()
@@ -86,10 +89,11 @@ class Server:
         answer = b"".join(self._app(environ, start))
         if kind == "lost":
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-        return _half(answer, environ["werkzeug.socket"]) if kind == "cut" else [answer]
+        return _half(answer, environ["werkzeug.socket"], fault.then) if kind == "cut" else [answer]
 
 
-def _half(answer, connection):
+def _half(answer, connection, then):
     yield answer[: len(answer) // 2]
+    then()
     connection.shutdown(socket.SHUT_RDWR)
     yield answer[len(answer) // 2 :]

@@ -30,8 +30,8 @@ R = TypeVar("R")
 RETRIES: RetryConfig = {"max_retries": 10, "retry_timeout": datetime.timedelta(minutes=3)}
 TIMEOUTS: ClientConfig = {"timeout": "10 min", "read_timeout": "30 s", "connect_timeout": "10 s"}
 """Of one request; `read_timeout` of the time in which not a byte comes."""
-_LISTINGS = 5
-"""Times that a list is asked for that breaks off, which obstore does not do again."""
+_BREAKS = 5
+"""Times that is asked for what breaks off."""
 _PIECE_BYTES = 1 << 25
 _AT_ONCE = 16
 _MOST_PARTS = 9_000
@@ -44,6 +44,10 @@ class BucketError(OSError):
 
     def __init__(self, address: str, why: str):
         super().__init__(errno.EIO, why, address)
+
+
+class _BrokenOffError(BucketError):
+    """An answer that did not come to its end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +80,7 @@ class Bucket:
     address: str
 
     def get(self, name: str) -> bytes:
-        with self._asked(name):
-            return bytes(_obstore().get(self._store, name).bytes())
+        return self._whole(name, lambda: bytes(_obstore().get(self._store, name).bytes()))
 
     def read(self, one: Object, start: int, size: int) -> bytes:
         """Bytes of an object in the state that is named.
@@ -88,8 +91,7 @@ class Bucket:
         if size == 0:
             return b""
         options = {"range": (start, start + size)} | ({"if_match": one.etag} if one.etag else {})
-        with self._asked(one.name):
-            return bytes(_obstore().get(self._store, one.name, options=options).bytes())
+        return self._whole(one.name, lambda: bytes(_obstore().get(self._store, one.name, options=options).bytes()))
 
     def pieces(self, one: Object) -> Iterator[bytes]:
         """All of an object in the state that is named; see `read`."""
@@ -122,21 +124,17 @@ class Bucket:
 
     def list(self, under: str = "") -> list[Object]:
         """All objects whose names begin with `under`, which ends with a slash or is empty, in order of name."""
-        for left in reversed(range(_LISTINGS)):
-            try:
-                with self._asked(under):
-                    found = [one for some in _obstore().list(self._store, under or None) for one in some]
-                break
-            except BucketError as error:
-                if not left or "response body" not in str(error.strerror):
-                    raise
-        objects = [_object(one["path"], one) for one in found]
+
+        def listed() -> builtins.list[Object]:
+            pages = _obstore().list(self._store, under or None)
+            return [_object(one["path"], one) for page in pages for one in page]
+
+        objects = self._whole(under, listed)
         return sorted(objects, key=lambda one: one.name)
 
     def folders(self) -> builtins.list[str]:
         """The names right below the address that further names are below."""
-        with self._asked(""):
-            found = _obstore().list_with_delimiter(self._store)["common_prefixes"]
+        found = self._whole("", lambda: _obstore().list_with_delimiter(self._store)["common_prefixes"])
         return sorted(one.strip("/").rpartition("/")[2] for one in found)
 
     def head(self, name: str) -> Object | None:
@@ -158,6 +156,15 @@ class Bucket:
     def _store(self) -> Any:
         return _opened(self.address)
 
+    def _whole(self, name: str, ask: Callable[[], T]) -> T:
+        """What is asked for, to its end. Of answers that break off obstore goes on with those of an object alone, and
+        only while nobody has overwritten it."""
+        for _ in range(_BREAKS - 1):
+            with contextlib.suppress(_BrokenOffError), self._asked(name):
+                return ask()
+        with self._asked(name):
+            return ask()
+
     @contextlib.contextmanager
     def _asked(self, name: str) -> Iterator[None]:
         """What obstore raises, as our own."""
@@ -173,7 +180,10 @@ class Bucket:
             raise FileNotFoundError(errno.ENOENT, "has changed", f"{self.address}/{name}") from None
         except errors.BaseError as error:
             self._check_bucket(error)
-            raise BucketError(f"{self.address}/{name}".rstrip("/"), _why(error)) from None
+            # It asks for the rest of an object on condition that this is as it was.
+            broken_off = any(sign in str(error) for sign in ("response body", "status code: 412"))
+            kind = _BrokenOffError if broken_off else BucketError
+            raise kind(f"{self.address}/{name}".rstrip("/"), _why(error)) from None
 
     def _check_bucket(self, error: Exception) -> None:
         if "NoSuchBucket" in str(error):

@@ -73,6 +73,21 @@ class TestFaults:
         s3.fail("GET", "prefix=folder", kind)
         assert b"".join(bucket.pieces(bucket.list()[0])) == content
 
+    def test_what_is_overwritten_while_it_is_read_is_read_anew(self, s3, bucket):
+        for name in ("a", "b"):
+            bucket.put(name, bytes(1 << 20))
+            s3.fail("GET", f"folder/{name}", "cut", then=lambda name=name: bucket.put(name, b"1" * (1 << 20)))
+        assert bucket.get("a") == b"1" * (1 << 20)
+        with pytest.raises(FileNotFoundError, match="has changed"):
+            [*bucket.pieces(bucket.head("b"))]
+
+    @pytest.mark.parametrize("kind", ["busy", "slow", "lost", "cut"])
+    def test_folders_are_listed_though_the_answer_breaks_off(self, s3, bucket, kind):
+        for name in ("a/1", "b/1"):
+            bucket.put(name, b"1")
+        s3.fail("GET", "delimiter", kind, times=2)
+        assert bucket.folders() == ["a", "b"]
+
     @pytest.mark.parametrize("kind", ["busy", "slow", "lost"])
     def test_so_does_writing(self, s3, bucket, kind):
         s3.fail("PUT", "folder/a", kind, times=2)
