@@ -225,8 +225,11 @@ def backtest_table(choice: Choice, whom: str, together: ReachErrors) -> Table:
         together: where the forecast is of several laws, what these missed together at each step of reach.
     """
     furthest = float(choice.table["furthest"].max())
-    forecast = [{"law": "the forecast", **band, "furthest": together.furthest} for band in together.bands]
-    rows = [*forecast, *choice.summary.to_dict("records"), *choice.baselines.to_dict("records")]
+    rows: list[dict[Any, Any]] = [
+        *({"law": "the forecast", **band, "furthest": together.furthest} for band in together.bands),
+        *choice.summary.to_dict("records"),
+        *choice.baselines.to_dict("records"),
+    ]
     for row in rows:
         row["beyond"] = (
             "any" if row["reach"] == "all" else f"{reach_band(row['reach'], row.get('furthest', furthest))} times"
