@@ -8,7 +8,8 @@ _WORDS = {
     "compute, FLOPs": "the floating-point operations of training; about six for each parameter and token",
     "loss, nats per token": "how badly the next token is predicted: the mean negative logarithm of its probability",
     "bits per byte": "the same for each byte of text, so that models of different tokenizers can be compared",
-    "tokens per parameter": "training tokens over parameters; Hoffmann et al. 2022 found about 20 compute-optimal",
+    "tokens per parameter": "training tokens over parameters; Hoffmann et al. 2022 found about 20 compute-optimal, "
+    "others on other data more or less",
     "compute-optimal": "of all sizes that a budget can train, the one of the lowest loss",
     "frontier": "that size, or its loss, along all budgets",
     "isoFLOP": "of one budget: small models on many tokens, large ones on few, and the lowest loss between them",
