@@ -72,7 +72,7 @@ class ChosenRuns:
         """Writes runs down before they start."""
         for run in runs:
             model = run.config.model
-            chosen = {"run_id": run.config.run_id, "width" if isinstance(model, ModelConfig) else "size": model.name}
+            chosen = {"run_id": run.run_id, "width" if isinstance(model, ModelConfig) else "size": model.name}
             self._note(progress, chosen | {"budget": run.budget, "seed": run.config.seed})
 
     def end(self, progress: Progress) -> None:
@@ -98,8 +98,8 @@ def all_runs(root: Path, spec: SweepSpec) -> list[PlannedRun]:
     planned = planned_runs(spec)
     if not isinstance(spec.design, SequentialDesign):
         return planned
-    known = {run.config.run_id for run in planned}
-    return planned + [run for run in ChosenRuns(root, spec).runs() if run.config.run_id not in known]
+    known = {run.run_id for run in planned}
+    return planned + [run for run in ChosenRuns(root, spec).runs() if run.run_id not in known]
 
 
 def dropped_runs(root: Path) -> dict[str, Row]:
@@ -121,7 +121,7 @@ def without_dropped(planned: Iterable[PlannedRun], root: Path) -> list[PlannedRu
 def left_out(planned: Iterable[PlannedRun], root: Path) -> list[str]:
     """What to know of planned runs that are dropped."""
     dropped = dropped_runs(root)
-    found = [run.config.run_id for run in planned if run.config.run_id in dropped]
+    found = [run.run_id for run in planned if run.run_id in dropped]
     return [f"{len(found)} runs are dropped, and nothing here counts them: {', '.join(found)}"] if found else []
 
 

@@ -108,7 +108,7 @@ def recipes(spec: SweepSpec) -> Iterator[tuple[str, set[str]]]:
         changed = {name: value for name, value in now.items() if before.get(name, "") != value}
         yield (
             ", ".join(f"{name.partition('.')[2]} {_shown(value)}" for name, value in changed.items()),
-            {run.config.run_id for run in grid_runs(spec.model_copy(update={"design": alone}), alone)},
+            {run.run_id for run in grid_runs(spec.model_copy(update={"design": alone}), alone)},
         )
         before = now
 

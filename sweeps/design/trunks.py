@@ -49,7 +49,7 @@ def rooted(planned: Iterable[PlannedRun], root: Path) -> list[PlannedRun]:
     for run in [run for run in found.values() if run.is_longer]:
         trunk = found.get(run.start.run_id) if run.start is not None else None
         if trunk is not None and trunk.trunk == run.config:  # it was trained before there was a longer one
-            found[trunk.config.run_id] = _with_trunk(trunk, None)
+            found[trunk.run_id] = _with_trunk(trunk, None)
     return [found[run.run_id] for run in planned]
 
 
@@ -72,7 +72,7 @@ def without_states(planned: Sequence[PlannedRun], root: Path) -> dict[str, str]:
 def _rooted(run: PlannedRun, root: Path, finished: _Finished, trunks: Mapping[str, PlannedRun]) -> PlannedRun:
     if not isinstance(run.config, RunConfig) or not run.config.stable_tokens:
         return run
-    own = _directory(root, run.config.run_id)
+    own = _directory(root, run.run_id)
     if own.done:
         return _as_begun(run, own)
     if _will_be_there(run, root, own, trunks):

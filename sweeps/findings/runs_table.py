@@ -24,9 +24,9 @@ def runs_of(study: Study) -> pd.DataFrame:
     """
     rows = []
     for run in study.planned:
-        record = study.store.record(run.config.run_id)
+        record = study.store.record(run.run_id)
         if record is not None:
-            rows.append(record | config_columns(run) | {"curve": study.store.run(run.config.run_id).evaluations()})
+            rows.append(record | config_columns(run) | {"curve": study.store.run(run.run_id).evaluations()})
     return pd.DataFrame(rows)
 
 

@@ -86,7 +86,7 @@ def export_folder(store: Store, config: LoggerConfig) -> dict[str, int]:
         SpecError: it cannot be used, another process exports to it, or it does not take them.
     """
     exporter = Exporter(logger_of(config, store.root), store.root, notify=lambda message: None)
-    planned = [(spec.name, run.config.run_id) for spec in store.specs() for run in all_runs(store.root, spec)]
+    planned = [(spec.name, run.run_id) for spec in store.specs() for run in all_runs(store.root, spec)]
     of_sweeps = {run_id for _, run_id in planned}
     folders = sorted(folder.name for folder in (store.root / "runs").iterdir())
     alone = [(NO_SWEEP, run_id) for run_id in folders if run_id not in of_sweeps]

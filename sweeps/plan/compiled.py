@@ -29,7 +29,7 @@ def compile_plan(spec: SweepSpec, plan: Plan, out: str | Path | None = None) -> 
     """`compile_sizes` of the runs of a plan, which is that of a spec in a folder (see `plan_sweep`)."""
     spec = resolve_spec(spec)
     folder = Path(out).expanduser() if out is not None else Path("out") / spec.name
-    configs = {run.config.run_id: run.config for run in all_runs(folder, spec)}
+    configs = {run.run_id: run.config for run in all_runs(folder, spec)}
     pools, accelerators, _ = pools_of_spec(spec, load_site())
     return compile_sizes([configs[row["run_id"]] for row in plan.runs], plan.runs, pools, accelerators)
 

@@ -261,7 +261,7 @@ def planned_gates(
         known += by_cost(gates, spec, rows)
     except SpecError as error:
         warnings.append(str(error))
-    held_out = [run.config.run_id for run in planned if run.role == "holdout"]
+    held_out = [run.run_id for run in planned if run.role == "holdout"]
     if (forecast := _forecast_of(held_out, gatekeeper.ledger)) is not None:
         known += by_forecast(gates, forecast)
     told = []

@@ -232,7 +232,7 @@ def _check_findings(spec: SweepSpec) -> None:
 
 
 def _row(run: PlannedRun, done: Callable[[str], bool]) -> dict[str, Any]:
-    model, training, run_id = run.config.model, run.config.training, run.config.run_id
+    model, training, run_id = run.config.model, run.config.training, run.run_id
     shape = (None, None) if isinstance(model, ExternalModel) else (model.width, model.depth)
     return {
         "run_id": run_id,

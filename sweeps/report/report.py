@@ -112,7 +112,7 @@ class Report:
                 problems.append(str(error))
         forecast = study.standing_forecast(analysis) if analysis else None
         runs = load(store.root, sweep=spec.name)
-        waiting = {run.config.run_id for run in study.planned if store.record(run.config.run_id) is None}
+        waiting = {run.run_id for run in study.planned if store.record(run.run_id) is None}
         rows = runs[(runs["status"] == "failed") & runs["run_id"].isin(waiting)]
         failed = dict(zip(rows["run_id"], rows["reason"], strict=True))
         summary = summarise(study, analysis, forecast, failed=failed, reused=0)

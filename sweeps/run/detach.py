@@ -36,7 +36,7 @@ def gate_closed(spec: SweepSpec, out: str | Path, approval: Approval | None) -> 
         gates_of(spec.gates, load_site().gates),
         rooted(without_dropped(all_runs(store.root, spec), store.root), store.root),
     )
-    if not gates or all(store.record(run.config.run_id) for run in runs if run.role == "fit"):
+    if not gates or all(store.record(run.run_id) for run in runs if run.role == "fit"):
         return None
     gatekeeper = Gatekeeper(Ledger(store.root / "ledger.jsonl"), spec.name, approval)
     waiting = gatekeeper.waiting(by_compute(gates, spec, runs), "fit")

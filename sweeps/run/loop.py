@@ -98,7 +98,7 @@ class _StudyRun:
         self._on_event = on_event
         self.study.store.write_spec(self.study.spec)
         self.study.release()
-        self._reused = sum(self.study.store.record(run.config.run_id) is not None for run in self.study.planned)
+        self._reused = sum(self.study.store.record(run.run_id) is not None for run in self.study.planned)
 
     @contextlib.contextmanager
     def observed(self) -> Iterator[Callable[[Event], None]]:
@@ -109,7 +109,7 @@ class _StudyRun:
             journal.note(Event("notice", message=text))
             self._on_event(Event("notice", message=text))
 
-        run_ids = [run.config.run_id for run in study.planned]
+        run_ids = [run.run_id for run in study.planned]
         with exporting(study.spec.loggers, study.spec.name, study.store, run_ids, notice) as show:
 
             def observe(event: Event) -> None:

@@ -100,7 +100,7 @@ def drop(out: str | Path, names: Sequence[str], reason: str | None = None) -> li
     store = Store.existing(out)
     with _alone(store):
         sweeps = [(spec, all_runs(store.root, spec)) for spec in store.specs()]
-        runs = {run.config.run_id: run for _, planned in sweeps for run in planned}
+        runs = {run.run_id: run for _, planned in sweeps for run in planned}
         chosen = list(_named(names, runs, store))
         for run_id in chosen:
             if store.record(run_id) is not None:
@@ -196,12 +196,12 @@ def _check_not_needed(store: Store, sweeps: list[tuple[SweepSpec, list[PlannedRu
                 raise SpecError(f"run {target['run_id']}: {text}; train it")
     for spec, planned in sweeps:
         if isinstance(spec.design, SequentialDesign) and (
-            own := sorted(run.config.run_id for run in planned if run.config.run_id in dropped and run.role == "fit")
+            own := sorted(run.run_id for run in planned if run.run_id in dropped and run.role == "fit")
         ):
             text = f"sweep {spec.name} chooses its runs one after another, and would choose it again"
             raise SpecError(f"run {own[0]}: {text}; give its design less flops, or a wider goal")
         for role in sorted({run.role for run in planned}):
-            own = [run.config.run_id for run in planned if run.role == role]
+            own = [run.run_id for run in planned if run.role == role]
             if dropped.issuperset(own):
                 text = f"sweep {spec.name} would have no run to {'fit' if role == 'fit' else 'forecast'} left"
                 raise SpecError(f"run {own[0]}: {text}; change its spec instead")

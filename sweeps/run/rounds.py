@@ -90,8 +90,8 @@ class TrainingRounds(contextlib.ExitStack):
         if self.waiting_gates:
             self.stopped_by = refusal(self.waiting_gates, role)
             return
-        left = {run.config.run_id for run in todo}
-        done = [study.job(run) for run in study.runs(role) if run.config.run_id not in left]
+        left = {run.run_id for run in todo}
+        done = [study.job(run) for run in study.runs(role) if run.run_id not in left]
         self._on_round(role, done, [study.job(run) for run in todo])
         if not todo:
             return

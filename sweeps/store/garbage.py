@@ -142,11 +142,11 @@ def _needed(store: Store, alien: Mapping[str, SpecError], *, finals: bool) -> di
     planned_ids: set[str] = set()
     for spec, planned in sweeps:
         for run in (*planned, *rooted(planned, store.root)):
-            planned_ids.add(run.config.run_id)
+            planned_ids.add(run.run_id)
             if spec.checkpoint.final:
-                kept.add(run.config.run_id)
+                kept.add(run.run_id)
             for start in (run.start, run.config.parent):
-                if start is not None and not _has_result(store, run.config.run_id):
+                if start is not None and not _has_result(store, run.run_id):
                     needed.setdefault(start.run_id, set()).add(start.tokens)
     for run_id, error in alien.items():
         if not _has_result(store, run_id) and (parent := _parent(store, run_id, error)) is not None:

@@ -162,9 +162,7 @@ def _plan(path: Path) -> SweepPlan:
         planned = all_runs(path.parent.parent, spec)
     except (ValueError, OSError):
         return {"sweep": None, "runs": []}
-    runs = [
-        [run.config.run_id, run.role, run.budget, None if run.trunk is None else run.trunk.run_id] for run in planned
-    ]
+    runs = [[run.run_id, run.role, run.budget, None if run.trunk is None else run.trunk.run_id] for run in planned]
     return {"sweep": spec.name, "runs": runs}
 
 

@@ -146,9 +146,9 @@ class Study:
         root = self.store.root
         self._kept |= kept_trunks(self.spec, designed)
         for run in rooted(without_dropped(designed, root), root):
-            if run.config.run_id not in self._named:
+            if run.run_id not in self._named:
                 self.planned.append(run)
-                self._named[run.config.run_id] = run
+                self._named[run.run_id] = run
                 if run.trunk is not None:
                     self._branches.setdefault(run.trunk.run_id, []).append(run)
 
@@ -165,13 +165,13 @@ class Study:
         """One row per finished run, with its `budget`."""
         rows = []
         for run in self.runs(role):
-            record = self.store.record(run.config.run_id)
+            record = self.store.record(run.run_id)
             if record is not None:
                 rows.append(record | {"budget": run.budget})
         return pd.DataFrame(rows)
 
     def job(self, run: PlannedRun, seats: tuple[Seat, ...] = ()) -> Job:
-        keep, run_id = self.spec.checkpoint, run.config.run_id
+        keep, run_id = self.spec.checkpoint, run.run_id
         pinned = {branch.branches_at for branch in self._branches.get(run_id, ()) if self._unfinished(branch)}
         if run_id in self._kept:
             pinned.add(self._kept[run_id])
@@ -215,7 +215,7 @@ class Study:
                 trunk.checkpoint(position).rmtree(missing_ok=True)
 
     def _unfinished(self, run: PlannedRun) -> bool:
-        return self.store.record(run.config.run_id) is None
+        return self.store.record(run.run_id) is None
 
     def analyse(self) -> Analysis:
         """Fits the law and the isoFLOP curves to what is finished.
@@ -265,7 +265,7 @@ class Study:
         predicted = fit.predict(sizes, tokens)
         low, high = fit.predict_interval(sizes, tokens, flops)
         largest = float(fit.runs.table["flops"].max())
-        started = [run.config.run_id for run in runs if self.store.ever_started(run.config.run_id)]
+        started = [run.run_id for run in runs if self.store.ever_started(run.run_id)]
         budget = max(run.budget for run in runs)
         optimum = frontier(fit, [budget], analysis.cost).iloc[0]
         by_minima = None if analysis.optimum is None else float(analysis.optimum(budget))
@@ -291,7 +291,7 @@ class Study:
             },
             "targets": [
                 {
-                    "run_id": run.config.run_id,
+                    "run_id": run.run_id,
                     "flops": run.flops,
                     "params": sizes[i],
                     "tokens": run.tokens,
@@ -314,7 +314,7 @@ class Study:
 
     def standing_forecast(self, analysis: Analysis) -> Entry | None:
         """The forecast of the held-out runs that was written down, if there is one."""
-        targets = [{"run_id": run.config.run_id} for run in self.runs("holdout")]
+        targets = [{"run_id": run.run_id} for run in self.runs("holdout")]
         return self.ledger.registered({"targets": targets, "inputs": self.inputs(analysis)}) if targets else None
 
     def score(self, forecast: Entry) -> None:

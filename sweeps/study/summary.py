@@ -40,7 +40,7 @@ def summarise(
         and {key: forecast[key] for key in ("time", "law", "level", "params_convention", "started_before")}
         | {"warnings": narrow},
         "runs": {
-            "done": sum(study.store.record(run.config.run_id) is not None for run in study.planned),
+            "done": sum(study.store.record(run.run_id) is not None for run in study.planned),
             "reused": reused,
             "failed": len(failed),
         },
@@ -78,12 +78,12 @@ def _warnings(
             warnings.append(f"no optimum at {curve.flops:.3g} FLOPs: {curve.problem}")
     epochs = 0.0
     for run in study.planned:
-        record = study.store.record(run.config.run_id)
+        record = study.store.record(run.run_id)
         # Of a mixture, that of the source that was seen most often.
         epochs = max([epochs, *(value for key, value in (record or {}).items() if key.split("_")[0] == "epochs")])
-        warnings += [f"run {run.config.run_id}: {note}" for note in (record or {}).get("notes", ())]
+        warnings += [f"run {run.run_id}: {note}" for note in (record or {}).get("notes", ())]
         if record is not None and record["status"] == "diverged":
-            warnings.append(f"run {run.config.run_id} ({run.config.model.label}) diverged: {record['reason']}")
+            warnings.append(f"run {run.run_id} ({run.config.model.label}) diverged: {record['reason']}")
     if analysis is not None and epochs > _EPOCHS:
         warnings.append(
             f"the longest run saw its data {epochs:.3g} times: beyond about {_EPOCHS:g} repeated tokens count for less "
