@@ -149,8 +149,8 @@ class Bucket:
     def delete(self, names: Sequence[str]) -> None:
         """Deletes objects; those that are not there are no error."""
         for name in names:
-            with contextlib.suppress(FileNotFoundError), self._asked(name):
-                _obstore().delete(self._store, name)
+            with contextlib.suppress(FileNotFoundError):
+                self._whole(name, functools.partial(_obstore().delete, self._store, name))
 
     @property
     def _store(self) -> Any:

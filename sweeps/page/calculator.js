@@ -302,7 +302,7 @@ function byMinima(told, apart = APART) {
   if (!minima || Math.abs(Math.log(minima.params / told.params.value)) < Math.log(apart)) return [];
   const sure = apart === APART ? "; where they differ so much neither is sure" : "";
   return [`The best sizes at the runs' own budgets (isoFLOP minima), carried on to this one, say ${counted(minima.params, 3)} parameters, ` +
-    `the law ${counted(told.params.value, 3)}; by the law the former come to a loss of ${minima.loss.toFixed(places)}${sure}.`];
+    `the law ${counted(told.params.value, 3)}; by the law ${counted(minima.params, 3)} come to a loss of ${minima.loss.toFixed(places)}${sure}.`];
 }
 
 // What is to be known of an answer, in the words of the command.

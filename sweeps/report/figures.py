@@ -21,7 +21,6 @@ from nextscale.sweeps.show.sentences import loss_with_interval
 
 if TYPE_CHECKING:
     from nextscale.fit.estimate.fit import Fit
-    from nextscale.fit.optimum.frontier import TokenCost
     from nextscale.fit.table.runs import Runs
     from nextscale.fit.trust.choice import Choice
     from nextscale.sweeps.findings import Finding
@@ -32,7 +31,7 @@ _POINTS, _FEWEST, _MOST = 12_000, 12, 60
 _FAR = 15.0
 """How far beyond the largest run the figures go: the calculator begins with ten times that."""
 _FURTHER = 1e4
-"""How far the loss goes where that is chosen, or a budget is typed that lies beyond: pods are that far from laptops."""
+"""How far they go where that is chosen, or a budget is typed that lies beyond: pods are that far from laptops."""
 _BUDGETS = 24
 """At which a frontier is drawn."""
 
@@ -59,6 +58,7 @@ def law_plots(
     ends = [*(curve.flops for curve in curves), *fit.runs.budgets, *(held_out.budgets if held_out else ())]
     last = max(_FAR * max(ends), *(1.5 * target["flops"] for target in asked), 0)
     optima = frontier(fit, np.geomspace(min(ends), last, _BUDGETS).tolist(), analysis.cost)
+    further = frontier(fit, np.geomspace(min(ends), max(last, _FURTHER * max(ends)), _BUDGETS).tolist(), analysis.cost)
     level = f"{fit.level:.0%}"
     scales = {"log": "log scale"} | ({"bits": "bits per byte"} if bits_per_nat else {})
     frontier_caption = (
@@ -90,10 +90,12 @@ def law_plots(
             (functools.partial(_frontier, optima=optima, analysis=analysis, held_out=over),),
             optima,
             ("flops", "params"),
-            {"tokens": "tokens", "known": "known models"},
-            functools.partial(_frontier_view, optima=optima, analysis=analysis, held_out=over),
+            {"tokens": "tokens", "known": "known models", "further": "further"},
+            lambda on: functools.partial(
+                _frontier, optima=further if "further" in on else optima, analysis=analysis, held_out=over, on=on
+            ),
         ),
-        _loss_plot(fit, latest, optima, over, asked, scales, bits_per_nat, analysis.cost),
+        _loss_plot(fit, latest, optima, over, asked, scales, bits_per_nat, further),
         Plot(
             "surface",
             "The law over size and tokens",
@@ -123,14 +125,13 @@ def _loss_plot(
     asked: Sequence[Mapping[str, Any]],
     scales: Mapping[str, str],
     bits_per_nat: float | None,
-    cost: TokenCost,
+    further: pd.DataFrame,
 ) -> Plot:
     """By the fit to all runs where there is one, so that a budget typed beside it lies on the curve."""
     now = fit if latest is None else latest
-    lowest = optima if latest is None else frontier(latest, optima["flops"].tolist())
+    if latest is not None:
+        optima, further = (frontier(latest, one["flops"].tolist()) for one in (optima, further))
     told: dict[str, Any] = {"title": ""} if latest is None else {"title": "", "held_out_as": "measured after"}
-    far = np.geomspace(optima["flops"].min(), _FURTHER * max(now.runs.table["flops"]), _BUDGETS).tolist()
-    further = frontier(now, far, None if latest is not None else cost)
     draw = functools.partial(_loss, fit=now, held_out=over, asked=asked, **told)
     caption = f"Every run, and the lowest loss that each budget buys, with its {fit.level:.0%} band of what a run would"
     caption += " measure"
@@ -147,13 +148,13 @@ def _loss_plot(
         "loss",
         "Loss against compute",
         f"{caption}.",
-        (functools.partial(draw, optima=lowest),),
+        (functools.partial(draw, optima=optima),),
         now.runs.table,
         ("flops", "loss"),
         {**scales, "further": "further"},
         lambda on: functools.partial(
             _scaled,
-            panel=functools.partial(draw, optima=further if "further" in on else lowest),
+            panel=functools.partial(draw, optima=further if "further" in on else optima),
             on=on,
             bits_per_nat=bits_per_nat,
         ),
@@ -178,7 +179,7 @@ def backtest_plot(choice: Choice) -> Plot:
     return Plot(
         "backtest",
         "Backtest",
-        "Each law, fitted up to a budget, forecasts the runs above: its error, beside rules without one (dashed).",
+        "Each law, fitted up to a budget, forecasts the runs above: its error, beside rules of compute alone (dashed).",
         (functools.partial(plot.backtest, choice=choice),),
         choice.table,
     )
@@ -288,10 +289,6 @@ def _frontier(
     of: Literal["params", "tokens"] = "tokens" if "tokens" in on else "params"
     runs = analysis.fit.runs.table
     return plot.frontier(ax, optima, analysis.curves, analysis.optimum, held_out, runs=runs, of=of, known=known)
-
-
-def _frontier_view(on: frozenset[str], **drawn: Any) -> Panel:
-    return functools.partial(_frontier, on=on, **drawn)
 
 
 def _scaled(ax: Axes, panel: Panel, on: frozenset[str], bits_per_nat: float | None) -> None:

@@ -13,17 +13,20 @@ _WORDS = {
     "compute-optimal": "of all sizes that a budget can train, the one of the lowest loss",
     "frontier": "that size, or its loss, along all budgets",
     "isoFLOP": "of one budget: small models on many tokens, large ones on few, and the lowest loss between them",
-    "law": "a formula for the loss from size and tokens, fitted to all runs (approach 3 of Hoffmann et al. 2022)",
+    "law": "a formula for the loss from size and tokens, fitted to the runs (approach 3 of Hoffmann et al. 2022)",
     "chinchilla, chinchilla-tied": "the usual law: a term that falls with size and one that falls with tokens",
     "size-data, data-size": "the same, but what size is worth may change with the data, or the other way round",
     "isoFLOP minima": "the lowest points of isoFLOP curves alone (approach 2)",
-    "consensus": "a mean of several laws, each weighed by how well it foretold larger runs from smaller ones",
+    "consensus": "a mean of several fits, of several laws or of one to all and to the larger runs, each "
+    "weighed by how well such a fit foretold larger runs from smaller ones",
     "huber, squared": "how a fit weighs misses: by their squares, or less of runs that lie far off",
     "interval": "at 90 %, a range that is to hold what is measured nine times of ten",
     "held out": "runs that the forecast was made without, to be measured after",
     "reach": "the compute of what is forecast over that of the largest run fitted",
     "backtest": "laws fitted to the smaller runs forecast the larger ones, which are known: how far they miss; one for "
     "each budget below which laws are fitted",
+    "last value, log-linear, power law": "rules of compute alone: the lowest loss stays, or falls along a line or "
+    "a power",
     "±": "one standard error",
     "measured minus forecast": "above 0 where laws forecast too low a loss, below 0 where too high: with its sign, "
     "misses to either side cancel",

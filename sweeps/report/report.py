@@ -51,7 +51,7 @@ from nextscale.sweeps.study.summary import summarise
 
 _FIRST = "loss"
 """The figure that stands beside the forecast."""
-_NEVER_SCORED = "No runs were held out of this fit, so no forecast of it has been held against a run."
+_NEVER_SCORED = "No runs were held out to be forecast. How backtests among these runs missed is told below."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,6 +94,14 @@ class TestFaults:
         bucket.put("a", b"one")
         assert bucket.get("a") == b"one"
 
+    @pytest.mark.parametrize("kind", ["busy", "slow", "lost", "cut"])
+    def test_so_does_deleting(self, s3, bucket, kind):
+        for name in ("a", "b"):
+            bucket.put(name, b"1")
+        s3.fail("POST", "delete", kind, times=2)  # S3's DeleteObjects
+        bucket.delete(["a", "gone"])
+        assert [one.name for one in bucket.list()] == ["b"]
+
     @pytest.mark.parametrize("kind", ["busy", "slow", "lost"])
     def test_what_was_created_is_known_to_be_ours(self, s3, bucket, kind):
         """Also where the answer was lost, and the second try finds the object there."""

@@ -261,8 +261,8 @@ class TestFaults:
             else:
                 with (folder / name).open("ab" if what == "grow" else "wb") as file:
                     file.write(dice.randbytes(dice.choice([10, 20_000])))
-            for method in ("PUT", "GET", "DELETE"):
-                s3.fail(method, "out", dice.choice(["busy", "lost"]), times=dice.randrange(2))
+            for method, key in (("PUT", "out"), ("GET", "out"), ("POST", "?delete")):
+                s3.fail(method, key, dice.choice(["busy", "lost"]), times=dice.randrange(2))
             mirror.push()
             follower.pull()
             assert read(tmp_path / "b") == read(folder)

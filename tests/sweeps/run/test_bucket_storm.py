@@ -16,7 +16,7 @@ from nextscale.sweeps.ledger import Ledger
 from nextscale.sweeps.store.store import load
 
 WEATHER = [("PUT", "busy", 7), ("PUT", "lost", 11), ("PUT", "slow", 23), ("GET", "busy", 13), ("GET", "lost", 17)]
-WEATHER += [("GET", "cut", 29), ("GET", "slow", 31), ("HEAD", "busy", 5), ("DELETE", "busy", 7), ("DELETE", "lost", 9)]
+WEATHER += [("GET", "cut", 29), ("GET", "slow", 31), ("HEAD", "busy", 5), ("POST", "busy", 7), ("POST", "lost", 9)]
 """Of requests of a method, what befalls every so many."""
 FEWER = "evaluation: {tokens: 512}\nforecast: {resamples: 100}"
 KILLED_AT = (4, 13)
