@@ -201,7 +201,8 @@ def outlook(result: Mapping[str, Any], minima: float | None = None) -> str:
 def fit_card(card: Mapping[str, Any]) -> str:
     """All that a reviewer would ask of a fit. What laws have in common says little of their mean: each has its own."""
     if "members" in card["law"]:
-        irreducible = {name: value for name, value in card["irreducible_loss"].items() if name != "interval_is_of"}
+        told = card["irreducible_loss"] or {}
+        irreducible = {name: value for name, value in told.items() if name != "interval_is_of"}
         card = {**card, "parameters": None, "irreducible_loss": irreducible}
     return "".join(
         f"<details{' open' * (name == 'law')}><summary>{_words(name)}</summary>{_as_html(value)}</details>\n"
