@@ -32,7 +32,7 @@ def backtest(ax: Axes, choice: Choice) -> Axes:
         chosen = bool(row["chosen"])
         ax.plot(
             rows["cut"],
-            rows["mean_error"],
+            100 * rows["mean_error"],
             "o-",
             color=ORANGE if chosen else shade,
             linewidth=2.5 if chosen else 1,
@@ -40,14 +40,15 @@ def backtest(ax: Axes, choice: Choice) -> Axes:
         )
     lines = itertools.cycle((":", "-.", "--"))
     for name, rows in whole[whole["loss"] == "-"].groupby("law"):
-        ax.plot(rows["cut"], rows["mean_error"], next(lines), color=GREY, label=name)
+        ax.plot(rows["cut"], 100 * rows["mean_error"], next(lines), color=GREY, label=name)
     ax.set(
         xscale="log",
         yscale="log",
         xlabel="fitted up to (FLOPs)",
-        ylabel="mean |relative error| above",
+        ylabel="mean |error| of the runs above (%)",
         title="backtest",
     )
+    ax.yaxis.set_major_formatter("{x:g}")
     ax.legend(fontsize="x-small")
     return ax
 

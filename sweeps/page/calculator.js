@@ -477,7 +477,9 @@ function startCalculator(told, form) {
     document.getElementById("forecast-basis").textContent = costBasis(found, unit, one, cost, forecast);
     tell(sentence(found, amount, unit, one, cost), trust(found));
     const narrow = warned(found), graded = bandOf(found.reach);
-    warn([...problems, ...(graded ? [] : narrow), ...contradicted(found), ...byMinima(found)]);
+    const other = byMinima(found), bounds = document.querySelector("#forecast-answer th:last-child");
+    bounds.textContent = `${bounds.dataset.level} interval${other.length ? " by the law" : ""}`;
+    warn([...problems, ...(graded ? [] : narrow), ...contradicted(found), ...other]);
     note.replaceChildren(...[...(graded ? narrow : []), ...said(found)].map(line));
     document.getElementById("forecast-assumed").replaceChildren(...assumed(one).map(line));
     mark(flops, found.loss.value, isNew);

@@ -168,7 +168,8 @@ def calculator(
         '<div id="forecast-warned" aria-live="polite"></div>\n<p id="forecast-basis" class="quiet"></p>\n'
         '<div class="scroll" tabindex="0"><table id="forecast-answer"><thead><tr>'
         '<th scope="col" class="left">the best model</th><th scope="col">forecast</th>'
-        f'<th scope="col">{fit.level:.0%} interval</th></tr></thead>\n<tbody aria-live="polite">{body}</tbody></table>'
+        f'<th scope="col" data-level="{fit.level:.0%}">{fit.level:.0%} interval</th></tr></thead>\n'
+        f'<tbody aria-live="polite">{body}</tbody></table>'
         f'</div>\n</div>\n</div>\n<div>\n{figure}<div class="quiet">'
         '<ul id="forecast-assumed"></ul>'
         f"<p>Fitted to {html.escape(fitted)}. {token_cost}</p>\n<p>The same from the command: "

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from nextscale.fit import plot
-from nextscale.fit.optimum.frontier import frontier
+from nextscale.fit.optimum.frontier import TokenCost, frontier
 from nextscale.fit.optimum.isoflop import IsoFlop, isoflops
 from nextscale.fit.optimum.known_models import known_models
 from nextscale.fit.plot import runs as plot_runs
@@ -31,7 +31,7 @@ _POINTS, _FEWEST, _MOST = 12_000, 12, 60
 _FAR = 15.0
 """How far beyond the largest run the figures go: the calculator begins with ten times that."""
 _FURTHER = 1e4
-"""How far they go where that is chosen, or a budget is typed that lies beyond: pods are that far from laptops."""
+"""How far the loss goes where that is chosen, or a budget is typed that lies beyond: pods are that far from laptops."""
 _BUDGETS = 24
 """At which a frontier is drawn."""
 
@@ -58,7 +58,6 @@ def law_plots(
     ends = [*(curve.flops for curve in curves), *fit.runs.budgets, *(held_out.budgets if held_out else ())]
     last = max(_FAR * max(ends), *(1.5 * target["flops"] for target in asked), 0)
     optima = frontier(fit, np.geomspace(min(ends), last, _BUDGETS).tolist(), analysis.cost)
-    further = frontier(fit, np.geomspace(min(ends), max(last, _FURTHER * max(ends)), _BUDGETS).tolist(), analysis.cost)
     level = f"{fit.level:.0%}"
     scales = {"log": "log scale"} | ({"bits": "bits per byte"} if bits_per_nat else {})
     frontier_caption = (
@@ -90,12 +89,10 @@ def law_plots(
             (functools.partial(_frontier, optima=optima, analysis=analysis, held_out=over),),
             optima,
             ("flops", "params"),
-            {"tokens": "tokens", "known": "known models", "further": "further"},
-            lambda on: functools.partial(
-                _frontier, optima=further if "further" in on else optima, analysis=analysis, held_out=over, on=on
-            ),
+            {"tokens": "tokens", "known": "known models"},
+            lambda on: functools.partial(_frontier, optima=optima, analysis=analysis, held_out=over, on=on),
         ),
-        _loss_plot(fit, latest, optima, over, asked, scales, bits_per_nat, further),
+        _loss_plot(fit, latest, optima, over, asked, scales, bits_per_nat, analysis.cost),
         Plot(
             "surface",
             "The law over size and tokens",
@@ -125,12 +122,15 @@ def _loss_plot(
     asked: Sequence[Mapping[str, Any]],
     scales: Mapping[str, str],
     bits_per_nat: float | None,
-    further: pd.DataFrame,
+    cost: TokenCost,
 ) -> Plot:
     """By the fit to all runs where there is one, so that a budget typed beside it lies on the curve."""
     now = fit if latest is None else latest
     if latest is not None:
-        optima, further = (frontier(latest, one["flops"].tolist()) for one in (optima, further))
+        cost = TokenCost.of_runs(latest.runs)
+        optima = frontier(latest, optima["flops"].tolist(), cost)
+    ends = optima["flops"].min(), max(optima["flops"].max(), _FURTHER * now.runs.table["flops"].max())
+    further = frontier(now, np.geomspace(*ends, _BUDGETS).tolist(), cost)
     told: dict[str, Any] = {"title": ""} if latest is None else {"title": "", "held_out_as": "measured after"}
     draw = functools.partial(_loss, fit=now, held_out=over, asked=asked, **told)
     caption = f"Every run, and the lowest loss that each budget buys, with its {fit.level:.0%} band of what a run would"
@@ -175,11 +175,16 @@ def overview(plots: Sequence[Plot]) -> Plot:
     return Plot("overview", "Overview", "", tuple(panel for one in shown for panel in one.panels))
 
 
-def backtest_plot(choice: Choice) -> Plot:
+def backtest_plot(choice: Choice, is_mean: bool) -> Plot:
+    """
+    Args:
+        is_mean: whether the forecast is one of several laws, and none of these.
+    """
+    told = "Each law, fitted up to a budget, forecasts the runs above: its error, beside rules of compute alone (grey)"
     return Plot(
         "backtest",
         "Backtest",
-        "Each law, fitted up to a budget, forecasts the runs above: its error, beside rules of compute alone (dashed).",
+        f"{told}. The forecast is a mean of fits: what it missed is in the table." if is_mean else f"{told}.",
         (functools.partial(plot.backtest, choice=choice),),
         choice.table,
     )

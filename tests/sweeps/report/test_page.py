@@ -134,6 +134,27 @@ def test_a_budget_stands_on_the_first_figure_where_runs_of_its_compute_do(page):
     assert page.locator("#figure-loss .budget circle").count() == 0
 
 
+def test_where_isoflop_minima_lead_elsewhere_the_intervals_are_said_to_be_of_the_law(page):
+    page.select_option("[name=unit]", "flops")
+    heading = page.locator("#forecast-answer thead th").last
+    for times in (1, 3):
+        page.fill("[name=budget]", "1e11")
+        law = page.evaluate("forecaster(page.calculator)(1e11)")
+        page.evaluate("size => (page.calculator.minima = [size / 1e11 ** .5, .5])", times * law["params"]["value"])
+        page.fill("[name=budget]", "1.0e11")
+        other = page.evaluate("forecaster(page.calculator)(1e11).minima")
+        assert other["params"] == pytest.approx(times * law["params"]["value"])
+        told = [text for text in page.locator("#forecast-warned p").all_inner_texts() if "isoFLOP minima" in text]
+        if times == 1:
+            assert other["loss"] == pytest.approx(law["loss"]["value"])
+            assert (told, heading.inner_text()) == ([], "90% interval")
+        else:
+            assert other["loss"] > law["loss"]["value"]
+            said = float(re.search(r"come to a loss of ([\d.]+\d)", told[0])[1])
+            assert said == pytest.approx(other["loss"], abs=0.0051)
+            assert heading.inner_text() == "90% interval by the law"
+
+
 def test_dollars_are_typed_as_people_write_them(page):
     page.select_option("[name=on]", "h100")
     for text, dollars in (("$2M", 2e6), ("$4.8k", 4800), ("$1.5B", 1.5e9), ("$300", 300)):
