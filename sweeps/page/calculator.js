@@ -237,8 +237,8 @@ function restsOn(members) {
   const weights = new Map();
   for (const [law, weight] of members) weights.set(law, (weights.get(law) ?? 0) + weight);
   const [law, most] = [...weights].reduce((one, other) => (other[1] > one[1] ? other : one), ["", 0]);
-  const share = Math.round(100 * most);
-  return most > 0.5 ? ` It rests on one law, ${law}${share < 100 ? ` (${share}% of the weight)` : ""}.` : "";
+  const percent = Math.round(100 * most);
+  return most > 0.5 ? ` It rests on one law, ${law}${percent < 100 ? ` (${percent}% of the weight)` : ""}.` : "";
 }
 
 // Laws under which no model comes to the loss that is forecast.

@@ -22,6 +22,7 @@ from nextscale.sweeps.show.formats import (
 )
 from nextscale.sweeps.show.formats import interval as bounds
 from nextscale.sweeps.show.sentences import outcome, places_of
+from nextscale.sweeps.show.summary_tables import RATE
 from nextscale.sweeps.show.tables import Table, table_of
 from nextscale.sweeps.store.imported_runs import STATUS as IMPORTED
 
@@ -57,7 +58,7 @@ _SEEN = 3
 """Warnings that are not folded."""
 _FILES = 2
 """Of imported runs, by name; of more their number."""
-_PLAIN = {"first": "smallest run", "rate": "missed at 2.7 times its runs", "n": "runs", "rms": "root mean square"}
+_PLAIN = {"first": "smallest run", "rate": RATE, "n": "runs", "rms": "root mean square"}
 """What a fit card calls otherwise."""
 _APART = 1.1
 """Sizes of two approaches so many times apart are both shown."""

@@ -8,6 +8,9 @@ from typing import Any
 from nextscale.sweeps.show.formats import count, interval, loss, number, params_label, percent
 from nextscale.sweeps.show.tables import Table
 
+RATE = f"missed at {math.e:.2g} times its runs"
+"""What a law of a consensus missed at an e-fold of reach."""
+
 
 def summary_tables(summary: dict[str, Any]) -> list[Table]:
     """What a study found, as `summarise` tells it."""
@@ -115,5 +118,5 @@ def _members_table(law: dict[str, Any]) -> Table:
         for one in law["members"]
     ]
     title = f"The forecast is a consensus of fits, weighed by what each missed in backtests among {law['n']} runs"
-    columns = ["law", "weight", "fitted to", "from FLOPs", f"missed at {math.e:.2g} times its runs", "no loss below"]
+    columns = ["law", "weight", "fitted to", "from FLOPs", RATE, "no loss below"]
     return Table(title, columns, rows)
