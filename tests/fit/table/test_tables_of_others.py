@@ -366,7 +366,7 @@ changes = st.sampled_from(
         lambda table, rng: table.assign(loss=-table["loss"]),
         lambda table, rng: table.assign(loss=table["loss"].where(table.index != 2)),
         lambda table, rng: table.assign(
-            State=["finished"] * 8 + ["failed"], loss=table["loss"] + 9 * (table.index == 8)
+            State=np.where(table.index == 8, "failed", "finished"), loss=table["loss"] + 9 * (table.index == 8)
         ),
         lambda table, rng: pd.concat([table, table]),
         lambda table, rng: table.assign(lr=[f"{x:.1e}" for x in rng.uniform(1e-4, 1e-2, len(table))]),
