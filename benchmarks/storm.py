@@ -43,6 +43,7 @@ design:
   kind: isoflop
   flops: [2.0e+9, 4e9, 8e9]
   widths: [[12, 16, 20, 24], [12, 16, 20, 24], [16, 20, 24, 28]]
+  seeds: [0, 1, 2, 3, 4, 5, 6, 7]
 holdout: {flops: 3e10, widths: [20, 24, 28, 32]}
 evaluation: {tokens: 8192}
 forecast: {resamples: 100}
@@ -50,8 +51,9 @@ forecast: {resamples: 100}
 HEAD, WORKERS, LATE = 1, (2, 3), 4
 BRIEF, LONG = (1.0, 15.0), (45.0, 90.0)
 """Seconds: all that hears hosts by their signs of life bears the first, and nothing the second (leases last 20)."""
-PAUSE, PATIENCE = 20.0, 1800.0
-"""Seconds between two faults at most, while runs are being trained; and after which a sweep is said to hang."""
+PAUSE, RECENT, PATIENCE = 12.0, 20.0, 1800.0
+"""Seconds between two faults at most; since a run was trained, for another to come; and after which a sweep is said to
+hang."""
 COMMAND = [sys.executable, "-c", "from nextscale.sweeps.commands.app import main; main()", "run"]
 
 
@@ -105,9 +107,9 @@ class Storm:
         return k in self.hosts.up and k in self.ray and self.ray[k].poll() is None
 
     def at_work(self) -> bool:
-        """Whether a run is being trained."""
+        """Whether a run is being trained, or was a moment ago: faults come while those before are got over, too."""
         newest = (path.stat().st_mtime for path in self.out.glob("runs/*/leases/*.json"))
-        return self.sweep is not None and max(newest, default=0.0) > time.time() - 5.0
+        return self.sweep is not None and max(newest, default=0.0) > time.time() - RECENT
 
     def after(self, seconds: tuple[float, float], do: Callable[[], Any]) -> None:
         self.later.append((time.monotonic() + self.chance.uniform(*seconds), do))

@@ -27,11 +27,12 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, TypeGuard
+from typing import IO, TYPE_CHECKING, Any, TypeGuard
 
 from etils import epath
 
-from nextscale.model.config.external import AnyRun, read_run
+if TYPE_CHECKING:
+    from nextscale.model.config.external import AnyRun
 
 Row = dict[str, Any]
 
@@ -114,6 +115,8 @@ class RunDirectory:
         Raises:
             ValueError: the file is no config.
         """
+        from nextscale.model.config.external import read_run  # a fifth of a second, which who reads rows alone saves
+
         return read_run(_text(self.path / "config.json"))
 
     def metrics(self) -> list[Row]:

@@ -101,6 +101,11 @@ class Fit:
             raise InputError(f"{self.law.name} has no parameter '{name}'; it has {', '.join(self.law.parameters)}")
 
     @property
+    def tested(self) -> float | None:
+        """The longest reach of its backtests, in e-folds; None of one law, which keeps none."""
+        return None
+
+    @property
     def freedom(self) -> int:
         """Degrees of freedom that the scatter is judged by: runs less parameters spent, one at least."""
         return max(1, len(self.runs) - len(self.law.parameters) + len(self.fixed))

@@ -73,7 +73,7 @@ def loss_against(
         label = held_out_as if i == 0 else None
         ax.plot([curve.flops] * len(curve.loss), curve.loss, "s", color=ORANGE, markersize=4, label=label, zorder=6)
     ax.plot(optima["flops"], optima["loss"], color=BLUE, label="compute-optimal")
-    ax.fill_between(optima["flops"], optima["loss_low"], optima["loss_high"], color=BLUE, alpha=0.15, linewidth=0)
+    _band(ax, optima, None if fit.tested is None else table["flops"].max() * np.exp(fit.tested))
     stars(ax, asked, "loss")
     ax.set(
         xscale="log",
@@ -83,6 +83,18 @@ def loss_against(
     )
     ax.legend(fontsize="small", loc="lower left")  # below a curve that falls
     return ax
+
+
+def _band(ax: Axes, optima: pd.DataFrame, tested: float | None) -> None:
+    """The interval of the loss, fainter beyond the compute that backtests reached, where that is known."""
+    at, ends = np.log(optima["flops"]).to_numpy(), optima[["loss_low", "loss_high"]].to_numpy()
+    end = at.max() if tested is None else np.clip(np.log(tested), at.min(), at.max())
+    for there, alpha in ((np.append(at[at < end], end), 0.15), (np.append(end, at[at > end]), 0.07)):
+        low, high = (np.interp(there, at, column) for column in ends.T)
+        ax.fill_between(np.exp(there), low, high, color=BLUE, alpha=alpha, linewidth=0)
+    if end < at.max():
+        label = "backtests reached to here"
+        ax.axvline(np.exp(end), ymax=0.9, color=GREY, linestyle=":", linewidth=1, label=label)
 
 
 def _one_variable(ax: Axes, fit: Fit, reach: float | None, asked: Sequence[Mapping[str, Any]]) -> Axes:

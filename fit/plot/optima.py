@@ -5,6 +5,7 @@ Every function draws on the `Axes` it is given, and returns it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,13 +14,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, dense, power_of_ten, shades, stars
+from nextscale.fit.plot.style import BLUE, GREEN, GREY, INK, ORANGE, dense, power_of_ten, shades, stars
 
 if TYPE_CHECKING:
     from nextscale.fit.optimum.isoflop import IsoFlop, PowerLaw
 
 _MANY = 6
 """Curves of which a legend finds no room among them."""
+_MARKS = "o^DvPX<>"
+"""Of neighbouring budgets, whose shades are close, and the same in grey."""
 _CLEAR = 3.0, 0.35
 """Decades of compute and of size within which a second name would lie on the first."""
 
@@ -28,9 +31,8 @@ def isoflop_curves(ax: Axes, curves: Sequence[IsoFlop], held_out: Sequence[IsoFl
     """Loss against size at each budget, the parabolas through them, and the lowest points (stars), without which a
     parabola is dotted; runs of budgets of fewer than three sizes are grey."""
     budgets = [curve for curve in curves if curve.is_budget]
-    styles: list[tuple[IsoFlop, Any, str, str]] = [
-        (curve, shade, "o", "-") for curve, shade in zip(budgets, shades(len(budgets)), strict=True)
-    ]
+    each = zip(budgets, shades(len(budgets)), itertools.cycle(_MARKS))
+    styles: list[tuple[IsoFlop, Any, str, str]] = [(*one, "-") for one in each]
     styles += [(curve, ORANGE, "s", "--") for curve in held_out]
     many = dense(sum(len(curve.loss) for curve in curves))
     for curve, colour, marker, line in styles:
@@ -41,7 +43,7 @@ def isoflop_curves(ax: Axes, curves: Sequence[IsoFlop], held_out: Sequence[IsoFl
             style = ":" if curve.optimum is None else line
             dots += ax.plot(sizes, np.polyval(curve.coefficients, np.log(sizes)), style, color=colour, linewidth=1)
         if curve.optimum is not None:
-            dots += ax.plot(*curve.optimum[::2], "*", color=colour, markersize=11, markeredgecolor="white")
+            dots += ax.plot(*curve.optimum[::2], "*", color=colour, markersize=11, markeredgecolor=INK)
         for what, drawn in zip(("runs", "curve", "minimum"), dots, strict=False):
             drawn.set_gid(f"{what}-of-{curve.flops!r}")  # by which a page tells one budget's from the others'
     if single := [(curve.params, curve.loss) for curve in curves if not curve.is_budget]:

@@ -6,10 +6,12 @@ Every function draws on the `Axes` it is given, and returns it.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
 
 from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, power_of_ten, shades
 
@@ -22,14 +24,19 @@ if TYPE_CHECKING:
     from nextscale.fit.trust.trend import Trend
 
 
-def backtest(ax: Axes, choice: Choice) -> Axes:
+def backtest(ax: Axes, choice: Choice, together: Mapping[float, float] | None = None) -> Axes:
     """How much each law missed the runs above a cut by, against the cut, each with the loss that served it best; what
-    takes no law, grey."""
+    takes no law, grey.
+
+    Args:
+        together: of a forecast that is a mean of laws, what it missed by above each cut, a share of the loss; it is
+            then set off in place of the best law.
+    """
     whole = choice.table[choice.table["band"] == "all"]
     ranked = choice.summary[choice.summary["reach"] == "all"].drop_duplicates("law")
     for (_, row), shade in zip(ranked.iterrows(), shades(len(ranked)), strict=True):
         rows = whole[(whole["law"] == row["law"]) & (whole["loss"] == row["loss"])]
-        chosen = bool(row["chosen"])
+        chosen = bool(row["chosen"]) and not together
         ax.plot(
             rows["cut"],
             100 * rows["mean_error"],
@@ -38,6 +45,9 @@ def backtest(ax: Axes, choice: Choice) -> Axes:
             linewidth=2.5 if chosen else 1,
             label=f"{row['law']} ({row['loss']})" + (", chosen" if chosen else ""),
         )
+    if together:
+        missed = 100 * np.array([*together.values()])
+        ax.plot([*together], missed, "o-", color=ORANGE, linewidth=2.5, label="the forecast, a mean of fits")
     lines = itertools.cycle((":", "-.", "--"))
     for name, rows in whole[whole["loss"] == "-"].groupby("law"):
         ax.plot(rows["cut"], 100 * rows["mean_error"], next(lines), color=GREY, label=name)
@@ -48,6 +58,7 @@ def backtest(ax: Axes, choice: Choice) -> Axes:
         ylabel="mean |error| of the runs above (%)",
         title="backtest",
     )
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.legend(fontsize="x-small")
     return ax

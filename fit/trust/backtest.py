@@ -28,7 +28,7 @@ _PARTS = 12
 """At most; of runs in many budgets, neighbouring ones are joined."""
 _REACH = 1.5
 """How far above the rest the runs to be forecast must lie, for their forecast to be one."""
-_MISFIT, _POOR = 1.5, 3.0
+MISFIT, POOR = 1.5, 3.0
 """In-sample error this many times the noise of a run is the law's own, not the runs'; and so many times, most of it."""
 _WORTH = 2.0
 """Leaving out the cheapest runs costs precision. It must be called for, by a law that misfits with them, and worth it,
@@ -123,7 +123,7 @@ def fit_backtested(
         warning = "too few runs well below the largest budget to backtest a forecast of it: "
         warning += f"the intervals allow for {allowed}"
         return dataclasses.replace(found, extrapolation_error=drift, warnings=(*found.warnings, warning)), []
-    good = [s for s in scores if s.misfit <= _MISFIT or s.error <= _WORTH * scores[0].error]
+    good = [s for s in scores if s.misfit <= MISFIT or s.error <= _WORTH * scores[0].error]
     best = min(good, key=lambda score: (score.first_flops, score.error))
     chosen = next(law for law in map(law_named, laws) if law.name == best.law)
     window = runs.where(runs.scale >= best.first_flops)
@@ -193,7 +193,7 @@ def _score(fit: Fit, target: Runs) -> Backtest:
 
 def fit_grade(misfit: float) -> str:
     """How well a law fits its runs: `good`, `fair` or `poor`; see `misfit_of`."""
-    return "good" if misfit <= _MISFIT else "fair" if misfit <= _POOR else "poor"
+    return "good" if misfit <= MISFIT else "fair" if misfit <= POOR else "poor"
 
 
 def misfit_of(fit: Fit) -> tuple[float, float]:

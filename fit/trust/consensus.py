@@ -129,7 +129,6 @@ class Consensus(Fit):
 
     @property
     def tested(self) -> float:
-        """The longest reach of a backtest, in e-folds."""
         return 0.0 if self.rolling is None else self.rolling.furthest
 
     def law_draws(self, log_losses: Callable[[np.ndarray], np.ndarray], reach: np.ndarray) -> np.ndarray:

@@ -31,11 +31,13 @@ class ReachErrors:
             (positive where runs came out above the law) and `cuts`, how many fits that is of.
         furthest: the longest reach that was scored.
         problem: why there is none.
+        by_cut: of a consensus, mean absolute relative error by the largest scale that it was fitted up to.
     """
 
     bands: tuple[dict[str, Any], ...] = ()
     furthest: float = 1.0
     problem: str | None = None
+    by_cut: Mapping[float, float] = dataclasses.field(default_factory=dict)
 
     def band_of(self, reach: float) -> dict[str, Any] | None:
         """The band that a reach lies in; None within the runs, and where no run lay so far beyond a cut."""
@@ -147,9 +149,10 @@ def reach_errors(fit: Fit, choice: Choice | None = None) -> ReachErrors:
 def _of_consensus(fit: Consensus) -> ReachErrors:
     if fit.rolling is None or not fit.rolling.cuts:
         return ReachErrors(problem="no backtest by reach: too few budgets")
-    rows = []
-    for reach, logs in prequential_errors(fit.rolling):
+    rows, by_cut = [], {}
+    for cut, (reach, logs) in zip(fit.rolling.cuts, prequential_errors(fit.rolling), strict=True):
         missed = 1 - np.exp(-logs)
+        by_cut[float(fit.runs.scale[fit.rolling.part < cut].max())] = float(np.abs(missed).mean())
         for low, high in itertools.pairwise(REACH_BANDS):
             here = missed[(low < reach) & (reach <= high)]
             if len(here):
@@ -160,4 +163,4 @@ def _of_consensus(fit: Consensus) -> ReachErrors:
     bands = by_reach[["error", "se", "bias"]].mean().assign(cuts=by_reach.size()).reset_index()
     bands = bands.sort_values("reach", key=lambda names: names.str.split("-").str[0].astype(float))
     records = [{str(key): value for key, value in row.items()} for row in bands.to_dict("records")]
-    return ReachErrors(tuple(records), float(table["furthest"].max()))
+    return ReachErrors(tuple(records), float(table["furthest"].max()), by_cut=by_cut)

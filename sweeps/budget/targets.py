@@ -22,7 +22,7 @@ from nextscale.fit.trust.reach import ReachErrors, beyond_warnings, narrow_inter
 from nextscale.sweeps.budget.cluster import BUYS, MEASURES, Cluster
 from nextscale.sweeps.budget.queries import Query, check_queries
 from nextscale.sweeps.show.forecast_tables import request_text
-from nextscale.sweeps.show.sentences import contradicted, cost_basis, sentence, trust
+from nextscale.sweeps.show.sentences import contradicted, cost_basis, sentence, test_flops, trust
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,11 +65,11 @@ def forecast_targets(
         `asked`; `flops_interval`, None where the compute is given; `reason`, why there is none; `bits_per_byte`,
         `device_hours`, `days`, `usd` and `kwh`, each with its `_interval` (None where it is given, or follows from
         what is); `by_utilisation`, what a budget buys, or what the compute takes, at the
-        ends of the `utilisation_range`; `backtest`, what one says of such a reach, and `tested_reach`, the longest that
-        was tested; `sentence`, `trust` and `cost_basis`, the answer in words, how well such a forecast was tested and
-        what its cost hangs on; `data`; and of a run of any shape `optimal`, the best model
-        of its compute. And `cluster`, and `compute_for`, of each target that is of a loss, a size or tokens what
-        `nextscale.fit.optimum.inverse.compute_for` says.
+        ends of the `utilisation_range`; `backtest`, what one says of such a reach, `tested_reach`, the longest that was
+        tested, and `test_run`, a run that would test it where none reached as far; `sentence`, `trust` and
+        `cost_basis`, the answer in words, how well such a forecast was tested and what its cost hangs on; `data`; and
+        of a run of any shape `optimal`, the best model of its compute. And `cluster`, and `compute_for`, of each target
+        that is of a loss, a size or tokens what `nextscale.fit.optimum.inverse.compute_for` says.
 
     Raises:
         InputError: the fit has no intervals, or the law cannot say what is asked.
@@ -91,6 +91,7 @@ def forecast_targets(
         target["by_utilisation"] = law.by_utilisation(target, cluster)
         target["tested_reach"] = None if backtests is None or backtests.problem else backtests.furthest
         target["backtest"] = None if backtests is None or reach is None else backtests.band_of(reach)
+        target["test_run"] = law.test_run(target, cluster)
         target["data"] = None if data is None or target["tokens"] is None else law.data(target, data)
         warnings += _wasted(target)
         warnings += [text for text in caveats if text not in _reached(fit, [target])]
@@ -199,6 +200,14 @@ class _Law:
             return {"flops": flops, "loss": [one["loss"] for one in forecast(self.fit, flops, self.cost)["targets"]]}
         known = [name for name in MEASURES if target[name] is not None]
         return {name: [target[name] / share for share in reversed(shares)] for name in known}
+
+    def test_run(self, target: Mapping[str, Any], cluster: Cluster | None) -> dict[str, Any] | None:
+        """The best model of a compute that would test a forecast, its loss and price; None where none is advised."""
+        if (flops := test_flops(target)) is None:
+            return None
+        best = forecast(self.fit, [flops], self.cost)["targets"][0]
+        told = {name: best[name] for name in ("flops", "params", "tokens", "loss", "loss_interval")}
+        return told | {"usd": None if cluster is None else cluster.costs(flops)["usd"]}
 
     def data(self, target: Mapping[str, Any], data: AvailableData) -> dict[str, Any]:
         """What is needed against what there is."""

@@ -172,13 +172,13 @@ function formOf(name, found) {
 
 // The answer as one sentence, and how well such a forecast was tested: in the words of sentences.py.
 function sentence(told, amount, unit, cluster, costs) {
-  const on = cluster ? ` on ${cluster.chips} ${cluster.accelerator}` : "", money = (usd) => `$${counted(usd, 3)}`;
-  const asked = {flops: `${compute(amount)} FLOPs`, usd: money(amount) + on, days: `${compute(amount)} days${on}`}[unit] ??
+  const on = cluster ? ` on ${cluster.chips} ${cluster.accelerator}` : "";
+  const asked = {flops: `${compute(amount)} FLOPs`, usd: `$${counted(amount, 3)}${on}`, days: `${compute(amount)} days${on}`}[unit] ??
     `${counted(amount, 3)} device-hours${on}`;
   const [low, high] = told.loss.interval, places = placesOf(told.loss.interval);
   const [loss, from, to] = [told.loss.value, low, high].map((value) => value.toFixed(places));
   const parts = told.params ? [`a ${counted(told.params.value, 3)} model on ${counted(told.tokens.value, 3)} tokens`] : [];
-  if (costs.usd && unit !== "usd") parts.push(costs.usd.value < 0.01 ? "less than a cent" : money(costs.usd.value));
+  if (costs.usd && unit !== "usd") parts.push(money(costs.usd.value));
   if (costs.days && unit !== "days") parts.push(lasting(86400 * costs.days.value));
   const level = `${Math.round(100 * page.calculator.level)}%${told.reach > 1 && !bandOf(told.reach) ? ", untested" : ""}`;
   return `With ${asked}: ${[...parts, `loss ${loss} (${level}: ${from} to ${to})`].join(", ")}.`;
@@ -211,15 +211,14 @@ function costBasis(told, unit, cluster, costs, forecast) {
   return `${there}this takes ${of("device_hours", (hours) => counted(hours))} device-hours, ${of("days", (days) => compute(days))} days${money}.`;
 }
 
-function trust(told) {
+function trust(told, test) {
   const {reach} = told, rest = restsOn(page.calculator.members);
   if (reach <= 1) return {grade: "inside the runs", sentence: "That lies inside the runs."};
   const band = bandOf(reach), far = `That is ${compute(reach)} times the largest run fitted`;
   if (!band) {
-    const test = reach >= 30 ? `. First train a run 10 times the largest, for 1/${compute(reach / 10)} of this: it tests the forecast` : "";
     const {furthest, problem} = page.calculator.tested;
     const short = !problem && furthest > 1 && furthest < reach ? ` (${compute(furthest)} times)` : "";
-    return {grade: "untested", sentence: `${far}, further than backtests of this forecast reached${short}: nothing tested the interval${test}.${rest}`};
+    return {grade: "untested", sentence: `${far}, further than backtests of this forecast reached${short}: nothing tested the interval${reach >= 30 ? advice(reach, ...test((10 * told.flops) / reach)) : ""}.${rest}`};
   }
   const often = band.cuts >= 2, half = halfOf(told.loss), narrow = band.error > half;
   const more = narrow ? `, more than the interval's ±${(100 * half).toFixed(2)}%: it may be too narrow` : "";
@@ -230,6 +229,15 @@ function trust(told) {
   };
 }
 
+// The run that would test a forecast.
+function advice(reach, {params, tokens, loss}, {usd}) {
+  const model = params ? ` a ${counted(params.value, 3)} model on ${counted(tokens.value, 3)} tokens` : "";
+  const price = usd ? ` for ${money(usd.value)}` : "";
+  const share = `1/${compute(reach / 10)} of this`, losses = ends(loss.interval, (end) => end.toFixed(placesOf(loss.interval)));
+  return `. First train a run 10 times the largest${model || price ? "," : ""}${model}${price} (${share}): a loss of ${losses} there bears the forecast out so far`;
+}
+
+const money = (usd) => (usd < 0.01 ? "less than a cent" : `$${counted(usd, 3)}`);
 const halfOf = ({value, interval: [low, high]}) => (high - low) / 2 / value;
 
 // Which law has most of the weight of a forecast by several, where one has.
@@ -263,9 +271,10 @@ function answer(told) {
   for (const row of document.querySelectorAll("#forecast-answer tbody tr")) {
     const found = told && told[row.dataset.row], form = formOf(row.dataset.row, found);
     const [value, bounds] = row.querySelectorAll("td");
-    value.replaceChildren(!found ? "–" : found.value === undefined ? "" : exact(found.value, form));
-    const ends = found && found.interval;
-    bounds.replaceChildren(...(ends ? [exact(ends[0], form), " – ", exact(ends[1], form)] : [found ? "" : "–"]));
+    const ends = found && found.interval, range = ends ? [exact(ends[0], form), " – ", exact(ends[1], form)] : [];
+    const isRange = found && found.value === undefined;  // which is no interval of anything
+    value.replaceChildren(...(!found ? ["–"] : isRange ? range : [exact(found.value, form)]));
+    bounds.replaceChildren(...(!found ? ["–"] : isRange ? [] : range));
   }
 }
 
@@ -298,16 +307,17 @@ function warned(told) {
 
 // Whether the lowest points of the runs' own budgets lead to another best size than the law does.
 function byMinima(told, apart = APART) {
-  const {minima} = told, places = placesOf(told.loss.interval);
+  const {minima} = told;
   if (!minima || Math.abs(Math.log(minima.params / told.params.value)) < Math.log(apart)) return [];
-  const sure = apart === APART ? "; where they differ so much neither is sure" : "";
-  return [`The best sizes at the runs' own budgets (isoFLOP minima), carried on to this one, say ${counted(minima.params, 3)} parameters, ` +
-    `the law ${counted(told.params.value, 3)}; by the law ${counted(minima.params, 3)} come to a loss of ${minima.loss.toFixed(places)}${sure}.`];
+  const sure = apart === APART ? " The interval of the size is the law's alone: where they lie so far apart neither is sure." : "";
+  const more = (100 * (minima.loss / told.loss.value - 1)).toPrecision(2);
+  return [`The best sizes at the runs' own budgets (isoFLOP minima) lead to ${counted(minima.params, 3)} parameters here, ` +
+    `the law to ${counted(told.params.value, 3)}; by the law ${counted(minima.params, 3)} would raise the loss by ${Number(more)}%.${sure}`];
 }
 
 // What is to be known of an answer, in the words of the command.
 function said(told) {
-  const lines = [], {furthest, problem} = page.calculator.tested, band = bandOf(told.reach);
+  const lines = [], {furthest, problem, bands} = page.calculator.tested, band = bandOf(told.reach);
   if (told.params === null) lines.push("The loss falls to the end of the sizes searched: there is no optimum.");
   if (byMinima(told, ALIKE).length && !byMinima(told).length) lines.push(...byMinima(told, ALIKE));
   if (told.below < 1 / FAR)
@@ -315,8 +325,13 @@ function said(told) {
   if (band) {
     const error = (100 * band.error).toFixed(2), spread = band.se === null ? "" : ` ± ${(100 * band.se).toFixed(2)}`;
     lines.push(`Backtests of such a reach missed by ${error}${spread} % (${endsOf(band).map(three).join(" to ")} times the runs they were fitted to; backtests: ${band.cuts}).`);
-  } else if (told.reach > 1 && !problem)
+  } else if (told.reach > 1 && !problem) {
     lines.push(`Backtests of this forecast reached ${three(furthest)} times beyond the runs that they were fitted to, and say nothing of more.`);
+    const percent = (value) => `${(100 * value).toFixed(2)}%`;
+    const missed = bands.map((one) => `${percent(one.error)} at ${endsOf(one).map(three).join(" to ")} times`).join(", ");
+    const low = bands.every(({bias}) => bias < 0), side = low ? "below" : bands.every(({bias}) => bias > 0) ? "above" : "";
+    lines.push(`They missed by ${missed}${side && `; on average the loss came out ${side} the forecast at each`}.`);
+  }
   return lines;
 }
 
@@ -443,7 +458,6 @@ function startCalculator(told, form) {
       usual();
     }
     for (const field of ["utilisation", "price"]) if (fields[field] && linked.has(field)) fields[field].value = linked.get(field);
-    form.closest("section").scrollIntoView();
     keep();
   }
 
@@ -475,7 +489,7 @@ function startCalculator(told, form) {
     const cost = costs(flops, one);
     answer({...found, near: found.near && {interval: found.near}, flops: {value: flops, interval: null}, bits_per_byte: bits, ...cost});
     document.getElementById("forecast-basis").textContent = costBasis(found, unit, one, cost, forecast);
-    tell(sentence(found, amount, unit, one, cost), trust(found));
+    tell(sentence(found, amount, unit, one, cost), trust(found, (tested) => [forecast(tested), costs(tested, one)]));
     const narrow = warned(found), graded = bandOf(found.reach);
     const other = byMinima(found), bounds = document.querySelector("#forecast-answer th:last-child");
     bounds.textContent = `${bounds.dataset.level} interval${other.length ? " by the law" : ""}`;

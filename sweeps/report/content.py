@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nextscale.fit.trust.backtest import MISFIT, POOR
 from nextscale.sweeps.page.document import Section, readable, table
 from nextscale.sweeps.show.formats import (
     Format,
@@ -60,6 +61,24 @@ _FILES = 2
 """Of imported runs, by name; of more their number."""
 _PLAIN = {"first": "smallest run", "rate": RATE, "n": "runs", "rms": "root mean square"}
 """What a fit card calls otherwise."""
+_CARD = {
+    "law": "The formula that was fitted, and where it is from; of a mean of fits, each with its weight.",
+    "data": "What it was fitted to.",
+    "objective": "What the fit makes least: how far the runs lie off the law. By `huber` a miss above delta counts by "
+    "its size and one below by its square; a tilt of 0.5 counts misses to either side alike.",
+    "optimiser": "How the least was sought: from many starts, the best of which were followed to their ends. A large "
+    "condition number: some parameters make up for each other, so that neither is sure, while the loss may be.",
+    "parameters": "Of the formula, with their intervals.",
+    "profiles": "Of each exponent, what it may be while all others make up for it; flat: within half a percent of the "
+    "least.",
+    "intervals": "How intervals were made: the law fitted anew to so many random draws of the runs. The extrapolation "
+    "error is what a forecast of the largest budget from the others missed by.",
+    "residuals": f"How far runs lie off the law, as shares of the loss. Times chance: that over how far runs of one "
+    f"budget scatter around its own curve; up to {MISFIT:g} the fit is good, up to {POOR:g} fair, and above poor.",
+    "irreducible_loss": "What no model of this kind would get below on this data (E), against the smallest loss here.",
+    "dropped": "Runs that were left out, and what the fit would be with them.",
+}
+"""What each part of a fit card is, for who does not fit laws."""
 _APART = 1.1
 """Sizes of two approaches so many times apart are both shown."""
 
@@ -102,8 +121,8 @@ def law_in_words(law: Mapping[str, Any] | None) -> str:
     names = {member["law"] for member in members}
     if len(members) < 2:
         return f"; {law['formula']}"
-    of = f"one law, {names.pop()}, to some or all of them" if len(names) == 1 else f"{len(names)} laws"
-    return f"; a consensus of {len(members)} fits of {of}, weighed by backtests"
+    of = f"one law, {names.pop()}, to all or the larger of them" if len(names) == 1 else f"{len(names)} laws"
+    return f"; a mean of {len(members)} fits of {of}, weighed by backtests"
 
 
 def token_cost_in_words(cost: TokenCost) -> str:
@@ -206,7 +225,8 @@ def fit_card(card: Mapping[str, Any]) -> str:
         irreducible = {name: value for name, value in told.items() if name != "interval_is_of"}
         card = {**card, "parameters": None, "irreducible_loss": irreducible}
     return "".join(
-        f"<details{' open' * (name == 'law')}><summary>{_words(name)}</summary>{_as_html(value)}</details>\n"
+        f"<details{' open' * (name == 'law')}><summary>{_words(name)}</summary>"
+        f"{paragraph(_CARD.get(name, ''), 'quiet')}{_as_html(value)}</details>\n"
         for name, value in card.items()
         if value not in (None, {}, [])
     )

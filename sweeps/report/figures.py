@@ -175,18 +175,19 @@ def overview(plots: Sequence[Plot]) -> Plot:
     return Plot("overview", "Overview", "", tuple(panel for one in shown for panel in one.panels))
 
 
-def backtest_plot(choice: Choice, is_mean: bool) -> Plot:
+def backtest_plot(choice: Choice, together: Mapping[float, float]) -> Plot:
     """
     Args:
-        is_mean: whether the forecast is one of several laws, and none of these.
+        together: where the forecast is a mean of fits, what it missed by above each cut.
     """
     told = "Each law, fitted up to a budget, forecasts the runs above: its error, beside rules of compute alone (grey)"
+    rows = [{"law": "the forecast", "cut": cut, "band": "all", "mean_error": error} for cut, error in together.items()]
     return Plot(
         "backtest",
         "Backtest",
-        f"{told}. The forecast is a mean of fits: what it missed is in the table." if is_mean else f"{told}.",
-        (functools.partial(plot.backtest, choice=choice),),
-        choice.table,
+        f"{told}. The forecast is weighed at each cut by what was known then." if together else f"{told}.",
+        (functools.partial(plot.backtest, choice=choice, together=together),),
+        pd.concat([choice.table, pd.DataFrame(rows)], ignore_index=True),
     )
 
 

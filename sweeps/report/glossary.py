@@ -15,10 +15,12 @@ _WORDS = {
     "isoFLOP": "of one budget: small models on many tokens, large ones on few, and the lowest loss between them",
     "law": "a formula for the loss from size and tokens, fitted to the runs (approach 3 of Hoffmann et al. 2022)",
     "chinchilla, chinchilla-tied": "the usual law: a term that falls with size and one that falls with tokens",
-    "size-data, data-size": "the same, but what size is worth may change with the data, or the other way round",
+    "size-data, data-size": "the same, but the term of size may also fall with the tokens, or that of tokens with size",
+    "interior minimum": "a lowest point between the sizes tried, not at the smallest or largest of them",
     "isoFLOP minima": "the lowest points of isoFLOP curves alone (approach 2)",
     "consensus": "a mean of several fits, of several laws or of one to all and to the larger runs, each "
-    "weighed by how well such a fit foretold larger runs from smaller ones",
+    "weighed by how well such a fit foretold larger runs from smaller ones: half the error is at least 32 times the "
+    "weight",
     "huber, squared": "how a fit weighs misses: by their squares, or less of runs that lie far off",
     "interval": "at 90 %, a range that is to hold what is measured nine times of ten",
     "held out": "runs that the forecast was made without, to be measured after",

@@ -210,8 +210,7 @@ class _Writer:
         yield from self._ledger()
         yield from self._cost()
         if report.card is not None:
-            what = content.paragraph("For whoever reviews the fit, in the words of statistics.", "quiet")
-            yield from content.section("fit-card", "Fit card", what, content.fit_card(report.card))
+            yield from content.section("fit-card", "Fit card", content.fit_card(report.card))
         yield from self._runs(runs)
         if fit is not None:
             yield Section("words", "What the words mean", glossary())
@@ -251,9 +250,8 @@ class _Writer:
             scored = content.headline(self.report.summary) or content.paragraph(_NEVER_SCORED, "quiet")
         if answer is not None and answer.choice is not None:
             whom = "of all runs, held-out ones too," if self.report.held_out else "of the runs"
-            is_mean = isinstance(answer.fit, Consensus)
-            drawn = _drawings([self._draw(plots.backtest_plot(answer.choice, is_mean))])
-            together = answer.tested if is_mean else ReachErrors()
+            together = answer.tested if isinstance(answer.fit, Consensus) else ReachErrors()
+            drawn = _drawings([self._draw(plots.backtest_plot(answer.choice, together.by_cut))])
             shown = content.backtest_table(answer.choice, whom, together)
             backtest = content.side_by_side(drawn, table(shown, "tested"), "beside")
         known = content.warnings(known_of(answer, self.report.summary))

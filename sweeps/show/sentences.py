@@ -74,9 +74,7 @@ def trust(target: Mapping[str, Any], members: Sequence[Member] = ()) -> dict[str
         short = f" ({power_of_ten(tested)} times)" if tested is not None and 1 < tested < reach else ""
         grade = "untested"
         why = f", further than backtests of this forecast reached{short}: nothing tested the interval"
-        if reach >= _WORTH_A_TEST * _TEST:
-            share = f"1/{power_of_ten(reach / _TEST)}"
-            why += f". First train a run {_TEST} times the largest, for {share} of this: it tests the forecast"
+        why += _advice(target)
     else:
         grade = "tested" if band["cuts"] >= _OFTEN else "tested once"
         tests = "backtests" if band["cuts"] >= _OFTEN else "one backtest"
@@ -86,6 +84,28 @@ def trust(target: Mapping[str, Any], members: Sequence[Member] = ()) -> dict[str
             grade = "too narrow"
             why += f", more than the interval's ±{half:.2%}: it may be too narrow"
     return {"grade": grade, "sentence": f"{far}{why}.{_rests_on(members)}"}
+
+
+def test_flops(target: Mapping[str, Any]) -> float | None:
+    """The compute of a run that would test a forecast; None where one was made, or would take much of what is asked."""
+    if not _is_untested(target) or target["reach"] < _WORTH_A_TEST * _TEST:
+        return None
+    return float(target["flops"] * _TEST / target["reach"])
+
+
+def _advice(target: Mapping[str, Any]) -> str:
+    """The run that would test a forecast, where there is one (`test_run`)."""
+    if (run := target["test_run"]) is None:
+        return ""
+    sized = run["params"] is not None
+    model = f" a {_amount(run['params'])} model on {_amount(run['tokens'])} tokens" if sized else ""
+    price = "" if run["usd"] is None else f" for {_money(run['usd'])}"
+    share = f"1/{power_of_ten(target['reach'] / _TEST)} of this"
+    comma = "," if model or price else ""
+    places, ends = places_of(run["loss_interval"]), run["loss_interval"]
+    low, high = ("open" if end is None else f"{end:.{places}f}" for end in ends)
+    borne_out = f"a loss of {low} to {high} there bears the forecast out so far"
+    return f". First train a run {_TEST} times the largest{comma}{model}{price} ({share}): {borne_out}"
 
 
 def _rests_on(members: Sequence[Member]) -> str:
@@ -213,11 +233,15 @@ def _costs(target: Mapping[str, Any]) -> list[str]:
     """Its dollars and time, where they are known and were not asked."""
     found = []
     if target["usd"] is not None and "usd" not in target["asked"]:
-        found.append(dollars(target["usd"]) if target["usd"] >= _CENT else "less than a cent")
+        found.append(_money(target["usd"]))
     if target["days"] is not None and "days" not in target["asked"]:
         seconds = 86400 * target["days"]
         found.append(re.sub(" d$", " days", duration(seconds)) if seconds >= 1 else "less than a second")
     return found
+
+
+def _money(usd: float) -> str:
+    return dollars(usd) if usd >= _CENT else "less than a cent"
 
 
 def _amount(value: float) -> str:

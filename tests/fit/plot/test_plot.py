@@ -19,7 +19,9 @@ from nextscale.fit.plot.optima import approaches as draw_approaches
 from nextscale.fit.plot.optima import frontier, isoflop_curves
 from nextscale.fit.plot.runs import residuals, surface
 from nextscale.fit.plot.style import clear_labels, clear_legends
-from nextscale.fit.plot.trust import recipes
+from nextscale.fit.plot.trust import backtest, recipes
+from nextscale.fit.trust.choice import choose
+from nextscale.fit.trust.consensus import consensus
 
 
 def shown(ax):
@@ -96,8 +98,22 @@ def test_single_runs_are_no_budgets(isoflop_grid):
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
     assert len(labels) == 3
     assert labels[-1] == "single runs"
-    marks = [line for line in ax.lines if line.get_marker() == "o"]
+    marks = [line for line in ax.lines if line.get_marker() not in ("*", "None")]
     assert sum(len(line.get_xdata()) for line in marks) == 11
+    first, second, single = marks
+    assert first.get_marker() != second.get_marker(), "told apart in grey too"
+    assert single.get_label() == "single runs"
+
+
+def test_what_a_mean_of_laws_missed_by_is_drawn_beside_them_in_their_place(isoflop_grid):
+    choice = choose(isoflop_grid(noise=0.002))
+    for together in ({}, {1e19: 0.02, 3e19: 0.01}):
+        lines = {line.get_label(): line for line in backtest(Figure().subplots(), choice, together).lines}
+        assert any(label.endswith(", chosen") for label in lines) != bool(together)
+        (bold,) = [line for line in lines.values() if line.get_linewidth() > 2]
+        if together:
+            assert bold is lines["the forecast, a mean of fits"]
+            assert bold.get_xydata().tolist() == [[1e19, 2.0], [3e19, 1.0]]
 
 
 def test_one_budget_is_the_one_place_on_the_axis_of_compute(isoflop_grid):
@@ -117,6 +133,24 @@ def test_a_forecast_is_drawn_over_the_runs_that_it_rests_on(isoflop_grid):
         lines = {line.get_label(): line.get_xydata() for line in ax.lines}
         assert sorted(map(tuple, lines["runs"])) == sorted(zip(table["flops"], table[name], strict=True))
         assert lines["forecast at $10^{22}$ FLOPs"].tolist() == [[1e22, told[0][name]]]
+
+
+def test_the_band_is_fainter_beyond_what_backtests_reached(isoflop_grid):
+    runs = as_runs(isoflop_grid(noise=0.002))
+    mean = consensus(runs, resamples=100)
+    reached = runs.table["flops"].max() * np.exp(mean.tested)
+    for found, times in ((mean, 10), (mean, 0.5), (fit(runs, resamples=100), 10)):
+        optima = found.frontier(np.geomspace(1e20, times * reached, 9))
+        ax = loss_against(Figure().subplots(), found, optima)
+        bands = {one.get_alpha(): one.get_paths() for one in ax.collections}
+        marked = [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"]
+        beyond = found is mean and times > 1
+        assert marked == ([pytest.approx(reached)] if beyond else [])
+        (sure,), ends = bands[0.15], optima[["loss_low", "loss_high"]].to_numpy()
+        assert sure.vertices[:, 0].max() == pytest.approx(reached if beyond else times * reached)
+        (last,) = bands[0.07 if beyond else 0.15]
+        x, y = last.vertices.T
+        assert [y[x > 0.99 * x.max()].min(), y[x > 0.99 * x.max()].max()] == pytest.approx(ends[-1])
 
 
 def test_of_very_many_runs_a_vector_file_holds_an_image_of_the_marks_alone(isoflop_grid):

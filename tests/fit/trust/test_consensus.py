@@ -130,6 +130,9 @@ class TestErrors:
         every = [np.abs(1 - np.exp(-logs)) for _, logs in prequential_errors(found.rolling)]
         assert len(every) == len(found.rolling.cuts) == max(band["cuts"] for band in told.bands)
         assert told.furthest == pytest.approx(np.exp(found.rolling.furthest), rel=1e-9)
+        largest = [found.runs.scale[found.rolling.part < cut].max() for cut in found.rolling.cuts]
+        assert [*told.by_cut] == pytest.approx(largest)
+        assert [*told.by_cut.values()] == pytest.approx([each.mean() for each in every])
         lowest, highest = min(each.min() for each in every), max(each.max() for each in every)
         assert all(lowest <= band["error"] <= highest for band in told.bands)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from nextscale.sweeps.budget.plot import loss_against_cost
 from nextscale.sweeps.budget.queries import size_queries
 from nextscale.sweeps.budget.targets import AvailableData, bits_per_nat_of, forecast_targets
 from nextscale.sweeps.errors import SpecError
+from nextscale.sweeps.show.formats import count, dollars
 
 FAST = ("--resamples", "100")
 
@@ -196,6 +198,30 @@ class TestReach:
         assert len(far) == (times > told.furthest)
         assert all(text.startswith(f"{flops:.3g} FLOPs is {times:.3g} times") and "a backtest" in text for text in far)
         assert (said["targets"][0]["trust"]["grade"] == "untested") == bool(far)
+
+    @pytest.mark.parametrize(
+        ("on", "asked"), [("h100x64", {"usd": 1e7}), ("h100x64", {"flops": 1e26}), (None, {"flops": 1e26})]
+    )
+    def test_the_run_that_would_test_a_forecast_is_the_best_of_ten_times_the_largest(self, found, on, asked):
+        cluster, largest = on and cluster_of(on), float(found.runs.table["flops"].max())
+        told = forecast_targets(found, [asked], cluster=cluster, backtests=reach_errors(found))["targets"][0]
+        run, best = told["test_run"], closed_form(found, [10 * largest]).iloc[0]
+        assert run["flops"] == pytest.approx(10 * largest)
+        assert [run["params"], run["tokens"]] == pytest.approx([best["params"], best["tokens"]], rel=1e-4)
+        hours = 10 * largest / (989.4e12 * 0.4 * 3600)
+        assert run["usd"] == (on and pytest.approx(6.88 * hours, rel=1e-9))
+        sized = f"a {count(run['params'])} model on {count(run['tokens'])} tokens"
+        priced = f" for {dollars(run['usd'])}" if on else ""
+        share = float(f"{told['flops'] / (10 * largest):.3g}")
+        advice = (
+            rf"First train a run 10 times the largest, {sized}{re.escape(priced)} \(1/(.*) of this\): a loss of (.*) to"
+        )
+        advised = re.search(f"{advice} (.*) there bears", told["trust"]["sentence"])
+        assert float(advised[1]) == share
+        (there,) = forecast_targets(found, [{"flops": 10 * largest}])["targets"]
+        assert [*map(float, advised.groups()[1:])] == pytest.approx(there["loss_interval"], abs=0.0051)
+        near = forecast_targets(found, [{"flops": 2 * largest}], cluster=cluster, backtests=reach_errors(found))
+        assert near["targets"][0]["test_run"] is None
 
     def test_a_pinned_law_is_not_backtested_without_its_pins(self, simulated):
         told = reach_errors(fit(simulated(), resamples=100, fixed={"alpha": 0.35}))
