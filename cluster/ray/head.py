@@ -18,6 +18,7 @@ _SILENCE, _GRACE = 40.0, 10.0
 answer is ended. Ray itself ends it after 60, with 1."""
 
 
+SILENT = "something that says nothing"
 _FRAME, _SETTINGS = 9, b"\x04"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00" + _SETTINGS + b"\x00" * 5
 
@@ -83,7 +84,8 @@ def answers(address: str) -> bool:
 def stranger_at(address: str) -> str | None:
     """What answers at an address where it is no head, in words: Ray would go on asking it for minutes.
 
-    A head speaks gRPC, so it answers HTTP/2's preface with a frame of settings (RFC 9113, 3.4).
+    A head speaks gRPC, so it answers HTTP/2's preface with a frame of settings (RFC 9113, 3.4). What is `SILENT` may be
+    one that is stopped, overwhelmed or about to end.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit() or os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
@@ -93,12 +95,12 @@ def stranger_at(address: str) -> str | None:
         try:
             said = link.recv(64)
         except TimeoutError:
-            return "something that says nothing"
+            return SILENT
         if said[3:4] == _SETTINGS and len(said) >= _FRAME:
             return None
         if said.startswith(b"HTTP/"):
             return "a web server, such as Ray's dashboard"
-        return f"something that says {said[:20]!r}" if said else "something that hangs up"
+        return f"something that says {said[:20]!r}" if said else SILENT
     return None
 
 

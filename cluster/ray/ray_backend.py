@@ -19,7 +19,7 @@ from nextscale.cluster.controller.backend import ClusterLost, Ended, Slot
 from nextscale.cluster.controller.job import Job, Outcome
 from nextscale.cluster.hardware.pool import Pool
 from nextscale.cluster.hardware.seat import Seat
-from nextscale.cluster.ray.head import Head, answers, named, stranger_at
+from nextscale.cluster.ray.head import SILENT, Head, answers, named, stranger_at
 from nextscale.cluster.ray.hosts import Host, cpu_pools_of, hosts_of, kind_of, pools_of, resource_of
 from nextscale.model.errors import InputError
 
@@ -225,7 +225,12 @@ class RayBackend:
         if address is not None and not answers(address):
             raise unreachable
         if address is not None and (stranger := stranger_at(address)) is not None:
-            raise InputError(f"{name}: no Ray head answers there, but {stranger}; name the head, such as HEAD:6379")
+            text = f"{name}: no Ray head answers there, but {stranger}"
+            if stranger == SILENT:
+                raise ClusterLost(
+                    f"{text}: a head that is stopped or overwhelmed, if any; run this again when it answers"
+                )
+            raise InputError(f"{text}; name the head, such as HEAD:6379")
         until, tries = time.monotonic() + _COMING, _STARTS
         while True:
             try:
