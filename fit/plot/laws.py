@@ -73,7 +73,7 @@ def loss_against(
         label = held_out_as if i == 0 else None
         ax.plot([curve.flops] * len(curve.loss), curve.loss, "s", color=ORANGE, markersize=4, label=label, zorder=6)
     ax.plot(optima["flops"], optima["loss"], color=BLUE, label="compute-optimal")
-    _band(ax, optima, None if fit.tested is None else table["flops"].max() * np.exp(fit.tested))
+    _band(ax, optima, table["flops"].max(), fit.tested)
     stars(ax, asked, "loss")
     ax.set(
         xscale="log",
@@ -85,15 +85,20 @@ def loss_against(
     return ax
 
 
-def _band(ax: Axes, optima: pd.DataFrame, tested: float | None) -> None:
-    """The interval of the loss, fainter beyond the compute that backtests reached, where that is known."""
+def _band(ax: Axes, optima: pd.DataFrame, largest: float, tested: float | None) -> None:
+    """The interval of the loss, fainter at reaches that no backtest had, where that is known.
+
+    Args:
+        largest: the compute of the largest run.
+        tested: the longest reach of a backtest, in e-folds.
+    """
     at, ends = np.log(optima["flops"]).to_numpy(), optima[["loss_low", "loss_high"]].to_numpy()
-    end = at.max() if tested is None else np.clip(np.log(tested), at.min(), at.max())
-    for there, alpha in ((np.append(at[at < end], end), 0.15), (np.append(end, at[at > end]), 0.07)):
+    end = at.max() if tested is None else np.clip(np.log(largest) + tested, at.min(), at.max())
+    for there, alpha in ((np.append(at[at < end], end), 0.15), (np.append(end, at[at > end]), 0.09)):
         low, high = (np.interp(there, at, column) for column in ends.T)
         ax.fill_between(np.exp(there), low, high, color=BLUE, alpha=alpha, linewidth=0)
     if end < at.max():
-        label = "backtests reached to here"
+        label = f"{np.exp(end - np.log(largest)):.3g} times the runs: no backtest went further"
         ax.axvline(np.exp(end), ymax=0.9, color=GREY, linestyle=":", linewidth=1, label=label)
 
 

@@ -58,7 +58,7 @@ def backtest(ax: Axes, choice: Choice, together: Mapping[float, float] | None = 
         ylabel="mean |error| of the runs above (%)",
         title="backtest",
     )
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
     ax.legend(fontsize="x-small")
     return ax

@@ -67,10 +67,11 @@ class ReachErrors:
 
     @property
     def told(self) -> str:
-        """How far it was tested, in words."""
-        return (
-            f"backtests of this forecast reached {self.furthest:.3g} times beyond their runs, and say nothing of more"
-        )
+        """How far it was tested, and what came of it, in words."""
+        missed = ["{:.2%} at {:g} to {:.3g} times".format(band["error"], *self.limits_of(band)) for band in self.bands]
+        told = f": they missed by {', '.join(missed)}" if missed else ""
+        reached = f"backtests of this forecast reached {self.furthest:.3g} times beyond their runs"
+        return f"{reached}, and say nothing of more{told}"
 
     def warnings(self, reach: float) -> list[str]:
         """Whether a reach is longer than any that was scored, in words."""

@@ -234,7 +234,7 @@ function advice(reach, {params, tokens, loss}, {usd}) {
   const model = params ? ` a ${counted(params.value, 3)} model on ${counted(tokens.value, 3)} tokens` : "";
   const price = usd ? ` for ${money(usd.value)}` : "";
   const share = `1/${compute(reach / 10)} of this`, losses = ends(loss.interval, (end) => end.toFixed(placesOf(loss.interval)));
-  return `. First train a run 10 times the largest${model || price ? "," : ""}${model}${price} (${share}): a loss of ${losses} there bears the forecast out so far`;
+  return `. First train a run 10 times the largest${model || price ? "," : ""}${model}${price} (${share}): a loss of ${losses} there bears the forecast out up to there`;
 }
 
 const money = (usd) => (usd < 0.01 ? "less than a cent" : `$${counted(usd, 3)}`);

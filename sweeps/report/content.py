@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +65,7 @@ _PLAIN = {"first": "smallest run", "rate": RATE, "n": "runs", "rms": "root mean 
 _CARD = {
     "law": "The formula that was fitted, and where it is from; of a mean of fits, each with its weight.",
     "data": "What it was fitted to.",
-    "objective": "What the fit makes least: how far the runs lie off the law. By `huber` a miss above delta counts by "
+    "objective": "What the fit makes least: how far the runs lie off the law. By huber a miss above delta counts by "
     "its size and one below by its square; a tilt of 0.5 counts misses to either side alike.",
     "optimiser": "How the least was sought: from many starts, the best of which were followed to their ends. A large "
     "condition number: some parameters make up for each other, so that neither is sure, while the loss may be.",
@@ -72,7 +73,7 @@ _CARD = {
     "profiles": "Of each exponent, what it may be while all others make up for it; flat: within half a percent of the "
     "least.",
     "intervals": "How intervals were made: the law fitted anew to so many random draws of the runs. The extrapolation "
-    "error is what a forecast of the largest budget from the others missed by.",
+    "error is what forecasts missed by in backtests, for each e-fold (2.7 times) of reach: intervals hold both.",
     "residuals": f"How far runs lie off the law, as shares of the loss. Times chance: that over how far runs of one "
     f"budget scatter around its own curve; up to {MISFIT:g} the fit is good, up to {POOR:g} fair, and above poor.",
     "irreducible_loss": "What no model of this kind would get below on this data (E), against the smallest loss here.",
@@ -251,7 +252,7 @@ def backtest_table(choice: Choice, whom: str, together: ReachErrors) -> Table:
     """
     furthest = float(choice.table["furthest"].max())
     rows: list[dict[Any, Any]] = [
-        *({"law": "the forecast", **band, "furthest": together.furthest} for band in together.bands),
+        *({"law": "the forecast", **band, "furthest": together.furthest} for band in _with_mean(together)),
         *choice.summary.to_dict("records"),
         *choice.baselines.to_dict("records"),
     ]
@@ -268,6 +269,15 @@ def backtest_table(choice: Choice, whom: str, together: ReachErrors) -> Table:
         ("backtests", "cuts", text),
     )
     return table_of(f"What laws fitted to the smaller {whom} missed the larger by", rows, *columns)
+
+
+def _with_mean(together: ReachErrors) -> list[Mapping[str, Any]]:
+    """What a mean of laws missed by at any reach, as those of one law are told, and at each step."""
+    if not together.by_cut:
+        return [*together.bands]
+    error = sum(together.by_cut.values()) / len(together.by_cut)
+    any_reach = {"reach": "all", "error": error, "se": math.nan, "bias": None, "cuts": len(together.by_cut)}
+    return [any_reach, *together.bands]
 
 
 def spend_table(attempts: pd.DataFrame) -> Table:

@@ -64,7 +64,7 @@ def law_plots(
         f"The best size at each budget by the law, with its {level} band, and what the isoFLOP minima say."
     )
     if len(analysis.cost.log_params) > 1:
-        frontier_caption += " It bends where FLOPs per token do, which do not rise evenly from size to size here."
+        frontier_caption += " It bends where the FLOPs that a token takes for each parameter change from size to size."
     plots = []
     isoflop = functools.partial(plot.isoflop_curves, curves=curves, held_out=over)
     if any(curve.is_budget for curve in (*curves, *over)):
@@ -151,7 +151,7 @@ def _loss_plot(
         (functools.partial(draw, optima=optima),),
         now.runs.table,
         ("flops", "loss"),
-        {**scales, "further": "further"},
+        {**scales, "further": "larger budgets"},
         lambda on: functools.partial(
             _scaled,
             panel=functools.partial(draw, optima=further if "further" in on else optima),

@@ -104,7 +104,7 @@ def _advice(target: Mapping[str, Any]) -> str:
     comma = "," if model or price else ""
     places, ends = places_of(run["loss_interval"]), run["loss_interval"]
     low, high = ("open" if end is None else f"{end:.{places}f}" for end in ends)
-    borne_out = f"a loss of {low} to {high} there bears the forecast out so far"
+    borne_out = f"a loss of {low} to {high} there bears the forecast out up to there"
     return f". First train a run {_TEST} times the largest{comma}{model}{price} ({share}): {borne_out}"
 
 

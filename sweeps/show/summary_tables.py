@@ -117,8 +117,6 @@ def _members_table(law: dict[str, Any]) -> Table:
         ]
         for one in law["members"]
     ]
-    title = (
-        f"The forecast is a mean of fits (a consensus), weighed by what each missed in backtests among {law['n']} runs"
-    )
+    title = f"The forecast is a mean of fits, weighed by what each missed in backtests among {law['n']} runs"
     columns = ["law", "weight", "fitted to", "from FLOPs", RATE, "no loss below"]
     return Table(title, columns, rows)

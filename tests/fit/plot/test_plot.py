@@ -148,7 +148,7 @@ def test_the_band_is_fainter_beyond_what_backtests_reached(isoflop_grid):
         assert marked == ([pytest.approx(reached)] if beyond else [])
         (sure,), ends = bands[0.15], optima[["loss_low", "loss_high"]].to_numpy()
         assert sure.vertices[:, 0].max() == pytest.approx(reached if beyond else times * reached)
-        (last,) = bands[0.07 if beyond else 0.15]
+        (last,) = bands[0.09 if beyond else 0.15]
         x, y = last.vertices.T
         assert [y[x > 0.99 * x.max()].min(), y[x > 0.99 * x.max()].max()] == pytest.approx(ends[-1])
 
