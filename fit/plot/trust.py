@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from nextscale.fit.plot.style import BLUE, GREEN, GREY, ORANGE, power_of_ten, shades
 
@@ -60,6 +60,7 @@ def backtest(ax: Axes, choice: Choice, together: Mapping[float, float] | None = 
     )
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
     ax.legend(fontsize="x-small")
     return ax
 
