@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import ListedColormap, LogNorm
 
-from nextscale.fit.plot.style import BLUE, GREY, ORANGE, dense, shades
+from nextscale.fit.plot.style import BLUE, GREY, ORANGE, PAPER, dense, shades
 
 if TYPE_CHECKING:
     from nextscale.fit.estimate.fit import Fit
@@ -53,7 +53,8 @@ def surface(ax: Axes, fit: Fit, optima: pd.DataFrame | None = None, held_out: pd
         title="loss (nats/token) by the law",
     )
     lines = ax.contour(sizes, tokens, losses, levels=levels, colors=_COLOURS[::-1], linewidths=1)
-    ax.clabel(lines, fmt="%.3g", fontsize="x-small")
+    for label in ax.clabel(lines, fmt="%.3g", fontsize="x-small"):
+        label.set(zorder=4, bbox={"facecolor": PAPER, "linewidth": 0, "pad": 0.5})  # else a run may lie on it
     many = dense(len(table))
     ax.plot(table["params"], table["tokens"], "o", color=GREY, markersize=4, label="runs", rasterized=many)
     if held_out is not None and len(held_out):

@@ -335,9 +335,11 @@ function said(told) {
   return lines;
 }
 
-function assumed(cluster) {
-  if (!cluster) return [];
-  return [`The peak of a chip is ${raised(cluster.peak_flops, 4)} FLOP/s.`,
+function assumed(cluster, {flops, params, tokens}) {
+  const each = params && three(flops / params.value / tokens.value);
+  const cost = each && each !== "6" ? [`A token of this model takes ${each} FLOPs per parameter.`] : [];
+  if (!cluster) return cost;
+  return [...cost, `The peak of a chip is ${raised(cluster.peak_flops, 4)} FLOP/s.`,
     cluster.price === null ? "No price is known." : `$${cluster.price} per chip-hour, ${cluster.priced}.`];
 }
 
@@ -495,7 +497,7 @@ function startCalculator(told, form) {
     bounds.textContent = `${bounds.dataset.level} interval${other.length ? " by the law" : ""}`;
     warn([...problems, ...(graded ? [] : narrow), ...contradicted(found), ...other]);
     note.replaceChildren(...[...(graded ? narrow : []), ...said(found)].map(line));
-    document.getElementById("forecast-assumed").replaceChildren(...assumed(one).map(line));
+    document.getElementById("forecast-assumed").replaceChildren(...assumed(one, found).map(line));
     mark(flops, found.loss.value, isNew);
   }
 

@@ -67,8 +67,9 @@ _CARD = {
     "data": "What it was fitted to.",
     "objective": "What the fit makes least: how far the runs lie off the law. By huber a miss above delta counts by "
     "its size and one below by its square; a tilt of 0.5 counts misses to either side alike.",
-    "optimiser": "How the least was sought: from many starts, the best of which were followed to their ends. A large "
-    "condition number: some parameters make up for each other, so that neither is sure, while the loss may be.",
+    "optimiser": "How the least was sought: from many starts, the best of which were followed to their ends; of a mean "
+    "of fits, the heaviest one's. A large condition number: some parameters make up for each other, so that neither is "
+    "sure, while the loss may be.",
     "parameters": "Of the formula, with their intervals.",
     "profiles": "Of each exponent, what it may be while all others make up for it; flat: within half a percent of the "
     "least.",
