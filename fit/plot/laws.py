@@ -95,8 +95,9 @@ def _band(ax: Axes, optima: pd.DataFrame, largest: float, tested: float | None) 
     at, ends = np.log(optima["flops"]).to_numpy(), optima[["loss_low", "loss_high"]].to_numpy()
     end = at.max() if tested is None else np.clip(np.log(largest) + tested, at.min(), at.max())
     for there, alpha in ((np.append(at[at < end], end), 0.15), (np.append(end, at[at > end]), 0.09)):
-        low, high = (np.interp(there, at, column) for column in ends.T)
-        ax.fill_between(np.exp(there), low, high, color=BLUE, alpha=alpha, linewidth=0)
+        if len(there) > 1:
+            low, high = (np.interp(there, at, column) for column in ends.T)
+            ax.fill_between(np.exp(there), low, high, color=BLUE, alpha=alpha, linewidth=0)
     if end < at.max():
         label = f"{np.exp(end - np.log(largest)):.3g} times the runs: no backtest went further"
         ax.axvline(np.exp(end), ymax=0.9, color=GREY, linestyle=":", linewidth=1, label=label)

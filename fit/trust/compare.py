@@ -25,6 +25,7 @@ from nextscale.fit.table.columns import Columns, column_of
 from nextscale.fit.table.runs import Runs, as_runs
 from nextscale.fit.table.sources import Table
 from nextscale.fit.trust.answers import comparison_answer
+from nextscale.fit.trust.backtest import MISFIT
 from nextscale.fit.trust.envelope import Envelope, multipliers_of_envelopes
 from nextscale.fit.trust.joint_law import JointFit, Shared
 
@@ -36,8 +37,6 @@ _MOST, _APART = 0.9, 2.0
 change is reported."""
 _NOTHING = 1e-4
 """A multiplier, or a change of one, by less than that is none: it is the rounding of runs without noise."""
-_MISFIT = 1.5
-"""Residuals of a law this many times the scatter of a budget's runs are held against it, as in a backtest."""
 
 _NOTHING_IN_COMMON = "the tables have no compute in common: the comparison rests on the law alone"
 
@@ -375,7 +374,7 @@ def _misfits(table: pd.DataFrame, found: JointFit, tables: tuple[Runs, Runs], fl
         )
     noises = [noise for noise in (run_noise(isoflops(runs)) for runs in tables if "params" in runs.table) if noise]
     scatter = float(np.sqrt(np.mean(np.square(noises)))) if noises else np.inf
-    if found.fit.noise > _MISFIT * scatter:
+    if found.fit.noise > MISFIT * scatter:
         signs.append(f"its residuals are {found.fit.noise / scatter:.1f} times the scatter of runs of one budget")
     name = found.base.name
     return [f"the law misfits these runs ({name}): {'; '.join(signs)}; do not lean on it beyond them"] if signs else []

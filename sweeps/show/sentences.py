@@ -102,9 +102,7 @@ def _advice(target: Mapping[str, Any]) -> str:
     price = "" if run["usd"] is None else f" for {_money(run['usd'])}"
     share = f"1/{power_of_ten(target['reach'] / _TEST)} of this"
     comma = "," if model or price else ""
-    places, ends = places_of(run["loss_interval"]), run["loss_interval"]
-    low, high = ("open" if end is None else f"{end:.{places}f}" for end in ends)
-    borne_out = f"a loss of {low} to {high} there bears the forecast out up to there"
+    borne_out = f"a loss of {_loss_ends(run['loss_interval'])} there bears the forecast out up to there"
     return f". First train a run {_TEST} times the largest{comma}{model}{price} ({share}): {borne_out}"
 
 
@@ -198,11 +196,16 @@ def outcome(summary: Mapping[str, Any]) -> str | None:
 def loss_with_interval(target: Mapping[str, Any], forecast: Mapping[str, Any]) -> str:
     """Such as `2.66 (90%: 2.57 to 2.75)`: to the digits that its interval leaves, with a unit that is not nats per
     token, and where no backtest reached as far, that it is untested."""
-    places, ends = places_of(target["loss_interval"]), target["loss_interval"]
+    places = places_of(target["loss_interval"])
     unit = "" if forecast["loss_unit"] == "nats/token" else f" {forecast['loss_unit']}"
-    low, high = ("open" if end is None else f"{end:.{places}f}" for end in ends)
     level = f"{forecast['level']:.0%}{', untested' if _is_untested(target) else ''}"
-    return f"{target['loss']:.{places}f}{unit} ({level}: {low} to {high})"
+    return f"{target['loss']:.{places}f}{unit} ({level}: {_loss_ends(target['loss_interval'])})"
+
+
+def _loss_ends(ends: Any) -> str:
+    """Of a loss, to the digits that its interval leaves."""
+    places = places_of(ends)
+    return " to ".join("open" if end is None else f"{end:.{places}f}" for end in ends)
 
 
 def places_of(ends: Any) -> int:
